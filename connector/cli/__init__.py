@@ -1,0 +1,88 @@
+"""The ``rh-connector`` command. One module a command; a command's module is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+import click
+
+from connector import __version__
+from connector.cli.context import Context
+from connector.errors import RhConnectorError
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "demo": "Real documents, real model, no set-up: before and after for some questions.",
+    "model": "List, fetch and show the language models.",
+    "index": "Put documents into the engine's index.",
+    "search": "Search, rerank, and show what moved.",
+    "rerank": "Rerank JSON lines from standard input, or a whole TREC run.",
+    "train": "Find the heads that rank best for a model.",
+    "evaluate": "Measure first stage, heads and fusion on a judged collection.",
+    "serve": "Answer rerank requests over HTTP.",
+    "settings": "Show every setting with its value and default.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands by name, so that ``--help`` imports none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"connector.cli.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rh-connector")
+@click.option("--config", metavar="FILE", help="Settings file; default: config.yaml here, if there is one.")
+@click.option(
+    "--set", "assignments", metavar="KEY=VALUE", multiple=True, help="One setting, as in rerank.window=50."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and log every step.")
+@click.pass_context
+def cli(
+    ctx: click.Context, config: str | None, assignments: tuple[str, ...], as_json: bool, debug: bool
+) -> None:
+    """Rerank search hits with the attention heads of a frozen language model."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s"
+    )
+    ctx.obj = Context(config=config, assignments=assignments, as_json=as_json, debug=debug)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; errors are one line on standard error and an exit code (see errors.py)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        sys.exit(cli.main(args=arguments, prog_name="rh-connector", standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        click.echo("Aborted.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except RhConnectorError as error:
+        if "--debug" in arguments:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader went away (``| head``): nothing is wrong. Point stdout elsewhere, so that closing it is quiet.
+        sys.stdout = None
+        sys.exit(0)

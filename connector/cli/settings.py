@@ -1,0 +1,44 @@
+"""``rh-connector settings``: the settings table with what is in force."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from connector.cli.context import Context, pass_context
+from connector.settings import settings_table
+
+
+@click.command("settings")
+@pass_context
+def command(context: Context) -> None:
+    """Show every setting: its value now, its default, what it does. Secrets are never printed."""
+    settings = context.settings()
+    rows: list[dict[str, Any]] = []
+    for setting in settings_table():
+        section, name = setting.key.split(".")
+        value = getattr(getattr(settings, section), name)
+        if setting.secret and value:
+            value = "**********"
+        elif isinstance(value, tuple):
+            value = [str(item) for item in value if not isinstance(item, SecretStr)]
+        elif value is not None and not isinstance(value, bool | int | float):
+            value = str(value)
+        rows.append({"key": setting.key, "value": value, "default": setting.default, "help": setting.help})
+    if context.as_json:
+        context.print_json(rows)
+        return
+    table = Table("setting", "value", "default", "what it does", box=None, header_style="bold")
+    for row in rows:
+        table.add_row(row["key"], _show(row["value"]), _show(row["default"]), row["help"])
+    Console().print(table)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

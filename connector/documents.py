@@ -1,0 +1,147 @@
+"""Documents, hits and rerank results: the values that every other part passes on. All are frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Document", "Hit", "RankedHit", "RerankResult", "document_text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document to be indexed: an id, unique in its index, and fields (values are text or JSON values)."""
+
+    id: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One first-stage hit.
+
+    Attributes:
+        id: the document's id in its index.
+        score: first-stage score (BM25 or other; higher is better), or None where only the order is known.
+        fields: the stored fields.
+    """
+
+    id: str
+    score: float | None
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RankedHit:
+    """One document of a rerank result.
+
+    Attributes:
+        index: place in the input list, from 0.
+        score: the score that the order follows: head score fused with the first stage, in units of the
+            window's standard deviation; or the first-stage fallback when nothing was reranked.
+        head_score: the LLM's score alone, as the read-out gives it; None when nothing was reranked.
+        first_stage_score: as it came in, None if none came.
+        first_stage_rank: from 1, None if the input carried no first-stage order.
+        truncated: text was left out because the document has more passages than are read.
+        passages: number of passages that were read (0 for an empty document).
+        passage: (start, end) characters of the document text that the heads looked at most, or None.
+        id: the document's id, where the input had one.
+    """
+
+    index: int
+    score: float
+    head_score: float | None = None
+    first_stage_score: float | None = None
+    first_stage_rank: int | None = None
+    truncated: bool = False
+    passages: int = 0
+    passage: tuple[int, int] | None = None
+    id: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The hit as JSON-ready values; ``id`` only where there is one."""
+        out: dict[str, Any] = {} if self.id is None else {"id": self.id}
+        out.update(
+            index=self.index,
+            score=self.score,
+            head_score=self.head_score,
+            first_stage_score=self.first_stage_score,
+            first_stage_rank=self.first_stage_rank,
+            truncated=self.truncated,
+            passages=self.passages,
+            passage=list(self.passage) if self.passage else None,
+        )
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class RerankResult:
+    """All documents of one request, best first: as many as came in, each exactly once.
+
+    Attributes:
+        hits: best first; ties keep the input order.
+        reranked: False when the input order was handed back; ``reason`` then says why.
+        reason: None, or one of ``deadline``, ``failed: …``, ``one document``, ``no documents``, ``empty documents``.
+        heads: the (layer, head) pairs that were read.
+        timings_ms: milliseconds per stage: ``tokenize``, ``encode``, ``read``, ``score``, ``total``.
+        cached: number of passages whose encoded states came from the document cache.
+        encoded: number of passages that were encoded for this request.
+    """
+
+    hits: tuple[RankedHit, ...]
+    reranked: bool
+    reason: str | None = None
+    heads: tuple[tuple[int, int], ...] = ()
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    cached: int = 0
+    encoded: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON-ready values, as ``rh-connector rerank`` prints it."""
+        return {
+            "hits": [hit.to_json() for hit in self.hits],
+            "reranked": self.reranked,
+            "reason": self.reason,
+            "heads": [list(head) for head in self.heads],
+            "timings_ms": {name: round(ms, 3) for name, ms in self.timings_ms.items()},
+            "cached": self.cached,
+            "encoded": self.encoded,
+        }
+
+
+def document_text(fields: Mapping[str, Any], names: Sequence[str] = ()) -> str:
+    """The text that is scored: the chosen fields' values joined by a newline.
+
+    Dotted names reach into objects; lists join with a blank; missing and empty fields are left out. Without
+    ``names``, all fields whose value is text, in the order they are stored.
+    """
+    chosen = names or [name for name, value in fields.items() if isinstance(value, str)]
+    parts = (_field_text(_lookup(fields, name)) for name in chosen)
+    return "\n".join(part for part in parts if part)
+
+
+def _lookup(fields: Mapping[str, Any], name: str) -> Any:
+    if name in fields:
+        return fields[name]
+    head, _, rest = name.partition(".")
+    if not rest or head not in fields:
+        return None
+    inner = fields[head]
+    if isinstance(inner, Mapping):
+        return _lookup(inner, rest)
+    if isinstance(inner, list):
+        return [_lookup(item, rest) for item in inner if isinstance(item, Mapping)]
+    return None
+
+
+def _field_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return " ".join(part for part in map(_field_text, value) if part)
+    if isinstance(value, Mapping):
+        return " ".join(part for part in map(_field_text, value.values()) if part)
+    return str(value)

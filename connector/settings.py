@@ -1,0 +1,312 @@
+"""Settings: config.yaml, environment (``RH_…``, ``__`` between levels) and options, in one typed table.
+
+Precedence: option > environment > file > default. The table of fields below is the only one: parsing,
+``rh-connector settings``, ``config.yaml`` and the docs are checked against it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+
+from connector.errors import SettingsError
+
+__all__ = ["ENVIRONMENT_PREFIX", "Setting", "Settings", "load_settings", "settings_table"]
+
+ENVIRONMENT_PREFIX = "RH_"
+_CONFIG_VARIABLE = "RH_CONFIG"
+
+
+def _default_cache_path() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "rh-connector"
+
+
+def _split_fields(value: Any) -> Any:
+    """``title^2,text`` (one string, as the environment and options carry it) becomes a list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _split_keys(value: Any) -> Any:
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+def _check_fusion(value: str | float) -> str | float:
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text in ("auto", "rrf", "none"):
+            return text
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError("give auto, rrf, none, or a weight of the first stage from 0 up") from None
+    if not 0 <= value < float("inf"):
+        raise ValueError("give auto, rrf, none, or a weight of the first stage from 0 up")
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class EngineSettings(_Section):
+    """The first stage."""
+
+    kind: Literal["embedded", "opensearch", "elasticsearch"] = Field(
+        "embedded", description="Search engine that answers the first stage."
+    )
+    url: str | None = Field(
+        None, description="URL of the cluster; for embedded, the folder of its indexes (null: in cache.path)."
+    )
+    index: str = Field("default", min_length=1, description="Name of the index.")
+    fields: Annotated[tuple[str, ...], BeforeValidator(_split_fields)] = Field(
+        (),
+        description="Fields that are searched and scored, each with an optional weight as in title^2; "
+        "empty: all text fields.",
+    )
+    username: str | None = Field(None, description="User name for basic authentication.")
+    password: SecretStr | None = Field(None, description="Password for basic authentication.")
+    api_key: SecretStr | None = Field(None, description="API key of the cluster.")
+    verify_certs: bool = Field(True, description="Check the cluster's TLS certificate.")
+    timeout_ms: int = Field(10_000, gt=0, description="Longest wait for one answer of the engine.")
+
+    @field_validator("fields")
+    @classmethod
+    def _weights_are_numbers(cls, fields: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in fields:
+            name, _, weight = entry.partition("^")
+            try:
+                good = bool(name) and (not weight or float(weight) > 0) and not entry.endswith("^")
+            except ValueError:
+                good = False
+            if not good:
+                raise ValueError(f"'{entry}' is not a field with an optional weight, as in title^2")
+        return fields
+
+    def field_weights(self) -> dict[str, float]:
+        """Field name -> weight, in the order given."""
+        pairs = (entry.partition("^") for entry in self.fields)
+        return {name: float(weight or 1) for name, _, weight in pairs}
+
+
+class BackboneSettings(_Section):
+    """The frozen LLM."""
+
+    model: str = Field(
+        "smollm2-135m", min_length=1, description="Catalogue name, folder, GGUF file, or hub id of the LLM."
+    )
+    layout: Literal["block", "late", "joint"] = Field(
+        "block",
+        description="How the LLM sees documents: each alone (block), keys only (late), in one prompt (joint).",
+    )
+    runtime: Literal["auto", "torch", "onnx"] = Field("auto", description="What executes the LLM.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the LLM runs.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the weights; auto: float32 on CPU, bfloat16 on CUDA."
+    )
+    max_document_tokens: int = Field(
+        512, ge=8, le=32_768, description="Tokens of a passage; longer documents are split into passages."
+    )
+    max_passages: int = Field(
+        8, ge=1, le=1024, description="Passages read of one document; what comes after is left out and marked."
+    )
+    offline: bool = Field(False, description="Never touch the network.")
+    accept_license: bool = Field(
+        False, description="Accept the licence of weights that ask for it (Gemma) without being asked."
+    )
+
+
+class CacheSettings(_Section):
+    """Documents that were encoded before."""
+
+    memory_mb: int = Field(1024, ge=0, description="Most memory for encoded documents, in MB; 0 turns it off.")
+    disk_mb: int = Field(0, ge=0, le=0, description="Most disk for encoded documents; only 0 (off) so far.")
+    path: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        default_factory=_default_cache_path,
+        description="Folder for weights and embedded indexes.",
+    )
+    dtype: Literal["float32", "float16", "int8"] = Field(
+        "float16", description="Number format of cached keys and values."
+    )
+
+
+class RouterSettings(_Section):
+    """Which heads are read."""
+
+    mode: Literal["routed", "static", "all"] = Field(
+        "static", description="Heads chosen for each query, one fixed set, or all (ICR)."
+    )
+    bundle: Path | None = Field(
+        None, description="File of the head set or router; null: the one shipped for the model and layout."
+    )
+    provider: Literal["cpu", "cuda"] = Field("cpu", description="ONNX Runtime provider of the router.")
+
+
+class RerankSettings(_Section):
+    """One rerank request."""
+
+    window: int = Field(20, ge=1, le=10_000, description="How many first-stage hits are reranked.")
+    readout: Literal["query", "share", "icr"] = Field(
+        "query", description="How attention becomes a score: see docs/how-it-works.md."
+    )
+    fusion: Annotated[str | float, AfterValidator(_check_fusion)] = Field(
+        "auto",
+        description="Weight of the first stage, or rrf, none, or auto: the weight found with the head set.",
+    )
+    deadline_ms: int | None = Field(
+        None, gt=0, description="Time after which the first-stage order goes back; null: none."
+    )
+
+
+class ServeSettings(_Section):
+    """The HTTP service."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65_535, description="Port to listen on; 0: a free one.")
+    api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_split_keys)] = Field(
+        (), description="Bearer keys that are let in; empty: everybody."
+    )
+    max_queue: int = Field(32, ge=1, description="Requests that may wait; more are answered 429.")
+    max_documents: int = Field(1000, ge=1, description="Documents one request may hold.")
+    max_body_mb: int = Field(16, ge=1, description="Largest request body, in MB.")
+
+
+class Settings(_Section):
+    """All settings of rh-connector."""
+
+    engine: EngineSettings = EngineSettings()
+    backbone: BackboneSettings = BackboneSettings()
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    router: RouterSettings = RouterSettings()
+    rerank: RerankSettings = RerankSettings()
+    serve: ServeSettings = ServeSettings()
+
+
+class Setting(NamedTuple):
+    """One row of the settings table."""
+
+    key: str
+    type: str
+    default: Any
+    help: str
+    secret: bool
+
+
+def settings_table() -> Iterator[Setting]:
+    """Every setting, in the order of ``config.yaml``."""
+    for section, section_field in Settings.model_fields.items():
+        model = section_field.annotation
+        assert isinstance(model, type) and issubclass(model, _Section)
+        for name, info in model.model_fields.items():
+            annotation = str(info.annotation).replace("typing.", "").replace("pathlib._local.", "")
+            default = None if info.default_factory else info.default
+            secret = "SecretStr" in annotation
+            yield Setting(f"{section}.{name}", annotation, default, info.description or "", secret)
+
+
+def load_settings(
+    path: Path | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: a YAML file; default: the file named by ``RH_CONFIG``, else ``config.yaml`` in the working
+            folder if there is one, else none.
+        options: dotted key -> value; they win over everything. A value of None is left out.
+        environment: default ``os.environ``.
+
+    Raises:
+        SettingsError: unknown key (the nearest known one is named), bad value, unreadable file.
+    """
+    environment = os.environ if environment is None else environment
+    values = _read_file(path or environment.get(_CONFIG_VARIABLE))
+    known = {setting.key for setting in settings_table()}
+    for name, text in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX) and name != _CONFIG_VARIABLE:
+            key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            _set(values, key, text, known, f"environment variable {name}")
+    for key, value in (options or {}).items():
+        if value is not None:
+            _set(values, key, value, known, f"option {key}")
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, known)) from None
+
+
+def _read_file(path: Path | str | None) -> dict[str, Any]:
+    if path is None:
+        path = Path("config.yaml")
+        if not path.is_file():
+            return {}
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise SettingsError(f"{path} must hold sections such as 'engine:', not {type(loaded).__name__}")
+    # An empty section ("engine:" with every key commented out) is YAML's null.
+    return {str(key): {} if value is None else value for key, value in loaded.items()}
+
+
+def _set(values: dict[str, Any], key: str, value: Any, known: set[str], source: str) -> None:
+    if key not in known:
+        raise SettingsError(f"{source} is not a setting{_nearest(key, known)}")
+    section, name = key.split(".", 1)
+    inner = values.setdefault(section, {})
+    if not isinstance(inner, dict):
+        raise SettingsError(f"'{section}' must hold keys such as {key}, not {inner!r}")
+    # The environment has no null: an empty value stands for it.
+    inner[name] = None if value == "" and _may_be_null(key) else value
+
+
+def _may_be_null(key: str) -> bool:
+    section, name = key.split(".", 1)
+    model = Settings.model_fields[section].annotation
+    assert isinstance(model, type) and issubclass(model, BaseModel)
+    return "None" in str(model.model_fields[name].annotation)
+
+
+def _nearest(key: str, known: set[str]) -> str:
+    sections = {name.split(".", 1)[0] for name in known}
+    match = difflib.get_close_matches(key, sorted(known | sections), n=1, cutoff=0.5)
+    if not match:
+        # A bare name without its section: "fusion" means rerank.fusion.
+        tails = {name.split(".", 1)[1]: name for name in known}
+        match = [tails[m] for m in difflib.get_close_matches(key, sorted(tails), n=1, cutoff=0.6)]
+    return f"; the nearest is {match[0]}" if match else f"; sections are {', '.join(sorted(sections))}"
+
+
+def _explain(error: ValidationError, known: set[str]) -> str:
+    first = error.errors()[0]
+    secret_keys = {setting.key for setting in settings_table() if setting.secret}
+    parts = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))]
+    key = ".".join(parts[:2])
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not a setting{_nearest(key, known)}"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "(secret)" if key in secret_keys else repr(first["input"])
+    return f"{key} = {shown}: {message}"

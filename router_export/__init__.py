@@ -1,0 +1,1 @@
+"""Export of trained routers to ONNX. Nothing is exported yet: the router comes with its own change."""
