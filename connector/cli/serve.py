@@ -1,0 +1,75 @@
+"""``rh-connector serve``: the HTTP service."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+from typing import TYPE_CHECKING
+
+import click
+
+from connector.cli.context import Context, pass_context
+from connector.errors import BackboneError, MissingExtraError, SettingsError
+from connector.settings import Settings
+
+if TYPE_CHECKING:
+    from connector.service.scoring import SupportsRerank
+
+
+@click.command("serve")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on (serve.host).")
+@click.option("--port", type=int, metavar="PORT", help="Port to listen on; 0: a free one (serve.port).")
+@click.option("--get", "path", metavar="PATH", help="Print the answer to GET PATH, without a port, and end.")
+@pass_context
+def command(context: Context, host: str | None, port: int | None, path: str | None) -> None:
+    """Answer rerank requests over HTTP: Cohere, Jina, TEI, vLLM and Elasticsearch clients work unchanged.
+
+    The address is printed at once; GET /ready answers 200 when the model is loaded. See docs/http-api.md.
+    """
+    settings = context.settings(serve__host=host, serve__port=port)
+    for package in ("fastapi", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "serve")
+    if path is not None:
+        _get(settings, path)
+        return
+    from connector.service.server import run_server
+
+    if not settings.serve.api_keys and not _is_loopback(settings.serve.host):
+        click.echo(
+            f"Warning: {settings.serve.host} is reachable from other machines and serve.api_keys is empty.",
+            err=True,
+        )
+
+    def announce(url: str) -> None:
+        if context.as_json:
+            context.print_json({"url": url})
+        else:
+            click.echo(f"Listening on {url}")
+
+    run_server(_load, settings, announce)
+
+
+def _get(settings: Settings, path: str) -> None:
+    from connector.service.server import answer_once
+
+    answer = answer_once(_load, settings, path)
+    click.echo(answer.body)
+    if answer.status in (404, 405):
+        raise SettingsError(f"GET {path} is not a route; see rh-connector serve --get /openapi.json")
+    if answer.status >= 400:
+        raise BackboneError(f"GET {path} was answered {answer.status}")
+
+
+def _load(settings: Settings) -> SupportsRerank:
+    # Imported in the loading thread: torch takes seconds, and /live should answer meanwhile.
+    from connector.reranker import Reranker
+
+    return Reranker.from_settings(settings)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,117 @@
+"""Request bodies: read up to a limit, then parsed so that no JSON text whatever makes the service stumble."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from starlette.requests import Request
+
+from connector.service.errors import Failure, ServiceError
+
+__all__ = ["parse_object", "read_body"]
+
+_DEEPEST = 100
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+async def read_body(request: Request, limit_mb: int) -> bytes:
+    """The body, counted while it comes in, so that a chunked one is limited too.
+
+    Raises:
+        ServiceError: the body is larger than ``limit_mb`` (413).
+    """
+    limit = limit_mb * 1024 * 1024
+    declared = request.headers.get("content-length", "")
+    body = bytearray()
+    too_large = declared.isdecimal() and int(declared[:20]) > limit
+    if not too_large:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                too_large = True
+                break
+    if too_large:
+        raise ServiceError(
+            Failure.TOO_LARGE,
+            f"the body is larger than {limit_mb} MB; send fewer documents or raise serve.max_body_mb",
+            # What is left of the body will not be read.
+            {"Connection": "close"},
+        )
+    return bytes(body)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Lone surrogates become U+FFFD; of a key given twice, the last counts.
+
+    Raises:
+        ServiceError: not UTF-8, not JSON, not an object, NaN or Infinity, or nested too deeply (400).
+    """
+    try:
+        value = _parse(body.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise _malformed(f"the body is not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise _malformed(f"the body is nested deeper than {_DEEPEST} levels") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise _malformed(f"the body is not JSON: {error.msg} ({where})") from None
+    except ValueError as error:
+        raise _malformed(f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise _malformed(f"the body must be a JSON object, not {_name(value)}")
+    if not _is_shallow(value):
+        raise _malformed(f"the body is nested deeper than {_DEEPEST} levels")
+    return value
+
+
+def _parse(text: str) -> Any:
+    value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    if _SURROGATE.search(text):
+        # Half a surrogate pair is legal in JSON but not in Unicode: pydantic, tokenizers and UTF-8 all refuse it.
+        # Through text and back mends keys and values at any depth at once.
+        plain = json.dumps(value, ensure_ascii=False)
+        mended = plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        value = json.loads(mended)
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
+def _is_shallow(value: Any) -> bool:
+    # Level by level rather than recursively: the depth is what is not known.
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return True
+    return False
+
+
+def _name(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, list):
+        return "a list"
+    return "text" if isinstance(value, str) else "a number"
+
+
+def _malformed(message: str) -> ServiceError:
+    return ServiceError(Failure.MALFORMED, message)

@@ -1,0 +1,21 @@
+"""The request and answer shapes of the rerank APIs that clients already speak, one module a family."""
+
+from __future__ import annotations
+
+from connector.service.dialects.cohere import RerankV1Request, RerankV2Request
+from connector.service.dialects.request import DialectRequest, read_request
+from connector.service.dialects.score import ScoreRequest
+from connector.service.dialects.scores import RerankScoresRequest
+from connector.service.dialects.tei import TeiRerankRequest
+from connector.service.dialects.vllm import VllmRerankRequest
+
+__all__ = [
+    "DialectRequest",
+    "RerankScoresRequest",
+    "RerankV1Request",
+    "RerankV2Request",
+    "ScoreRequest",
+    "TeiRerankRequest",
+    "VllmRerankRequest",
+    "read_request",
+]

@@ -1,0 +1,124 @@
+"""``/v1/rerank`` (Cohere v1 and Jina, one superset) and ``/v2/rerank`` (Cohere v2)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from connector.documents import document_text
+from connector.service.dialects.request import DialectRequest, Text, TopN, cut, outcome_keys
+from connector.service.scoring import Ranking, Window
+
+__all__ = ["RerankV1Request", "RerankV2Request", "RerankedAnswer", "RerankedResult", "Usage"]
+
+
+class RerankV1Request(DialectRequest):
+    """Rerank as Cohere v1 and Jina have it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "query": "How long do cats sleep?",
+                    "documents": ["Bridges are made of steel.", "A cat sleeps 12 to 16 hours a day."],
+                    "top_n": 2,
+                }
+            ]
+        }
+    )
+
+    api_version: ClassVar[str] = "1"
+
+    query: Text = Field(description="the query, as text")
+    documents: list[Text | dict[str, Any]] = Field(
+        description='a list of documents, each text or an object such as {"text": "..."}'
+    )
+    top_n: TopN | None = Field(None, description="how many results come back, a whole number; 0 or absent: all")
+    rank_fields: list[Text] | None = Field(
+        None, description="a list of the keys of object documents that are read; absent: text"
+    )
+    return_documents: bool | None = Field(None, description="true to get the documents back, or false")
+
+    def windows(self) -> Sequence[Window]:
+        """One window; object documents become the text of their fields."""
+        texts = [self._text(document) for document in self.documents]
+        return [Window(self.query, texts, self.first_stage_of(len(texts)))]
+
+    def answer(self, rankings: Sequence[Ranking], model: str) -> dict[str, Any]:
+        """Cohere's keys and Jina's keys together."""
+        results = []
+        for place in cut(rankings[0].places, self.top_n):
+            result: dict[str, Any] = {"index": place.index, "relevance_score": place.score}
+            if self._sends_documents():
+                document = self.documents[place.index]
+                result["document"] = {"text": document} if isinstance(document, str) else document
+            results.append(result)
+        return {
+            "id": str(uuid.uuid4()),
+            "model": self.model_name(model),
+            "results": results,
+            "usage": {"total_tokens": 0, "prompt_tokens": 0},
+            "meta": {"api_version": {"version": self.api_version}, "billed_units": {"search_units": 1}},
+            **outcome_keys(rankings),
+        }
+
+    def _sends_documents(self) -> bool:
+        return bool(self.return_documents)
+
+    def _text(self, document: str | Mapping[str, Any]) -> str:
+        if isinstance(document, str):
+            return document
+        if self.rank_fields:
+            return document_text(document, self.rank_fields)
+        # Cohere reads ``text`` alone unless told otherwise; an object without it would be scored as nothing.
+        text = document.get("text")
+        return text if isinstance(text, str) else document_text(document)
+
+
+class RerankV2Request(RerankV1Request):
+    """Rerank as Cohere v2 has it."""
+
+    api_version: ClassVar[str] = "2"
+
+
+class RerankedResult(BaseModel):
+    """One document in an answer."""
+
+    index: int = Field(description="place of the document in the request, from 0")
+    relevance_score: float = Field(description="between 0 and 1; comparable within one answer only")
+    document: dict[str, Any] | None = Field(None, description="the document, where the request asks for it")
+
+
+class Usage(BaseModel):
+    """Tokens; nothing is billed, so they are not counted and always 0."""
+
+    total_tokens: int = 0
+    prompt_tokens: int = 0
+
+
+class _ApiVersion(BaseModel):
+    version: str
+
+
+class _BilledUnits(BaseModel):
+    search_units: int
+
+
+class _Meta(BaseModel):
+    api_version: _ApiVersion
+    billed_units: _BilledUnits
+
+
+class RerankedAnswer(BaseModel):
+    """Answer of ``/v1/rerank`` and ``/v2/rerank``."""
+
+    id: str
+    model: str
+    results: list[RerankedResult] = Field(description="best first")
+    usage: Usage
+    meta: _Meta
+    reranked: bool = Field(description="false: this is the first-stage order")
+    reason: str | None = Field(description="why it was not reranked")

@@ -1,0 +1,114 @@
+"""``/v1/score``: vLLM's scores of text pairs, in input order."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from connector.service.dialects.cohere import Usage
+from connector.service.dialects.request import DialectRequest, Text, outcome_keys
+from connector.service.errors import Failure, ServiceError
+from connector.service.scoring import Ranking, Window
+
+__all__ = ["ScoreAnswer", "ScoreRequest", "ScoredPair"]
+
+
+class ScoreRequest(DialectRequest):
+    """Scores as vLLM has them: one query with N texts, or N pairs.
+
+    A score compares a text with the others of the same query, so pairs are scored in groups of equal queries.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "text_1": "How long do cats sleep?",
+                    "text_2": ["Bridges are made of steel.", "A cat sleeps 12 to 16 hours a day."],
+                }
+            ]
+        }
+    )
+
+    text_1: Text | list[Text] = Field(
+        validation_alias=AliasChoices("text_1", "queries", "data_1"),
+        description="the query, as text, or a list of queries, one a text",
+    )
+    text_2: Text | list[Text] = Field(
+        validation_alias=AliasChoices("text_2", "documents", "data_2"),
+        description="a list of texts that are scored, or one text",
+    )
+
+    def windows(self) -> Sequence[Window]:
+        """One window a query."""
+        groups = self._groups()
+        if len(groups) <= 1:
+            texts = self._texts()
+            query = next(iter(groups), "")
+            return [Window(query, texts, self.first_stage_of(len(texts)))]
+        if self.first_stage is not None or self.first_stage_scores is not None:
+            raise ServiceError(
+                Failure.INCONSISTENT, "the first stage belongs to one query; give one text_1, or no first stage"
+            )
+        texts = self._texts()
+        return [Window(query, [texts[place] for place in places]) for query, places in groups.items()]
+
+    def answer(self, rankings: Sequence[Ranking], model: str) -> dict[str, Any]:
+        """One score a pair, in input order."""
+        scores = [0.0] * len(self._texts())
+        for places, ranking in zip(self._groups().values(), rankings, strict=True):
+            for place, scored in zip(places, ranking.in_input_order(), strict=True):
+                scores[place] = scored.score
+        return {
+            "id": f"score-{uuid.uuid4().hex}",
+            "object": "list",
+            "created": int(time.time()),
+            "model": self.model_name(model),
+            "data": [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)],
+            "usage": {"total_tokens": 0, "prompt_tokens": 0},
+            **outcome_keys(rankings),
+        }
+
+    def _texts(self) -> list[str]:
+        return [self.text_2] if isinstance(self.text_2, str) else self.text_2
+
+    def _groups(self) -> dict[str, list[int]]:
+        """Query -> places of its texts."""
+        queries = [self.text_1] if isinstance(self.text_1, str) else self.text_1
+        count = len(self._texts())
+        if len(queries) == 1:
+            queries = queries * count
+        if len(queries) != count:
+            raise ServiceError(
+                Failure.INCONSISTENT,
+                f"text_1 has {len(queries)} texts and text_2 has {count}; give one text_1, or one a text_2",
+            )
+        groups: dict[str, list[int]] = {}
+        for place, query in enumerate(queries):
+            groups.setdefault(query, []).append(place)
+        return groups
+
+
+class ScoredPair(BaseModel):
+    """The score of one pair."""
+
+    index: int = Field(description="place of the pair in the request, from 0")
+    object: Literal["score"]
+    score: float = Field(description="between 0 and 1; comparable among texts of the same query only")
+
+
+class ScoreAnswer(BaseModel):
+    """Answer of ``/v1/score``."""
+
+    id: str
+    object: Literal["list"]
+    created: int = Field(description="seconds since 1970")
+    model: str
+    data: list[ScoredPair] = Field(description="in input order")
+    usage: Usage
+    reranked: bool = Field(description="false: some scores only follow the first-stage order")
+    reason: str | None = Field(description="why it was not reranked")

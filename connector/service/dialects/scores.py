@@ -1,0 +1,30 @@
+"""``/v1/rerank_scores``: a bare list of scores in input order, for OpenSearch's ``ml_inference`` processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from connector.service.dialects.cohere import RerankV1Request
+from connector.service.dialects.request import outcome_keys
+from connector.service.scoring import Ranking
+
+__all__ = ["RerankScoresAnswer", "RerankScoresRequest"]
+
+
+class RerankScoresRequest(RerankV1Request):
+    """Query and documents, as for ``/v1/rerank``; ``top_n`` cuts nothing."""
+
+    def answer(self, rankings: Sequence[Ranking], model: str) -> dict[str, Any]:
+        """One score a document, in input order."""
+        return {"scores": [place.score for place in rankings[0].in_input_order()], **outcome_keys(rankings)}
+
+
+class RerankScoresAnswer(BaseModel):
+    """Answer of ``/v1/rerank_scores``."""
+
+    scores: list[float] = Field(description="one a document, in input order, between 0 and 1")
+    reranked: bool = Field(description="false: the scores only follow the first-stage order")
+    reason: str | None = Field(description="why it was not reranked")

@@ -1,0 +1,104 @@
+"""The model on its way: loading, ready (after a golden query was scored), or failed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from connector.errors import BackboneError, RhConnectorError
+from connector.service.errors import Failure, ServiceError
+from connector.service.scoring import SupportsRerank
+from connector.settings import Settings
+
+__all__ = ["GOLDEN_DOCUMENTS", "GOLDEN_QUERY", "Loading"]
+
+_log = logging.getLogger(__name__)
+
+GOLDEN_QUERY = "How long do cats sleep each day?"
+GOLDEN_DOCUMENTS = (
+    "The central bank left its interest rate unchanged at its meeting in June.",
+    "A healthy adult cat sleeps between twelve and sixteen hours a day, kittens even longer.",
+    "Steel bridges are painted regularly to keep them from rusting.",
+)
+_GOLDEN_ANSWER = 1
+
+
+class Loading:
+    """Makes a reranker once, checks it with the golden query, and says how far that is.
+
+    Args:
+        source: a reranker, or what makes one of the settings.
+        settings: for ``source``.
+        when_failed: called, in the loading thread, when there will be no reranker.
+    """
+
+    def __init__(
+        self,
+        source: SupportsRerank | Callable[[Settings], SupportsRerank],
+        settings: Settings,
+        when_failed: Callable[[], None] | None = None,
+    ) -> None:
+        self._source = source
+        self._settings = settings
+        self._when_failed = when_failed
+        self._once = threading.Lock()
+        self._reranker: SupportsRerank | None = None
+        self.error: RhConnectorError | None = None
+        """Why there is no reranker and will be none."""
+
+    @property
+    def status(self) -> Literal["loading", "ready", "failed"]:
+        """How far it is."""
+        if self.error is not None:
+            return "failed"
+        return "loading" if self._reranker is None else "ready"
+
+    def start(self) -> None:
+        """Load in a thread of its own, which does not keep the process alive."""
+        threading.Thread(target=self.load, name="load-model", daemon=True).start()
+
+    def load(self) -> None:
+        """Load now, unless that is done; returns when it is. Never raises: see ``error``."""
+        with self._once:
+            if self.status != "loading":
+                return
+            began = time.monotonic()
+            try:
+                source = self._source
+                reranker = source if isinstance(source, SupportsRerank) else source(self._settings)
+                _score_golden_query(reranker)
+                self._reranker = reranker
+                _log.info("ready after %.1f s", time.monotonic() - began)
+                return
+            except RhConnectorError as error:
+                self.error = error
+            except Exception as error:
+                _log.exception("the model could not be loaded")
+                self.error = BackboneError(f"the model could not be loaded: {type(error).__name__}: {error}")
+        if self._when_failed is not None:
+            self._when_failed()
+
+    def reranker(self) -> SupportsRerank:
+        """The reranker.
+
+        Raises:
+            ServiceError: it is still being loaded, or could not be.
+        """
+        if self._reranker is not None:
+            return self._reranker
+        if self.error is not None:
+            raise ServiceError(Failure.UNAVAILABLE, f"the model could not be loaded: {self.error}")
+        raise ServiceError(Failure.LOADING, "the model is being loaded; try again in some seconds, see /ready")
+
+
+def _score_golden_query(reranker: SupportsRerank) -> None:
+    result = reranker.rerank(GOLDEN_QUERY, GOLDEN_DOCUMENTS)
+    if not result.reranked:
+        raise BackboneError(f"the golden query was not reranked: {result.reason}")
+    if sorted(hit.index for hit in result.hits) != list(range(len(GOLDEN_DOCUMENTS))):
+        raise BackboneError("the golden query did not get every document back once")
+    if result.hits[0].index != _GOLDEN_ANSWER:
+        _log.warning("the golden query's best document is not the one on cats: check model and head set")

@@ -1,0 +1,204 @@
+"""The rerank routes: read, admit, rank, answer; what differs between APIs is in ``dialects``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from connector.service.admission import ClientGone, Deadline, DeadlinePassed, QueueFull, while_connected
+from connector.service.bodies import parse_object, read_body
+from connector.service.dialects import (
+    DialectRequest,
+    RerankScoresRequest,
+    RerankV1Request,
+    RerankV2Request,
+    ScoreRequest,
+    TeiRerankRequest,
+    VllmRerankRequest,
+    read_request,
+)
+from connector.service.dialects.cohere import RerankedAnswer
+from connector.service.dialects.score import ScoreAnswer
+from connector.service.dialects.scores import RerankScoresAnswer
+from connector.service.dialects.tei import TeiAnswer
+from connector.service.dialects.vllm import VllmAnswer
+from connector.service.errors import Failure, ServiceError, SupersetError, TeiError
+from connector.service.loading import Loading
+from connector.service.responses import AsciiJSONResponse
+from connector.service.scoring import Ranking, SupportsRerank, Window, fall_back, rank
+from connector.settings import Settings
+
+__all__ = ["DEADLINE_HEADER", "add_rerank_routes"]
+
+DEADLINE_HEADER = "X-Rerank-Deadline-Ms"
+
+Choice = Callable[[Mapping[str, Any]], type[DialectRequest]]
+
+
+def add_rerank_routes(app: FastAPI, loading: Loading, settings: Settings) -> None:
+    """Add every route that reranks."""
+    endpoints = _Endpoints(loading, settings)
+    plain: list[tuple[str, type[DialectRequest], type[BaseModel], str]] = [
+        ("/v1/rerank", RerankV1Request, RerankedAnswer, "Rerank (Cohere v1, Jina)"),
+        ("/v2/rerank", RerankV2Request, RerankedAnswer, "Rerank (Cohere v2)"),
+        ("/v1/score", ScoreRequest, ScoreAnswer, "Scores of text pairs, in input order (vLLM)"),
+        ("/score", ScoreRequest, ScoreAnswer, "As /v1/score"),
+        ("/v1/rerank_scores", RerankScoresRequest, RerankScoresAnswer, "Scores in input order"),
+    ]
+    for path, kind, answer, summary in plain:
+        app.add_api_route(
+            path,
+            endpoints.of(_always(kind)),
+            methods=["POST"],
+            summary=summary,
+            description=kind.__doc__,
+            operation_id=path.strip("/").replace("/", "_"),
+            tags=["rerank"],
+            response_model=answer,
+            responses={status: {"model": SupersetError} for status in (400, 401, 413, 422, 429, 500, 503)},
+            openapi_extra=_request_body(kind.model_json_schema()),
+        )
+    kinds = (TeiRerankRequest, VllmRerankRequest)
+    app.add_api_route(
+        "/rerank",
+        endpoints.of(_texts_or_documents),
+        methods=["POST"],
+        summary="Rerank (texts: text-embeddings-inference, Elasticsearch; documents: vLLM, Infinity)",
+        operation_id="rerank",
+        tags=["rerank"],
+        response_model=TeiAnswer | VllmAnswer,
+        responses={status: {"model": TeiError | SupersetError} for status in (400, 401, 413, 422, 429, 500, 503)},
+        openapi_extra=_request_body({"oneOf": [kind.model_json_schema() for kind in kinds]}),
+    )
+
+
+class _Endpoints:
+    """Makes the endpoint of a route; they share the model, its admission and the limits."""
+
+    def __init__(self, loading: Loading, settings: Settings) -> None:
+        self._loading = loading
+        self._settings = settings
+
+    def of(self, choose: Choice) -> Callable[[Request], Any]:
+        """The endpoint that reads bodies as the request that ``choose`` picks."""
+
+        async def endpoint(request: Request) -> Response:
+            return await self._answer(request, choose)
+
+        return endpoint
+
+    async def _answer(self, request: Request, choose: Choice) -> Response:
+        started = time.monotonic()
+        payload = parse_object(await read_body(request, self._settings.serve.max_body_mb))
+        kind = choose(payload)
+        request.state.style = kind.style
+        asked = read_request(kind, payload)
+        windows = asked.windows()
+        self._check_size(windows)
+        deadline = self._deadline(request, asked, started)
+        reranker = self._loading.reranker()
+        waited = started
+
+        def work() -> list[Ranking]:
+            nonlocal waited
+            waited = time.monotonic()
+            return [_rank(reranker, window, deadline) for window in windows]
+
+        admission = request.app.state.admission
+        try:
+            rankings = await while_connected(request, lambda: admission.run(work, deadline))
+        except QueueFull:
+            raise ServiceError(
+                Failure.OVERLOADED,
+                f"{self._settings.serve.max_queue} requests wait already (serve.max_queue); try again",
+            ) from None
+        except DeadlinePassed:
+            waited = time.monotonic()
+            rankings = [fall_back(window, "deadline") for window in windows]
+        except ClientGone:
+            # Nobody reads this; the status is what proxies log for it.
+            return Response(status_code=499)
+        headers = {
+            "X-Reranked": "true" if all(ranking.reranked for ranking in rankings) else "false",
+            "Server-Timing": _server_timing(rankings, started, waited),
+        }
+        return AsciiJSONResponse(asked.answer(rankings, self._settings.backbone.model), headers=headers)
+
+    def _check_size(self, windows: Sequence[Window]) -> None:
+        count = sum(len(window.documents) for window in windows)
+        most = self._settings.serve.max_documents
+        if count == 0:
+            raise ServiceError(Failure.EMPTY, "there are no documents; give at least one")
+        if count > most:
+            raise ServiceError(
+                Failure.TOO_MANY_DOCUMENTS,
+                f"{count} documents are too many; send at most {most} or raise serve.max_documents",
+            )
+
+    def _deadline(self, request: Request, asked: DialectRequest, started: float) -> Deadline:
+        """The sooner of header and body; without both, the setting."""
+        given = [] if asked.deadline_ms is None else [asked.deadline_ms]
+        header = request.headers.get(DEADLINE_HEADER)
+        if header is not None:
+            try:
+                milliseconds = float(header)
+            except ValueError:
+                milliseconds = 0.0
+            if not 0 < milliseconds < float("inf"):
+                raise ServiceError(
+                    Failure.INVALID,
+                    f"{DEADLINE_HEADER} is '{header[:40]}'; give milliseconds, a number above 0",
+                )
+            given.append(milliseconds)
+        return Deadline.after(min(given) if given else self._settings.rerank.deadline_ms, started)
+
+
+def _rank(reranker: SupportsRerank, window: Window, deadline: Deadline) -> Ranking:
+    remaining = deadline.remaining_ms()
+    if remaining == 0:
+        return fall_back(window, "deadline")
+    return rank(reranker, window, remaining)
+
+
+def _always(kind: type[DialectRequest]) -> Choice:
+    return lambda payload: kind
+
+
+def _texts_or_documents(payload: Mapping[str, Any]) -> type[DialectRequest]:
+    if "texts" in payload:
+        return TeiRerankRequest
+    if "documents" in payload:
+        return VllmRerankRequest
+    raise ServiceError(
+        Failure.INVALID, "texts and documents are missing; give texts (TEI) or documents (vLLM, Infinity)"
+    )
+
+
+def _server_timing(rankings: Sequence[Ranking], started: float, waited: float) -> str:
+    stages = {"queue": (waited - started) * 1000}
+    for ranking in rankings:
+        for stage, milliseconds in ranking.timings_ms.items():
+            name = "rerank" if stage == "total" else stage
+            stages[name] = stages.get(name, 0.0) + milliseconds
+    stages["total"] = (time.monotonic() - started) * 1000
+    return ", ".join(f"{name};dur={milliseconds:.1f}" for name, milliseconds in stages.items())
+
+
+def _request_body(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "parameters": [
+            {
+                "name": DEADLINE_HEADER,
+                "in": "header",
+                "schema": {"type": "number", "exclusiveMinimum": 0},
+                "description": "Milliseconds after which the first-stage order goes back.",
+            }
+        ],
+    }

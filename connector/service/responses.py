@@ -1,0 +1,21 @@
+"""The one way in which the service writes JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+__all__ = ["AsciiJSONResponse"]
+
+
+class AsciiJSONResponse(JSONResponse):
+    r"""JSON in pure ASCII (everything else as ``\uXXXX``).
+
+    ML Commons decodes each network buffer as UTF-8 on its own, so a character of several bytes may be cut in
+    two and come out damaged.
+    """
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")

@@ -1,0 +1,133 @@
+"""From a window of documents to places and scores, or to the first-stage order, or to an honest error."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from connector.documents import Hit, RerankResult
+from connector.errors import RequestError
+from connector.service.errors import Failure, ServiceError
+from connector.service.numbers import json_number, probability
+
+__all__ = ["FirstStage", "Place", "Ranking", "SupportsRerank", "Window", "fall_back", "rank"]
+
+_log = logging.getLogger(__name__)
+
+FirstStage = Sequence[float] | Literal["order"] | None
+
+# Nothing was reranked because there was nothing to rerank: not a failure.
+_NOTHING_TO_DO = frozenset({"one document", "no documents", "empty documents"})
+
+
+@runtime_checkable
+class SupportsRerank(Protocol):
+    """What the service asks of a reranker. It is called from threads."""
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str | Mapping[str, Any] | Hit],
+        *,
+        first_stage: FirstStage = None,
+        deadline_ms: float | None = None,
+    ) -> RerankResult:
+        """Every document, best first.
+
+        Raises:
+            RequestError: query or documents are wrong.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One query with its documents, and what the first stage said of them."""
+
+    query: str
+    documents: Sequence[str]
+    first_stage: FirstStage = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One document in a ranking: its place in the input, its score in (0, 1), its score as the reranker gave it."""
+
+    index: int
+    score: float
+    raw_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """All documents of a window, best first."""
+
+    places: tuple[Place, ...]
+    reranked: bool
+    reason: str | None = None
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def in_input_order(self) -> list[Place]:
+        """The places, in the order in which the documents came."""
+        return sorted(self.places, key=lambda place: place.index)
+
+
+def rank(reranker: SupportsRerank, window: Window, deadline_ms: float | None) -> Ranking:
+    """Rerank one window.
+
+    Raises:
+        ServiceError: the request is wrong; or nothing was reranked and there is no first stage to fall back on, so
+            that any order would be made up.
+    """
+    try:
+        result = reranker.rerank(
+            window.query, window.documents, first_stage=window.first_stage, deadline_ms=deadline_ms
+        )
+        _check(result, len(window.documents))
+    except RequestError as error:
+        raise ServiceError(Failure.INVALID, str(error)) from None
+    except Exception as error:
+        # By its contract a reranker does not raise; whatever happens, a search with a first stage goes on.
+        _log.exception("the reranker failed")
+        return fall_back(window, f"failed: {type(error).__name__}", Failure.INTERNAL)
+    if not result.reranked and (window.first_stage is not None or result.reason not in _NOTHING_TO_DO):
+        return fall_back(window, result.reason or "failed", timings_ms=result.timings_ms)
+    places = tuple(Place(hit.index, probability(hit.score), json_number(hit.score)) for hit in result.hits)
+    return Ranking(places, result.reranked, result.reason, result.timings_ms)
+
+
+def fall_back(
+    window: Window,
+    reason: str,
+    failure: Failure = Failure.UNAVAILABLE,
+    timings_ms: Mapping[str, float] | None = None,
+) -> Ranking:
+    """The first-stage order, with scores that strictly decrease: clients sort by them.
+
+    Raises:
+        ServiceError: the window carries no first stage.
+    """
+    if window.first_stage is None:
+        raise ServiceError(
+            failure,
+            f'not reranked ({reason}); send first_stage_scores or "first_stage": "order" to get the first-stage'
+            " order back instead of this error",
+        )
+    count = len(window.documents)
+    order: Sequence[int] = range(count)
+    if window.first_stage != "order":
+        scores = window.first_stage
+        order = sorted(order, key=lambda index: -scores[index])
+    steps = [json_number((count - rank) / (count + 1)) for rank in range(count)]
+    places = tuple(Place(index, score, score) for index, score in zip(order, steps, strict=True))
+    return Ranking(places, False, reason, timings_ms or {})
+
+
+def _check(result: RerankResult, count: int) -> None:
+    if sorted(hit.index for hit in result.hits) != list(range(count)):
+        raise RuntimeError(f"the reranker did not answer each of {count} documents once")
+    if not all(math.isfinite(hit.score) for hit in result.hits):
+        raise RuntimeError("the reranker gave a score that is not a number")

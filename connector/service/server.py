@@ -1,0 +1,150 @@
+"""The application behind a socket, or for one request without any."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import NamedTuple
+
+import anyio
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import Message
+
+from connector.errors import SettingsError
+from connector.service.app import create_app
+from connector.service.scoring import SupportsRerank
+from connector.settings import Settings
+
+__all__ = ["Answer", "answer_once", "listen", "run_server"]
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+_GRACE_SECONDS = 10
+
+
+class Answer(NamedTuple):
+    """What ``answer_once`` got."""
+
+    status: int
+    body: bytes
+
+
+def run_server(
+    reranker: SupportsRerank | Callable[[Settings], SupportsRerank],
+    settings: Settings,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Listen and answer until a signal ends the process.
+
+    Args:
+        reranker: a reranker, or what makes one of the settings.
+        settings: ``serve.host``, ``serve.port`` and the rest.
+        announce: called with the URL once the socket listens.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+        RhConnectorError: the model cannot be loaded; the server has been stopped.
+    """
+    with listen(settings.serve.host, settings.serve.port) as listening:
+        servers: list[uvicorn.Server] = []
+
+        def stop() -> None:
+            servers[0].should_exit = True
+
+        app = create_app(reranker, settings, when_load_failed=stop)
+        config = uvicorn.Config(
+            app,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        servers.append(uvicorn.Server(config))
+        if announce is not None:
+            announce(_url(listening))
+        servers[0].run(sockets=[listening])
+        error = app.state.loading.error
+        if error is not None:
+            raise error
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        SettingsError: the name is unknown, the port is taken or forbidden.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise SettingsError(f"cannot listen on {host}:{port}: {why}; choose another with --host and --port") from None
+
+
+def answer_once(
+    reranker: SupportsRerank | Callable[[Settings], SupportsRerank], settings: Settings, path: str
+) -> Answer:
+    """Answer one GET request in this process, without a port. ``/ready`` waits for the model.
+
+    Raises:
+        SettingsError: path does not start with a slash.
+        RhConnectorError: the model is needed and cannot be loaded.
+    """
+    if not path.startswith("/"):
+        raise SettingsError(f"'{path}' is not a path; give one such as /ready")
+    app = create_app(reranker, settings)
+    if path.partition("?")[0] == "/ready":
+        app.state.loading.load()
+        if app.state.loading.error is not None:
+            raise app.state.loading.error
+    return anyio.run(_get, app, path, settings)
+
+
+async def _get(app: FastAPI, path: str, settings: Settings) -> Answer:
+    headers = [(b"host", b"localhost")]
+    if settings.serve.api_keys:
+        # Whoever can read the settings may ask.
+        headers.append((b"authorization", b"Bearer " + settings.serve.api_keys[0].get_secret_value().encode()))
+    name, _, query = path.partition("?")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": name,
+        "raw_path": name.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": headers,
+        "client": None,
+        "server": ("localhost", 80),
+        "state": {},
+    }
+    status = 500
+    body = bytearray()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        elif message["type"] == "http.response.body":
+            body.extend(message.get("body", b""))
+
+    await app(scope, receive, send)
+    return Answer(status, bytes(body))
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listening.family == socket.AF_INET6 else f"http://{host}:{port}"

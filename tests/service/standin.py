@@ -1,0 +1,63 @@
+"""A reranker without a model, for tests of the protocol alone."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from connector.documents import Hit, RankedHit, RerankResult
+from connector.service.loading import GOLDEN_QUERY
+from connector.service.scoring import FirstStage
+
+Behaviour = Callable[[str, Sequence[Any], FirstStage, float | None], RerankResult]
+
+
+class StandIn:
+    """Scores a document by the words it shares with the query; keeps what it was asked.
+
+    Args:
+        behaviour: answers instead, except for the golden query.
+    """
+
+    def __init__(self, behaviour: Behaviour | None = None) -> None:
+        self.behaviour = behaviour
+        self.asked: list[tuple[str, list[Any], FirstStage, float | None]] = []
+        self.golden = threading.Event()
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str | Mapping[str, Any] | Hit],
+        *,
+        first_stage: FirstStage = None,
+        deadline_ms: float | None = None,
+    ) -> RerankResult:
+        if query == GOLDEN_QUERY:
+            self.golden.set()
+            return overlap(query, documents)
+        self.asked.append((query, list(documents), first_stage, deadline_ms))
+        if self.behaviour is not None:
+            return self.behaviour(query, documents, first_stage, deadline_ms)
+        return overlap(query, documents)
+
+
+def overlap(query: str, documents: Sequence[Any]) -> RerankResult:
+    words = set(query.lower().split())
+    counts = [float(len(words & set(str(document).lower().split()))) for document in documents]
+    mean = sum(counts) / len(counts)
+    deviation = math.sqrt(sum((count - mean) ** 2 for count in counts) / len(counts)) or 1.0
+    scores = [(count - mean) / deviation for count in counts]
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    hits = tuple(RankedHit(index, scores[index], scores[index]) for index in order)
+    return RerankResult(hits, True, timings_ms={"encode": 1.25, "read": 0.5, "total": 2.0})
+
+
+def not_reranked(reason: str) -> Behaviour:
+    def behaviour(
+        query: str, documents: Sequence[Any], first_stage: FirstStage, deadline_ms: float | None
+    ) -> RerankResult:
+        return RerankResult(tuple(RankedHit(i, 0.0) for i in range(len(documents))), False, reason)
+
+    return behaviour
