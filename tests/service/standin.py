@@ -36,7 +36,8 @@ class StandIn:
     ) -> RerankResult:
         if query == GOLDEN_QUERY:
             self.golden.set()
-            return overlap(query, documents)
+            order = sorted(range(len(documents)), key=lambda index: "cat" not in str(documents[index]))
+            return RerankResult(tuple(RankedHit(i, -float(n)) for n, i in enumerate(order)), True)
         self.asked.append((query, list(documents), first_stage, deadline_ms))
         if self.behaviour is not None:
             return self.behaviour(query, documents, first_stage, deadline_ms)

@@ -115,6 +115,25 @@ class _Meta(BaseModel):
 class RerankedAnswer(BaseModel):
     """Answer of ``/v1/rerank`` and ``/v2/rerank``."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "0b7f0f0e-5a43-4b5e-9d0d-3c7a3c0f6c2a",
+                    "model": "smollm2-135m",
+                    "results": [
+                        {"index": 1, "relevance_score": 0.7310586},
+                        {"index": 0, "relevance_score": 0.2689414},
+                    ],
+                    "usage": {"total_tokens": 0, "prompt_tokens": 0},
+                    "meta": {"api_version": {"version": "1"}, "billed_units": {"search_units": 1}},
+                    "reranked": True,
+                    "reason": None,
+                }
+            ]
+        }
+    )
+
     id: str
     model: str
     results: list[RerankedResult] = Field(description="best first")

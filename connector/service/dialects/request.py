@@ -26,7 +26,8 @@ def _no_boolean(value: Any) -> Any:
 
 Text = Annotated[str, Field(strict=True)]
 Number = Annotated[FiniteFloat, BeforeValidator(_no_boolean)]
-TopN = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0)]
+Milliseconds = Annotated[FiniteFloat, Field(gt=0), BeforeValidator(_no_boolean)]
+TopN = Annotated[int, Field(ge=0), BeforeValidator(_no_boolean)]
 
 
 class DialectRequest(BaseModel):
@@ -43,7 +44,7 @@ class DialectRequest(BaseModel):
     first_stage_scores: list[Number] | None = Field(
         None, description="a list of first-stage scores, one number a document, higher is better"
     )
-    deadline_ms: Annotated[Number, Field(gt=0)] | None = Field(
+    deadline_ms: Milliseconds | None = Field(
         None, description="milliseconds after which the first-stage order goes back, a number above 0"
     )
 
@@ -74,8 +75,8 @@ class DialectRequest(BaseModel):
         if len(self.first_stage_scores) != count:
             raise ServiceError(
                 Failure.INCONSISTENT,
-                f"first_stage_scores has {len(self.first_stage_scores)} numbers for {count} documents;"
-                " give one number a document",
+                f"first_stage_scores and documents differ in number ({len(self.first_stage_scores)} and {count});"
+                " give one score a document",
             )
         return self.first_stage_scores
 

@@ -104,6 +104,26 @@ class ScoredPair(BaseModel):
 class ScoreAnswer(BaseModel):
     """Answer of ``/v1/score``."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "score-7d1c2f5f0c9a4e0f8f3e",
+                    "object": "list",
+                    "created": 1767225600,
+                    "model": "smollm2-135m",
+                    "data": [
+                        {"index": 0, "object": "score", "score": 0.2689414},
+                        {"index": 1, "object": "score", "score": 0.7310586},
+                    ],
+                    "usage": {"total_tokens": 0, "prompt_tokens": 0},
+                    "reranked": True,
+                    "reason": None,
+                }
+            ]
+        }
+    )
+
     id: str
     object: Literal["list"]
     created: int = Field(description="seconds since 1970")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from connector.service.dialects.cohere import RerankV1Request
 from connector.service.dialects.request import outcome_keys
@@ -24,6 +24,10 @@ class RerankScoresRequest(RerankV1Request):
 
 class RerankScoresAnswer(BaseModel):
     """Answer of ``/v1/rerank_scores``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"scores": [0.2689414, 0.7310586], "reranked": True, "reason": None}]}
+    )
 
     scores: list[float] = Field(description="one a document, in input order, between 0 and 1")
     reranked: bool = Field(description="false: the scores only follow the first-stage order")

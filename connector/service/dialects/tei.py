@@ -62,3 +62,7 @@ class TeiResult(BaseModel):
 
 class TeiAnswer(RootModel[list[TeiResult]]):
     """Answer of ``/rerank`` to ``texts``, best first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [[{"index": 1, "score": 0.7310586}, {"index": 0, "score": 0.2689414}]]}
+    )

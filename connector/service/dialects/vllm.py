@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from connector.service.dialects.cohere import RerankedResult, RerankV1Request, Usage
 from connector.service.scoring import Ranking
@@ -31,6 +31,29 @@ class VllmRerankRequest(RerankV1Request):
 
 class VllmAnswer(BaseModel):
     """Answer of ``/rerank`` to ``documents``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "rerank",
+                    "created": 1767225600,
+                    "id": "rerank-7d1c2f5f0c9a4e0f8f3e",
+                    "model": "smollm2-135m",
+                    "results": [
+                        {
+                            "index": 1,
+                            "relevance_score": 0.7310586,
+                            "document": {"text": "A cat sleeps 12 to 16 hours a day."},
+                        }
+                    ],
+                    "usage": {"total_tokens": 0, "prompt_tokens": 0},
+                    "reranked": True,
+                    "reason": None,
+                }
+            ]
+        }
+    )
 
     object: Literal["rerank"]
     created: int = Field(description="seconds since 1970")
