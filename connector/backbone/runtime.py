@@ -6,7 +6,7 @@ that a second one (ONNX Runtime, no torch) can stand beside the torch one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -60,7 +60,7 @@ class EncodedDocument(Protocol):
     @property
     def nbytes(self) -> int: ...
     def to_bytes(self) -> bytes:
-        """A self-describing copy that the runtime's ``load`` takes back, on this or another machine."""
+        """A self-describing copy that the runtime's ``load_document`` takes back, on this or another machine."""
         ...
 
 
@@ -93,8 +93,8 @@ class Runtime(Protocol):
 
     def encode(
         self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool
-    ) -> list[EncodedDocument]:
-        """Encode passages, each alone after the prefix.
+    ) -> Iterator[EncodedDocument]:
+        """Encode passages, each alone after the prefix; yields each when it is done.
 
         Args:
             prefix: ids at positions 0..; every passage begins right after it.
@@ -127,7 +127,7 @@ class Runtime(Protocol):
         """Mean over the tokens of the hidden states that enter each layer: float32 [layers, hidden]."""
         ...
 
-    def load(self, data: bytes) -> EncodedDocument:
+    def load_document(self, data: bytes) -> EncodedDocument:
         """The inverse of ``EncodedDocument.to_bytes``.
 
         Raises:

@@ -1,0 +1,304 @@
+"""One query and some texts in, attention rows out: passages, layouts, the document cache and the runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from connector.backbone.cache import CacheStatistics, DocumentCache, passage_key
+from connector.backbone.prompts import NOT_APPLICABLE, PromptTemplate
+from connector.backbone.runtime import EncodedDocument, Head, Runtime, Tail
+from connector.backbone.tokenizer import EncodedText, Tokenizer
+from connector.errors import BackboneError
+
+__all__ = ["GROUPS", "Layout", "Passage", "Reader", "Reading", "fingerprint"]
+
+Layout = Literal["block", "late", "joint"]
+GROUPS = ("tail", "tail N/A", "query", "query N/A")
+"""Row groups of a reading: attention averaged over all tail rows or the query's own, for the query and for N/A."""
+
+# Raised whenever a change of layout makes other scores: head sets and caches must not survive it.
+_LAYOUT_VERSION = 1
+_MAX_QUERY_TOKENS = 512
+# No tokenizer makes fewer tokens than one per so many characters of real text; what is longer is cut before it is
+# tokenized, so that a document of 100 MB costs no more than one of the size that is read.
+_CHARACTERS_PER_TOKEN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A part of a document that is scored by itself.
+
+    Attributes:
+        ids: token ids, never empty.
+        offsets: (start, end) characters of each token in the document.
+    """
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Attention of one query to the passages of its documents.
+
+    Attributes:
+        rows: float32 [heads, groups, tokens]: see ``GROUPS``; equal passages are read once.
+        lengths: int64 [passages]: tokens of each passage, in the order of ``rows``.
+        heads: (layer, head) of each row.
+        documents: for each document, the passages (indices into ``lengths``) it consists of.
+        texts: for each document, its passages with their character offsets.
+        truncated: for each document, whether text was left out.
+        cached, encoded: passages that came from the cache, or were encoded now.
+        timings_ms: milliseconds of ``tokenize``, ``encode``, ``read``.
+    """
+
+    rows: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.int64]
+    heads: tuple[Head, ...]
+    documents: tuple[tuple[int, ...], ...]
+    texts: tuple[tuple[Passage, ...], ...] = field(repr=False)
+    truncated: tuple[bool, ...]
+    cached: int
+    encoded: int
+    timings_ms: dict[str, float]
+
+
+def fingerprint(checkpoint_digest: str, template: PromptTemplate, layout: Layout) -> str:
+    """What a head set, a router or a cached document is bound to: weights, tokenizer, template and layout."""
+    record = [
+        checkpoint_digest,
+        [template.prefix, template.before_query, template.after_query, template.separator],
+        [layout, _LAYOUT_VERSION],
+    ]
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+class Reader:
+    """A frozen LLM that reads documents for queries. Thread-safe.
+
+    Args:
+        runtime: executes the LLM.
+        tokenizer: of the same checkpoint.
+        template: the prompt's fixed parts.
+        layout: ``block``: each document is encoded alone after the prefix, the tail attends to all; ``late``: the
+            tail sees no document, only the pooled heads' keys meet its queries; ``joint``: one causal prompt (ICR).
+        digest: the checkpoint's digest.
+        cache: encoded passages.
+        max_document_tokens: longest passage; longer documents are split evenly.
+        max_passages: passages read of one document.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer,
+        template: PromptTemplate,
+        layout: Layout,
+        digest: str,
+        cache: DocumentCache,
+        *,
+        max_document_tokens: int = 512,
+        max_passages: int = 8,
+    ) -> None:
+        self.runtime = runtime
+        self.layout: Layout = layout
+        self.fingerprint = fingerprint(digest, template, layout)
+        self._tokenizer, self._template, self._cache = tokenizer, template, cache
+        self._budget, self._max_passages = max_document_tokens, max_passages
+        not_applicable = tokenizer.encode_user([NOT_APPLICABLE])[0].ids
+        self._not_applicable = not_applicable
+        longest = len(template.prefix) + max_document_tokens + len(template.before_query) + _MAX_QUERY_TOKENS
+        if layout != "joint" and longest + len(template.after_query) > runtime.shape.max_positions:
+            raise BackboneError(
+                f"backbone.max_document_tokens = {max_document_tokens} does not fit this LLM's "
+                f"{runtime.shape.max_positions} positions; lower it"
+            )
+
+    @property
+    def budget(self) -> tuple[int, int]:
+        """Most tokens of a passage, most passages of a document."""
+        return self._budget, self._max_passages
+
+    def statistics(self) -> CacheStatistics:
+        """Counts of the document cache."""
+        return self._cache.statistics()
+
+    def read(
+        self,
+        query: str,
+        texts: Sequence[str],
+        heads: Sequence[Head],
+        *,
+        pool: Sequence[Head] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Reading:
+        """Read documents for a query.
+
+        Args:
+            query: the query; over 512 tokens, its beginning counts.
+            texts: document texts; an empty one has no passage.
+            heads: whose attention is returned.
+            pool: heads that documents are encoded and cached for (default: ``heads``); must contain ``heads``.
+            check: called between steps; may raise to stop.
+
+        Raises:
+            BackboneError: the LLM failed, or a joint prompt is longer than it can take.
+        """
+        clock = _Clock()
+        query_ids = self._tokenizer.encode_user([query])[0].ids[:_MAX_QUERY_TOKENS]
+        documents, truncated = self._passages(texts)
+        clock.lap("tokenize")
+        check()
+        order = self._order(documents)
+        if not order:
+            raise BackboneError("no document has any text to read")
+        pool = tuple(pool or heads)
+        if self.layout == "joint":
+            rows, cached, encoded = self._read_joint(query_ids, order, heads, clock, check)
+        else:
+            rows, cached, encoded = self._read_apart(query_ids, order, heads, pool, clock, check)
+        place = {} if self.layout == "joint" else {passage.ids: at for at, passage in enumerate(order)}
+        counter = iter(range(len(order)))
+        return Reading(
+            rows=rows,
+            lengths=np.array([len(passage.ids) for passage in order], dtype=np.int64),
+            heads=tuple(heads),
+            documents=tuple(
+                tuple(place[p.ids] if place else next(counter) for p in passages) for passages in documents
+            ),
+            texts=tuple(map(tuple, documents)),
+            truncated=tuple(truncated),
+            cached=cached,
+            encoded=encoded,
+            timings_ms=clock.laps,
+        )
+
+    def _passages(self, texts: Sequence[str]) -> tuple[list[list[Passage]], list[bool]]:
+        most = self._budget * self._max_passages
+        cut = [text[: most * _CHARACTERS_PER_TOKEN] for text in texts]
+        encodings = self._tokenizer.encode_user(cut)
+        documents = [self._split(encoding) for encoding in encodings]
+        truncated = [
+            len(encoding.ids) > most or len(short) < len(text)
+            for encoding, short, text in zip(encodings, cut, texts, strict=True)
+        ]
+        return documents, truncated
+
+    def _split(self, encoding: EncodedText) -> list[Passage]:
+        total = min(len(encoding.ids), self._budget * self._max_passages)
+        parts = ceil(total / self._budget)
+        bounds = [total * at // parts for at in range(parts + 1)] if parts else []
+        return [
+            Passage(encoding.ids[start:end], encoding.offsets[start:end])
+            for start, end in zip(bounds, bounds[1:], strict=False)
+        ]
+
+    def _order(self, documents: Sequence[Sequence[Passage]]) -> list[Passage]:
+        """The passages as they are laid side by side.
+
+        Sums over attention depend on the order of their terms, in the last bits. Apart from ``joint``, where the
+        order means something, passages are therefore sorted by content and equal ones read once: the same
+        documents in any order give the same bits.
+        """
+        passages = [passage for document in documents for passage in document]
+        if self.layout == "joint":
+            return passages
+        return sorted({passage.ids: passage for passage in passages}.values(), key=lambda passage: passage.ids)
+
+    def _read_apart(
+        self,
+        query: Sequence[int],
+        order: Sequence[Passage],
+        heads: Sequence[Head],
+        pool: tuple[Head, ...],
+        clock: _Clock,
+        check: Callable[[], None],
+    ) -> tuple[npt.NDArray[np.float32], int, int]:
+        late = self.layout == "late"
+        # Block states serve every pool of the same depth; late ones hold exactly their pool's keys.
+        depth = sorted(set(pool)) if late else max(layer for layer, _ in pool)
+        namespace = f"{self.fingerprint} {json.dumps(depth)}"
+        keys = [passage_key(namespace, passage.ids) for passage in order]
+        states: list[EncodedDocument | None] = [self._cache.get(key) for key in keys]
+        missing = [at for at, state in enumerate(states) if state is None]
+        texts = [order[at].ids for at in missing]
+        for at, state in zip(
+            missing, self.runtime.encode(self._template.prefix, texts, pool, late=late), strict=True
+        ):
+            states[at] = state
+            # Kept at once: when the deadline stops this request, the next one goes on from here.
+            self._cache.put(keys[at], state)
+            check()
+        clock.lap("encode")
+        position = len(self._template.prefix) + self._budget
+        tail = self._tail(query, position)
+        ready = [state for state in states if state is not None]
+        rows = self.runtime.read(self._template.prefix, tail, ready, heads, late=late)
+        clock.lap("read")
+        return rows, len(order) - len(missing), len(missing)
+
+    def _read_joint(
+        self,
+        query: Sequence[int],
+        order: Sequence[Passage],
+        heads: Sequence[Head],
+        clock: _Clock,
+        check: Callable[[], None],
+    ) -> tuple[npt.NDArray[np.float32], int, int]:
+        ids: list[int] = []
+        columns: list[int] = []
+        for number, passage in enumerate(order, 1):
+            if ids:
+                ids.extend(self._template.separator)
+            ids.extend(self._tokenizer.encode_user([f"[{number}] "])[0].ids)
+            columns.extend(range(len(ids), len(ids) + len(passage.ids)))
+            ids.extend(passage.ids)
+        tail = self._tail(query, len(self._template.prefix) + len(ids))
+        longest = tail.position + len(tail.shared) + max(map(len, tail.variants))
+        if longest > self.runtime.shape.max_positions:
+            raise BackboneError(
+                f"the joint prompt has {longest} tokens, this LLM takes {self.runtime.shape.max_positions}; "
+                "lower rerank.window or backbone.max_document_tokens, or use the layout block"
+            )
+        # One causal prompt is one long document after the prefix.
+        encoded = list(self.runtime.encode(self._template.prefix, [ids], heads, late=False))
+        clock.lap("encode")
+        check()
+        rows = self.runtime.read(self._template.prefix, tail, encoded, heads, late=False)
+        clock.lap("read")
+        return np.ascontiguousarray(rows[:, :, columns]), 0, len(order)
+
+    def _tail(self, query: Sequence[int], position: int) -> Tail:
+        """The tail for the query and for N/A, with the row groups of ``GROUPS``."""
+        shared, after = self._template.before_query, self._template.after_query
+        variants = ((*query, *after), (*self._not_applicable, *after))
+        total = len(shared) + sum(map(len, variants))
+        rows = np.zeros((len(GROUPS), total), dtype=np.float32)
+        start = len(shared)
+        for number, (own, ids) in enumerate(zip((query, self._not_applicable), variants, strict=True)):
+            rows[number, : len(shared)] = rows[number, start : start + len(ids)] = 1 / (len(shared) + len(ids))
+            rows[number + 2, start : start + len(own)] = 1 / len(own)
+            start += len(ids)
+        return Tail(tuple(shared), variants, rows, position)
+
+
+class _Clock:
+    """Milliseconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = self.laps.get(name, 0.0) + (now - self._last) * 1000
+        self._last = now

@@ -1,0 +1,313 @@
+"""Attention capture in transformers models, without forks.
+
+One attention function is registered under ``rh_connector`` with transformers' ``AttentionInterface`` and hands
+each layer's queries, keys and values (after rotary embedding and norms) to the pass that is active in this
+thread. A pass keeps what it was made for, computes the layer's output and stops the model at its last layer by
+raising ``LayersDone``, so that nothing above is run.
+
+Masks are ours as well: the mask function registered with ``AttentionMaskInterface`` returns None.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from connector.backbone.runtime import Head
+from connector.backbone.torch_encoded import PackedDocuments
+from connector.errors import BackboneError
+
+__all__ = [
+    "ATTENTION",
+    "AttentionPass",
+    "EncodePass",
+    "LayersDone",
+    "ReadPass",
+    "StatesPass",
+    "active",
+    "report_states",
+]
+
+ATTENTION = "rh_connector"
+Tensor = torch.Tensor
+
+
+class LayersDone(Exception):
+    """Raised inside of the model when a pass has all it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOptions:
+    """What a layer's own code passes along: the scale, a sliding window in tokens, a soft cap of the logits."""
+
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
+class AttentionPass(ABC):
+    """One run of tokens through the layers."""
+
+    @abstractmethod
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
+        """The layer's output [heads, tokens, d] from q [heads, tokens, d] and k, v [kv heads, tokens, d]."""
+
+
+_thread = threading.local()
+
+
+@contextmanager
+def active(attention_pass: AttentionPass) -> Iterator[None]:
+    """Make a pass the one that this thread's model calls report to."""
+    _thread.current = attention_pass
+    try:
+        yield
+    except LayersDone:
+        pass
+    finally:
+        _thread.current = None
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    current: AttentionPass | None = getattr(_thread, "current", None)
+    if current is None:
+        raise BackboneError("this model's attention is captured by rh-connector; load your own copy to run it")
+    if kwargs.get("s_aux") is not None:
+        raise BackboneError("models with attention sinks (s_aux) are not supported; choose another backbone")
+    layer = module.layer_idx
+    assert isinstance(layer, int)
+    options = LayerOptions(
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=kwargs.get("sliding_window"),
+        softcap=kwargs.get("softcap"),
+    )
+    out = current.attend(layer, query[0], key[0], value[0], options)
+    return out.transpose(0, 1).unsqueeze(0), None
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, _no_mask)
+
+
+def _logits(q: Tensor, k: Tensor, options: LayerOptions) -> Tensor:
+    """Scaled logits in float32: [kv heads, group x tokens, keys], without repeating keys for grouped queries."""
+    kv_heads, _, dim = k.shape
+    grouped = q.reshape(kv_heads, -1, dim)
+    logits = torch.matmul(grouped, k.transpose(1, 2)).float().mul_(options.scaling)
+    if options.softcap is not None:
+        logits.div_(options.softcap).tanh_().mul_(options.softcap)
+    return logits
+
+
+def _causal_bias(query_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
+    """0 where a query may look, -inf elsewhere: [queries, keys]."""
+    distance = query_positions[:, None] - key_positions[None, :]
+    hidden = distance < 0
+    if window is not None:
+        hidden |= distance >= window
+    return torch.zeros(distance.shape, device=distance.device).masked_fill_(hidden, float("-inf"))
+
+
+class EncodePass(AttentionPass):
+    """Passages packed one after the other, each after the prefix and blind to its neighbours.
+
+    Args:
+        lengths: tokens of each passage.
+        prefix: layer -> (keys, values) [kv heads, prefix tokens, d]; empty while the prefix itself is encoded.
+        kept: layer -> kv heads whose keys are kept; None keeps every layer's keys and values.
+        deepest: the last layer whose keys are needed; there, nothing after the keys is computed.
+        device: where the masks are made.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        prefix: Mapping[int, tuple[Tensor, Tensor]],
+        kept: Mapping[int, Sequence[int]] | None,
+        deepest: int,
+        device: torch.device,
+    ) -> None:
+        self._device = device
+        self._lengths = lengths
+        self._prefix = prefix
+        self._kept = kept
+        self._deepest = deepest
+        self._biases: dict[tuple[int, int | None], Tensor] = {}
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
+        if self._kept is None:
+            self.keys[layer], self.values[layer] = k, v
+        elif layer in self._kept:
+            self.keys[layer] = k[list(self._kept[layer])]
+        if layer >= self._deepest:
+            raise LayersDone
+        outputs = []
+        start = 0
+        for length in self._lengths:
+            part = slice(start, start + length)
+            outputs.append(self._one(layer, q[:, part], k[:, part], v[:, part], options))
+            start += length
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+    def _one(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
+        if self._prefix:
+            prefix_k, prefix_v = self._prefix[layer]
+            k, v = torch.cat((prefix_k, k), dim=1), torch.cat((prefix_v, v), dim=1)
+        bias = self._bias(q.shape[1], k.shape[1], options.window)
+        if options.softcap is not None:
+            # Fused kernels know no soft cap.
+            logits = _logits(q, k, options).view(*q.shape[:2], -1)
+            weights = torch.softmax(logits + bias, dim=-1).to(v.dtype)
+            return torch.matmul(weights.view(k.shape[0], -1, k.shape[1]), v).view(q.shape)
+        groups = q.shape[0] // k.shape[0]
+        if groups > 1:
+            k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q[None], k[None], v[None], attn_mask=bias.to(q.dtype), scale=options.scaling
+        )
+        return out[0]
+
+    def _bias(self, queries: int, keys: int, window: int | None) -> Tensor:
+        cached = self._biases.get((queries, window))
+        if cached is None:
+            positions = torch.arange(keys, device=self._device)
+            cached = self._biases[queries, window] = _causal_bias(positions[keys - queries :], positions, window)
+        return cached
+
+
+class ReadPass(AttentionPass):
+    """The tail: attends to prefix, documents (unless late) and itself; attention rows are kept for some heads.
+
+    Args:
+        prefix: layer -> (keys, values) of the prefix.
+        documents: the window's packed states.
+        own: bias [tail, tail] that separates the variants of the tail, without sliding windows.
+        positions: of the tail's tokens.
+        prefix_positions: of the prefix's tokens.
+        rows: float32 [groups, tail tokens].
+        heads: layer -> heads whose rows are kept.
+        late: documents take part in the rows' softmax only, never in the layer's output.
+    """
+
+    def __init__(
+        self,
+        prefix: Mapping[int, tuple[Tensor, Tensor]],
+        documents: PackedDocuments,
+        own: Tensor,
+        positions: Tensor,
+        prefix_positions: Tensor,
+        rows: Tensor,
+        heads: Mapping[int, Sequence[int]],
+        *,
+        late: bool,
+    ) -> None:
+        self._prefix, self._documents, self._own = prefix, documents, own
+        self._positions, self._prefix_positions, self._rows = positions, prefix_positions, rows
+        self._heads, self._late = heads, late
+        self._deepest = max(heads)
+        self._biases: dict[tuple[int | None, bool], Tensor] = {}
+        self.captured: dict[Head, Tensor] = {}
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
+        prefix_k, prefix_v = self._prefix[layer]
+        if self._late:
+            if layer in self._heads:
+                self._capture_late(layer, q, torch.cat((prefix_k, k), dim=1), options)
+            if layer >= self._deepest:
+                raise LayersDone
+            weights = self._weights(q, torch.cat((prefix_k, k), dim=1), options, with_documents=False)
+            values = torch.cat((prefix_v, v), dim=1)
+        else:
+            keys = torch.cat((self._documents.keys(layer), prefix_k, k), dim=1)
+            weights = self._weights(q, keys, options, with_documents=True)
+            if layer in self._heads:
+                tokens = self._documents.positions.shape[0]
+                chosen = self._heads[layer]
+                self._keep(layer, chosen, weights[list(chosen)][:, :, :tokens])
+            if layer >= self._deepest:
+                raise LayersDone
+            values = torch.cat((self._documents.values(layer), prefix_v, v), dim=1)
+        grouped = weights.to(values.dtype).view(values.shape[0], -1, values.shape[1])
+        return torch.matmul(grouped, values).view(q.shape)
+
+    def _weights(self, q: Tensor, k: Tensor, options: LayerOptions, *, with_documents: bool) -> Tensor:
+        """Attention weights [heads, tail, keys] in float32."""
+        logits = _logits(q, k, options).view(*q.shape[:2], -1)
+        return torch.softmax(logits.add_(self._bias(options.window, with_documents)), dim=-1)
+
+    def _capture_late(self, layer: int, q: Tensor, own_k: Tensor, options: LayerOptions) -> None:
+        if self._documents.kept is None:
+            raise BackboneError("documents encoded for the block layout cannot be read as late; clear the cache")
+        chosen, kept = list(self._heads[layer]), list(self._documents.kept[layer])
+        groups = q.shape[0] // own_k.shape[0]
+        document_k = self._documents.keys(layer)
+        at = [kept.index(head // groups) for head in chosen]
+        keys = torch.cat((document_k[at], own_k[[head // groups for head in chosen]]), dim=1)
+        weights = self._weights(q[chosen], keys, options, with_documents=True)
+        self._keep(layer, chosen, weights[:, :, : document_k.shape[1]])
+
+    def _keep(self, layer: int, chosen: Sequence[int], weights: Tensor) -> None:
+        averaged = torch.matmul(self._rows, weights)
+        for at, head in enumerate(chosen):
+            self.captured[layer, head] = averaged[at]
+
+    def _bias(self, window: int | None, with_documents: bool) -> Tensor:
+        cached = self._biases.get((window, with_documents))
+        if cached is None:
+            before = [self._documents.positions] if with_documents else []
+            seen = torch.cat((*before, self._prefix_positions, self._positions))
+            cached = torch.zeros(self._positions.shape[0], seen.shape[0], device=seen.device)
+            # Documents and prefix are always behind the tail: only a sliding window can hide them.
+            cached[:, -self._own.shape[1] :] = self._own
+            if window is not None:
+                distance = self._positions[:, None] - seen[None, :]
+                cached.masked_fill_(distance >= window, float("-inf"))
+            self._biases[window, with_documents] = cached
+        return cached
+
+
+class StatesPass(EncodePass):
+    """Plain causal attention over one sequence; keeps the hidden states that enter the wanted layers."""
+
+    def __init__(self, tokens: int, wanted: Sequence[int], device: torch.device) -> None:
+        super().__init__((tokens,), {}, {}, max(wanted) + 1, device)
+        self._wanted = frozenset(wanted)
+        self.states: dict[int, Tensor] = {}
+
+    def enter(self, layer: int, hidden: Tensor) -> None:
+        """Called with the hidden states [tokens, hidden] that enter a layer."""
+        if layer in self._wanted:
+            self.states[layer] = hidden
+        if len(self.states) == len(self._wanted):
+            raise LayersDone
+
+
+def report_states(layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Hand the hidden states that enter a layer to this thread's pass, if it collects them."""
+    current = getattr(_thread, "current", None)
+    if isinstance(current, StatesPass):
+        hidden = args[0] if args else kwargs["hidden_states"]
+        current.enter(layer, hidden[0])

@@ -1,0 +1,174 @@
+"""Encoded passages of the torch runtime: keys and values as float32, float16, or int8 with scales."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from connector.errors import BackboneError
+
+__all__ = ["CacheDtype", "PackedDocuments", "StoredTensor", "TorchEncodedDocument"]
+
+CacheDtype = Literal["float32", "float16", "int8"]
+_FORMAT = "rh-encoded-1"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Keys or values of one layer, [kv heads, tokens, d], as they are kept.
+
+    int8 has one scale for each head and channel: keys have a few channels far larger than the others, which a
+    single scale a head would drown.
+    """
+
+    data: torch.Tensor
+    scale: torch.Tensor | None
+
+    @classmethod
+    def store(cls, tensor: torch.Tensor, dtype: CacheDtype) -> StoredTensor:
+        """Round a [kv heads, tokens, d] tensor to the storage format.
+
+        Raises:
+            BackboneError: the model gave a number that is not finite, or too large for float16.
+        """
+        if dtype == "int8":
+            scale = tensor.float().abs().amax(dim=1, keepdim=True).div_(127.0).clamp_(min=1e-12)
+            data, kept_scale = torch.round(tensor.float() / scale).to(torch.int8), scale
+        else:
+            data, kept_scale = tensor.to(torch.float16 if dtype == "float16" else torch.float32), None
+        if not torch.isfinite(tensor if dtype == "int8" else data).all():
+            raise BackboneError(
+                f"the backbone gave keys or values that {dtype} cannot hold; set cache.dtype to float32, "
+                "or check the weights"
+            )
+        # A view would keep the whole batch's memory alive.
+        return cls(
+            data.contiguous().clone() if data.data_ptr() == tensor.data_ptr() else data.contiguous(),
+            kept_scale,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
+    def widen(self, dtype: torch.dtype) -> torch.Tensor:
+        """The tensor in the runtime's number format."""
+        if self.scale is None:
+            return self.data.to(dtype)
+        return (self.data.to(torch.float32) * self.scale).to(dtype)
+
+
+@dataclass(frozen=True)
+class TorchEncodedDocument:
+    """States of one passage.
+
+    Attributes:
+        tokens: tokens of the passage.
+        keys: layer -> stored keys.
+        values: layer -> stored values; empty for late.
+        kind: what made it (family, shape, dtype); ``from_bytes`` refuses another.
+        kept: for late, layer -> the kv heads that ``keys`` holds; None where it holds all.
+    """
+
+    tokens: int
+    keys: Mapping[int, StoredTensor]
+    values: Mapping[int, StoredTensor]
+    kind: str
+    kept: Mapping[int, Sequence[int]] | None = None
+
+    @cached_property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for part in (self.keys, self.values) for t in part.values())
+
+    def to_bytes(self) -> bytes:
+        """safetensors with a metadata record."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, part in (("k", self.keys), ("v", self.values)):
+            for layer, stored in part.items():
+                tensors[f"{name}.{layer}"] = stored.data
+                if stored.scale is not None:
+                    tensors[f"{name}.{layer}.scale"] = stored.scale
+        kept = None if self.kept is None else {str(layer): list(heads) for layer, heads in self.kept.items()}
+        record = {"format": _FORMAT, "tokens": self.tokens, "kind": self.kind, "kept": kept}
+        return save_tensors(tensors, metadata={"rh": json.dumps(record)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, kind: str) -> TorchEncodedDocument:
+        """The inverse of ``to_bytes``.
+
+        Raises:
+            BackboneError: damaged bytes, another format, or another kind of backbone.
+        """
+        try:
+            size = int.from_bytes(data[:8], "little")
+            header: dict[str, Any] = json.loads(data[8 : 8 + size])
+            record = json.loads(header["__metadata__"]["rh"])
+            tensors = load_tensors(data)
+        except Exception as error:
+            # safetensors raises its own exception type, which is not exported everywhere.
+            raise BackboneError(f"an encoded document is damaged: {error}; drop it and encode again") from None
+        if record.get("format") != _FORMAT or record.get("kind") != kind:
+            raise BackboneError(
+                f"an encoded document was made by '{record.get('kind')}' ({record.get('format')}), "
+                f"this backbone is '{kind}' ({_FORMAT}); drop it and encode again"
+            )
+        parts: dict[str, dict[int, StoredTensor]] = {"k": {}, "v": {}}
+        for name, tensor in tensors.items():
+            part, layer, *rest = name.split(".")
+            if not rest:
+                parts[part][int(layer)] = StoredTensor(tensor, tensors.get(f"{name}.scale"))
+        kept = record["kept"] and {int(layer): heads for layer, heads in record["kept"].items()}
+        return cls(record["tokens"], parts["k"], parts["v"], kind, kept)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedDocuments:
+    """The passages of a window, one after the other.
+
+    Attributes:
+        documents: in the order of the window; all made with the same kept heads.
+        positions: int64 [tokens]: position of every token in its own prompt.
+        dtype: number format of the model.
+    """
+
+    documents: Sequence[TorchEncodedDocument]
+    positions: torch.Tensor
+    dtype: torch.dtype
+
+    @classmethod
+    def pack(
+        cls, documents: Sequence[TorchEncodedDocument], start: int, dtype: torch.dtype, device: torch.device
+    ) -> PackedDocuments:
+        """Put passages, each beginning at position ``start``, side by side.
+
+        Raises:
+            BackboneError: they were encoded for different pools.
+        """
+        if any(document.kept != documents[0].kept for document in documents):
+            raise BackboneError("documents of one window were encoded for different heads; clear the cache")
+        positions = [torch.arange(start, start + document.tokens) for document in documents]
+        return cls(documents, torch.cat(positions).to(device), dtype)
+
+    @property
+    def kept(self) -> Mapping[int, Sequence[int]] | None:
+        """For late: layer -> kv heads that ``keys`` has."""
+        return self.documents[0].kept
+
+    def keys(self, layer: int) -> torch.Tensor:
+        """[kv heads, tokens, d]; for late only the kept kv heads, ascending."""
+        return self._join([document.keys[layer] for document in self.documents])
+
+    def values(self, layer: int) -> torch.Tensor:
+        """[kv heads, tokens, d]; not for late."""
+        return self._join([document.values[layer] for document in self.documents])
+
+    def _join(self, parts: Sequence[StoredTensor]) -> torch.Tensor:
+        device = self.positions.device
+        return torch.cat([part.widen(self.dtype).to(device) for part in parts], dim=1)

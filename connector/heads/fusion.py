@@ -1,0 +1,63 @@
+"""Fusion of head scores with the first stage, within one window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["RRF_CONSTANT", "fuse", "rank_scores", "standardize"]
+
+RRF_CONSTANT = 60
+"""k of reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def standardize(scores: Sequence[float] | Floats) -> Floats:
+    """z-scores; zeros where all scores are equal. Sums are exact, so the order of the input changes no bit."""
+    values = [float(score) for score in scores]
+    mean = math.fsum(values) / len(values)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    spread = max(values) - min(values)
+    # Below the rounding of the values themselves a deviation is noise.
+    if spread <= 1e-12 * max(1e-300, *(abs(value) for value in values)):
+        return np.zeros(len(values))
+    return np.array([(value - mean) / deviation for value in values])
+
+
+def rank_scores(ranks: Sequence[int]) -> Floats:
+    """-log(rank) for ranks from 1: a first-stage score where only the order is known."""
+    return -np.log(np.array(ranks, dtype=np.float64))
+
+
+def fuse(heads: Floats, first_stage: Floats | None, method: str | float) -> Floats:
+    """One score for each document.
+
+    Args:
+        heads: float64 [documents], head scores.
+        first_stage: float64 [documents], first-stage scores (or ``rank_scores``); None where there are none:
+            the head scores are then standardized alone.
+        method: weight of the first stage, or ``rrf``, or ``none``.
+
+    Returns:
+        float64 [documents]: ``z(heads) + weight * z(first_stage)``, or the sum of reciprocal ranks.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if first_stage is None or method == "none":
+        return standardize(heads)
+    if method == "rrf":
+        return 1 / (RRF_CONSTANT + _ranks(heads)) + 1 / (RRF_CONSTANT + _ranks(first_stage))
+    if isinstance(method, str):
+        raise ValueError(f"fusion '{method}' is not a weight, rrf or none")
+    return standardize(heads) + method * standardize(first_stage)
+
+
+def _ranks(scores: Floats) -> Floats:
+    """Rank from 1 of each score, best first; equal scores share the better rank."""
+    ordered = np.sort(-scores)
+    return np.asarray(np.searchsorted(ordered, -scores, side="left") + 1, dtype=np.float64)

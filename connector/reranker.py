@@ -1,0 +1,300 @@
+"""The reranker: one query and its documents in, the same documents in a better order out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from connector.backbone.reader import Reader, Reading
+from connector.documents import Hit, RankedHit, RerankResult, document_text
+from connector.errors import BackboneError, RequestError
+from connector.heads.fusion import fuse, rank_scores
+from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
+from connector.heads.readouts import ReadOut, passage_scores, token_weights
+from connector.heads.scoring import below, document_scores
+from connector.settings import Settings
+
+__all__ = ["FirstStage", "Reranker"]
+
+FirstStage = Sequence[float] | Literal["order"] | None
+logger = logging.getLogger(__name__)
+# Tokens of the part of a document that is shown as what the heads looked at.
+_SHOWN_TOKENS = 24
+
+
+class _DeadlineExceeded(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    text: str
+    id: str | None
+    score: float | None
+
+
+class Reranker:
+    """Reranks with the attention heads of a frozen LLM. Thread-safe, deterministic.
+
+    Args:
+        reader: the LLM.
+        heads: the heads that are read, and the first-stage weight for ``fusion="auto"``.
+        readout: how attention becomes a score.
+        fusion: weight of the first stage, ``rrf``, ``none`` or ``auto``.
+        fields: fields whose text is scored, of documents that have fields; empty: all text fields.
+        deadline_ms: default deadline of a request.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        heads: HeadSet,
+        *,
+        readout: ReadOut = "query",
+        fusion: str | float = "auto",
+        fields: Sequence[str] = (),
+        deadline_ms: float | None = None,
+    ) -> None:
+        self.reader = reader
+        self.heads = heads
+        self._readout: ReadOut = readout
+        self._fusion = heads.weight if fusion == "auto" else fusion
+        self._fields = tuple(fields)
+        self._deadline_ms = deadline_ms
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, progress: Callable[[str, float | None], None] | None = None
+    ) -> Reranker:
+        """Load the LLM and the head set that the settings name.
+
+        Args:
+            settings: see ``load_settings``.
+            progress: called with what is being fetched and how much of it is here (0 to 1).
+
+        Raises:
+            SettingsError, BackboneError: see ``open_reader`` and ``StaticHeads``.
+        """
+        from connector.backbone.opening import open_reader
+
+        reader = open_reader(settings, progress)
+        return cls(
+            reader,
+            _head_set(settings, reader),
+            readout=settings.rerank.readout,
+            fusion=settings.rerank.fusion,
+            fields=tuple(settings.engine.field_weights()),
+            deadline_ms=settings.rerank.deadline_ms,
+        )
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str | Mapping[str, Any] | Hit],
+        *,
+        first_stage: FirstStage = None,
+        deadline_ms: float | None = None,
+    ) -> RerankResult:
+        """Order documents by how much the LLM's chosen heads attend to them, fused with the first stage.
+
+        Args:
+            query: the query's text.
+            documents: texts, JSON objects (their text fields are scored), or first-stage hits in their order.
+            first_stage: first-stage scores, one a document, higher is better; or ``"order"``: the documents come
+                best first; or None: taken from hits, else there is no first stage and the head scores decide.
+            deadline_ms: milliseconds from now; when they are over, the first-stage order goes back.
+
+        Returns:
+            Every document exactly once. When the LLM fails or is late, the input (or, where scores were given,
+            first-stage) order with ``reranked`` False and a reason.
+
+        Raises:
+            RequestError: an empty query, a document or first-stage score that is none.
+        """
+        started = time.perf_counter()
+        inputs = [self._input(at, document) for at, document in enumerate(documents)]
+        if not isinstance(query, str) or not query.strip():
+            raise RequestError("query is empty; give the text that was searched for")
+        scores, ranks = _first_stage(first_stage, inputs, all(isinstance(d, Hit) for d in documents))
+        order = sorted(range(len(inputs)), key=lambda at: ranks[at]) if ranks else list(range(len(inputs)))
+        limit = self._deadline_ms if deadline_ms is None else deadline_ms
+        until = math.inf if limit is None else started + limit / 1000
+
+        def check() -> None:
+            if time.perf_counter() >= until:
+                raise _DeadlineExceeded
+
+        def unchanged(reason: str) -> RerankResult:
+            return _unchanged(inputs, order, scores, ranks, reason, started)
+
+        if not inputs:
+            return unchanged("no documents")
+        if not any(item.text.strip() for item in inputs):
+            return unchanged("empty documents")
+        try:
+            check()
+            texts = [item.text if item.text.strip() else "" for item in inputs]
+            reading = self.reader.read(query, texts, self.heads.heads, check=check)
+            check()
+            return self._result(inputs, order, reading, scores, ranks, started)
+        except _DeadlineExceeded:
+            return unchanged("deadline")
+        except Exception as error:
+            # Whatever the LLM, its libraries or the hardware do: a search must not fail because of reranking.
+            logger.exception("reranking failed; the first-stage order goes back")
+            return unchanged(f"failed: {type(error).__name__}: {error}")
+
+    def _input(self, at: int, document: str | Mapping[str, Any] | Hit) -> _Input:
+        if isinstance(document, str):
+            return _Input(document, None, None)
+        if isinstance(document, Hit):
+            return _Input(document_text(document.fields, self._fields), document.id, document.score)
+        if isinstance(document, Mapping):
+            identity = document.get("id", document.get("_id"))
+            fields = {name: value for name, value in document.items() if name not in ("id", "_id")}
+            return _Input(document_text(fields, self._fields), None if identity is None else str(identity), None)
+        raise RequestError(f"documents[{at}] is {type(document).__name__}; give text or an object with text fields")
+
+    def _result(
+        self,
+        inputs: Sequence[_Input],
+        order: Sequence[int],
+        reading: Reading,
+        scores: Sequence[float] | None,
+        ranks: Sequence[int] | None,
+        started: float,
+    ) -> RerankResult:
+        scoring = time.perf_counter()
+        by_passage = passage_scores(reading.rows, reading.lengths, self._readout)
+        head_scores, best = document_scores(by_passage, reading.documents)
+        if not np.isfinite(head_scores).all():
+            raise BackboneError("a head score is not finite; check the weights and the dtype")
+        first = None
+        if ranks is not None:
+            first = np.array(scores) if scores is not None else rank_scores(ranks)
+        final = fuse(head_scores, first, self._fusion)
+        with_text = [at for at, place in enumerate(best) if place is not None]
+        lowest = below(final[with_text])
+        for at, place in enumerate(best):
+            if place is None:
+                final[at] = min(lowest, final[at])
+        shown = _Shown(reading)
+        # Ties keep first-stage order: ``order`` is walked, and sorted() is stable.
+        ranked = sorted(order, key=lambda at: -final[at])
+        hits = tuple(
+            RankedHit(
+                index=at,
+                score=float(final[at]),
+                head_score=float(head_scores[at]),
+                first_stage_score=None if scores is None else float(scores[at]),
+                first_stage_rank=None if ranks is None else ranks[at],
+                truncated=reading.truncated[at],
+                passages=len(reading.documents[at]),
+                passage=shown.span(at, best[at]),
+                id=inputs[at].id,
+            )
+            for at in ranked
+        )
+        ended = time.perf_counter()
+        timings = dict(reading.timings_ms, score=(ended - scoring) * 1000, total=(ended - started) * 1000)
+        return RerankResult(hits, True, None, reading.heads, timings, cached=reading.cached, encoded=reading.encoded)
+
+
+class _Shown:
+    """Finds the part of a document that the heads looked at most."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._weights = np.maximum(token_weights(reading.rows), 0.0)
+        self._starts = np.concatenate(([0], np.cumsum(reading.lengths)))
+
+    def span(self, document: int, place: int | None) -> tuple[int, int] | None:
+        """(start, end) characters, or None for an empty document."""
+        if place is None:
+            return None
+        passage = self._reading.documents[document][place]
+        offsets = self._reading.texts[document][place].offsets
+        weights: npt.NDArray[np.float64] = self._weights[self._starts[passage] : self._starts[passage + 1]]
+        width = min(_SHOWN_TOKENS, len(weights))
+        sums = np.convolve(weights, np.ones(width), mode="valid")
+        first = int(sums.argmax())
+        return offsets[first][0], offsets[first + width - 1][1]
+
+
+def _first_stage(
+    given: FirstStage, inputs: Sequence[_Input], are_hits: bool
+) -> tuple[list[float] | None, list[int] | None]:
+    """First-stage scores and ranks (from 1), each None where unknown."""
+    if given is None and are_hits and inputs:
+        scores = [item.score for item in inputs]
+        # Hits come in first-stage order; scores that are missing for one are of no use for the others.
+        known = [score for score in scores if score is not None]
+        return (known if len(known) == len(scores) else None), list(range(1, len(inputs) + 1))
+    if given is None:
+        return None, None
+    if given == "order":
+        return None, list(range(1, len(inputs) + 1))
+    if isinstance(given, str):
+        raise RequestError(f"first_stage = '{given}': give \"order\" or one score for each document")
+    if len(given) != len(inputs):
+        raise RequestError(f"first_stage has {len(given)} scores for {len(inputs)} documents; give one for each")
+    for at, score in enumerate(given):
+        if isinstance(score, bool) or not isinstance(score, int | float | np.number) or not math.isfinite(score):
+            raise RequestError(f"first_stage[{at}] = {score!r} is not a finite number")
+    places = sorted(range(len(given)), key=lambda at: -given[at])
+    ranks = [0] * len(given)
+    for rank, at in enumerate(places, 1):
+        ranks[at] = rank
+    return [float(score) for score in given], ranks
+
+
+def _unchanged(
+    inputs: Sequence[_Input],
+    order: Sequence[int],
+    scores: Sequence[float] | None,
+    ranks: Sequence[int] | None,
+    reason: str,
+    started: float,
+) -> RerankResult:
+    hits = tuple(
+        RankedHit(
+            index=at,
+            # Strictly decreasing, so that whoever sorts by score keeps this order.
+            score=1.0 / (place + 1),
+            first_stage_score=None if scores is None else float(scores[at]),
+            first_stage_rank=None if ranks is None else ranks[at],
+            id=inputs[at].id,
+        )
+        for place, at in enumerate(order)
+    )
+    return RerankResult(hits, False, reason, timings_ms={"total": (time.perf_counter() - started) * 1000})
+
+
+def _head_set(settings: Settings, reader: Reader) -> HeadSet:
+    """The head set of the settings: all heads, the file they name, or the one that is shipped."""
+    shape = reader.runtime.shape
+    if settings.router.mode == "routed":
+        raise BackboneError("router.mode = routed: this version has no router yet; set it to static or all")
+    model, layout, readout = settings.backbone.model, settings.backbone.layout, settings.rerank.readout
+    path: Path | None = settings.router.bundle or shipped_path(model, layout)
+    static = None
+    if path is not None:
+        static = StaticHeads.load(path)
+        static.check(reader.fingerprint, shape.layers, shape.heads, str(path))
+    if settings.router.mode == "all":
+        weight = static.all_weights.get(readout, 1.0) if static else 1.0
+        return HeadSet(shape.all_heads(), weight)
+    if static is None:
+        raise BackboneError(
+            f"no head set is shipped for {model} in the layout {layout}; find one with "
+            f"'rh-connector train --static', set router.bundle to its file, or set router.mode to all"
+        )
+    return static.for_readout(readout)

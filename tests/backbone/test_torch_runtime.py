@@ -1,0 +1,232 @@
+"""Captured attention against transformers' own eager attention, for every family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from connector.backbone.runtime import Tail
+from connector.backbone.torch_runtime import TorchRuntime
+from connector.errors import BackboneError
+from tests.backbone.tiny import FAMILIES, VOCABULARY, WINDOW, config_of, save_tiny
+
+PREFIX = [1, 5, 9, 13, 17]
+DOCUMENTS = [[20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30], [40, 41, 42], [50]]
+SHARED = (60, 61, 62, 63)
+VARIANTS = ((70, 71, 72, 80, 81), (75, 80, 81))
+POSITION = len(PREFIX) + 12
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp(request.param)
+    save_tiny(request.param, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def runtime(folder: Path) -> TorchRuntime:
+    return TorchRuntime.load(folder, device="cpu", cache_dtype="float32")
+
+
+def tail() -> Tail:
+    """Row groups: every row of a variant by itself, to compare each one."""
+    total = len(SHARED) + sum(map(len, VARIANTS))
+    return Tail(SHARED, VARIANTS, np.eye(total, dtype=np.float32), POSITION)
+
+
+def eager(folder: Path, ids: list[int], positions: list[int], seen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Attention weights [layers, heads, tokens, tokens] of transformers' eager code with an explicit mask."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    places = np.array(positions)
+    window = seen & (np.abs(places[:, None] - places[None, :]) < WINDOW)
+
+    def bias(allowed: npt.NDArray[np.bool_]) -> torch.Tensor:
+        return torch.zeros(1, 1, *allowed.shape).masked_fill_(~torch.from_numpy(allowed), float("-inf"))
+
+    types = getattr(model.config, "layer_types", None)
+    mask: Any
+    if types and "sliding_attention" in types:
+        mask = {"full_attention": bias(seen), "sliding_attention": bias(window)}
+    else:
+        mask = bias(window if getattr(model.config, "sliding_window", None) else seen)
+    with torch.inference_mode():
+        out = model(
+            input_ids=torch.tensor([ids]),
+            position_ids=torch.tensor([positions]),
+            attention_mask=mask,
+            output_attentions=True,
+            use_cache=False,
+        )
+    return np.asarray(torch.stack(out.attentions)[:, 0].numpy())
+
+
+def packed() -> tuple[list[int], list[int], npt.NDArray[np.bool_]]:
+    """The block layout as one sequence: prefix, documents, tail; who sees whom."""
+    ids, positions, owner = list(PREFIX), list(range(len(PREFIX))), ["prefix"] * len(PREFIX)
+    for number, document in enumerate(DOCUMENTS):
+        ids += document
+        positions += range(len(PREFIX), len(PREFIX) + len(document))
+        owner += [f"document {number}"] * len(document)
+    ids += SHARED
+    positions += range(POSITION, POSITION + len(SHARED))
+    owner += ["shared"] * len(SHARED)
+    for number, variant in enumerate(VARIANTS):
+        ids += variant
+        start = POSITION + len(SHARED)
+        positions += range(start, start + len(variant))
+        owner += [f"variant {number}"] * len(variant)
+    seen = np.zeros((len(ids), len(ids)), dtype=bool)
+    for i, own in enumerate(owner):
+        for j, other in enumerate(owner[: i + 1]):
+            if own.startswith("document"):
+                seen[i, j] = other in (own, "prefix")
+            elif own.startswith("variant"):
+                seen[i, j] = other in (own, "shared", "prefix") or other.startswith("document")
+            else:
+                seen[i, j] = True
+    return ids, positions, seen
+
+
+def test_block_rows_equal_eager_attention(folder: Path, runtime: TorchRuntime) -> None:
+    ids, positions, seen = packed()
+    reference = eager(folder, ids, positions, seen)
+    start, end = len(PREFIX), len(PREFIX) + sum(map(len, DOCUMENTS))
+    heads = runtime.shape.all_heads()
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
+    rows = runtime.read(PREFIX, tail(), encoded, heads, late=False)
+    expected = reference[:, :, end:, start:end].reshape(len(heads), -1, end - start)
+    np.testing.assert_allclose(rows, expected, atol=3e-6)
+    # The comparison must be about something: attention that differs between heads and tokens.
+    assert expected.std(axis=0).max() > 0.01
+
+
+def test_joint_rows_equal_a_plain_causal_prompt(folder: Path, runtime: TorchRuntime) -> None:
+    document = [token for part in DOCUMENTS for token in part]
+    heads = runtime.shape.all_heads()
+    encoded = list(runtime.encode(PREFIX, [document], heads, late=False))
+    position = len(PREFIX) + len(document)
+    for variant in VARIANTS:
+        ids = [*PREFIX, *document, *SHARED, *variant]
+        causal = np.tril(np.ones((len(ids), len(ids)), dtype=bool))
+        reference = eager(folder, ids, list(range(len(ids))), causal)
+        one = Tail(SHARED, (variant,), np.eye(len(SHARED) + len(variant), dtype=np.float32), position)
+        rows = runtime.read(PREFIX, one, encoded, heads, late=False)
+        expected = reference[:, :, position:, len(PREFIX) : position].reshape(rows.shape)
+        np.testing.assert_allclose(rows, expected, atol=3e-6)
+
+
+def test_late_rows_equal_q_times_k_of_separate_passes(folder: Path, runtime: TorchRuntime) -> None:
+    """The tail's queries come from a pass without documents; at the first layer both layouts are the same."""
+    heads = runtime.shape.all_heads()
+    first = [head for head in heads if head[0] == 0]
+    block = list(runtime.encode(PREFIX, DOCUMENTS, first, late=False))
+    late = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=True))
+    np.testing.assert_allclose(
+        runtime.read(PREFIX, tail(), late, first, late=True),
+        runtime.read(PREFIX, tail(), block, first, late=False),
+        atol=1e-6,
+    )
+    # Deeper, the documents must not have touched the tail: one document's rows hold the same ratios with others.
+    every = runtime.read(PREFIX, tail(), late, heads, late=True)
+    alone = runtime.read(PREFIX, tail(), late[:1], heads, late=True)
+    tokens = len(DOCUMENTS[0])
+    with np.errstate(invalid="ignore"):
+        together = every[:, :, :tokens] / every[:, :, :tokens].sum(-1, keepdims=True)
+        single = alone / alone.sum(-1, keepdims=True)
+    np.testing.assert_allclose(np.nan_to_num(together), np.nan_to_num(single), atol=1e-5)
+
+
+def test_only_some_heads_gives_their_rows_bit_for_bit(runtime: TorchRuntime) -> None:
+    heads = runtime.shape.all_heads()
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
+    every = runtime.read(PREFIX, tail(), encoded, heads, late=False)
+    some = [(2, 3), (0, 1), (2, 0)]
+    few = list(runtime.encode(PREFIX, DOCUMENTS, some, late=False))
+    rows = runtime.read(PREFIX, tail(), few, some, late=False)
+    for at, head in enumerate(some):
+        np.testing.assert_allclose(rows[at], every[heads.index(head)], atol=3e-6)
+    assert few[0].nbytes < encoded[0].nbytes
+
+
+def test_batch_equals_single_bit_for_bit(runtime: TorchRuntime) -> None:
+    heads = runtime.shape.all_heads()
+    batch = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
+    single = [next(runtime.encode(PREFIX, [document], heads, late=False)) for document in DOCUMENTS]
+    assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_encoded_documents_survive_bytes(runtime: TorchRuntime, late: bool) -> None:
+    heads = [(1, 0), (3, 2)]
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=late))
+    loaded = [runtime.load_document(state.to_bytes()) for state in encoded]
+    assert [state.nbytes for state in loaded] == [state.nbytes for state in encoded]
+    before = runtime.read(PREFIX, tail(), encoded, heads, late=late)
+    np.testing.assert_array_equal(runtime.read(PREFIX, tail(), loaded, heads, late=late), before)
+    damaged = encoded[0].to_bytes()[:-5]
+    with pytest.raises(BackboneError, match="damaged"):
+        runtime.load_document(damaged)
+
+
+def test_embedding_is_the_mean_of_hidden_states(folder: Path, runtime: TorchRuntime) -> None:
+    ids = [1, 30, 31, 32]
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    with torch.inference_mode():
+        states = model(torch.tensor([ids]), output_hidden_states=True, use_cache=False).hidden_states
+    expected = np.stack([states[layer][0].mean(0).numpy() for layer in (1, 3)])
+    np.testing.assert_allclose(runtime.embed(ids, (1, 3)), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
+    runtime = TorchRuntime.load(folder, device="cpu", cache_dtype="float32")
+    run: list[int] = []
+    for index, layer in enumerate(runtime._model.layers):
+        layer.mlp.register_forward_pre_hook(lambda *args, index=index: run.append(index))
+    runtime._prefix_states(PREFIX)
+    run.clear()
+    heads = [(0, 1), (2, 3)]
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS[:1], heads, late=False))
+    runtime.read(PREFIX, tail(), encoded, heads, late=False)
+    # At the deepest layer only keys (and the tail's queries) are computed: not even its MLP is run.
+    assert run == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float16", 2e-3), ("int8", 5e-2)])
+def test_stored_formats_cost_little(folder: Path, runtime: TorchRuntime, dtype: Any, most: float) -> None:
+    small = TorchRuntime.load(folder, device="cpu", cache_dtype=dtype)
+    heads = runtime.shape.all_heads()
+    exact = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
+    stored = list(small.encode(PREFIX, DOCUMENTS, heads, late=False))
+    assert stored[0].nbytes < 0.6 * exact[0].nbytes
+    before = runtime.read(PREFIX, tail(), exact, heads, late=False)
+    after = small.read(PREFIX, tail(), stored, heads, late=False)
+    assert 0 < np.abs(before - after).mean() < most
+
+
+def test_unknown_layer_kinds_are_refused(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    config = config_of("qwen2")
+    config.layer_types = ["chunked_attention"] * 4
+    config.save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match="chunked_attention"):
+        TorchRuntime.load(tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_missing_gpu_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=r"backbone\.device = cuda"):
+        TorchRuntime.load(tmp_path, device="cuda")
+
+
+def test_missing_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError) as caught:
+        TorchRuntime.load(tmp_path / "nothing")
+    assert "\n" not in str(caught.value)
+    assert VOCABULARY > max(max(document) for document in DOCUMENTS)

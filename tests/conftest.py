@@ -1,0 +1,58 @@
+"""Session-wide parts: the real small LLM, loaded once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from connector.backbone.checkpoint import Checkpoint
+from connector.reranker import Reranker
+from connector.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The developer's own RH_… variables must not change what is tested."""
+    for name in os.environ:
+        if name.startswith("RH_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    """The defaults."""
+    return load_settings(os.devnull, environment={})
+
+
+@pytest.fixture(scope="session")
+def smollm2(settings: Settings) -> Checkpoint:
+    """SmolLM2-135M-Instruct, pulled and converted on the first use of a machine."""
+    from connector.backbone.pulling import obtain
+
+    return obtain("smollm2-135m", cache=settings.cache.path)
+
+
+@pytest.fixture(scope="session")
+def reranker(settings: Settings, smollm2: Checkpoint) -> Reranker:
+    """The reranker with everything at its default."""
+    return Reranker.from_settings(settings)
+
+
+@pytest.fixture
+def cats() -> list[str]:
+    """Five short texts; the third answers how long cats sleep."""
+    return [
+        "Rust is a systems programming language that guarantees memory safety.",
+        "The stock market closed higher on Friday after a volatile week.",
+        "Adult cats sleep between twelve and sixteen hours a day, kittens even longer.",
+        "A cat's whiskers are about as wide as its body and help it to judge gaps.",
+        "To bake bread, mix flour, water, salt and yeast and let the dough rest.",
+    ]
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The root of the working tree."""
+    return Path(__file__).parent.parent
