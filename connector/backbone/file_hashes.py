@@ -1,0 +1,91 @@
+"""SHA-256 of files, remembered by size and time of change: weights are too large to be read at each start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["file_hashes", "sha256_of", "write_json"]
+
+_known: dict[tuple[str, int, int], str] = {}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of one file's content, in hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_hashes(paths: Iterable[Path], cache: Path | None = None) -> dict[str, str]:
+    """File name -> SHA-256 of its content.
+
+    A file whose size and time of change are those of an earlier call is not read again, in this process, and,
+    where ``cache`` is given, in later ones.
+
+    Args:
+        paths: files of one folder.
+        cache: folder for what is remembered; nothing is ever written beside the files.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    keys = {path: _key(path) for path in paths}
+    folders = "\n".join(sorted({str(path.absolute().parent) for path in keys}))
+    memory = cache / "digests" / f"{hashlib.sha256(folders.encode()).hexdigest()[:32]}.json" if cache else None
+    remembered = _read(memory)
+    hashes: dict[str, str] = {}
+    for path, key in keys.items():
+        value = _known.get(key) or remembered.get(key)
+        if value is None:
+            value = sha256_of(path)
+        _known[key] = value
+        hashes[path.name] = value
+    if memory is not None and any(key not in remembered for key in keys.values()):
+        try:
+            current = {name for name, _, _ in keys.values()}
+            rows = {key: value for key, value in remembered.items() if key[0] not in current}
+            rows |= {key: _known[key] for key in keys.values()}
+            write_json(memory, [[*key, value] for key, value in rows.items()])
+        except OSError:
+            # A cache that can't be written costs time at the next start, nothing else.
+            return hashes
+    return hashes
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file whole or not at all, whoever else writes it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not tempfile: its files are for this user alone, and a cache may be filled by one user for another.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _key(path: Path) -> tuple[str, int, int]:
+    state = path.stat()
+    return str(path.absolute()), state.st_size, state.st_mtime_ns
+
+
+def _read(memory: Path | None) -> dict[tuple[str, int, int], str]:
+    if memory is None:
+        return {}
+    try:
+        rows = json.loads(memory.read_text(encoding="utf-8"))
+        return {(str(name), int(size), int(time)): str(digest) for name, size, time, digest in rows}
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -1,0 +1,116 @@
+"""Checkpoints from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from connector.backbone.checkpoint import Checkpoint
+from connector.backbone.file_hashes import write_json
+from connector.backbone.package_files import Progress
+from connector.errors import BackboneError, MissingExtraError
+
+__all__ = ["is_hub_id", "obtain_from_hub"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WANTED = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+]
+# Other exports of the same weights: in folders, and Mistral's own format.
+_UNWANTED = ["*/*", "consolidated*"]
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether this reads as ``owner/name``."""
+    return _HUB_ID.fullmatch(model) is not None
+
+
+def obtain_from_hub(model: str, *, cache: Path, offline: bool, progress: Progress) -> Checkpoint:
+    """The hub's checkpoint, in the hub's own cache; fetched where it isn't there yet.
+
+    Raises:
+        BackboneError: offline and not here, no such model, not reachable, no safetensors weights.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    marker = cache / "models" / "hub" / f"{model.replace('/', '--')}.json"
+    if (known := _known(marker)) is not None:
+        try:
+            return Checkpoint.open(known, model, cache)
+        except BackboneError:
+            # The hub's cache was cleaned in between.
+            marker.unlink(missing_ok=True)
+    folder = _snapshot(model, offline=offline, progress=progress)
+    try:
+        checkpoint = Checkpoint.open(folder, model, cache)
+    except BackboneError as error:
+        if list(folder.glob("*.safetensors")):
+            raise
+        if not (folder / "config.json").is_file():
+            raise BackboneError(f"{model} on the hub is not a model in transformers' format") from None
+        raise BackboneError(
+            f"{model} on the hub has no safetensors weights (pickled weights are refused); "
+            f"take another revision or model: {error}"
+        ) from None
+    if not offline:
+        # What an offline call finds may be the rest of somebody's broken download: only a whole one is noted.
+        write_json(marker, {"model": model, "path": str(folder)})
+    return checkpoint
+
+
+def _known(marker: Path) -> Path | None:
+    import json
+
+    try:
+        path = Path(json.loads(marker.read_text(encoding="utf-8"))["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return path if path.is_dir() else None
+
+
+def _snapshot(model: str, *, offline: bool, progress: Progress) -> Path:
+    try:
+        from huggingface_hub import constants, snapshot_download
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            OfflineModeIsEnabled,
+            RepositoryNotFoundError,
+        )
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "huggingface_hub", "torch") from None
+    offline = offline or constants.HF_HUB_OFFLINE
+    if not offline:
+        progress(f"downloading {model} from the hub", None)
+    try:
+        return Path(
+            snapshot_download(model, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=offline)
+        )
+    except GatedRepoError:
+        raise BackboneError(
+            f"{model} is gated on the hub: accept its terms there, then log in with: hf auth login"
+        ) from None
+    except RepositoryNotFoundError:
+        raise BackboneError(
+            f"the hub has no model {model}, or it is private; check the name, or log in with: hf auth login"
+        ) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if offline:
+            raise BackboneError(
+                f"{model} is not in the hub's cache and backbone.offline is set; run once with the network: "
+                f"rh-connector model pull {model}"
+            ) from None
+        raise BackboneError(f"cannot reach the hub for {model}: {_one_line(error)}") from None
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        raise BackboneError(f"cannot fetch {model} from the hub: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__

