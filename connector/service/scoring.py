@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 FirstStage = Sequence[float] | Literal["order"] | None
 
+_LONGEST_REASON = 200
 # Nothing was reranked because there was nothing to rerank: not a failure.
 _NOTHING_TO_DO = frozenset({"one document", "no documents", "empty documents"})
 
@@ -94,7 +95,9 @@ def rank(reranker: SupportsRerank, window: Window, deadline_ms: float | None) ->
         _log.exception("the reranker failed")
         return fall_back(window, f"failed: {type(error).__name__}", Failure.INTERNAL)
     if not result.reranked and (window.first_stage is not None or result.reason not in _NOTHING_TO_DO):
-        return fall_back(window, result.reason or "failed", timings_ms=result.timings_ms)
+        # A reason may quote an exception, which may be long and have line breaks.
+        reason = " ".join((result.reason or "failed").split())[:_LONGEST_REASON]
+        return fall_back(window, reason, timings_ms=result.timings_ms)
     places = tuple(Place(hit.index, probability(hit.score), json_number(hit.score)) for hit in result.hits)
     return Ranking(places, result.reranked, result.reason, result.timings_ms)
 
