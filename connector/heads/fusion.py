@@ -22,8 +22,8 @@ def standardize(scores: Sequence[float] | Floats) -> Floats:
     mean = math.fsum(values) / len(values)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
     spread = max(values) - min(values)
-    # Below the rounding of the values themselves a deviation is noise.
-    if spread <= 1e-12 * max(1e-300, *(abs(value) for value in values)):
+    # Below the rounding of the values themselves a deviation is noise (or, squared, nothing).
+    if deviation == 0 or spread <= 1e-12 * max(map(abs, values)):
         return np.zeros(len(values))
     return np.array([(value - mean) / deviation for value in values])
 
