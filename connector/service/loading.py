@@ -10,7 +10,7 @@ from typing import Literal
 
 from connector.errors import BackboneError, RhConnectorError
 from connector.service.errors import Failure, ServiceError
-from connector.service.scoring import SupportsRerank
+from connector.service.scoring import SupportsRerank, check_result
 from connector.settings import Settings
 
 __all__ = ["GOLDEN_DOCUMENTS", "GOLDEN_QUERY", "Loading"]
@@ -98,7 +98,9 @@ def _score_golden_query(reranker: SupportsRerank) -> None:
     result = reranker.rerank(GOLDEN_QUERY, GOLDEN_DOCUMENTS)
     if not result.reranked:
         raise BackboneError(f"the golden query was not reranked: {result.reason}")
-    if sorted(hit.index for hit in result.hits) != list(range(len(GOLDEN_DOCUMENTS))):
-        raise BackboneError("the golden query did not get every document back once")
+    try:
+        check_result(result, len(GOLDEN_DOCUMENTS))
+    except RuntimeError as error:
+        raise BackboneError(f"the golden query failed: {error}") from None
     if result.hits[0].index != _GOLDEN_ANSWER:
         _log.warning("the golden query's best document is not the one on cats: check model and head set")

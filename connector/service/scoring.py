@@ -13,7 +13,7 @@ from connector.errors import RequestError
 from connector.service.errors import Failure, ServiceError
 from connector.service.numbers import json_number, probability
 
-__all__ = ["FirstStage", "Place", "Ranking", "SupportsRerank", "Window", "fall_back", "rank"]
+__all__ = ["FirstStage", "Place", "Ranking", "SupportsRerank", "Window", "check_result", "fall_back", "rank"]
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def rank(reranker: SupportsRerank, window: Window, deadline_ms: float | None) ->
         result = reranker.rerank(
             window.query, window.documents, first_stage=window.first_stage, deadline_ms=deadline_ms
         )
-        _check(result, len(window.documents))
+        check_result(result, len(window.documents))
     except RequestError as error:
         raise ServiceError(Failure.INVALID, str(error)) from None
     except Exception as error:
@@ -129,8 +129,13 @@ def fall_back(
     return Ranking(places, False, reason, timings_ms or {})
 
 
-def _check(result: RerankResult, count: int) -> None:
+def check_result(result: RerankResult, count: int) -> None:
+    """Make sure that every document came back once, with a number for a score.
+
+    Raises:
+        RuntimeError: not so.
+    """
     if sorted(hit.index for hit in result.hits) != list(range(count)):
-        raise RuntimeError(f"the reranker did not answer each of {count} documents once")
+        raise RuntimeError(f"the reranker did not give every document back once ({len(result.hits)} of {count})")
     if not all(math.isfinite(hit.score) for hit in result.hits):
         raise RuntimeError("the reranker gave a score that is not a number")

@@ -1,0 +1,32 @@
+"""The real server on a free loopback port, for clients that bring their own HTTP."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from connector.service.app import create_app
+from connector.service.server import listen
+from connector.settings import Settings
+from tests.service.waiting import wait_until
+
+
+@contextmanager
+def serving(reranker: Any, settings: Settings) -> Iterator[tuple[str, Any]]:
+    """URL and application of a server that is ready."""
+    app = create_app(reranker, settings)
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=5))
+    with listen("127.0.0.1", 0) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            wait_until(lambda: server.started and app.state.loading.status == "ready")
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", app
+        finally:
+            server.should_exit = True
+            thread.join(20)
+    assert not thread.is_alive()

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from connector.errors import BackboneError, SettingsError
+from connector.service.server import answer_once, listen, run_server
+from connector.settings import Settings
+from tests.service.conftest import service_settings
+from tests.service.standin import StandIn
+
+
+def broken(settings: Settings) -> StandIn:
+    raise BackboneError("no such model")
+
+
+def test_a_server_whose_model_cannot_be_loaded_ends() -> None:
+    urls: list[str] = []
+    with pytest.raises(BackboneError, match="no such model"):
+        run_server(broken, service_settings(port=0), urls.append)
+    assert urls[0].startswith("http://127.0.0.1:")
+    assert not urls[0].endswith(":0")
+
+
+def test_a_port_that_is_taken() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"cannot listen on 127.0.0.1:{port}: .*choose another with"):
+            listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["no such host", "256.1.1.1", "."])
+def test_a_host_that_is_none(host: str) -> None:
+    with pytest.raises(SettingsError, match="cannot listen on"):
+        listen(host, 0)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_ipv6() -> None:
+    urls: list[str] = []
+    try:
+        listen("::1", 0).close()
+    except SettingsError:
+        pytest.skip("no IPv6 loopback")
+    with pytest.raises(BackboneError):
+        run_server(broken, service_settings(port=0, host="::1"), urls.append)
+    assert urls[0].startswith("http://[::1]:")
+
+
+def test_one_answer_without_a_port() -> None:
+    settings = service_settings(api_keys="key")
+    assert answer_once(broken, settings, "/live") == (200, b'{"status":"live"}')
+    status, body = answer_once(broken, settings, "/openapi.json?x=1")
+    assert (status, json.loads(body)["info"]["title"]) == (200, "rh-connector")
+    assert answer_once(broken, settings, "/nothing").status == 404
+    assert answer_once(broken, settings, "/v1/rerank").status == 405
+    status, body = answer_once(StandIn(), settings, "/ready")
+    assert (status, json.loads(body)["status"]) == (200, "ready")
+
+
+def test_one_answer_that_cannot_be_given() -> None:
+    with pytest.raises(BackboneError, match="no such model"):
+        answer_once(broken, service_settings(), "/ready")
+    with pytest.raises(SettingsError, match="such as /ready"):
+        answer_once(broken, service_settings(), "ready")
