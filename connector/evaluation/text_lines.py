@@ -1,0 +1,76 @@
+"""Lines of a text file with their numbers, and the JSON or columns in them: errors name file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from connector.errors import DataError
+
+__all__ = ["json_objects", "numbered_lines", "object_id", "object_text"]
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Line number (from 1) and text of every line that is not blank.
+
+    Only a line feed ends a line: U+2028 and its kind are part of the text.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not UTF-8.
+    """
+    try:
+        with path.open("rb") as lines:
+            for number, raw in enumerate(lines, 1):
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+                if line and not line.isspace():
+                    yield number, line
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where it stands (for messages) and the JSON object of each line of a JSONL file.
+
+    Raises:
+        DataError: a line is not a JSON object, and whatever ``numbered_lines`` raises.
+    """
+    for number, line in numbered_lines(path):
+        where = f"{path}, line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: not JSON ({error}); give one JSON object a line") from None
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: a JSON {type(value).__name__}; give one JSON object a line")
+        yield where, value
+
+
+def object_id(value: dict[str, Any], where: str) -> str:
+    """The ``_id`` of a corpus or query line; numbers become text.
+
+    Raises:
+        DataError: it is missing, empty or neither text nor a whole number.
+    """
+    identity = value.get("_id")
+    if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
+        raise DataError(f"{where}: _id is {identity!r}; give each line an _id that is text")
+    return str(identity)
+
+
+def object_text(value: dict[str, Any], key: str, where: str) -> str:
+    """The text under a key, empty where it is missing or null.
+
+    Raises:
+        DataError: it is not text.
+    """
+    text = value.get(key)
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise DataError(f"{where}: {key} is {type(text).__name__}; give text")
+    return text
