@@ -19,6 +19,7 @@ FAMILIES = frozenset(
 )
 """``model_type`` of the decoders that are tried; others may work and are not refused for their name."""
 
+_PULL_AGAIN = "run rh-connector model pull again: it is made anew"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TEXT_FILES = (
@@ -165,17 +166,13 @@ class Checkpoint:
         if manifest is None:
             return False
         try:
-            found = file_hashes([self.path / name for name in manifest.files], self.cache)
+            found = file_hashes([self.path / name for name in manifest.files], self.cache, fresh=True)
         except OSError as error:
-            raise BackboneError(f"{error.filename} is missing; {_pull_again(self)}") from None
+            raise BackboneError(f"{error.filename} is missing; {_PULL_AGAIN}") from None
         for name, value in manifest.files.items():
             if found[name] != value:
-                raise BackboneError(f"{self.path / name} is not what was pulled; {_pull_again(self)}")
+                raise BackboneError(f"{self.path / name} is not what was pulled; {_PULL_AGAIN}")
         return True
-
-
-def _pull_again(checkpoint: Checkpoint) -> str:
-    return f"remove {checkpoint.path} and run: rh-connector model pull {checkpoint.name}"
 
 
 def _refuse_own_code(config: dict[str, Any], path: Path) -> None:

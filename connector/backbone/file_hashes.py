@@ -23,7 +23,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_hashes(paths: Iterable[Path], cache: Path | None = None) -> dict[str, str]:
+def file_hashes(paths: Iterable[Path], cache: Path | None = None, *, fresh: bool = False) -> dict[str, str]:
     """File name -> SHA-256 of its content.
 
     A file whose size and time of change are those of an earlier call is not read again, in this process, and,
@@ -32,6 +32,7 @@ def file_hashes(paths: Iterable[Path], cache: Path | None = None) -> dict[str, s
     Args:
         paths: files of one folder.
         cache: folder for what is remembered; nothing is ever written beside the files.
+        fresh: read every file, whatever is remembered.
 
     Raises:
         OSError: a file cannot be read.
@@ -42,12 +43,12 @@ def file_hashes(paths: Iterable[Path], cache: Path | None = None) -> dict[str, s
     remembered = _read(memory)
     hashes: dict[str, str] = {}
     for path, key in keys.items():
-        value = _known.get(key) or remembered.get(key)
+        value = None if fresh else _known.get(key) or remembered.get(key)
         if value is None:
             value = sha256_of(path)
         _known[key] = value
         hashes[path.name] = value
-    if memory is not None and any(key not in remembered for key in keys.values()):
+    if memory is not None and any(remembered.get(key) != _known[key] for key in keys.values()):
         try:
             current = {name for name, _, _ in keys.values()}
             rows = {key: value for key, value in remembered.items() if key[0] not in current}

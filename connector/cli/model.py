@@ -1,0 +1,195 @@
+"""``rh-connector model``: the language models that can be used, and what is here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from connector.backbone.catalogue import CATALOGUE, parameters_text
+from connector.backbone.description import describe
+from connector.backbone.pulling import find_local, obtain
+from connector.cli.context import Context, pass_context
+from connector.errors import BackboneError
+from connector.settings import Settings
+
+
+@click.group("model")
+def command() -> None:
+    """List, fetch and show the language models."""
+
+
+@command.command("list")
+@pass_context
+def list_models(context: Context) -> None:
+    """The models that are known by name, and which of them are here.
+
+    Any decoder of the families that are read works too: give a folder, a .gguf file, or owner/name of the hub.
+    """
+    settings = context.settings()
+    rows = [_row(name, settings) for name in CATALOGUE]
+    if context.as_json:
+        context.print_json(rows)
+        return
+    table = Table(
+        "name", "model", "parameters", "download", "layers x heads", "template", "licence", "here", box=None
+    )
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["title"],
+            parameters_text(row["parameters"]),
+            _megabytes(row["download_bytes"]),
+            f"{row['layers']} x {row['heads']}",
+            row["template"],
+            row["licence"],
+            "yes" if row["here"] else "no",
+        )
+    Console().print(table)
+
+
+@command.command("pull")
+@click.argument("name")
+@click.option("--accept-license", is_flag=True, help="Accept the model's terms without being asked.")
+@click.option("--offline", is_flag=True, default=None, help="Use what is here; never touch the network.")
+@pass_context
+def pull(context: Context, name: str, accept_license: bool, offline: bool | None) -> None:
+    """Fetch a model, check it, and convert it once.
+
+    NAME is a name of `model list`, a folder, a .gguf file, or owner/name of the hub.
+    """
+    settings = context.settings(backbone__offline=offline)
+    accepted = accept_license or settings.backbone.accept_license
+    with _progress() as (report, pause):
+
+        def ask(model: str, terms: str) -> bool:
+            with pause():
+                return _ask(model, terms)
+
+        checkpoint = obtain(
+            name,
+            cache=settings.cache.path,
+            offline=settings.backbone.offline,
+            accept_license=(lambda model, terms: True) if accepted else ask if _interactive() else None,
+            progress=report,
+        )
+        report("working out the digest", None)
+        digest = checkpoint.digest()
+    if context.as_json:
+        context.print_json({"name": checkpoint.name, "path": checkpoint.path, "digest": digest})
+    else:
+        click.echo(f"{checkpoint.name} is here: {checkpoint.path}")
+
+
+@command.command("show")
+@click.argument("name", required=False)
+@pass_context
+def show(context: Context, name: str | None) -> None:
+    """One model that is here: its files, checked, and its shape. Default: backbone.model.
+
+    Nothing is fetched; a GGUF file that was not converted before is converted.
+    """
+    settings = context.settings(backbone__model=name)
+    model = settings.backbone.model
+    if model in CATALOGUE and find_local(model, cache=settings.cache.path) is None:
+        raise BackboneError(f"{model} is not here; run: rh-connector model pull {model}")
+    with _progress() as (report, _):
+        checkpoint = obtain(model, cache=settings.cache.path, offline=True, progress=report)
+        report("checking the files", None)
+        facts = describe(checkpoint)
+    if context.as_json:
+        context.print_json(facts)
+        return
+    table = Table(box=None, show_header=False)
+    for label, value in _lines(facts):
+        table.add_row(label, value, style=None)
+    Console().print(table)
+
+
+def _row(name: str, settings: Settings) -> dict[str, Any]:
+    entry = CATALOGUE[name]
+    try:
+        here = find_local(name, cache=settings.cache.path) is not None
+    except BackboneError:
+        # Damaged: not of use, and `model pull` mends it.
+        here = False
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "source": entry.source,
+        "licence": entry.licence,
+        "parameters": entry.parameters,
+        "download_bytes": sum(part.size for part in entry.parts),
+        "gguf_sha256": entry.sha256,
+        "layers": entry.layers,
+        "heads": entry.heads,
+        "template": entry.template,
+        "here": here,
+    }
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "name", facts["name"]
+    yield "path", facts["path"]
+    yield "source", facts["source"]
+    yield "licence", facts["licence"] or "see the model's own page"
+    yield "digest", facts["digest"]
+    if facts["gguf_sha256"]:
+        yield "GGUF SHA-256", facts["gguf_sha256"]
+    yield "files", "checked: as converted" if facts["verified"] else "readable; nothing to check them against"
+    yield "family", facts["family"]
+    yield "layers x heads", f"{facts['layers']} x {facts['heads']} ({facts['kv_heads']} key/value heads)"
+    yield "head dimension", str(facts["head_dim"])
+    yield "context", f"{facts['max_positions']} tokens"
+    yield "template", facts["template"]
+    yield "parameters", parameters_text(facts["parameters"])
+    yield "on disk", _megabytes(facts["bytes"])
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
+
+
+def _interactive() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _ask(model: str, terms: str) -> bool:
+    # Terms are longer than a screen; click falls back to plain printing where there is no pager.
+    click.echo_via_pager(terms)
+    return click.confirm(f"Do you accept these terms of {model}?", default=False, err=True)
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[str, float | None], None], Callable[[], Any]]]:
+    """A bar on standard error: (what is told about progress, a pause for questions)."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    # Where standard error is a file or a pipe, a bar is noise in a log.
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    tasks: dict[str, TaskID] = {}
+
+    def report(label: str, fraction: float | None) -> None:
+        if label not in tasks:
+            for task in tasks.values():
+                bar.update(task, visible=False)
+            tasks[label] = bar.add_task(label, total=None if fraction is None else 1.0)
+            if bar.disable:
+                console.print(label, highlight=False)
+        if fraction is not None:
+            bar.update(tasks[label], completed=fraction)
+
+    @contextmanager
+    def pause() -> Iterator[None]:
+        bar.stop()
+        yield
+        bar.start()
+
+    with bar:
+        yield report, pause
