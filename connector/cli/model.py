@@ -37,13 +37,13 @@ def list_models(context: Context) -> None:
     if context.as_json:
         context.print_json(rows)
         return
-    table = Table(
-        "name", "model", "parameters", "download", "layers x heads", "template", "licence", "here", box=None
-    )
+    table = Table(box=None, header_style="bold")
+    for title in ("name", "parameters", "download", "layers x heads", "template", "licence", "here"):
+        # A narrow terminal may fold the licence; names and numbers stay whole.
+        table.add_column(title, no_wrap=title != "licence")
     for row in rows:
         table.add_row(
             row["name"],
-            row["title"],
             parameters_text(row["parameters"]),
             _megabytes(row["download_bytes"]),
             f"{row['layers']} x {row['heads']}",
@@ -78,8 +78,8 @@ def pull(context: Context, name: str, accept_license: bool, offline: bool | None
             offline=settings.backbone.offline,
             accept_license=(lambda model, terms: True) if accepted else ask if _interactive() else None,
             progress=report,
+            verify=True,
         )
-        report("working out the digest", None)
         digest = checkpoint.digest()
     if context.as_json:
         context.print_json({"name": checkpoint.name, "path": checkpoint.path, "digest": digest})
@@ -106,19 +106,12 @@ def show(context: Context, name: str | None) -> None:
     if context.as_json:
         context.print_json(facts)
         return
-    table = Table(box=None, show_header=False)
     for label, value in _lines(facts):
-        table.add_row(label, value, style=None)
-    Console().print(table)
+        click.echo(f"{label:16}{value}")
 
 
 def _row(name: str, settings: Settings) -> dict[str, Any]:
     entry = CATALOGUE[name]
-    try:
-        here = find_local(name, cache=settings.cache.path) is not None
-    except BackboneError:
-        # Damaged: not of use, and `model pull` mends it.
-        here = False
     return {
         "name": entry.name,
         "title": entry.title,
@@ -130,7 +123,7 @@ def _row(name: str, settings: Settings) -> dict[str, Any]:
         "layers": entry.layers,
         "heads": entry.heads,
         "template": entry.template,
-        "here": here,
+        "here": find_local(name, cache=settings.cache.path) is not None,
     }
 
 
