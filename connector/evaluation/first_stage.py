@@ -1,0 +1,108 @@
+"""The first stage of a collection: a run that is given, or a search of the embedded engine."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from connector.documents import Hit
+from connector.errors import DataError
+from connector.evaluation.collections import Collection
+from connector.evaluation.runs import Run, RunEntry
+from connector.settings import Settings
+
+__all__ = ["SupportsSearch", "first_stage", "open_collection_engine"]
+
+_INDEX = "corpus"
+
+
+class SupportsSearch(Protocol):
+    """What is needed of an engine."""
+
+    def search(self, query: str, size: int) -> Sequence[Hit]:
+        """The best hits, best first."""
+
+
+def first_stage(
+    collection: Collection, window: int, *, run: Run | None = None, engine: SupportsSearch | None = None
+) -> dict[str, list[Hit]]:
+    """The first ``window`` hits of every query of the collection, excluded pairs dropped before the cut.
+
+    Args:
+        collection: its queries decide which keys the result has; a query without hits has an empty list.
+        window: most hits of a query.
+        run: rankings by document id; the fields come from the collection's corpus.
+        engine: searched where no run is given; holds the collection's documents under their ids.
+
+    Raises:
+        DataError: a document of the run is not in the corpus; neither a run nor an engine is given.
+        EngineError: the search failed.
+    """
+    if run is not None:
+        return _from_run(collection, window, run)
+    if engine is None:
+        raise DataError("there is no first stage; give a run or an engine")
+    hits = {}
+    for query, text in collection.queries.items():
+        excluded = sum(1 for pair in collection.excluded if pair[0] == query)
+        found = engine.search(text, window + excluded)
+        hits[query] = [hit for hit in found if (query, hit.id) not in collection.excluded][:window]
+    return hits
+
+
+def open_collection_engine(collection: Collection, settings: Settings) -> SupportsSearch:
+    """The embedded engine over the collection's documents; indexed on the first call, kept in the cache folder.
+
+    The index is found again by the content of ``corpus.jsonl``, so a changed corpus is indexed anew.
+
+    Raises:
+        DataError: the corpus cannot be read.
+        EngineError: the index cannot be made.
+    """
+    from connector.engines import open_engine
+
+    root = settings.cache.path / "collections"
+    folder = root / f"{collection.name}-{collection.corpus_hash()[:16]}"
+    if not folder.is_dir():
+        root.mkdir(parents=True, exist_ok=True)
+        # Made beside its place and moved there when it is whole: an interrupted run leaves no half an index.
+        building = Path(tempfile.mkdtemp(prefix=f"{collection.name}-", dir=root))
+        try:
+            open_engine(_engine_settings(settings, building)).index(collection.documents())
+            try:
+                building.rename(folder)
+            except OSError:
+                # Another process was first; its index is as good.
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return open_engine(_engine_settings(settings, folder))
+
+
+def _engine_settings(settings: Settings, folder: Path) -> Settings:
+    embedded = {"kind": "embedded", "url": str(folder), "index": _INDEX, "fields": ("title", "text")}
+    return settings.model_copy(update={"engine": settings.engine.model_copy(update=embedded)})
+
+
+def _from_run(collection: Collection, window: int, run: Run) -> dict[str, list[Hit]]:
+    windows: dict[str, Sequence[RunEntry]] = {
+        query: [entry for entry in run.get(query, ()) if (query, entry.id) not in collection.excluded][:window]
+        for query in collection.queries
+    }
+    documents = collection.documents_by_id({entry.id for entries in windows.values() for entry in entries})
+    fields: Mapping[str, Mapping[str, object]] = {document.id: document.fields for document in documents.values()}
+    for query, entries in windows.items():
+        for entry in entries:
+            if entry.id not in fields:
+                raise DataError(
+                    f"the run's document {entry.id} (query {query}) is not in {collection.path / 'corpus.jsonl'}; "
+                    f"give the corpus that the run was made from"
+                )
+    return {
+        query: [Hit(entry.id, entry.score, fields[entry.id]) for entry in entries]
+        for query, entries in windows.items()
+    }

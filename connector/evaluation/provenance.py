@@ -1,0 +1,130 @@
+"""What a measurement was made with: enough to make it again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Provenance", "installed_versions", "portable_command", "processor_name", "today"]
+
+_PACKAGES = ("rh-connector", "torch", "transformers", "tokenizers", "numpy", "scipy", "ir-measures", "tantivy")
+_FOLDER = "DATA"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How the numbers of one report came about.
+
+    Attributes:
+        model: name of the LLM.
+        fingerprint: of weights, tokenizer, template and layout.
+        layout: the layout in which the heads were read.
+        head_set: file name of the static heads, or None.
+        first_stage: what made the windows: ``embedded BM25`` or the name of a run.
+        qrels: file of the judgments.
+        split: split of the collection.
+        limit: how many queries were asked for at most; None: all.
+        seed: of the tests and of the choice of queries.
+        relevant_from: lowest grade that counted as relevant for MRR@10.
+        date: day of the measurement, ISO 8601.
+        cpu: the processor.
+        device: where the LLM ran: ``cpu``, or the name of the accelerator.
+        threads: threads the LLM could use.
+        versions: package -> version.
+        command: the command line, without folders of the machine.
+        python: version of Python.
+    """
+
+    model: str
+    fingerprint: str
+    layout: str
+    head_set: str | None
+    first_stage: str
+    qrels: str
+    split: str
+    limit: int | None
+    seed: int
+    relevant_from: int
+    threads: int
+    command: str
+    device: str = "cpu"
+    date: str = field(default_factory=lambda: today())
+    cpu: str = field(default_factory=lambda: processor_name())
+    versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
+    python: str = field(default_factory=platform.python_version)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values, by attribute name."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Provenance:
+        """The inverse of ``to_json``.
+
+        Raises:
+            TypeError: a key is missing or unknown.
+        """
+        # What a default would fill in describes this machine, not the one that measured.
+        missing = [each.name for each in fields(cls) if each.name not in value]
+        if missing:
+            raise TypeError(f"provenance has no {missing[0]}")
+        return cls(**value)
+
+
+def today() -> str:
+    """The day, ISO 8601, UTC."""
+    return datetime.now(UTC).date().isoformat()
+
+
+def processor_name() -> str:
+    """Name of the processor and how many of its threads there are."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass  # Not Linux: what the platform says must do.
+    return f"{name}, {os.cpu_count()} threads"
+
+
+def installed_versions() -> dict[str, str]:
+    """Package -> version, of the packages that can change a number."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def portable_command(arguments: Sequence[str], collection: Path | str) -> str:
+    """The command line as it may be published: ``DATA`` stands for the folder of the collections.
+
+    Args:
+        arguments: of ``rh-connector``, without its name.
+        collection: folder of the collection; whatever lies beside it is shown below ``DATA``. Of other absolute
+            paths only the last part stays.
+    """
+    beside = Path(collection).resolve().parent
+
+    def shown(argument: str) -> str:
+        option, equals, value = argument.partition("=")
+        if equals and os.path.isabs(value):
+            return f"{option}={shown(value)}"
+        # Resolved only for looking: a symbolic link or ``..`` must not bring the machine's folders in.
+        if not os.path.isabs(argument) and not argument.startswith(".."):
+            return argument
+        path = Path(argument).resolve()
+        return f"{_FOLDER}/{path.relative_to(beside)}" if path.is_relative_to(beside) else path.name
+
+    return " ".join(["rh-connector", *(shlex.quote(shown(argument)) for argument in arguments)])
