@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any, NoReturn
 
+import anyio
 from starlette.requests import Request
 
 from connector.service.errors import Failure, ServiceError
@@ -13,6 +14,10 @@ from connector.service.errors import Failure, ServiceError
 __all__ = ["parse_object", "read_body"]
 
 _DEEPEST = 100
+# A body that is too large is read to its end, but not kept: a client that is still sending when the connection is
+# closed sees a reset instead of the answer. Not for ever, though.
+_DROP_LIMITS = 4
+_DROP_SECONDS = 5.0
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -24,22 +29,34 @@ async def read_body(request: Request, limit_mb: int) -> bytes:
     """
     limit = limit_mb * 1024 * 1024
     declared = request.headers.get("content-length", "")
-    body = bytearray()
     too_large = declared.isdecimal() and int(declared[:20]) > limit
-    if not too_large:
+    # A client that asks first sends nothing when it is refused.
+    if too_large and "100-continue" in request.headers.get("expect", "").lower():
+        raise _too_large(limit_mb)
+    body = bytearray()
+    dropped = 0
+    with anyio.move_on_after(_DROP_SECONDS if too_large else None) as scope:
         async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                too_large = True
+            if not too_large:
+                body += chunk
+                too_large = len(body) > limit
+                if too_large:
+                    scope.deadline = anyio.current_time() + _DROP_SECONDS
+                continue
+            dropped += len(chunk)
+            if dropped > _DROP_LIMITS * limit:
                 break
     if too_large:
-        raise ServiceError(
-            Failure.TOO_LARGE,
-            f"the body is larger than {limit_mb} MB; send fewer documents or raise serve.max_body_mb",
-            # What is left of the body will not be read.
-            {"Connection": "close"},
-        )
+        raise _too_large(limit_mb)
     return bytes(body)
+
+
+def _too_large(limit_mb: int) -> ServiceError:
+    return ServiceError(
+        Failure.TOO_LARGE,
+        f"the body is larger than {limit_mb} MB; send fewer documents or raise serve.max_body_mb",
+        {"Connection": "close"},
+    )
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import Enum, unique
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field
@@ -42,6 +42,7 @@ class _Kind(NamedTuple):
     retry_after: int | None = None
 
 
+@unique
 class Failure(Enum):
     """Everything that can go wrong, with its status in each style.
 

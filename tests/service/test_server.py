@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 
@@ -9,6 +10,7 @@ from connector.errors import BackboneError, SettingsError
 from connector.service.server import answer_once, listen, run_server
 from connector.settings import Settings
 from tests.service.conftest import service_settings
+from tests.service.live import serving
 from tests.service.standin import StandIn
 
 
@@ -65,3 +67,31 @@ def test_one_answer_that_cannot_be_given() -> None:
         answer_once(broken, service_settings(), "/ready")
     with pytest.raises(SettingsError, match="such as /ready"):
         answer_once(broken, service_settings(), "ready")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_client_that_sends_too_much_reads_the_answer(chunked: bool) -> None:
+    """Closing a connection with unread bytes would reset it, and the answer would be lost."""
+    body = b" " * 3_000_000
+    with serving(StandIn(), service_settings(max_body_mb=1)) as (url, _):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+        sent = iter([body[at : at + 65_536] for at in range(0, len(body), 65_536)]) if chunked else body
+        connection.request("POST", "/v1/rerank", sent, encode_chunked=chunked)
+        with connection.getresponse() as response:
+            assert response.status == 413
+            assert response.headers["connection"] == "close"
+            assert "serve.max_body_mb" in json.load(response)["message"]
+        connection.close()
+
+
+def test_a_body_without_end_is_not_read_for_ever() -> None:
+    with serving(StandIn(), service_settings(max_body_mb=1)) as (url, _):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+        connection.putrequest("POST", "/v1/rerank")
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders()
+        chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
+        with pytest.raises(OSError):
+            for _ in range(10_000):
+                connection.send(chunk)
+        connection.close()
