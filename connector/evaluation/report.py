@@ -134,7 +134,7 @@ def report_from_json(value: Any, source: str) -> Report:
         raise DataError(
             f"{source} is not an evaluation report ({error}); make it with rh-connector evaluate"
         ) from None
-    if not any(row.name == FIRST_STAGE for row in report.rows):
+    if not any(row.name == FIRST_STAGE and row.readout is None for row in report.rows):
         raise DataError(f"{source} has no row {FIRST_STAGE}; make it with rh-connector evaluate")
     return report
 

@@ -1,0 +1,119 @@
+"""Reports: the JSON of design.md, its way back, the table, and what is known of the machine."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from connector.errors import DataError
+from connector.evaluation.measures import MEASURES, per_query
+from connector.evaluation.provenance import Provenance, portable_command
+from connector.evaluation.report import Report, make_row, render_table, report_from_json, report_to_json
+
+QRELS = {"q1": {"a": 1}, "q2": {"b": 1}, "q3": {"c": 1}}
+
+
+def make_report(collection: str = "small", layout: str = "block", **changes: Any) -> Report:
+    """A report whose heads are right where the first stage is not."""
+    first = per_query(MEASURES, QRELS, {"q1": ["x", "a"], "q2": ["b", "x"], "q3": []})
+    after = per_query(MEASURES, QRELS, {"q1": ["a", "x"], "q2": ["b", "x"], "q3": []})
+    known: dict[str, Any] = {
+        "model": "smollm2-135m",
+        "fingerprint": "0123456789abcdef",
+        "layout": layout,
+        "head_set": "smollm2-135m.block.json",
+        "first_stage": "embedded BM25",
+        "qrels": "qrels.tsv",
+        "split": "test",
+        "limit": None,
+        "seed": 0,
+        "relevant_from": 1,
+        "threads": 2,
+        "command": "rh-connector --json evaluate DATA/small",
+        "date": "2026-01-31",
+        "cpu": "a processor, 2 threads",
+        "versions": {"rh-connector": "0.1.0"},
+        "python": "3.11.1",
+    }
+    rows = [
+        make_row("first-stage", first),
+        make_row("all", first, first, readout="icr", heads=270, seconds_per_query=1.5),
+        make_row("static", after, first, readout="icr", heads=1, head_list=[(18, 6)], seconds_per_query=0.5),
+        make_row("static+first-stage", after, first, readout="icr", heads=1, head_list=[(18, 6)], weight=0.5),
+    ]
+    return Report(collection, 3, 20, rows, Provenance(**(known | changes)))
+
+
+def test_json_is_what_the_design_says() -> None:
+    value = report_to_json(make_report())
+    assert [value[key] for key in ("collection", "queries", "window")] == ["small", 3, 20]
+    assert [row["name"] for row in value["rows"]] == ["first-stage", "all", "static", "static+first-stage"]
+    static = value["rows"][2]
+    assert static["nDCG@10"] == pytest.approx(2 / 3, abs=1e-6)
+    assert static["MRR@10"] == pytest.approx(2 / 3, abs=1e-6)
+    assert static["difference"] == pytest.approx(0.123023, abs=1e-6)
+    assert static["p_value"] == 1.0, "one query of three cannot be significant"
+    assert len(static["interval"]) == 2
+    assert (static["readout"], static["head_list"], static["seconds_per_query"]) == ("icr", [[18, 6]], 0.5)
+    assert value["rows"][0]["difference"] is None
+    assert value["provenance"]["head_set"] == "smollm2-135m.block.json"
+
+
+def test_json_comes_back() -> None:
+    value = json.loads(json.dumps(report_to_json(make_report()), allow_nan=False))
+    assert report_to_json(report_from_json(value, "here")) == value
+
+
+@pytest.mark.parametrize("missing", ["collection", "rows", "provenance"])
+def test_a_report_with_a_part_missing_is_refused(missing: str) -> None:
+    value = report_to_json(make_report())
+    del value[missing]
+    with pytest.raises(DataError, match=f"x.json is not an evaluation report .*{missing}"):
+        report_from_json(value, "x.json")
+
+
+def test_a_report_needs_its_first_stage_and_whole_provenance() -> None:
+    value = report_to_json(make_report())
+    with pytest.raises(DataError, match="x.json has no row first-stage"):
+        report_from_json(value | {"rows": value["rows"][1:]}, "x.json")
+    del value["provenance"]["date"]
+    with pytest.raises(DataError, match="provenance has no date"):
+        report_from_json(value, "x.json")
+
+
+def test_the_table_names_every_row() -> None:
+    out = io.StringIO()
+    Console(file=out, width=140).print(render_table(make_report()))
+    for text in ("3 queries", "first-stage", "all (icr)", "static+first-stage (icr)", "0.6667", "+0.1230"):
+        assert text in out.getvalue()
+
+
+def test_the_machine_is_described() -> None:
+    known = make_report().provenance.to_json()
+    for key in ("date", "cpu", "versions", "python", "device"):
+        del known[key]
+    made = Provenance(**known)
+    assert "threads" in made.cpu
+    assert {"rh-connector", "numpy"} <= made.versions.keys()
+    assert len(made.date) == 10
+
+
+def test_a_published_command_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    collection = tmp_path / "sets" / "dl19"
+    arguments = [
+        "evaluate",
+        str(collection),
+        "--run",
+        f"{collection}/runs/BM25.trec",
+        f"--out={tmp_path}/o.json",
+        "-n",
+        "5",
+    ]
+    assert portable_command(arguments, collection) == (
+        "rh-connector evaluate DATA/dl19 --run DATA/dl19/runs/BM25.trec --out=o.json -n 5"
+    )
