@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 __all__ = ["FIRST_STAGE", "Report", "Row", "make_row", "render_table", "report_from_json", "report_to_json"]
 
 FIRST_STAGE = "first-stage"
-_ROW_KEYS = ("seconds_per_query", "readout", "heads", "head_list", "weight", "difference", "p_value", "interval")
+_ROW_KEYS = (
+    "seconds_per_query",
+    "seconds_cached",
+    "readout",
+    "heads",
+    "head_list",
+    "weight",
+    "difference",
+    "p_value",
+    "interval",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +37,26 @@ class Row:
     Attributes:
         name: ``first-stage``, ``all``, ``static`` …, with ``+first-stage`` where it is fused.
         measures: ``nDCG@10`` and ``MRR@10``, mean over the queries.
-        seconds_per_query: of reranking, mean; None where it was not measured.
+        seconds_per_query: of reranking a window of new documents, median; None where it was not measured.
+        seconds_cached: the same with the documents in the cache.
         readout: how attention became a score; None for the first stage.
         heads: number of heads that were read.
         head_list: the (layer, head) pairs, where they are few enough to be told; None for all heads.
         weight: first-stage weight of the fusion.
         comparison: nDCG@10 against the first stage; None for the first stage itself.
+        seconds_cached: the same, when the documents were encoded before.
     """
 
     name: str
     measures: Mapping[str, float]
     seconds_per_query: float | None = None
+    seconds_cached: float | None = None
     readout: str | None = None
     heads: int | None = None
     head_list: tuple[tuple[int, int], ...] | None = None
     weight: float | None = None
     comparison: Comparison | None = None
+    seconds_cached: float | None = None
 
     def label(self) -> str:
         """Name and read-out on one line."""
@@ -73,7 +87,6 @@ def make_row(
     values: Mapping[str, PerQuery],
     baseline: Mapping[str, PerQuery] | None = None,
     *,
-    seconds_per_query: float | None = None,
     readout: str | None = None,
     heads: int | None = None,
     head_list: Sequence[tuple[int, int]] | None = None,
@@ -83,7 +96,7 @@ def make_row(
     """A row from values per query.
 
     Args:
-        name, seconds_per_query, readout, heads, head_list, weight: see ``Row``.
+        name, readout, heads, head_list, weight: see ``Row``.
         values: measure -> query -> value, as ``per_query`` gives it.
         baseline: the first stage's values; None for its own row.
         seed: of the paired test.
@@ -94,14 +107,22 @@ def make_row(
     comparison = None if baseline is None else compare(values[MEASURES[0]], baseline[MEASURES[0]], seed)
     means = {measure: mean(by_query) for measure, by_query in values.items()}
     pairs = None if head_list is None else tuple((int(layer), int(head)) for layer, head in head_list)
-    return Row(name, means, seconds_per_query, readout, heads, pairs, weight, comparison)
+    return Row(
+        name,
+        means,
+        readout=readout,
+        heads=heads,
+        head_list=pairs,
+        weight=weight,
+        comparison=comparison,
+    )
 
 
 def report_to_json(report: Report) -> dict[str, Any]:
     """JSON-ready values: ``{"collection", "queries", "window", "rows": […], "provenance": {…}}``.
 
-    A row holds ``name``, ``readout``, the measures, ``seconds_per_query``, ``heads``, ``head_list``, ``weight``, and
-    against the first stage ``difference`` (of nDCG@10), ``p_value`` and ``interval`` (null in the first stage's row).
+    A row holds ``name``, ``readout``, the measures, ``seconds_per_query``, ``seconds_cached``, ``heads``, ``head_list``,
+    ``weight``, and against the first stage ``difference`` (of nDCG@10), ``p_value`` and ``interval`` (null in the first stage's row).
     """
     return {
         "collection": report.collection,
@@ -150,14 +171,14 @@ def render_table(report: Report) -> Table:
     table.add_column("ranking", no_wrap=True)
     for measure in MEASURES:
         table.add_column(measure, justify="right")
-    for header in ("difference", "95 % interval", "p", "s/query"):
+    for header in ("difference", "95 % interval", "p", "s/query", "s cached"):
         table.add_column(header, justify="right", no_wrap=True)
     best = max(row.measures[MEASURES[0]] for row in report.rows)
     for row in report.rows:
         style = "bold" if row.measures[MEASURES[0]] == best else None
-        seconds = "" if row.seconds_per_query is None else f"{row.seconds_per_query:.3f}"
+        seconds = ["" if t is None else f"{t:.3f}" for t in (row.seconds_per_query, row.seconds_cached)]
         cells = [f"{row.measures[measure]:.4f}" for measure in MEASURES]
-        table.add_row(row.label(), *cells, *_comparison_cells(row.comparison), seconds, style=style)
+        table.add_row(row.label(), *cells, *_comparison_cells(row.comparison), *seconds, style=style)
     return table
 
 
@@ -175,6 +196,8 @@ def _row_to_json(row: Row) -> dict[str, Any]:
         "readout": row.readout,
         **{measure: round(value, 6) for measure, value in row.measures.items()},
         "seconds_per_query": None if row.seconds_per_query is None else round(row.seconds_per_query, 4),
+        "seconds_cached": None if row.seconds_cached is None else round(row.seconds_cached, 4),
+        "seconds_cached": None if row.seconds_cached is None else round(row.seconds_cached, 4),
         "heads": row.heads,
         "head_list": None if row.head_list is None else [list(pair) for pair in row.head_list],
         "weight": row.weight,
@@ -185,7 +208,7 @@ def _row_to_json(row: Row) -> dict[str, Any]:
 
 
 def _row_from_json(value: Mapping[str, Any]) -> Row:
-    seconds, readout, heads, pairs, weight, difference, p_value, interval = (value[key] for key in _ROW_KEYS)
+    seconds, cached, readout, heads, pairs, weight, difference, p_value, interval = (value[key] for key in _ROW_KEYS)
     comparison = None
     if difference is not None:
         low, high = interval
@@ -195,4 +218,4 @@ def _row_from_json(value: Mapping[str, Any]) -> Row:
         if measure not in measures:
             raise KeyError(measure)
     head_list = None if pairs is None else tuple((int(layer), int(head)) for layer, head in pairs)
-    return Row(str(value["name"]), measures, seconds, readout, heads, head_list, weight, comparison)
+    return Row(str(value["name"]), measures, seconds, cached, readout, heads, head_list, weight, comparison, cached)

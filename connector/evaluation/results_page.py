@@ -28,7 +28,8 @@ _READING = """\
 - Every row of a table ranks the same windows of the same queries. A query whose window is empty counts 0.
 - difference, 95 % interval (bootstrap) and p (two-sided paired randomization test) are of nDCG@10 against the first
   stage, over queries; they are not corrected for the number of comparisons.
-- s/query: mean wall time of reranking one query, on the machine named below each table.
+- s/query: seconds to rerank one window of documents that are new (median over the timed queries), on the machine
+  named below each table; cached: the same window again, its documents encoded before.
 """
 _SIGNIFICANT = 0.05
 _Key = tuple[str, str | None]
@@ -140,7 +141,7 @@ def _collection(report: Report) -> Iterator[str]:
         f"{report.queries} queries{limited} of the split {made.split}, judgments {made.qrels}, first stage "
         f"{made.first_stage}, relevant from grade {made.relevant_from} for {MEASURES[1]}.\n"
     )
-    header = ["ranking", "heads", "weight", *MEASURES, "difference", "95 % interval", "p", "s/query"]
+    header = ["ranking", "heads", "weight", *MEASURES, "difference", "95 % interval", "p", "s/query", "cached"]
     yield _table(header, [_row(row) for row in report.rows])
     yield (
         f"Measured {made.date} on {made.cpu}; device {made.device}, {made.threads} threads for the LLM; head set "
@@ -153,7 +154,7 @@ def _collection(report: Report) -> Iterator[str]:
 def _row(row: Row) -> list[str]:
     cells = [
         _label(row),
-        "" if row.heads is None else str(row.heads),
+        _heads(row),
         "" if row.weight is None else f"{row.weight:g}",
         *(f"{row.measures[measure]:.4f}" for measure in MEASURES),
     ]
@@ -162,7 +163,14 @@ def _row(row: Row) -> list[str]:
     else:
         low, high = row.comparison.interval
         cells += [f"{row.comparison.difference:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{row.comparison.p_value:.4f}"]
-    return [*cells, "" if row.seconds_per_query is None else f"{row.seconds_per_query:.3f}"]
+    times = (row.seconds_per_query, row.seconds_cached)
+    return [*cells, *("" if time is None else f"{time:.3f}" for time in times)]
+
+
+def _heads(row: Row) -> str:
+    if row.heads is not None:
+        return str(row.heads)
+    return "" if row.readout is None else "all"
 
 
 def _label(row: Row) -> str:
