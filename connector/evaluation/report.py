@@ -44,7 +44,6 @@ class Row:
         head_list: the (layer, head) pairs, where they are few enough to be told; None for all heads.
         weight: first-stage weight of the fusion.
         comparison: nDCG@10 against the first stage; None for the first stage itself.
-        seconds_cached: the same, when the documents were encoded before.
     """
 
     name: str
@@ -56,7 +55,6 @@ class Row:
     head_list: tuple[tuple[int, int], ...] | None = None
     weight: float | None = None
     comparison: Comparison | None = None
-    seconds_cached: float | None = None
 
     def label(self) -> str:
         """Name and read-out on one line."""
@@ -121,8 +119,9 @@ def make_row(
 def report_to_json(report: Report) -> dict[str, Any]:
     """JSON-ready values: ``{"collection", "queries", "window", "rows": […], "provenance": {…}}``.
 
-    A row holds ``name``, ``readout``, the measures, ``seconds_per_query``, ``seconds_cached``, ``heads``, ``head_list``,
-    ``weight``, and against the first stage ``difference`` (of nDCG@10), ``p_value`` and ``interval`` (null in the first stage's row).
+    A row holds ``name``, ``readout``, the measures, ``seconds_per_query``, ``seconds_cached``, ``heads``,
+    ``head_list``, ``weight``, and against the first stage ``difference`` (of nDCG@10), ``p_value`` and ``interval``
+    (null in the first stage's own row).
     """
     return {
         "collection": report.collection,
@@ -197,7 +196,6 @@ def _row_to_json(row: Row) -> dict[str, Any]:
         **{measure: round(value, 6) for measure, value in row.measures.items()},
         "seconds_per_query": None if row.seconds_per_query is None else round(row.seconds_per_query, 4),
         "seconds_cached": None if row.seconds_cached is None else round(row.seconds_cached, 4),
-        "seconds_cached": None if row.seconds_cached is None else round(row.seconds_cached, 4),
         "heads": row.heads,
         "head_list": None if row.head_list is None else [list(pair) for pair in row.head_list],
         "weight": row.weight,
@@ -218,4 +216,4 @@ def _row_from_json(value: Mapping[str, Any]) -> Row:
         if measure not in measures:
             raise KeyError(measure)
     head_list = None if pairs is None else tuple((int(layer), int(head)) for layer, head in pairs)
-    return Row(str(value["name"]), measures, seconds, cached, readout, heads, head_list, weight, comparison, cached)
+    return Row(str(value["name"]), measures, seconds, cached, readout, heads, head_list, weight, comparison)

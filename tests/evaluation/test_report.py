@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ def make_report(collection: str = "small", layout: str = "block", **changes: Any
     }
     rows = [
         make_row("first-stage", first),
-        make_row("all", first, first, readout="icr", seconds_per_query=1.5, seconds_cached=0.25),
-        make_row("static", after, first, readout="icr", heads=1, head_list=[(18, 6)], seconds_per_query=0.5),
+        replace(make_row("all", first, first, readout="icr"), seconds_per_query=1.5, seconds_cached=0.25),
+        replace(make_row("static", after, first, readout="icr", heads=1, head_list=[(18, 6)]), seconds_per_query=0.5),
         make_row("static+first-stage", after, first, readout="icr", heads=1, head_list=[(18, 6)], weight=0.5),
     ]
     return Report(collection, 3, 20, rows, Provenance(**(known | changes)))
