@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Document", "Hit", "RankedHit", "RerankResult", "document_text"]
+__all__ = ["Document", "Hit", "RankedHit", "RerankResult", "clean_text", "document_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +145,12 @@ def _field_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(part for part in map(_field_text, value.values()) if part)
     return str(value)
+
+
+def clean_text(text: str) -> str:
+    """The text with lone surrogates, which no encoding can carry, as replacement characters (same length)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
+    return text

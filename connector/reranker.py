@@ -22,7 +22,7 @@ from connector.heads.readouts import ReadOut, passage_scores, token_weights
 from connector.heads.scoring import below, document_scores
 from connector.settings import Settings
 
-__all__ = ["FirstStage", "Reranker"]
+__all__ = ["FirstStage", "Reranker", "static_heads"]
 
 FirstStage = Sequence[float] | Literal["order"] | None
 logger = logging.getLogger(__name__)
@@ -179,7 +179,8 @@ class Reranker:
             raise BackboneError("a head score is not finite; check the weights and the dtype")
         first = None
         if ranks is not None:
-            first = np.array(scores) if scores is not None else rank_scores(ranks)
+            by_rank = scores is None or self.heads.first_stage == "rank"
+            first = rank_scores(ranks) if by_rank else np.array(scores)
         final = fuse(head_scores, first, self._fusion)
         with_text = [at for at, place in enumerate(best) if place is not None]
         lowest = below(final[with_text])
@@ -278,23 +279,33 @@ def _unchanged(
     return RerankResult(hits, False, reason, timings_ms={"total": (time.perf_counter() - started) * 1000})
 
 
+def static_heads(settings: Settings, reader: Reader) -> tuple[StaticHeads | None, str | None]:
+    """The static head sets that the settings name, or those shipped for the model and layout, and their file's name.
+
+    Raises:
+        BackboneError: the file is missing, damaged, or was made for something else.
+    """
+    path: Path | None = settings.router.bundle or shipped_path(settings.backbone.model, settings.backbone.layout)
+    if path is None:
+        return None, None
+    static = StaticHeads.load(path)
+    static.check(reader.fingerprint, reader.runtime.shape.layers, reader.runtime.shape.heads, str(path))
+    return static, path.name
+
+
 def _head_set(settings: Settings, reader: Reader) -> HeadSet:
     """The head set of the settings: all heads, the file they name, or the one that is shipped."""
-    shape = reader.runtime.shape
     if settings.router.mode == "routed":
         raise BackboneError("router.mode = routed: this version has no router yet; set it to static or all")
-    model, layout, readout = settings.backbone.model, settings.backbone.layout, settings.rerank.readout
-    path: Path | None = settings.router.bundle or shipped_path(model, layout)
-    static = None
-    if path is not None:
-        static = StaticHeads.load(path)
-        static.check(reader.fingerprint, shape.layers, shape.heads, str(path))
+    readout = settings.rerank.readout
+    static, _ = static_heads(settings, reader)
     if settings.router.mode == "all":
         weight = static.all_weights.get(readout, 1.0) if static else 1.0
-        return HeadSet(shape.all_heads(), weight)
+        form = static.for_readout(readout).first_stage if static else "rank"
+        return HeadSet(reader.runtime.shape.all_heads(), weight, form)
     if static is None:
         raise BackboneError(
-            f"no head set is shipped for {model} in the layout {layout}; find one with "
-            f"'rh-connector train --static', set router.bundle to its file, or set router.mode to all"
+            f"no head set is shipped for {settings.backbone.model} in the layout {settings.backbone.layout}; find "
+            f"one with 'rh-connector train --static', set router.bundle to its file, or set router.mode to all"
         )
     return static.for_readout(readout)

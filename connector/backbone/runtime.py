@@ -90,6 +90,15 @@ class Runtime(Protocol):
 
     @property
     def shape(self) -> BackboneShape: ...
+    @property
+    def device(self) -> str:
+        """``cpu``, or the accelerator's name."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads of one call on the CPU."""
+        ...
 
     def encode(
         self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool

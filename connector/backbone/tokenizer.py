@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as _Tokenizer
 
+from connector.documents import clean_text
 from connector.errors import BackboneError
 
-__all__ = ["EncodedText", "Tokenizer", "clean_text"]
+__all__ = ["EncodedText", "Tokenizer"]
 
 # Control tokens that some tokenizers (GGUF conversions above all) forget to mark as special.
 _CONTROL = re.compile(
@@ -27,15 +28,6 @@ class EncodedText:
 
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
-
-
-def clean_text(text: str) -> str:
-    """The text with lone surrogates, which no encoding can carry, as replacement characters (same length)."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
-    return text
 
 
 class Tokenizer:

@@ -110,6 +110,16 @@ class TorchRuntime:
         return self._shape
 
     @property
+    def device(self) -> str:
+        """See ``Runtime.device``."""
+        return "cpu" if self._device.type == "cpu" else torch.cuda.get_device_name(self._device)
+
+    @property
+    def threads(self) -> int:
+        """See ``Runtime.threads``."""
+        return torch.get_num_threads()
+
+    @property
     def kind(self) -> str:
         """What an encoded document must have been made by."""
         s = self._shape

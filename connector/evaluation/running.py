@@ -81,8 +81,9 @@ def rows(
             )
 
     add("all", "icr", all_heads(static, "icr"), None)
-    for readout in ("icr", *(name for name in READOUTS if name != "icr")) if static else ():
-        if readout in static.sets:
+    # The published read-out first.
+    for readout in sorted(READOUTS, key=lambda name: name != "icr"):
+        if static is not None and readout in static.sets:
             add("static", readout, static.sets[readout], static.sets[readout].heads)
     return found
 
@@ -132,7 +133,8 @@ def seconds_per_query(
     chosen = [query for query, hits in windows.items() if hits][:queries]
     if not chosen:
         return None
-    new, cached = [], []
+    new: list[float] = []
+    cached: list[float] = []
     for query in chosen:
         for times in (new, cached):
             started = time.perf_counter()

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from connector.errors import BackboneError
 from connector.heads.readouts import READOUTS, ReadOut
 
-__all__ = ["HeadSet", "StaticHeads", "shipped_path"]
+__all__ = ["FirstStageForm", "HeadSet", "StaticHeads", "shipped_path"]
 
+FirstStageForm = Literal["score", "rank"]
 _FORMAT = "rh-static-heads-1"
 
 
@@ -23,11 +24,13 @@ class HeadSet:
 
     Attributes:
         heads: (layer, head) pairs, best first.
-        weight: weight of the first stage's standardized scores in the fusion.
+        weight: weight of the first stage in the fusion.
+        first_stage: what of the first stage is fused: its scores, or -log of its ranks.
     """
 
     heads: tuple[tuple[int, int], ...]
     weight: float
+    first_stage: FirstStageForm = "score"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,11 @@ class StaticHeads:
             "fingerprint": self.fingerprint,
             "layout": self.layout,
             "sets": {
-                readout: {"heads": [list(head) for head in entry.heads], "first_stage_weight": entry.weight}
+                readout: {
+                    "heads": [list(head) for head in entry.heads],
+                    "first_stage": entry.first_stage,
+                    "first_stage_weight": entry.weight,
+                }
                 for readout, entry in self.sets.items()
             },
             "all_heads_first_stage_weights": dict(self.all_weights),
@@ -115,11 +122,13 @@ class StaticHeads:
             raise BackboneError(f"{path} is not a head set of format {_FORMAT}")
         try:
             sets = {
-                readout: HeadSet(_heads(entry["heads"]), float(entry["first_stage_weight"]))
+                readout: HeadSet(_heads(entry["heads"]), float(entry["first_stage_weight"]), entry["first_stage"])
                 for readout, entry in record["sets"].items()
             }
             if not sets or not set(sets) <= set(READOUTS):
                 raise ValueError("no known read-out")
+            if any(entry.first_stage not in get_args(FirstStageForm) for entry in sets.values()):
+                raise ValueError("first_stage must be score or rank")
             texts = [record[key] for key in ("model", "fingerprint", "layout")]
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError("model, fingerprint and layout must be text")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from connector.backbone.runtime import Head
 from connector.errors import DataError
 from connector.heads.fusion import fuse, rank_scores, standardize
-from connector.heads.head_sets import HeadSet
+from connector.heads.head_sets import FirstStageForm, HeadSet
 from connector.heads.readouts import ReadOut
 from connector.routing.statistics import HeadTable
 
@@ -60,10 +60,12 @@ class TrainQuery:
         best = np.sort([grade for grade in qrels.values() if grade > 0])[::-1][:_CUT]
         return cls(collection, table, grades, float((best * _discounts(len(best))).sum()))
 
-    def first_stage(self) -> Floats:
-        """First-stage scores, or their ranks' where a score is unknown."""
+    def first_stage(self, form: FirstStageForm) -> Floats:
+        """What of the first stage is fused; ranks where a score is unknown."""
         scores = self.table.first_stage
-        return scores if np.isfinite(scores).all() else rank_scores(range(1, len(scores) + 1))
+        if form == "score" and np.isfinite(scores).all():
+            return scores
+        return rank_scores(range(1, len(scores) + 1))
 
 
 def _discounts(length: int) -> Floats:
@@ -112,11 +114,13 @@ def _macro(queries: Sequence[TrainQuery], values: Sequence[Floats | float]) -> F
     return np.asarray(np.mean(np.stack(means), axis=0))
 
 
-def best_weight(queries: Sequence[TrainQuery], readout: ReadOut, heads: Sequence[Head] | None) -> tuple[float, float]:
+def best_weight(
+    queries: Sequence[TrainQuery], readout: ReadOut, heads: Sequence[Head] | None, form: FirstStageForm
+) -> tuple[float, float]:
     """The first-stage weight with the best mean nDCG@10, and that mean; the smaller weight where two are equal."""
     per_query = []
     for query in queries:
-        own, first = standardize(query.table.head_scores(readout, heads)), standardize(query.first_stage())
+        own, first = standardize(query.table.head_scores(readout, heads)), standardize(query.first_stage(form))
         per_query.append(ndcg(np.stack([own + weight * first for weight in WEIGHTS]), query.grades, query.ideal))
     means = _macro(queries, per_query)
     best = int(means.argmax())
@@ -130,7 +134,7 @@ def find_heads(
     *,
     size: int | None = None,
 ) -> tuple[HeadSet, float]:
-    """The best heads by a criterion, as many as rank best, and the first-stage weight to use with them.
+    """The best heads by a criterion, as many as rank best, and how to fuse the first stage with them.
 
     Args:
         queries: judged train queries with a relevant document in their window.
@@ -153,9 +157,10 @@ def find_heads(
     ranked = np.argsort(-quality, kind="stable").tolist()
     heads = [(at // per_layer, at % per_layer) for at in ranked]
     found: list[tuple[float, HeadSet]] = []
-    for count in (size,) if size is not None else SIZES:
-        weight, mean = best_weight(queries, readout, heads[:count])
-        found.append((mean, HeadSet(tuple(heads[:count]), weight)))
+    for form in get_args(FirstStageForm):
+        for count in (size,) if size is not None else SIZES:
+            weight, mean = best_weight(queries, readout, heads[:count], form)
+            found.append((mean, HeadSet(tuple(heads[:count]), weight, form)))
     # max() keeps the first of equals: the smaller set.
     mean, best = max(found, key=lambda entry: entry[0])
     return best, mean
@@ -163,5 +168,5 @@ def find_heads(
 
 def fused_ndcg(query: TrainQuery, readout: ReadOut, heads: HeadSet) -> float:
     """nDCG@10 of one query with a head set and its first-stage weight."""
-    scores = fuse(query.table.head_scores(readout, heads.heads), query.first_stage(), heads.weight)
+    scores = fuse(query.table.head_scores(readout, heads.heads), query.first_stage(heads.first_stage), heads.weight)
     return float(ndcg(scores, query.grades, query.ideal))

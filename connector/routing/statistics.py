@@ -22,7 +22,7 @@ from connector.documents import Hit, document_text
 from connector.heads.readouts import READOUTS, ReadOut, passage_scores
 from connector.heads.scoring import document_scores
 
-__all__ = ["HeadTable", "gather"]
+__all__ = ["HeadTable", "gather", "statistics_folder"]
 
 # Raised when the numbers in a table change their meaning.
 _VERSION = 1
@@ -96,6 +96,11 @@ class HeadTable:
                 )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
+
+
+def statistics_folder(cache: Path, reader: Reader) -> Path:
+    """Where the tables of one backbone, template and layout are kept."""
+    return cache / "statistics" / reader.fingerprint[:16]
 
 
 def gather(

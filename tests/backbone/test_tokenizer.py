@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connector.backbone.checkpoint import Checkpoint
-from connector.backbone.tokenizer import Tokenizer, clean_text
+from connector.backbone.tokenizer import Tokenizer
+from connector.documents import clean_text
 from connector.errors import BackboneError
 
 HOSTILE = [
