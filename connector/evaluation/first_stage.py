@@ -6,28 +6,22 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from connector.documents import Hit
-from connector.errors import DataError
+from connector.engines import open_engine
+from connector.engines.engine import Engine
+from connector.errors import DataError, EngineError
 from connector.evaluation.collections import Collection
 from connector.evaluation.runs import Run, RunEntry
 from connector.settings import Settings
 
-__all__ = ["SupportsSearch", "first_stage", "open_collection_engine"]
+__all__ = ["first_stage", "open_collection_engine"]
 
 _INDEX = "corpus"
 
 
-class SupportsSearch(Protocol):
-    """What is needed of an engine."""
-
-    def search(self, query: str, size: int) -> Sequence[Hit]:
-        """The best hits, best first."""
-
-
 def first_stage(
-    collection: Collection, window: int, *, run: Run | None = None, engine: SupportsSearch | None = None
+    collection: Collection, window: int, *, run: Run | None = None, engine: Engine | None = None
 ) -> dict[str, list[Hit]]:
     """The first ``window`` hits of every query of the collection, excluded pairs dropped before the cut.
 
@@ -53,7 +47,7 @@ def first_stage(
     return hits
 
 
-def open_collection_engine(collection: Collection, settings: Settings) -> SupportsSearch:
+def open_collection_engine(collection: Collection, settings: Settings) -> Engine:
     """The embedded engine over the collection's documents; indexed on the first call, kept in the cache folder.
 
     The index is found again by the content of ``corpus.jsonl``, so a changed corpus is indexed anew.
@@ -62,29 +56,44 @@ def open_collection_engine(collection: Collection, settings: Settings) -> Suppor
         DataError: the corpus cannot be read.
         EngineError: the index cannot be made.
     """
-    from connector.engines import open_engine
-
     root = settings.cache.path / "collections"
     folder = root / f"{collection.name}-{collection.corpus_hash()[:16]}"
-    if not folder.is_dir():
-        root.mkdir(parents=True, exist_ok=True)
-        # Made beside its place and moved there when it is whole: an interrupted run leaves no half an index.
-        building = Path(tempfile.mkdtemp(prefix=f"{collection.name}-", dir=root))
+    if folder.is_dir():
         try:
-            open_engine(_engine_settings(settings, building)).index(collection.documents())
-            try:
-                building.rename(folder)
-            except OSError:
-                # Another process was first; its index is as good.
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+            return open_engine(_engine_settings(settings, folder))
+        except EngineError:
+            # Made by another version, or damaged: it is only a cache.
+            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _make_index(collection, settings, folder)
+    except OSError as error:
+        raise EngineError(
+            f"cannot keep the index of {collection.name} in {root}: {error.strerror or error}; set cache.path"
+        ) from None
     return open_engine(_engine_settings(settings, folder))
 
 
+def _make_index(collection: Collection, settings: Settings, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside its place and moved there when it is whole: an interrupted run leaves no half an index.
+    building = Path(tempfile.mkdtemp(prefix=f"{collection.name}-", dir=folder.parent))
+    try:
+        engine = open_engine(_engine_settings(settings, building))
+        engine.index(collection.documents())
+        engine.close()
+        try:
+            building.rename(folder)
+        except OSError:
+            # Another process was first; its index is as good.
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
 def _engine_settings(settings: Settings, folder: Path) -> Settings:
-    embedded = {"kind": "embedded", "url": str(folder), "index": _INDEX, "fields": ("title", "text")}
+    # No fields: title and text are searched as one, as the published BM25 figures of these collections are made.
+    embedded = {"kind": "embedded", "url": str(folder), "index": _INDEX, "fields": ()}
     return settings.model_copy(update={"engine": settings.engine.model_copy(update=embedded)})
 
 
