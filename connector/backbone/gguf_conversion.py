@@ -18,6 +18,9 @@ __all__ = ["ARCHITECTURES", "convert_gguf"]
 ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3", "gemma2", "gemma3"})
 """``general.architecture`` of the GGUF files that come out right; others must come as safetensors."""
 
+# Dimension of a head in the Gemmas whose attention is scaled by it.
+_GEMMA_HEAD = 256
+
 # Facts about how the file was made, which say nothing about the model.
 _VOLATILE = {"_name_or_path", "_model_name_or_path", "quantization_config", "gguf_file"}
 
@@ -53,7 +56,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
             facts = {name: reader.fields[name] for name in reader.fields}
             _refuse_lossy(source, facts)
             tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
-            mend_tokenizer(tokenizer.backend_tokenizer, facts)
+            mend_tokenizer(tokenizer.backend_tokenizer, facts, source)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source.parent, dtype=torch.float32, output_loading_info=True, **options
             )
@@ -90,6 +93,12 @@ def _refuse_lossy(source: Path, facts: dict[str, Any]) -> None:
         raise BackboneError(
             f"{source} is a GGUF file of architecture {architecture}; of GGUF files only "
             f"{', '.join(sorted(ARCHITECTURES))} are read: take the model as safetensors"
+        )
+    width = facts.get(f"{architecture}.attention.key_length")
+    if architecture.startswith("gemma") and (width is None or width.contents() != _GEMMA_HEAD):
+        # Gemma 27B scales its attention by a number that the file does not hold, and that transformers sets to 256.
+        raise BackboneError(
+            f"{source} is a Gemma whose scale of attention GGUF does not hold: take it as safetensors"
         )
     scaling = facts.get(f"{architecture}.rope.scaling.type")
     if scaling is not None and scaling.contents() != "none":

