@@ -1,0 +1,83 @@
+"""The shape: who may import whom, how long a module may be, and that the core stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A part may import the parts before it (and itself).
+_PARTS = [
+    "errors",
+    "settings",
+    "documents",
+    "backbone",
+    "heads",
+    "routing",
+    "reranker",
+    "engines",
+    "writeback",
+    "evaluation",
+    "service",
+    "cli",
+]
+# Heads work on the backbone's arrays; its only import of ours is none at all but documents and errors.
+_FORBIDDEN = {("heads", "backbone"), ("engines", "backbone"), ("engines", "heads"), ("engines", "reranker")}
+
+
+def modules(repository: Path) -> list[Path]:
+    return sorted([*repository.glob("connector/**/*.py"), *repository.glob("router_export/**/*.py")])
+
+
+def part_of(name: str) -> str | None:
+    pieces = name.split(".")
+    return pieces[1] if pieces[0] == "connector" and len(pieces) > 1 else None
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return found
+
+
+def test_dependencies_point_one_way(repository: Path) -> None:
+    wrong = []
+    for path in modules(repository):
+        relative = path.relative_to(repository).with_suffix("")
+        own = part_of(".".join(relative.parts))
+        if own not in _PARTS:
+            continue
+        for name in imports(path):
+            other = part_of(name)
+            if other in _PARTS and (_PARTS.index(other) > _PARTS.index(own) or (own, other) in _FORBIDDEN):
+                wrong.append(f"{relative} imports {name}")
+    assert not wrong
+
+
+def test_torch_and_transformers_are_imported_where_the_llm_runs_only(repository: Path) -> None:
+    allowed = {"torch_attention.py", "torch_encoded.py", "torch_runtime.py", "gguf_conversion.py", "opening.py"}
+    users = {
+        path.name
+        for path in modules(repository)
+        if any(name.split(".")[0] in ("torch", "transformers") for name in imports(path))
+    }
+    assert users <= allowed
+
+
+def test_no_module_is_long(repository: Path) -> None:
+    lengths = sorted(len(path.read_text().splitlines()) for path in modules(repository))
+    assert lengths[-1] <= 500
+    assert lengths[int(len(lengths) * 0.9)] <= 350
+
+
+@pytest.mark.parametrize("heavy", ["torch", "transformers", "tantivy", "fastapi", "scipy", "numpy"])
+def test_help_imports_nothing_heavy(heavy: str) -> None:
+    code = f"import sys, connector.cli; sys.exit('{heavy}' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,59 @@
+"""Documents and results."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from connector.documents import RankedHit, RerankResult, document_text
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ((), "A title\nSome text"),
+        (("text", "title"), "Some text\nA title"),
+        (("tags",), "one two"),
+        (("author.name",), "Ada"),
+        (("parts.text",), "first third"),
+        (("dotted.key",), "literal"),
+        (("year",), "1999"),
+        (("nothing", "none", "text"), "Some text"),
+        (("author",), "Ada 36"),
+    ],
+)
+def test_chosen_fields_are_joined_by_a_newline(names: tuple[str, ...], text: str) -> None:
+    fields = {
+        "title": "A title",
+        "text": "Some text",
+        "tags": ["one", "two"],
+        "author": {"name": "Ada", "age": 36},
+        "parts": [{"text": "first"}, {"note": "second"}, {"text": "third"}],
+        "dotted.key": "literal",
+        "year": 1999,
+        "none": None,
+    }
+    if not names:
+        fields = {key: fields[key] for key in ("title", "text", "year", "tags")}
+    assert document_text(fields, names) == text
+
+
+def test_a_result_as_scripts_rely_on_it() -> None:
+    hit = RankedHit(3, 1.5, 0.25, 9.0, 2, False, 1, (0, 4), "d3")
+    result = RerankResult((hit,), True, None, ((17, 4),), {"total": 1.23456})
+    value = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert value["hits"][0] == {
+        "id": "d3",
+        "index": 3,
+        "score": 1.5,
+        "head_score": 0.25,
+        "first_stage_score": 9.0,
+        "first_stage_rank": 2,
+        "truncated": False,
+        "passages": 1,
+        "passage": [0, 4],
+    }
+    assert (value["reranked"], value["reason"], value["heads"]) == (True, None, [[17, 4]])
+    assert value["timings_ms"] == {"total": 1.235}
+    assert "id" not in RankedHit(0, 1.0).to_json()
