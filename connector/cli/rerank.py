@@ -1,0 +1,181 @@
+"""``rh-connector rerank``: JSON lines or a whole TREC run, without an HTTP service."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Set
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from connector.cli.context import Context, pass_context
+from connector.cli.progress import progress
+from connector.errors import DataError, RequestError, SettingsError
+from connector.settings import Settings
+
+if TYPE_CHECKING:
+    from connector.evaluation.run_reranking import FieldsById
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("rerank")
+@click.option("--run", "run_path", type=_FILE, metavar="IN", help="Rerank this TREC run instead of standard input.")
+@click.option("--out", type=_FILE, metavar="OUT", help="Where the reranked run goes; half a one is continued.")
+@click.option(
+    "--collection", type=click.Path(path_type=Path), metavar="DIR", help="BEIR folder with the run's texts."
+)
+@click.option("--queries", type=_FILE, metavar="FILE", help="JSONL with _id and text of the run's queries.")
+@click.option("--window", type=click.IntRange(1), help="Documents of the run that are reranked (rerank.window).")
+@click.option("--tag", help="Tag of the reranked run; default: made of the settings.")
+@pass_context
+def command(
+    context: Context,
+    run_path: Path | None,
+    out: Path | None,
+    collection: Path | None,
+    queries: Path | None,
+    window: int | None,
+    tag: str | None,
+) -> None:
+    """Rerank what standard input brings: lines {"query": "…", "documents": ["…", {"title": "…", "text": "…"}]}.
+
+    Each line may also hold id, first_stage_scores (one number a document) or "first_stage": "order" (documents come
+    best first), and deadline_ms. Each is answered by one line, in order; all its documents are reranked. A line that
+    is wrong is named on standard error, the others are still answered, and the exit code is 5.
+
+    With --run, a TREC run is reranked into --out. The texts of its documents come from --collection or, with
+    --queries alone, from the configured engine by their ids. Every document is kept; those behind the window follow
+    in their order.
+    """
+    settings = context.settings(rerank__window=window)
+    if run_path is None:
+        given = {"--out": out, "--collection": collection, "--queries": queries, "--window": window, "--tag": tag}
+        for option, value in given.items():
+            if value is not None:
+                raise SettingsError(f"rerank: {option} goes with --run; give --run IN or leave it out")
+        _answer_lines(settings)
+        return
+    if out is None:
+        raise SettingsError("rerank: --run needs --out, the file for the reranked run")
+    if out.exists() and out.samefile(run_path):
+        raise SettingsError("rerank: --run and --out are the same file; give another one with --out")
+    if collection is None and queries is None:
+        raise SettingsError("rerank: --run needs the texts of its queries; give --collection DIR or --queries FILE")
+    _rerank_run(context, settings, run_path, out, collection, queries, tag or _tag(settings))
+
+
+def _answer_lines(settings: Settings) -> None:
+    from connector.cli.json_lines import read_request
+    from connector.reranker import Reranker
+
+    reranker: Reranker | None = None
+    wrong = number = 0
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        if not line.strip():
+            continue
+        try:
+            request = read_request(line)
+            # Loaded at the first good line: wrong input is told at once.
+            reranker = reranker or Reranker.from_settings(settings)
+            result = reranker.rerank(
+                request.query,
+                request.documents,
+                first_stage=request.first_stage,
+                deadline_ms=request.deadline_ms,
+            )
+        except RequestError as error:
+            wrong += 1
+            click.echo(f"Error: line {number}: {error}", err=True)
+            continue
+        # ASCII: ids may hold lone surrogates, and standard output may not be UTF-8.
+        click.echo(json.dumps({**request.echoed, **result.to_json()}, allow_nan=False))
+    if wrong:
+        raise DataError(f"standard input: {wrong} of {number} lines could not be answered; see above and mend them")
+
+
+def _rerank_run(
+    context: Context,
+    settings: Settings,
+    run_path: Path,
+    out: Path,
+    collection: Path | None,
+    queries: Path | None,
+    tag: str,
+) -> None:
+    from connector.evaluation.collections import read_queries
+    from connector.evaluation.run_reranking import rerank_run
+    from connector.evaluation.runs import Run, read_run
+    from connector.reranker import Reranker
+
+    run: Run = read_run(run_path)
+    if not run:
+        raise DataError(f"{run_path} holds no query; give a TREC run")
+    queries = queries if collection is None else queries or collection / "queries.jsonl"
+    assert queries is not None
+    texts = read_queries(queries)
+    windows = {entry.id for entries in run.values() for entry in entries[: settings.rerank.window]}
+    fields = _fields(settings, collection, windows)
+    console = Console(stderr=True)
+    outcomes = rerank_run(
+        run,
+        texts,
+        fields,
+        lambda: Reranker.from_settings(settings),
+        out,
+        window=settings.rerank.window,
+        tag=tag,
+    )
+    done = list(progress(console, f"reranking {run_path.name}", outcomes, len(run)))
+    unchanged = [outcome for outcome in done if outcome.reason is not None]
+    kept = sum(outcome.kept for outcome in done)
+    if unchanged:
+        first = unchanged[0]
+        click.echo(
+            f"Warning: {len(unchanged)} queries kept their order, the first is {first.query}: {first.reason}",
+            err=True,
+        )
+    if context.as_json:
+        context.print_json(
+            {"out": str(out), "tag": tag, "queries": len(done), "kept": kept, "unchanged": len(unchanged)}
+        )
+    else:
+        click.echo(f"{len(done)} queries in {out}, {kept} of them from before", err=True)
+
+
+def _fields(settings: Settings, collection: Path | None, ids: Set[str]) -> FieldsById:
+    """Fields of documents by id: of a corpus file, read once, or of the configured engine."""
+    if collection is None:
+        from connector.engines import open_engine
+
+        engine = open_engine(settings)
+        return lambda wanted: {identity: found.fields for identity, found in engine.get(wanted).items()}
+    from connector.evaluation.collections import read_documents
+
+    corpus = collection / "corpus.jsonl"
+    known = {document.id: document.fields for document in read_documents(corpus) if document.id in ids}
+    if missing := sorted(ids - known.keys()):
+        # Told before hours of work, not when the query comes.
+        raise DataError(
+            f"{corpus} lacks document {missing[0]} of the run ({len(missing)} in all); give its own corpus"
+        )
+    return lambda wanted: known
+
+
+def _tag(settings: Settings) -> str:
+    """Names what the order depends on, so that a run made with other settings is not continued by mistake."""
+    rerank, router = settings.rerank, settings.router
+    parts = [
+        "rh",
+        Path(settings.backbone.model).name,
+        settings.backbone.layout,
+        router.mode if router.bundle is None else f"{router.mode}-{router.bundle.stem}",
+        rerank.readout,
+        str(rerank.fusion),
+        f"w{rerank.window}",
+    ]
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", "-".join(parts))

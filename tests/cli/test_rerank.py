@@ -1,0 +1,271 @@
+"""``rh-connector rerank``: JSON lines, and whole runs that can be interrupted."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.cli import main
+from connector.evaluation.runs import read_run
+from connector.reranker import Reranker
+from connector.settings import Settings
+from tests.evaluation.folders import DOCUMENTS, write_collection, write_jsonl
+
+Feed = Callable[[bytes], None]
+
+
+@pytest.fixture
+def loaded(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The session's reranker instead of a new one; the settings it was asked for."""
+    asked: list[Settings] = []
+
+    def from_settings(settings: Settings, progress: object = None) -> Reranker:
+        asked.append(settings)
+        return reranker
+
+    monkeypatch.setattr(Reranker, "from_settings", from_settings)
+    return asked
+
+
+@pytest.fixture
+def feed(monkeypatch: pytest.MonkeyPatch) -> Feed:
+    """Puts bytes on standard input."""
+    return lambda raw: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def answers(capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """JSON lines of standard output, lines of standard error."""
+    printed = capsys.readouterr()
+    return [json.loads(line) for line in printed.out.splitlines()], printed.err.splitlines()
+
+
+def test_a_line_is_answered_as_the_design_says(
+    loaded: list[Settings], feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
+) -> None:
+    request = {"id": "first", "query": "How long do cats sleep?", "documents": cats, "first_stage": "order"}
+    feed(json.dumps(request).encode())
+    assert run("rerank") == 0
+    (answer,), _ = answers(capsys)
+    assert answer["id"] == "first"
+    assert (answer["reranked"], answer["reason"]) == (True, None)
+    assert sorted(hit["index"] for hit in answer["hits"]) == list(range(len(cats)))
+    scores = [hit["score"] for hit in answer["hits"]]
+    assert scores == sorted(scores, reverse=True)
+    assert {hit["first_stage_rank"] for hit in answer["hits"]} == set(range(1, len(cats) + 1))
+    assert {"hits", "reranked", "reason", "heads", "timings_ms"} <= answer.keys()
+    assert all("head_score" in hit and "truncated" in hit for hit in answer["hits"])
+
+
+def test_wrong_lines_are_named_and_the_others_answered_in_order(
+    loaded: list[Settings], feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
+) -> None:
+    good = [{"id": at, "query": "cats", "documents": cats[:2]} for at in range(3)]
+    wrong = [
+        b"{",
+        b"[1]",
+        b'{"documents": []}',
+        b'{"query": "cats", "documents": "one"}',
+        b'{"query": "cats", "documents": ["a", 3]}',
+        b'{"query": " ", "documents": ["a", "b"]}',
+        b'{"query": "cats", "documents": ["a", "b"], "first_stage": "best"}',
+        b'{"query": "cats", "documents": ["a", "b"], "first_stage_scores": [1]}',
+        b'{"query": "cats", "documents": ["a", "b"], "first_stage_scores": [1, NaN]}',
+        b'{"query": "cats", "documents": ["a", "b"], "first_stage_scores": [1, 1e999]}',
+        b'{"query": "cats", "documents": ["a", "b"], "first_stage_scores": [1, 1' + b"0" * 400 + b"]}",
+        b'{"query": "cats", "documents": ["a", "b"], "first_stage_scores": [1, true]}',
+        b'{"query": "cats", "documents": ["a", "b"], "first_stage_scores": [1, 2], "first_stage": "order"}',
+        b'{"query": "cats", "documents": ["a", "b"], "deadline_ms": 0}',
+        b'{"query": "cats", "documents": ["a", "b"], "id": [1]}',
+        b'{"query": "\xff", "documents": []}',
+        b"[" * 100_000,
+    ]
+    lines = [json.dumps(good[0]).encode(), *wrong, b"", json.dumps(good[1]).encode(), json.dumps(good[2]).encode()]
+    feed(b"\n".join(lines))
+    assert run("rerank") == 5
+    found, errors = answers(capsys)
+    assert [answer["id"] for answer in found] == [0, 1, 2]
+    *named, last = errors
+    assert [error.split(":")[1].strip() for error in named] == [f"line {at}" for at in range(2, len(wrong) + 2)]
+    assert f"{len(wrong)} of" in last
+    assert len(loaded) == 1, "one model for all lines"
+
+
+def test_wrong_lines_need_no_model(feed: Feed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    feed(b"nonsense\n")
+    assert run("--set", f"backbone.model={tmp_path / 'none'}", "rerank") == 5
+    feed(b"")
+    assert run("--set", f"backbone.model={tmp_path / 'none'}", "rerank") == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["\ud800 half an emoji", "nul \x00 inside", "🐈‍⬛ naps", "\u2028", "<|im_start|>", "ü" * 9000]
+)
+def test_any_text_is_answered(
+    loaded: list[Settings], feed: Feed, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    documents = [text, {"title": text, "text": "cats sleep"}, "", "dogs"]
+    feed(json.dumps({"id": text[:8], "query": f"cats {text[:20]}", "documents": documents}).encode())
+    assert run("rerank") == 0
+    (answer,), _ = answers(capsys)
+    assert answer["id"] == text[:8]
+    assert answer["reranked"] is True
+    assert sorted(hit["index"] for hit in answer["hits"]) == [0, 1, 2, 3]
+
+
+def test_a_deadline_hands_the_order_back(
+    loaded: list[Settings], feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
+) -> None:
+    line = {"query": "cats", "documents": cats, "first_stage_scores": [1, 5, 2, 4, 3], "deadline_ms": 0.0001}
+    feed(json.dumps(line).encode())
+    assert run("rerank") == 0
+    (answer,), _ = answers(capsys)
+    assert (answer["reranked"], answer["reason"]) == (False, "deadline")
+    assert [hit["index"] for hit in answer["hits"]] == [1, 3, 4, 2, 0]
+    assert "id" not in answer
+
+
+class Parts:
+    """A collection and a run over it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.collection = write_collection(folder / "collection")
+        self.run = folder / "in.trec"
+        self.out = folder / "out.trec"
+        ids = [document["_id"] for document in DOCUMENTS]
+        lines = [f"{query} Q0 {ids[at]} {at + 1} {9 - at} bm25\n" for query in ("q2", "q1") for at in (0, 1, 2, 3)]
+        self.run.write_text("".join(lines))
+
+    def rerank(self, *more: str | Path) -> int:
+        return run("--json", "rerank", "--run", self.run, "--out", self.out, *more)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    """Texts and a run in a new folder."""
+    return Parts(tmp_path)
+
+
+def ids(entries: Sequence[tuple[str, float]]) -> list[str]:
+    return [entry[0] for entry in entries]
+
+
+def test_a_run_is_reranked_within_its_window(
+    loaded: list[Settings], parts: Parts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parts.rerank("--collection", parts.collection, "--window", "3", "--tag", "mine") == 0
+    (summary,), _ = answers(capsys)
+    assert summary == {"out": str(parts.out), "tag": "mine", "queries": 2, "kept": 0, "unchanged": 0}
+    before, after = read_run(parts.run), read_run(parts.out)
+    assert list(after) == ["q2", "q1"]
+    for query, entries in after.items():
+        assert sorted(ids(entries)) == sorted(ids(before[query]))
+        assert ids(entries)[3:] == ["bread"], "behind the window"
+        scores = [entry.score for entry in entries]
+        assert all(a > b for a, b in zip(scores, scores[1:], strict=False))
+    lines = [line.split() for line in parts.out.read_text().splitlines()]
+    assert {line[5] for line in lines} == {"mine"}
+    assert [line[3] for line in lines] == ["1", "2", "3", "4"] * 2
+
+
+def test_every_place_of_interruption_gives_the_same_run(
+    loaded: list[Settings], parts: Parts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parts.rerank("--collection", parts.collection) == 0
+    whole = parts.out.read_bytes()
+    first = whole.index(b"q1")
+    for size in (0, 1, first - 1, first, first + 1, len(whole) - 1, len(whole)):
+        parts.out.write_bytes(whole[:size])
+        capsys.readouterr()
+        assert parts.rerank("--collection", parts.collection) == 0
+        (summary,), _ = answers(capsys)
+        assert summary["kept"] == (size >= first) + (size == len(whole))
+        assert [line.split()[:4] for line in parts.out.read_bytes().splitlines()] == [
+            line.split()[:4] for line in whole.splitlines()
+        ]
+
+
+def test_a_finished_run_needs_no_model(
+    loaded: list[Settings], parts: Parts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts.rerank("--collection", parts.collection)
+    loaded.clear()
+    assert parts.rerank("--collection", parts.collection) == 0
+    assert not loaded
+
+
+def test_another_run_is_not_continued(
+    loaded: list[Settings], parts: Parts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts.rerank("--collection", parts.collection, "--window", "2")
+    kept = parts.out.read_bytes()
+    assert parts.rerank("--collection", parts.collection, "--window", "3") == 5, "the tag names the window"
+    assert "line 1 is not of this run" in capsys.readouterr().err
+    parts.run.write_text(parts.run.read_text().splitlines()[0])
+    assert parts.rerank("--collection", parts.collection, "--window", "2") == 5
+    assert parts.out.read_bytes() == kept
+
+
+def test_texts_come_from_the_engine_by_id(
+    loaded: list[Settings], parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from connector.documents import Document
+    from connector.engines import open_engine
+    from connector.settings import load_settings
+
+    folder = tmp_path / "indexes"
+    engine = open_engine(load_settings("/dev/null", {"engine.url": str(folder)}))
+    engine.index(Document(value["_id"], {"title": value["title"], "text": value["text"]}) for value in DOCUMENTS)
+    engine.close()
+    queries = parts.collection / "queries.jsonl"
+    arguments = [
+        "--set",
+        f"engine.url={folder}",
+        "rerank",
+        "--run",
+        parts.run,
+        "--out",
+        parts.out,
+        "--queries",
+        queries,
+    ]
+    assert run(*arguments) == 0
+    assert sorted(ids(read_run(parts.out)["q1"])) == sorted(document["_id"] for document in DOCUMENTS)
+    assert "2 queries" in capsys.readouterr().err
+
+
+def test_texts_that_are_missing_are_named(
+    loaded: list[Settings], parts: Parts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(parts.collection / "queries.jsonl", [{"_id": "q2", "text": "baking"}])
+    assert parts.rerank("--collection", parts.collection) == 5
+    assert "query q1 of the run has no text" in capsys.readouterr().err
+    write_collection(parts.collection)
+    write_jsonl(parts.collection / "corpus.jsonl", DOCUMENTS[1:])
+    assert parts.rerank("--collection", parts.collection) == 5
+    assert "lacks document cats of the run (1 in all)" in capsys.readouterr().err
+    assert not loaded
+
+
+def test_options_that_do_not_fit_are_refused(parts: Parts, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("rerank", "--out", parts.out) == 2
+    assert run("rerank", "--run", parts.run) == 2
+    assert run("rerank", "--run", parts.run, "--out", parts.run, "--collection", parts.collection) == 2
+    assert parts.rerank() == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 4
+    for error, word in zip(errors, ("--out goes with --run", "needs --out", "same file", "--queries"), strict=True):
+        assert word in error
