@@ -112,7 +112,7 @@ def test_wrong_lines_need_no_model(feed: Feed, tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "text", ["\ud800 half an emoji", "nul \x00 inside", "🐈‍⬛ naps", "\u2028", "<|im_start|>", "ü" * 9000]
+    "text", ["\ud800 half an emoji", "nul \x00 inside", "🐈‍⬛ naps", "\u2028", "<|im_start|>", "ü" * 900]
 )
 def test_any_text_is_answered(
     loaded: list[Settings], feed: Feed, capsys: pytest.CaptureFixture[str], text: str
