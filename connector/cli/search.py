@@ -1,0 +1,126 @@
+"""``rh-connector search``: the engine's hits, reranked, with what moved."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.console import Console
+
+from connector.cli.context import Context, pass_context
+from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
+from connector.documents import Hit, RerankResult
+from connector.errors import SettingsError
+from connector.settings import Settings
+
+
+@click.command("search")
+@click.argument("query")
+@click.option("-k", "size", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Hits to show.")
+@click.option("--window", type=click.IntRange(1), help="First-stage hits that are reranked (rerank.window).")
+@click.option("--index", metavar="NAME", help="Index that is searched (engine.index).")
+@click.option("--no-rerank", is_flag=True, help="The engine's own order.")
+@click.option("--explain", is_flag=True, help="Also show scores, the passage that the heads looked at, and times.")
+@pass_context
+def command(
+    context: Context,
+    query: str,
+    size: int,
+    window: int | None,
+    index: str | None,
+    no_rerank: bool,
+    explain: bool,
+) -> None:
+    """Search with QUERY, rerank, and show what moved.
+
+    Hits behind the window follow in the engine's order. A query that starts with a dash goes after --. When
+    reranking fails, the engine's order is shown, and standard error says why.
+    """
+    settings = context.settings(rerank__window=window, engine__index=index)
+    if not query.strip():
+        raise SettingsError("search: QUERY is empty; give the words to search for")
+    # The engine first: a missing index is told before the model is loaded.
+    started = time.perf_counter()
+    hits = _first_stage(settings, query, size if no_rerank else max(size, settings.rerank.window))
+    searched = (time.perf_counter() - started) * 1000
+    result = _rerank(settings, query, hits, no_rerank)
+    shown = shown_hits(hits, result)[:size]
+    timings = {"first_stage": searched, **result.timings_ms}
+    if not result.reranked and result.reason and hits and not no_rerank:
+        click.echo(f"Not reranked ({printable(result.reason)}): the hits keep the engine's order.", err=True)
+    if context.as_json:
+        # ASCII: texts may hold lone surrogates, and standard output may not be UTF-8.
+        click.echo(json.dumps(_to_json(query, shown, result, timings), default=str))
+        return
+    console = text_console()
+    if not shown:
+        console.print("Nothing found; try other words.", markup=False)
+        return
+    fields = tuple(settings.engine.field_weights())
+    console.print(hit_table(shown, console, fields))
+    if explain:
+        _explain(console, shown, result, timings, fields)
+
+
+def _first_stage(settings: Settings, query: str, size: int) -> list[Hit]:
+    from connector.engines import open_engine
+
+    engine = open_engine(settings)
+    try:
+        return engine.search(query, size)
+    finally:
+        engine.close()
+
+
+def _rerank(settings: Settings, query: str, hits: list[Hit], no_rerank: bool) -> RerankResult:
+    if no_rerank or not hits:
+        return RerankResult((), False, "not asked for" if no_rerank else "no documents")
+    from connector.reranker import Reranker
+
+    return Reranker.from_settings(settings).rerank(query, hits[: settings.rerank.window])
+
+
+def _to_json(query: str, shown: list[ShownHit], result: RerankResult, timings: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "query": query,
+        **result.to_json(),
+        "hits": [hit.to_json() for hit in shown],
+        "timings_ms": {name: round(ms, 3) for name, ms in timings.items()},
+    }
+
+
+def _explain(
+    console: Console,
+    shown: list[ShownHit],
+    result: RerankResult,
+    timings: Mapping[str, float],
+    fields: tuple[str, ...],
+) -> None:
+    for hit in shown:
+        ranked = hit.ranked
+        console.print()
+        console.print(f"{hit.place}  {printable(ranked.id or '')}", style="bold", markup=False)
+        scores = [f"score {ranked.score:.4f}"]
+        if ranked.head_score is not None:
+            scores.append(f"heads {ranked.head_score:.6f}")
+        if ranked.first_stage_score is not None:
+            scores.append(f"first stage {ranked.first_stage_score:.4f} (place {hit.before})")
+        if ranked.passages:
+            left_out = ", the rest was left out" if ranked.truncated else ""
+            scores.append(f"{ranked.passages} passage{'s' if ranked.passages > 1 else ''} read{left_out}")
+        elif result.reranked:
+            scores.append("not read")
+        console.print("   " + ", ".join(scores), markup=False)
+        passage = passage_text(hit, console, fields)
+        if passage is not None:
+            console.print("   looked at:", passage)
+    console.print()
+    if result.heads:
+        heads = ", ".join(f"{layer}.{head}" for layer, head in result.heads)
+        console.print(f"heads (layer.head): {heads}", markup=False)
+    console.print(
+        "milliseconds: " + ", ".join(f"{name} {value:.1f}" for name, value in timings.items()), markup=False
+    )
