@@ -91,7 +91,7 @@ def _stand_in(char: str) -> str:
 def moved(hit: ShownHit, console: Console) -> Text:
     """How far a hit moved, as in ``↑ 3 from 5``."""
     by = hit.before - hit.place
-    up, down, same = "↑↓=" if _has_arrows(console) else "+-="
+    up, down, same = "↑↓=" if _is_unicode(console) else "+-="
     if by == 0:
         return Text(same, style="dim")
     arrow, style = (up, "green") if by > 0 else (down, "red")
@@ -101,15 +101,17 @@ def moved(hit: ShownHit, console: Console) -> Text:
 def hit_table(hits: Sequence[ShownHit], console: Console, fields: Sequence[str] = ()) -> Table:
     """Place, movement, id, first line and score of each hit, one line a hit."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("place", justify="right", no_wrap=True)
-    table.add_column("moved", no_wrap=True)
+    movements = [moved(hit, console) for hit in hits]
+    # Numbers stay whole in a narrow terminal; ids and texts are cut.
+    table.add_column("place", justify="right", no_wrap=True, min_width=5)
+    table.add_column("moved", no_wrap=True, min_width=max((len(text) for text in movements), default=0))
     table.add_column("id", no_wrap=True, max_width=40, overflow="ellipsis")
     table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("score", justify="right", no_wrap=True)
-    for hit in hits:
+    table.add_column("score", justify="right", no_wrap=True, min_width=6)
+    for hit, movement in zip(hits, movements, strict=True):
         table.add_row(
             str(hit.place),
-            moved(hit, console),
+            movement,
             Text(printable(hit.ranked.id or "")),
             Text(_first_line(document_text(hit.fields, fields), hit.ranked.id)),
             f"{hit.ranked.score:.3f}",
@@ -118,8 +120,10 @@ def hit_table(hits: Sequence[ShownHit], console: Console, fields: Sequence[str] 
 
 
 def _first_line(text: str, identity: str | None) -> str:
-    lines = (printable(line).strip() for line in text[:4000].splitlines())
-    return next((line for line in lines if line and line != identity), "")
+    """The first line that says more than the id beside it does, else the first that is not empty."""
+    lines = [stripped for line in text[:4000].splitlines() if (stripped := printable(line).strip())]
+    own = printable(identity or "").strip()
+    return next((line for line in lines if not own or not line.startswith(own)), lines[0] if lines else "")
 
 
 def passage_text(hit: ShownHit, console: Console, fields: Sequence[str] = ()) -> Text | None:
@@ -127,7 +131,7 @@ def passage_text(hit: ShownHit, console: Console, fields: Sequence[str] = ()) ->
 
     Args:
         hit: a reranked hit.
-        console: where it will be printed: without colours, the passage stands in brackets.
+        console: where it will be printed: without colours, the passage stands in quotes.
         fields: the fields that were scored, as for ``document_text``.
     """
     if hit.ranked.passage is None:
@@ -136,7 +140,9 @@ def passage_text(hit: ShownHit, console: Console, fields: Sequence[str] = ()) ->
     start, end = hit.ranked.passage
     before = text[max(0, start - _AROUND) : start]
     after = text[end : end + _AROUND]
-    opened, closed = ("", "") if console.color_system else ("[", "]")
+    opened, closed = (
+        ("", "") if console.color_system else ("\u00ab", "\u00bb") if _is_unicode(console) else (">>", "<<")
+    )
     shown = Text("..." if start > _AROUND else "")
     shown.append(_one_line(before))
     shown.append(opened + _one_line(text[start:end]) + closed, style="bold black on yellow")
@@ -151,5 +157,5 @@ def _one_line(text: str) -> str:
     return f"{' ' if text[:1].isspace() else ''}{inner}{' ' if inner and text[-1:].isspace() else ''}"
 
 
-def _has_arrows(console: Console) -> bool:
+def _is_unicode(console: Console) -> bool:
     return console.encoding.lower().startswith("utf")
