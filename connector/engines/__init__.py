@@ -5,33 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 
 from connector.engines.engine import Engine
-from connector.errors import SettingsError
+from connector.errors import EngineError, SettingsError
 from connector.settings import Settings
 
-__all__ = ["open_engine"]
+__all__ = ["index_folder", "open_engine"]
 
 
 def open_engine(settings: Settings) -> Engine:
     """The engine that the settings name.
 
     Raises:
-        SettingsError: an engine that this version does not have.
-        EngineError: the index is damaged or of another version.
+        EngineError: an engine that this version does not have, a damaged index or one of another version.
+        SettingsError: ``engine.url`` or ``engine.index`` names no folder.
     """
     engine = settings.engine
     if engine.kind != "embedded":
-        raise SettingsError(
-            f"engine.kind = {engine.kind}: this version searches the embedded index; set it to embedded"
+        raise EngineError(
+            f"engine.kind = {engine.kind}: this version searches the embedded index only; set it to embedded"
         )
     from connector.engines.embedded import EmbeddedEngine
 
-    root = settings.cache.path / "indexes" if engine.url is None else _folder(engine.url)
-    return EmbeddedEngine(root / engine.index, engine.field_weights())
+    return EmbeddedEngine(index_folder(settings), engine.field_weights())
 
 
-def _folder(url: str) -> Path:
+def index_folder(settings: Settings) -> Path:
+    """The folder of the embedded index that the settings name; it need not exist.
+
+    Raises:
+        SettingsError: ``engine.url`` or ``engine.index`` names no folder.
+    """
+    url, name = settings.engine.url, settings.engine.index
+    if name in (".", "..") or any(char in "/\\" or ord(char) < 32 for char in name):
+        raise SettingsError(f"engine.index = {name!r}: give a plain name without slashes")
+    if url is None:
+        return settings.cache.path / "indexes" / name
     if "://" in url and not url.startswith("file://"):
         raise SettingsError(
             f"engine.url = {url}: the embedded engine takes a folder; or set engine.kind to a cluster"
         )
-    return Path(url.removeprefix("file://")).expanduser()
+    return Path(url.removeprefix("file://")).expanduser() / name

@@ -1,7 +1,7 @@
 """The embedded engine: BM25 by tantivy, in a folder, for whoever has no cluster.
 
-Every document is searchable as a whole (all its text fields, one after the other) and by each field alone, so that
-weights can be given at search time. Field names are not known when the index is made: tantivy's schema is fixed, so
+Every document is searchable as a whole (all its text, one field after the other) and by each field alone, so that
+weights can be given at search time. Field names are not known when the index is made and tantivy's schema is fixed:
 it holds a number of slots, and a record beside the index says which field has which.
 """
 
@@ -10,33 +10,34 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import tantivy
 
-from connector.documents import Document, Hit, clean_text, document_text
-from connector.engines.engine import IndexReport
+from connector.documents import Document, Hit, clean_text
+from connector.engines.engine import IndexReport, ItemFailure
+from connector.engines.text_analysis import english_analyzer, searchable, texts_of
 from connector.errors import EngineError
 
-__all__ = ["STOP_WORDS", "EmbeddedEngine"]
+__all__ = ["EmbeddedEngine"]
 
-_FORMAT = 1
+# Goes up when the schema or the analyzer changes.
+_FORMAT = 2
 _RECORD = "rh-index.json"
-_ANALYZER = "rh_english_1"
+_ANALYZER = "rh_english"
 _SLOTS = 24
 _ALL = "all_text"
 _WRITER_BYTES = 64_000_000
 _MOST_TERMS = 1024
-
-# Lucene's English stop words (EnglishAnalyzer.ENGLISH_STOP_WORDS_SET).
-STOP_WORDS = [
-    *("a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not"),
-    *("of", "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was"),
-    *("will", "with"),
-]
+# As Elasticsearch and OpenSearch have it, so that what is indexed here can be indexed there.
+_LONGEST_ID = 512
+# Further hits that are looked at where scores are equal at the cut.
+_MOST_TIES = 10_000
 
 
 class EmbeddedEngine:
@@ -46,20 +47,16 @@ class EmbeddedEngine:
 
     Args:
         path: folder of the index; made by the first ``index``.
-        weights: field -> weight in searches; empty: all text as one field.
+        weights: field (dotted names reach into objects) -> weight in searches; empty: all text as one field.
+
+    Raises:
+        EngineError: the index is damaged, or of another version.
     """
 
     def __init__(self, path: Path, weights: Mapping[str, float] | None = None) -> None:
         self._path = path
         self._weights = dict(weights or {})
-        self._analyzer = (
-            tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-            .filter(tantivy.Filter.lowercase())
-            .filter(tantivy.Filter.remove_long(128))
-            .filter(tantivy.Filter.custom_stopword(STOP_WORDS))
-            .filter(tantivy.Filter.stemmer("english"))
-            .build()
-        )
+        self._analyzer = english_analyzer()
         self._schema = _schema()
         self._index: tantivy.Index | None = None
         self._slots: dict[str, int] = {}
@@ -69,75 +66,110 @@ class EmbeddedEngine:
     def search(self, query: str, size: int) -> list[Hit]:
         """See ``Engine.search``."""
         index = self._existing()
-        terms = Counter(self._analyzer.analyze(clean_text(query)))
+        # A word that stands twice counts twice.
+        terms = Counter(self._analyzer.analyze(searchable(query)))
         parsed = self._query(terms)
         if parsed is None or size <= 0:
             return []
-        index.reload()
-        searcher = index.searcher()
-        found = searcher.search(parsed, min(size, max(searcher.num_docs, 1))).hits
-        hits = []
-        for score, address in found:
-            identity, fields = _stored(searcher.doc(address))
-            hits.append(Hit(identity, float(score), fields))
-        return sorted(hits, key=lambda hit: (-(hit.score or 0.0), hit.id))
+        with self._failures("search"):
+            index.reload()
+            searcher = index.searcher()
+            hits = []
+            for score, address in _best(searcher, parsed, size):
+                identity, fields = _stored(searcher.doc(address))
+                hits.append(Hit(identity, score, fields))
+        return sorted(hits, key=lambda hit: (-(hit.score or 0.0), hit.id))[:size]
 
     def get(self, ids: Sequence[str]) -> dict[str, Document]:
         """See ``Engine.get``."""
         index = self._existing()
-        index.reload()
-        searcher = index.searcher()
         found = {}
-        for identity in dict.fromkeys(map(clean_text, ids)):
-            for _, address in searcher.search(tantivy.Query.term_query(self._schema, "id", identity), 1).hits:
-                found[identity] = Document(*_stored(searcher.doc(address)))
+        with self._failures("read"):
+            index.reload()
+            searcher = index.searcher()
+            for identity in dict.fromkeys(ids):
+                term = tantivy.Query.term_query(self._schema, "id", clean_text(identity))
+                for _, address in searcher.search(term, 1).hits:
+                    stored = Document(*_stored(searcher.doc(address)))
+                    if stored.id == identity:
+                        found[identity] = stored
         return found
 
     def index(
-        self, documents: Iterable[Document], *, batch: int = 1000, committed: Callable[[int], None] | None = None
+        self,
+        documents: Iterable[Document],
+        *,
+        batch: int = 1000,
+        committed: Callable[[IndexReport], None] | None = None,
     ) -> IndexReport:
         """See ``Engine.index``."""
         if self._index is None:
             self._create()
         assert self._index is not None
+        writer = self._writer(self._index)
         try:
-            writer: Any = self._index.writer(heap_size=_WRITER_BYTES, num_threads=1)
-        except ValueError as error:
-            if "Lock" in str(error):
-                raise EngineError(
-                    f"another process is writing to the index in {self._path}; wait for it, or end it"
-                ) from None
-            raise EngineError(f"cannot write to the index in {self._path}: {error}") from None
-        before, done = self.count(), 0
-        remaining = iter(documents)
-        try:
+            report, before = IndexReport(), self.count()
+            remaining = iter(documents)
             while bulk := list(islice(remaining, batch)):
-                self._claim_slots(bulk)
-                for document in bulk:
-                    writer.delete_documents_by_term("id", clean_text(document.id))
-                    writer.add_document(self._prepare(document))
-                writer.commit()
-                done += len(bulk)
+                failures = list(report.failures)
+                with self._failures("write to"):
+                    for place, document in enumerate(bulk, report.taken):
+                        try:
+                            made = self._prepare(document)
+                        except _Refused as refused:
+                            failures.append(ItemFailure(document.id, str(refused), place))
+                            continue
+                        writer.delete_documents_by_term("id", document.id)
+                        writer.add_document(made)
+                    writer.commit()
+                indexed = report.taken + len(bulk) - len(failures)
+                report = IndexReport(indexed, before + indexed - self.count(), tuple(failures))
                 if committed is not None:
-                    committed(done)
-            # Merges run in the background; an index must not be left before they are through.
-            writer.wait_merging_threads()
-        except (OSError, ValueError) as error:
-            raise EngineError(f"cannot write to the index in {self._path}: {error}") from None
+                    committed(report)
+            with self._failures("write to"):
+                # Merges run in the background; a process must not end before they are through.
+                writer.wait_merging_threads()
+            return report
         finally:
+            # Ends the writer's threads and gives the lock back, also while an exception passes.
             del writer
-        return IndexReport(done, before + done - self.count())
 
     def count(self) -> int:
         """See ``Engine.count``."""
         if self._index is None:
             return 0
-        self._index.reload()
-        return int(self._index.searcher().num_docs)
+        with self._failures("read"):
+            self._index.reload()
+            return int(self._index.searcher().num_docs)
 
     def close(self) -> None:
         """See ``Engine.close``."""
         self._index = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
+        """tantivy's errors, and panics on damaged files, which are no ``Exception``, as ours."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, OSError | ValueError) and type(error).__name__ != "PanicException":
+                raise
+            said = " ".join(str(error).split())[:300]
+            raise EngineError(
+                f"cannot {what} the index in {self._path}: {said}; "
+                f"if it is damaged, remove the folder and index again"
+            ) from None
 
     def _existing(self) -> tantivy.Index:
         if self._index is None and (self._path / _RECORD).is_file():
@@ -147,6 +179,39 @@ class EmbeddedEngine:
         return self._index
 
     def _open(self) -> None:
+        self._slots = self._read_record()
+        with self._failures("open"):
+            if not tantivy.Index.exists(str(self._path)):
+                # Opening would make an empty one.
+                raise ValueError("meta.json is missing")
+            index = tantivy.Index(self._schema, path=str(self._path))
+            index.register_tokenizer(_ANALYZER, self._analyzer)
+        self._index = index
+
+    def _create(self) -> None:
+        with self._failures("make"):
+            if self._path.is_dir():
+                # What a crash before the record was written may have left.
+                own = {"meta.json", ".managed.json", ".tantivy-writer.lock", ".tantivy-meta.lock"}
+                if any(path.name not in own and not path.name.startswith(_RECORD) for path in self._path.iterdir()):
+                    raise EngineError(f"{self._path} is not an index of rh-connector; choose another folder")
+            self._path.mkdir(parents=True, exist_ok=True)
+            tantivy.Index(self._schema, path=str(self._path))
+            self._write_record()
+        self._open()
+
+    def _writer(self, index: tantivy.Index) -> Any:
+        try:
+            return index.writer(heap_size=_WRITER_BYTES, num_threads=1)
+        except ValueError as error:
+            # The lock is the operating system's: one of a killed process is gone with it.
+            if "LockBusy" in str(error):
+                raise EngineError(
+                    f"another process is writing to the index in {self._path}; wait for it, or end it"
+                ) from None
+            raise EngineError(f"cannot write to the index in {self._path}: {error}") from None
+
+    def _read_record(self) -> dict[str, int]:
         try:
             record = json.loads((self._path / _RECORD).read_text(encoding="utf-8"))
             found = record["format"]
@@ -155,33 +220,44 @@ class EmbeddedEngine:
             raise EngineError(f"{self._path / _RECORD} is damaged; remove the folder and index again") from None
         if found != _FORMAT:
             raise EngineError(
-                f"the index in {self._path} has format {found}, this version reads {_FORMAT}; index again"
+                f"the index in {self._path} has format {found}, this version reads {_FORMAT}; "
+                f"remove the folder and index again"
             )
-        try:
-            self._index = tantivy.Index(self._schema, path=str(self._path))
-            self._index.register_tokenizer(_ANALYZER, self._analyzer)
-        except (OSError, ValueError) as error:
-            raise EngineError(
-                f"cannot open the index in {self._path}: {error}; remove the folder and index again"
-            ) from None
-        self._slots = slots
+        return slots
 
-    def _create(self) -> None:
-        if self._path.exists() and any(self._path.iterdir()) and not (self._path / _RECORD).is_file():
-            left = {path.name for path in self._path.iterdir()}
-            if not left <= {"meta.json", ".managed.json", ".tantivy-writer.lock", ".tantivy-meta.lock"}:
-                raise EngineError(f"{self._path} is not an index of rh-connector; choose another folder")
-        try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            tantivy.Index(self._schema, path=str(self._path))
-            self._write_record()
-        except (OSError, ValueError) as error:
-            raise EngineError(f"cannot make an index in {self._path}: {error}") from None
-        self._open()
+    def _write_record(self) -> None:
+        temporary = self._path / f"{_RECORD}.{os.getpid()}.part"
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump({"format": _FORMAT, "slots": self._slots}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._path / _RECORD)
 
-    def _claim_slots(self, documents: Sequence[Document]) -> None:
-        names = {name for document in documents for name in document.fields if _text_of(document, name)}
-        new = sorted(names - self._slots.keys())
+    def _prepare(self, document: Document) -> tantivy.Document:
+        if not document.id:
+            raise _Refused("the id is empty")
+        if clean_text(document.id) != document.id:
+            raise _Refused("the id is not Unicode text")
+        if len(document.id.encode()) > _LONGEST_ID:
+            raise _Refused(f"the id is longer than {_LONGEST_ID} bytes")
+        try:
+            source = json.dumps(dict(document.fields), default=str)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _Refused(f"the fields are no JSON ({error})") from None
+        texts: dict[str, str] = {}
+        for name, text in texts_of(document.fields):
+            texts[name] = f"{texts[name]}\n{text}" if name in texts else text
+        self._claim_slots(texts)
+        made = tantivy.Document()
+        made.add_text("id", document.id)
+        made.add_bytes("source", source.encode())
+        made.add_text(_ALL, searchable("\n".join(texts.values())))
+        for name, text in texts.items():
+            made.add_text(_slot(self._slots[name]), searchable(text))
+        return made
+
+    def _claim_slots(self, names: Iterable[str]) -> None:
+        new = [name for name in names if name not in self._slots]
         if not new:
             return
         for name in new:
@@ -190,37 +266,35 @@ class EmbeddedEngine:
         # Before the documents that use them: a crash in between wastes a slot, no more.
         self._write_record()
 
-    def _write_record(self) -> None:
-        temporary = self._path / f"{_RECORD}.{os.getpid()}.part"
-        temporary.write_text(json.dumps({"format": _FORMAT, "slots": self._slots}), encoding="utf-8")
-        temporary.replace(self._path / _RECORD)
-
-    def _prepare(self, document: Document) -> tantivy.Document:
-        made = tantivy.Document()
-        made.add_text("id", clean_text(document.id))
-        made.add_bytes("source", json.dumps(dict(document.fields), default=str).encode())
-        texts = {name: text for name in document.fields if (text := _text_of(document, name))}
-        made.add_text(_ALL, clean_text("\n".join(texts.values())))
-        for name, text in texts.items():
-            made.add_text(_slot(self._slots[name]), clean_text(text))
-        return made
-
     def _query(self, terms: Mapping[str, int]) -> tantivy.Query | None:
-        fields = {_ALL: 1.0}
-        if self._weights:
-            known = {name: weight for name, weight in self._weights.items() if name in self._slots}
-            if not known:
-                names = ", ".join(sorted(self._slots)) or "none"
-                raise EngineError(
-                    f"engine.fields names no field of the index in {self._path}; its text fields are: {names}"
-                )
-            fields = {_slot(self._slots[name]): weight for name, weight in known.items()}
+        fields = self._weighted_slots() if self._weights else {_ALL: 1.0}
         parts = []
         for term, times in islice(terms.items(), _MOST_TERMS):
             for field, weight in fields.items():
                 query = tantivy.Query.term_query(self._schema, field, term, "freq")
                 parts.append((tantivy.Occur.Should, tantivy.Query.boost_query(query, times * weight)))
         return tantivy.Query.boolean_query(parts) if parts else None
+
+    def _weighted_slots(self) -> dict[str, float]:
+        found = _matching(self._weights, self._slots)
+        if len(found) < len(self._weights):
+            # Another process may have indexed new fields since.
+            self._slots = self._read_record()
+            found = _matching(self._weights, self._slots)
+        if not found:
+            names = ", ".join(sorted(self._slots)) or "none"
+            raise EngineError(
+                f"engine.fields names no field of the index in {self._path}; its text fields are: {names}"
+            )
+        weights: dict[str, float] = {}
+        for name, slots in found.items():
+            for slot in slots:
+                weights[_slot(slot)] = max(self._weights[name], weights.get(_slot(slot), 0.0))
+        return weights
+
+
+class _Refused(Exception):
+    pass
 
 
 def _schema() -> tantivy.Schema:
@@ -236,11 +310,29 @@ def _slot(number: int) -> str:
     return f"text_{number}"
 
 
-def _text_of(document: Document, name: str) -> str:
-    value = document.fields.get(name)
-    if isinstance(value, bool | int | float) or value is None:
-        return ""
-    return document_text({name: value}, (name,)).strip()
+def _matching(names: Iterable[str], slots: Mapping[str, int]) -> dict[str, list[int]]:
+    """Name -> slots of the field and of what is inside it; names without any are left out."""
+    found = {
+        name: [slot for field, slot in slots.items() if field == name or field.startswith(f"{name}.")]
+        for name in names
+    }
+    return {name: inside for name, inside in found.items() if inside}
+
+
+def _best(searcher: Any, query: tantivy.Query, size: int) -> list[tuple[float, Any]]:
+    """The best hits, and all that are as good as the last of them: which tantivy leaves out depends on segments."""
+    documents = max(int(searcher.num_docs), 1)
+    wanted, limit = min(size, documents), min(size + 16, documents)
+    while True:
+        # Sums of float32 differ in the last digit with the order of summing: equal scores shall be equal.
+        found = [(float(f"{score:.6g}"), address) for score, address in searcher.search(query, limit).hits]
+        if len(found) < limit or limit == documents or found[-1][0] < found[wanted - 1][0]:
+            break
+        if limit >= wanted + _MOST_TIES:
+            break
+        limit = min(2 * limit, wanted + _MOST_TIES, documents)
+    last = found[wanted - 1][0] if len(found) >= wanted else 0.0
+    return [hit for hit in found if hit[0] >= last]
 
 
 def _stored(document: tantivy.Document) -> tuple[str, dict[str, Any]]:
