@@ -1,0 +1,132 @@
+"""``rh-connector index``: documents into the engine's index."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from connector.cli.context import Context, pass_context
+from connector.errors import DataError, SettingsError
+from connector.settings import Settings
+
+# Bad lines that are printed one by one, and that --json holds.
+_SHOWN = 20
+
+
+@click.command("index")
+@click.argument("source")
+@click.option("--index", metavar="NAME", help="Index that the documents go to (engine.index).")
+@click.option("--fields", metavar="NAME,...", help="Take only these fields of the documents; default: all.")
+@click.option("--strict", is_flag=True, help="Stop at the first bad line instead of skipping it.")
+@click.option("--restart", is_flag=True, help="Begin at the first line, also where an earlier run was interrupted.")
+@pass_context
+def command(
+    context: Context, source: str, index: str | None, fields: str | None, strict: bool, restart: bool
+) -> None:
+    """Put the documents of SOURCE into the index: a JSONL file, a BEIR folder, or - for standard input.
+
+    Each line is an object with _id (or id); its other keys are the document's fields. A document with a known id
+    replaces the older one. Bad lines are named and skipped. Gzip is unpacked. When a run was interrupted, the same
+    command continues it.
+    """
+    from connector.engines import index_folder, open_engine
+    from connector.engines.indexing import index_source
+    from connector.engines.progress import ProgressFile, Reached
+    from connector.engines.sources import BadLine, Source
+
+    settings = context.settings(engine__index=index)
+    opened = Source(source, _names(fields))
+    console = Console(stderr=True, highlight=False)
+    started = time.perf_counter()
+    bad: list[BadLine] = []
+    so_far = Reached()
+    with open_engine(settings) as engine, _bar(console) as bar:
+        task = bar.add_task("indexing", total=opened.size, documents="")
+
+        def report(line: BadLine) -> None:
+            if len(bad) < _SHOWN:
+                bad.append(line)
+                console.print(f"Skipped: {line}", markup=False, soft_wrap=True)
+
+        def committed(reached: Reached) -> None:
+            nonlocal so_far
+            so_far = reached
+            bar.update(task, completed=opened.position(), documents=f"{reached.indexed:,} documents")
+
+        progress = ProgressFile(index_folder(settings), opened.identity())
+        try:
+            outcome = index_source(
+                engine, opened, progress, strict=strict, restart=restart, bad=report, committed=committed
+            )
+        except KeyboardInterrupt:
+            bar.stop()
+            again = "" if opened.identity() is None else " The same command continues."
+            click.echo(f"Stopped: {so_far.indexed:,} documents are in the index.{again}", err=True)
+            raise
+        documents = engine.count()
+    _finish(context, settings, source, outcome.reached, outcome.resumed_after, bad, documents, started)
+
+
+def _finish(
+    context: Context,
+    settings: Settings,
+    source: str,
+    reached: Any,
+    resumed_after: int,
+    bad: list[Any],
+    documents: int,
+    started: float,
+) -> None:
+    seconds = time.perf_counter() - started
+    if reached.skipped > len(bad) and len(bad) == _SHOWN:
+        click.echo(f"... and {reached.skipped - len(bad):,} more lines", err=True)
+    if context.as_json:
+        context.print_json(
+            {
+                "index": settings.engine.index,
+                "source": source,
+                "indexed": reached.indexed,
+                "replaced": reached.replaced,
+                "skipped": reached.skipped,
+                "documents": documents,
+                "resumed_after_line": resumed_after,
+                "bad_lines": [{"file": line.file, "line": line.line, "reason": line.reason} for line in bad],
+                "seconds": round(seconds, 3),
+            }
+        )
+    else:
+        if resumed_after:
+            click.echo(f"Continued after line {resumed_after:,}; the numbers count from the first.", err=True)
+        click.echo(
+            f"indexed {reached.indexed:,}, replaced {reached.replaced:,}, skipped {reached.skipped:,} "
+            f"({seconds:.1f} s); {documents:,} documents in {settings.engine.index}"
+        )
+    if not reached.indexed:
+        what = "every line is bad; see above" if reached.skipped else "it is empty"
+        raise DataError(f'{source}: no document was indexed, {what}; give lines as {{"_id": "1", "text": "..."}}')
+
+
+def _names(fields: str | None) -> tuple[str, ...]:
+    if fields is None:
+        return ()
+    names = tuple(name.strip() for name in fields.split(","))
+    if not all(names) or any("^" in name for name in names):
+        raise SettingsError(f"--fields {fields}: give names as in title,text; weights go into engine.fields")
+    return names
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[documents]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
