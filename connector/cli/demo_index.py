@@ -37,7 +37,13 @@ def open_demo_index(path: Path, announce: Callable[[str], None]) -> tuple[Embedd
     wanted = {"version": _VERSION, "python": platform.python_version()}
     found = _marker(path)
     if found == wanted:
-        return EmbeddedEngine(path), True
+        try:
+            engine = EmbeddedEngine(path)
+            if engine.count():
+                return engine, True
+        except EngineError:
+            # Of another version of the engine, or damaged; it holds nothing that cannot be made again.
+            pass
     if found is None and path.exists():
         raise EngineError(
             f"{path} is there and was not made by the demo; give another name with: rh-connector demo --index NAME"

@@ -104,7 +104,7 @@ def hit_table(hits: Sequence[ShownHit], console: Console, fields: Sequence[str] 
     movements = [moved(hit, console) for hit in hits]
     # Numbers stay whole in a narrow terminal; ids and texts are cut.
     table.add_column("place", justify="right", no_wrap=True, min_width=5)
-    table.add_column("moved", no_wrap=True, min_width=max((len(text) for text in movements), default=0))
+    table.add_column("moved", no_wrap=True, min_width=max([5, *map(len, movements)]))
     table.add_column("id", no_wrap=True, max_width=40, overflow="ellipsis")
     table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
     table.add_column("score", justify="right", no_wrap=True, min_width=6)
