@@ -29,6 +29,7 @@ class CacheStatistics:
     Attributes:
         hits, misses, evictions: numbers of passages.
         entries: passages held now.
+        tokens: tokens of these passages.
         bytes: bytes held now.
         limit: most bytes that are held.
     """
@@ -37,6 +38,7 @@ class CacheStatistics:
     misses: int
     evictions: int
     entries: int
+    tokens: int
     bytes: int
     limit: int
 
@@ -86,6 +88,7 @@ class DocumentCache:
                 self._misses,
                 entries.evictions,
                 len(entries),
+                sum(entry.tokens for entry in entries.values()),
                 int(entries.currsize),
                 int(entries.maxsize),
             )

@@ -230,7 +230,7 @@ class Reader:
         late = self.layout == "late"
         # Block states serve every pool of the same depth; late ones hold exactly their pool's keys.
         depth = sorted(set(pool)) if late else max(layer for layer, _ in pool)
-        namespace = f"{self.fingerprint} {json.dumps(depth)}"
+        namespace = f"{self.fingerprint} {self.runtime.precision} {json.dumps(depth)}"
         keys = [passage_key(namespace, passage.ids) for passage in order]
         states: list[EncodedDocument | None] = [self._cache.get(key) for key in keys]
         missing = [at for at, state in enumerate(states) if state is None]

@@ -96,6 +96,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def precision(self) -> str:
+        """Number formats of the weights and of encoded documents, as in ``float32-float16``."""
+        ...
+
+    @property
     def threads(self) -> int:
         """Threads of one call on the CPU."""
         ...

@@ -79,6 +79,7 @@ class TorchRuntime:
                 is of a kind whose attention is not captured.
         """
         from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.utils import logging as transformers_logging
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -86,6 +87,8 @@ class TorchRuntime:
             raise BackboneError("backbone.device = cuda: torch sees no CUDA device; set it to cpu or auto")
         if dtype == "auto":
             dtype = "bfloat16" if device == "cuda" else "float32"
+        bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             # A config object of our own: models made from one config share its attention setting.
             config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
@@ -101,6 +104,9 @@ class TorchRuntime:
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise BackboneError(f"cannot load the backbone in {path}: {' '.join(str(error).split())}") from error
+        finally:
+            if bars:
+                transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
         decoder = model.get_decoder().to(device)  # type: ignore[no-untyped-call]
         decoder = decoder.eval().requires_grad_(False)
         return cls(decoder, cache_dtype=cache_dtype)
@@ -113,6 +119,11 @@ class TorchRuntime:
     def device(self) -> str:
         """See ``Runtime.device``."""
         return "cpu" if self._device.type == "cpu" else torch.cuda.get_device_name(self._device)
+
+    @property
+    def precision(self) -> str:
+        """See ``Runtime.precision``."""
+        return f"{str(self._dtype).removeprefix('torch.')}-{self._cache_dtype}"
 
     @property
     def threads(self) -> int:

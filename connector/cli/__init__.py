@@ -50,15 +50,11 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rh-connector")
 @click.option("--config", metavar="FILE", help="Settings file; default: config.yaml here, if there is one.")
-@click.option(
-    "--set", "assignments", metavar="KEY=VALUE", multiple=True, help="One setting, as in rerank.window=50."
-)
+@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="One setting, as in rerank.window=50.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and log every step.")
 @click.pass_context
-def cli(
-    ctx: click.Context, config: str | None, assignments: tuple[str, ...], as_json: bool, debug: bool
-) -> None:
+def cli(ctx: click.Context, config: str | None, assignments: tuple[str, ...], as_json: bool, debug: bool) -> None:
     """Rerank search hits with the attention heads of a frozen language model."""
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s"
@@ -82,7 +78,3 @@ def main(arguments: list[str] | None = None) -> Any:
             raise
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader went away (``| head``): nothing is wrong. Point stdout elsewhere, so that closing it is quiet.
-        sys.stdout = None
-        sys.exit(0)

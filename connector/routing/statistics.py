@@ -80,7 +80,8 @@ class HeadTable:
     def load(cls, path: Path) -> HeadTable | None:
         """Read a table; None if there is none, or a damaged or older one."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here: numpy leaves the file open when it is not an archive.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 record = json.loads(file["record"].tobytes())
                 if record["version"] != _VERSION:
                     return None
@@ -99,8 +100,8 @@ class HeadTable:
 
 
 def statistics_folder(cache: Path, reader: Reader) -> Path:
-    """Where the tables of one backbone, template and layout are kept."""
-    return cache / "statistics" / reader.fingerprint[:16]
+    """Where the tables of one backbone, template, layout and precision are kept."""
+    return cache / "statistics" / f"{reader.fingerprint[:16]}-{reader.runtime.precision}"
 
 
 def gather(

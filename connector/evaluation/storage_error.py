@@ -1,0 +1,133 @@
+"""What storing encoded documents in fewer bits costs: ``python -m connector.evaluation.storage_error FOLDER``.
+
+The same windows are read with the static heads from documents kept as float32, float16 and int8 (one scale for each
+head and channel). Scores are compared with float32's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from connector.documents import Hit
+from connector.errors import RhConnectorError
+from connector.evaluation.collections import Collection, load_collection
+from connector.evaluation.first_stage import first_stage, open_collection_engine
+from connector.evaluation.measures import mean, per_query
+from connector.evaluation.running import drawn_queries
+from connector.heads.fusion import standardize
+from connector.reranker import Reranker
+from connector.settings import Settings, load_settings
+
+__all__ = ["StorageError", "measure"]
+
+FORMATS = ("float32", "float16", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class StorageError:
+    """One storage format.
+
+    Attributes:
+        format: ``float32``, ``float16`` or ``int8``.
+        bytes_per_token: of the cached states.
+        score_error: mean absolute difference of a document's head score to float32's, in standard deviations of its
+            window.
+        largest_error: the largest such difference.
+        rank_correlation: Spearman's, with float32's order, mean over queries.
+        ndcg: nDCG@10 of the heads alone.
+        fused: nDCG@10 with the first stage.
+    """
+
+    format: str
+    bytes_per_token: float
+    score_error: float
+    largest_error: float
+    rank_correlation: float
+    ndcg: float
+    fused: float
+
+
+def measure(settings: Settings, collection: Collection, windows: dict[str, list[Hit]]) -> list[StorageError]:
+    """Compare the formats on the same windows.
+
+    Raises:
+        RhConnectorError: see ``Reranker.from_settings`` and ``Reranker.rerank``.
+    """
+    exact: dict[str, npt.NDArray[np.float64]] = {}
+    found = []
+    for name in FORMATS:
+        cache = settings.cache.model_copy(update={"dtype": name, "memory_mb": 8000})
+        reranker = Reranker.from_settings(settings.model_copy(update={"cache": cache}))
+        differences, correlations = [], []
+        alone: dict[str, list[str]] = {}
+        fused: dict[str, list[str]] = {}
+        for query, hits in windows.items():
+            result = reranker.rerank(collection.queries[query], hits)
+            if not result.reranked:
+                continue
+            fused[query] = [hit.id or "" for hit in result.hits]
+            scores = np.zeros(len(hits))
+            for hit in result.hits:
+                scores[hit.index] = hit.head_score
+            alone[query] = [hits[at].id for at in np.argsort(-scores, kind="stable")]
+            scores = standardize(scores)
+            exact.setdefault(query, scores)
+            differences.append(np.abs(scores - exact[query]))
+            correlations.append(np.corrcoef(_ranks(scores), _ranks(exact[query]))[0, 1] if len(hits) > 1 else 1.0)
+        tokens = reranker.reader.statistics()
+        found.append(
+            StorageError(
+                name,
+                tokens.bytes / max(1, tokens.tokens),
+                float(np.concatenate(differences).mean()),
+                float(np.concatenate(differences).max()),
+                float(np.mean(correlations)),
+                mean(per_query(["nDCG@10"], collection.qrels, alone)["nDCG@10"]),
+                mean(per_query(["nDCG@10"], collection.qrels, fused)["nDCG@10"]),
+            )
+        )
+    return found
+
+
+def _ranks(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    return np.argsort(np.argsort(-scores, kind="stable"))
+
+
+def table(rows: Iterable[StorageError]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| stored as | bytes a token | score error (sd), mean / largest | rank correlation | nDCG@10 alone | fused |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines.extend(
+        f"| {row.format} | {row.bytes_per_token:,.0f} | {row.score_error:.4f} / {row.largest_error:.3f} "
+        f"| {row.rank_correlation:.4f} | {row.ndcg:.4f} | {row.fused:.4f} |"
+        for row in rows
+    )
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--limit", default=40, show_default=True, help="Queries.")
+@click.option("--split", default="train", show_default=True)
+@click.option("--layout", type=click.Choice(["block", "late"]), default="block", show_default=True)
+def _main(folder: Path, limit: int, split: str, layout: str) -> None:
+    """Print what float16 and int8 cost against float32, on a judged collection."""
+    settings = load_settings(options={"backbone.layout": layout})
+    try:
+        collection = drawn_queries(load_collection(folder, split=split), limit, 0)
+        windows = first_stage(collection, settings.rerank.window, engine=open_collection_engine(collection, settings))
+        click.echo(table(measure(settings, collection, windows)))
+    except RhConnectorError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    _main()

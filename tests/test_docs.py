@@ -1,0 +1,82 @@
+"""The docs say what the program does: generated pages are current, commands exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from connector.cli import cli
+from connector.cli.reference import reference
+from connector.reranker import Reranker
+
+PAGES = ["README.md", "docs/how-it-works.md", "docs/http-api.md", "docs/reference.md", "docs/results.md"]
+
+
+def test_the_reference_is_current(repository: Path) -> None:
+    assert (repository / "docs/reference.md").read_text() == reference(), "run: make docs"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(repository: Path, page: str) -> None:
+    path = repository / page
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_in_the_docs_exist_with_their_options(repository: Path, page: str) -> None:
+    for line in re.findall(r"rh-connector [a-z-][^\n`|]*", (repository / page).read_text()):
+        words = shlex.split(line.split("#")[0].replace("'", "")) if line.count('"') % 2 == 0 else line.split()
+        _check(words[1:], line)
+
+
+def _check(words: list[str], line: str) -> None:
+    context = click.Context(cli, info_name="rh-connector")
+    command: click.Command = cli
+    for word in words:
+        if word.startswith("--"):
+            known = {option for parameter in command.params for option in parameter.opts} | {"--help", "--version"}
+            everywhere = {option for parameter in cli.params for option in parameter.opts}
+            assert word.split("=")[0].rstrip(".,;:)") in known | everywhere, f"{line}: {word}"
+        elif isinstance(command, click.Group) and command.get_command(context, word.rstrip(".,;:)")) is not None:
+            found = command.get_command(context, word.rstrip(".,;:)"))
+            assert found is not None
+            command = found
+
+
+def test_every_command_and_option_has_help() -> None:
+    context = click.Context(cli, info_name="rh-connector")
+
+    def check(command: click.Command) -> None:
+        assert command.help, command.name
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help or parameter.name in ("criterion", "timed"), f"{command.name} {parameter.opts}"
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                check(inner)
+
+    check(cli)
+
+
+def test_the_python_example_of_the_readme_runs(
+    repository: Path, reranker: Reranker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = re.search(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+    assert example is not None
+    exec(compile(example.group(1), "README.md", "exec"), {})
+    assert capsys.readouterr().out == "[1, 0] True\n"
+
+
+def test_the_readme_s_first_screen_has_the_two_commands(repository: Path) -> None:
+    first_screen = (repository / "README.md").read_text().splitlines()[:20]
+    for target in ("make demo", "make test"):
+        assert any(line.startswith(target) for line in first_screen)
+        assert re.search(rf"^{target.split()[1]}:", (repository / "Makefile").read_text(), re.MULTILINE)
