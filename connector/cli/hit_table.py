@@ -21,6 +21,9 @@ __all__ = ["ShownHit", "hit_table", "moved", "passage_text", "printable", "shown
 _PIPE_WIDTH = 120
 # Context of a passage, in characters on each side.
 _AROUND = 60
+_LONGEST_ID = 40
+# Two blanks between two of the table's five columns.
+_GAPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +103,26 @@ def moved(hit: ShownHit, console: Console) -> Text:
 
 def hit_table(hits: Sequence[ShownHit], console: Console, fields: Sequence[str] = ()) -> Table:
     """Place, movement, id, first line and score of each hit, one line a hit."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
     movements = [moved(hit, console) for hit in hits]
-    # Numbers stay whole in a narrow terminal; ids and texts are cut.
-    table.add_column("place", justify="right", no_wrap=True, min_width=5)
-    table.add_column("moved", no_wrap=True, min_width=max([5, *map(len, movements)]))
-    table.add_column("id", no_wrap=True, max_width=40, overflow="ellipsis")
-    table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("score", justify="right", no_wrap=True, min_width=6)
-    for hit, movement in zip(hits, movements, strict=True):
+    ids = [Text(printable(hit.ranked.id or "")) for hit in hits]
+    scores = [f"{hit.ranked.score:.3f}" for hit in hits]
+    # Widths are set here: numbers stay whole in a narrow terminal, ids and texts share what is left.
+    place, movement_width, score = 5, max([5, *map(len, movements)]), max([5, *map(len, scores)])
+    left = max(20, console.width - place - movement_width - score - _GAPS)
+    identity = min(max([2, *(text.cell_len for text in ids)]), _LONGEST_ID, left // 2)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("place", justify="right", no_wrap=True, width=place)
+    table.add_column("moved", no_wrap=True, width=movement_width)
+    table.add_column("id", no_wrap=True, width=identity, overflow="ellipsis")
+    table.add_column("text", no_wrap=True, width=left - identity, overflow="ellipsis")
+    table.add_column("score", justify="right", no_wrap=True, width=score)
+    for hit, movement, shown_id, shown_score in zip(hits, movements, ids, scores, strict=True):
         table.add_row(
             str(hit.place),
             movement,
-            Text(printable(hit.ranked.id or "")),
+            shown_id,
             Text(_first_line(document_text(hit.fields, fields), hit.ranked.id)),
-            f"{hit.ranked.score:.3f}",
+            shown_score,
         )
     return table
 
@@ -140,9 +148,9 @@ def passage_text(hit: ShownHit, console: Console, fields: Sequence[str] = ()) ->
     start, end = hit.ranked.passage
     before = text[max(0, start - _AROUND) : start]
     after = text[end : end + _AROUND]
-    opened, closed = (
-        ("", "") if console.color_system else ("\u00ab", "\u00bb") if _is_unicode(console) else (">>", "<<")
-    )
+    opened, closed = ("\u00ab", "\u00bb") if _is_unicode(console) else (">>", "<<")
+    if console.color_system and not console.no_color:
+        opened = closed = ""
     shown = Text("..." if start > _AROUND else "")
     shown.append(_one_line(before))
     shown.append(opened + _one_line(text[start:end]) + closed, style="bold black on yellow")
