@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from cachetools import LRUCache
 
+from connector.backbone.allocator import keep_big_buffers
 from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Tail
 from connector.backbone.torch_attention import (
     ATTENTION,
@@ -81,6 +82,7 @@ class TorchRuntime:
         from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.utils import logging as transformers_logging
 
+        keep_big_buffers()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and not torch.cuda.is_available():

@@ -1,0 +1,55 @@
+"""Golden scores of the real small LLM: a change of prompt, layout, attention or read-out must show here.
+
+To write them anew after a change that is meant: ``python -m tests.test_golden``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from connector.backbone.reader import Layout
+from connector.heads.head_sets import HeadSet
+from connector.heads.readouts import READOUTS
+from connector.reranker import Reranker
+from connector.settings import load_settings
+
+GOLDEN = Path(__file__).parent / "golden_scores.json"
+LAYOUTS: tuple[Layout, ...] = ("block", "late", "joint")
+HEADS = HeadSet(((18, 6), (17, 4), (2, 4)), 1.0)
+QUERY = "how long do cats sleep"
+DOCUMENTS = [
+    "Adult cats sleep between twelve and sixteen hours a day, kittens even longer.",
+    "A cat's whiskers are about as wide as its body and help it to judge gaps.",
+    "Rust is a systems programming language that guarantees memory safety.",
+    "Schlaf: Katzen schlafen bis zu 16 Stunden am Tag. 😀",
+    "cats",
+]
+
+
+def scores(layout: Layout) -> dict[str, list[float]]:
+    settings = load_settings("/dev/null", {"backbone.layout": layout, "router.mode": "all"}, environment={})
+    reader = Reranker.from_settings(settings).reader
+    found = {}
+    for readout in READOUTS:
+        result = Reranker(reader, HEADS, readout=readout).rerank(QUERY, DOCUMENTS)
+        by_index = {hit.index: hit.head_score or 0.0 for hit in result.hits}
+        found[str(readout)] = [round(by_index[at], 6) for at in range(len(DOCUMENTS))]
+    return found
+
+
+@pytest.mark.usefixtures("smollm2")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_scores_are_as_they_were(layout: Layout) -> None:
+    golden = json.loads(GOLDEN.read_text())[layout]
+    found = scores(layout)
+    for readout in READOUTS:
+        np.testing.assert_allclose(found[readout], golden[readout], rtol=1e-3, atol=2e-5)
+        assert int(np.argmax(golden[readout])) in (0, 3)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({layout: scores(layout) for layout in LAYOUTS}, indent=1) + "\n")
