@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -12,6 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from connector.cli.context import Context, pass_context
 from connector.errors import DataError, SettingsError
 from connector.settings import Settings
+
+if TYPE_CHECKING:
+    from connector.engines.indexing import IndexOutcome
+    from connector.engines.sources import BadLine
 
 # Bad lines that are printed one by one, and that --json holds.
 _SHOWN = 20
@@ -36,21 +40,25 @@ def command(
     from connector.engines import index_folder, open_engine
     from connector.engines.indexing import index_source
     from connector.engines.progress import ProgressFile, Reached
-    from connector.engines.sources import BadLine, Source
+    from connector.engines.sources import Source
 
     settings = context.settings(engine__index=index)
     opened = Source(source, _names(fields))
     console = Console(stderr=True, highlight=False)
     started = time.perf_counter()
     bad: list[BadLine] = []
+    unnamed = 0
     so_far = Reached()
     with open_engine(settings) as engine, _bar(console) as bar:
         task = bar.add_task("indexing", total=opened.size, documents="")
 
         def report(line: BadLine) -> None:
+            nonlocal unnamed
             if len(bad) < _SHOWN:
                 bad.append(line)
                 console.print(f"Skipped: {line}", markup=False, soft_wrap=True)
+            else:
+                unnamed += 1
 
         def committed(reached: Reached) -> None:
             nonlocal so_far
@@ -68,22 +76,21 @@ def command(
             click.echo(f"Stopped: {so_far.indexed:,} documents are in the index.{again}", err=True)
             raise
         documents = engine.count()
-    _finish(context, settings, source, outcome.reached, outcome.resumed_after, bad, documents, started)
+    if unnamed:
+        click.echo(f"... and {unnamed:,} more lines", err=True)
+    _finish(context, settings, source, outcome, bad, documents, started)
 
 
 def _finish(
     context: Context,
     settings: Settings,
     source: str,
-    reached: Any,
-    resumed_after: int,
-    bad: list[Any],
+    outcome: IndexOutcome,
+    bad: list[BadLine],
     documents: int,
     started: float,
 ) -> None:
-    seconds = time.perf_counter() - started
-    if reached.skipped > len(bad) and len(bad) == _SHOWN:
-        click.echo(f"... and {reached.skipped - len(bad):,} more lines", err=True)
+    seconds, reached = time.perf_counter() - started, outcome.reached
     if context.as_json:
         context.print_json(
             {
@@ -93,14 +100,14 @@ def _finish(
                 "replaced": reached.replaced,
                 "skipped": reached.skipped,
                 "documents": documents,
-                "resumed_after_line": resumed_after,
+                "resumed_after_line": outcome.resumed_after,
                 "bad_lines": [{"file": line.file, "line": line.line, "reason": line.reason} for line in bad],
                 "seconds": round(seconds, 3),
             }
         )
     else:
-        if resumed_after:
-            click.echo(f"Continued after line {resumed_after:,}; the numbers count from the first.", err=True)
+        if outcome.resumed_after:
+            click.echo(f"Continued after line {outcome.resumed_after:,}; the numbers count from the first.", err=True)
         click.echo(
             f"indexed {reached.indexed:,}, replaced {reached.replaced:,}, skipped {reached.skipped:,} "
             f"({seconds:.1f} s); {documents:,} documents in {settings.engine.index}"
