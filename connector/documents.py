@@ -82,7 +82,7 @@ class RerankResult:
     Attributes:
         hits: best first; ties keep the input order.
         reranked: False when the input order was handed back; ``reason`` then says why.
-        reason: None, or one of ``deadline``, ``failed: …``, ``one document``, ``no documents``, ``empty documents``.
+        reason: None, or one of ``deadline``, ``failed: …``, ``no documents``, ``empty documents``.
         heads: the (layer, head) pairs that were read.
         timings_ms: milliseconds per stage: ``tokenize``, ``encode``, ``read``, ``score``, ``total``.
         cached: number of passages whose encoded states came from the document cache.

@@ -21,7 +21,7 @@ FirstStage = Sequence[float] | Literal["order"] | None
 
 _LONGEST_REASON = 200
 # Nothing was reranked because there was nothing to rerank: not a failure.
-_NOTHING_TO_DO = frozenset({"one document", "no documents", "empty documents"})
+_NOTHING_TO_DO = frozenset({"no documents", "empty documents"})
 
 
 @runtime_checkable

@@ -180,7 +180,7 @@ def test_without_reranking_and_first_stage_there_is_an_error(make_client: Client
     assert "first_stage_scores" in response.text
 
 
-@pytest.mark.parametrize("reason", ["one document", "empty documents"])
+@pytest.mark.parametrize("reason", ["no documents", "empty documents"])
 @pytest.mark.parametrize("route", ROUTES)
 def test_nothing_to_rerank_is_no_failure(make_client: ClientFactory, route: str, reason: str) -> None:
     response = post(make_client(StandIn(not_reranked(reason))), route)
