@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from connector.cli.context import Context, pass_context
+from connector.cli.hit_table import printable
 from connector.errors import DataError, SettingsError
 from connector.settings import Settings
 
@@ -56,7 +57,7 @@ def command(
             nonlocal unnamed
             if len(bad) < _SHOWN:
                 bad.append(line)
-                console.print(f"Skipped: {line}", markup=False, soft_wrap=True)
+                console.print(f"Skipped: {printable(str(line))}", markup=False, soft_wrap=True)
             else:
                 unnamed += 1
 

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -209,7 +210,7 @@ def _identity(value: dict[str, Any], key: str) -> str:
         raise _NoDocumentError(f"{key} is a number of thousands of digits; give text") from None
     if not text.strip():
         raise _NoDocumentError(f"{key} is empty; give each document an {key} of its own")
-    if any(ord(char) < 32 for char in text) or clean_text(text) != text:
+    if any(unicodedata.category(char) == "Cc" for char in text) or clean_text(text) != text:
         raise _NoDocumentError(f"{key} {text!r} holds characters that no id can have")
     return text
 

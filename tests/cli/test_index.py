@@ -134,6 +134,13 @@ def test_a_source_without_documents_is_an_error(tmp_path: Path, stdin: bytes, wh
     assert why in str(result.exception)
 
 
+def test_nothing_in_a_bad_line_reaches_the_terminal_as_a_command(tmp_path: Path) -> None:
+    raw = json.dumps({"_id": "a\u202eb"}).encode() + b'\n{"_id": "\\u001b[2J", "t": "x"}\n{"_id": "1", "t": "x"}'
+    result = run(tmp_path, "index", "-", stdin=raw)
+    assert len(result.stderr.splitlines()) == 2
+    assert all(char.isprintable() or char in "\n\ufffd" for char in result.stderr)
+
+
 def test_what_is_missing_is_told(tmp_path: Path, file: Path) -> None:
     assert isinstance(run(tmp_path, "index", tmp_path / "none").exception, DataError)
     assert isinstance(run(tmp_path, "--set", "engine.kind=opensearch", "index", file).exception, EngineError)

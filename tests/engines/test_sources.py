@@ -78,6 +78,7 @@ def test_line_ends_blank_lines_and_a_byte_order_mark(file: Path) -> None:
         (b'{"_id": ["1"], "t": "x"}', "_id is list"),
         (b'{"_id": "a\\u0000", "t": "x"}', "characters that no id can have"),
         (b'{"_id": "\\ud800", "t": "x"}', "characters that no id can have"),
+        (b'{"_id": "\\u009b2J", "t": "x"}', "characters that no id can have"),
         (b'{"_id": "1", "t": "\x00"}', "not JSON"),
         (b'{"_id": "1", "t": NaN}', "NaN is no JSON number"),
         (b'{"_id": "1", "t": "\xff"}', "not UTF-8"),
