@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import tantivy
@@ -103,11 +102,11 @@ class EmbeddedEngine:
         committed: Callable[[IndexReport], None] | None = None,
     ) -> IndexReport:
         """See ``Engine.index``."""
-        if self._index is None:
-            self._create()
-        assert self._index is not None
-        writer = self._writer(self._index)
+        index = self._found() or self._made()
+        writer = self._writer(index)
         try:
+            self._agree()
+            self._index = index
             report, before = IndexReport(), self.count()
             remaining = iter(documents)
             while bulk := list(islice(remaining, batch)):
@@ -136,11 +135,12 @@ class EmbeddedEngine:
 
     def count(self) -> int:
         """See ``Engine.count``."""
-        if self._index is None:
+        index = self._found()
+        if index is None:
             return 0
         with self._failures("read"):
-            self._index.reload()
-            return int(self._index.searcher().num_docs)
+            index.reload()
+            return int(index.searcher().num_docs)
 
     def close(self) -> None:
         """See ``Engine.close``."""
@@ -149,12 +149,7 @@ class EmbeddedEngine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @contextmanager
@@ -172,10 +167,14 @@ class EmbeddedEngine:
             ) from None
 
     def _existing(self) -> tantivy.Index:
+        index = self._found()
+        if index is None:
+            raise EngineError(f"there is no index in {self._path}; make it with: rh-connector index SOURCE")
+        return index
+
+    def _found(self) -> tantivy.Index | None:
         if self._index is None and (self._path / _RECORD).is_file():
             self._open()
-        if self._index is None:
-            raise EngineError(f"there is no index in {self._path}; make it with: rh-connector index SOURCE")
         return self._index
 
     def _open(self) -> None:
@@ -188,17 +187,28 @@ class EmbeddedEngine:
             index.register_tokenizer(_ANALYZER, self._analyzer)
         self._index = index
 
-    def _create(self) -> None:
+    def _made(self) -> tantivy.Index:
+        """A new index, without a record yet."""
         with self._failures("make"):
-            if self._path.is_dir():
-                # What a crash before the record was written may have left.
-                own = {"meta.json", ".managed.json", ".tantivy-writer.lock", ".tantivy-meta.lock"}
-                if any(path.name not in own and not path.name.startswith(_RECORD) for path in self._path.iterdir()):
-                    raise EngineError(f"{self._path} is not an index of rh-connector; choose another folder")
             self._path.mkdir(parents=True, exist_ok=True)
-            tantivy.Index(self._schema, path=str(self._path))
-            self._write_record()
-        self._open()
+            # What a crash before the record was written may have left.
+            own = {"meta.json", ".managed.json", ".tantivy-writer.lock", ".tantivy-meta.lock"}
+            strange = any(path.name not in own and not path.name.startswith(_RECORD) for path in self._path.iterdir())
+            # In this order: a process that makes the index meanwhile writes its record first.
+            if strange and not (self._path / _RECORD).is_file():
+                raise EngineError(f"{self._path} is not an index of rh-connector; choose another folder")
+            index = tantivy.Index(self._schema, path=str(self._path))
+            index.register_tokenizer(_ANALYZER, self._analyzer)
+            return index
+
+    def _agree(self) -> None:
+        """Under the writer's lock: take the slots that other writers have given, or write the first record."""
+        with self._failures("make"):
+            if (self._path / _RECORD).is_file():
+                self._slots = self._read_record()
+            else:
+                self._slots = {}
+                self._write_record()
 
     def _writer(self, index: tantivy.Index) -> Any:
         try:

@@ -418,3 +418,24 @@ def test_a_panic_is_told(engine: EmbeddedEngine, tmp_path: Path) -> None:
 def test_the_record_is_plain(engine: EmbeddedEngine, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "animals" / "rh-index.json").read_text())
     assert record == {"format": 2, "slots": {"title": 0, "text": 1}}
+
+
+def test_fields_of_another_writer_are_kept(tmp_path: Path) -> None:
+    first = EmbeddedEngine(tmp_path / "index")
+    first.index([Document("1", {"text": "cat"})])
+    with EmbeddedEngine(tmp_path / "index") as second:
+        second.index([Document("2", {"url": "dog"})])
+    # Opened before the other one gave "url" its place.
+    first.index([Document("3", {"tags": "bird"})])
+    for name, query, found in (("text", "cat", "1"), ("url", "dog", "2"), ("tags", "bird", "3")):
+        assert ids(EmbeddedEngine(tmp_path / "index", {name: 1.0}), query) == [found]
+
+
+def test_an_index_that_another_made_meanwhile_is_taken(tmp_path: Path) -> None:
+    first = EmbeddedEngine(tmp_path / "index")
+    EmbeddedEngine(tmp_path / "index").index([Document("1", {"text": "cat"})])
+    assert first.count() == 1
+    late = EmbeddedEngine(tmp_path / "index")
+    late.close()
+    assert late.index([Document("2", {"text": "cat"})]).replaced == 0
+    assert late.count() == first.count() == 2
