@@ -174,13 +174,12 @@ class Reranker:
     ) -> RerankResult:
         scoring = time.perf_counter()
         by_passage = passage_scores(reading.rows, reading.lengths, self._readout)
-        head_scores, best = document_scores(by_passage, reading.documents)
+        head_scores, best = document_scores(by_passage, reading.documents, self.heads.scales)
         if not np.isfinite(head_scores).all():
             raise BackboneError("a head score is not finite; check the weights and the dtype")
         first = None
         if ranks is not None:
-            by_rank = scores is None or self.heads.first_stage == "rank"
-            first = rank_scores(ranks) if by_rank else np.array(scores)
+            first = rank_scores(ranks) if scores is None else np.array(scores)
         final = fuse(head_scores, first, self._fusion)
         with_text = [at for at, place in enumerate(best) if place is not None]
         lowest = below(final[with_text])
@@ -301,8 +300,7 @@ def _head_set(settings: Settings, reader: Reader) -> HeadSet:
     static, _ = static_heads(settings, reader)
     if settings.router.mode == "all":
         weight = static.all_weights.get(readout, 1.0) if static else 1.0
-        form = static.for_readout(readout).first_stage if static else "rank"
-        return HeadSet(reader.runtime.shape.all_heads(), weight, form)
+        return HeadSet(reader.runtime.shape.all_heads(), weight)
     if static is None:
         raise BackboneError(
             f"no head set is shipped for {settings.backbone.model} in the layout {settings.backbone.layout}; find "

@@ -90,7 +90,7 @@ def command(
     weights: dict[str, float] = {}
     for readout in READOUTS:
         sets[readout], means[readout] = find_heads(found, readout, cast(Criterion, criterion), size=size)
-        weights[readout], _ = best_weight(found, readout, None, sets[readout].first_stage)
+        weights[readout], _ = best_weight(found, readout, None)
     static_heads = StaticHeads(
         settings.backbone.model,
         reader.fingerprint,
@@ -113,10 +113,10 @@ def command(
     if context.as_json:
         context.print_json({"file": str(out), "nDCG@10": means, "seconds": round(time.monotonic() - started, 1)})
         return
-    table_out = Table("read-out", "heads (layer, head)", "first stage", "nDCG@10 on these queries", box=None)
+    table_out = Table("read-out", "heads (layer, head)", "first-stage weight", "nDCG@10 on these queries", box=None)
     for readout, entry in sets.items():
         heads = " ".join(f"({layer},{head})" for layer, head in entry.heads)
-        table_out.add_row(readout, heads, f"{entry.weight:g} x {entry.first_stage}", f"{means[readout]:.3f}")
+        table_out.add_row(readout, heads, f"{entry.weight:g}", f"{means[readout]:.3f}")
     Console().print(table_out)
     click.echo(f"Written to {out}. Use it with: --set router.bundle={out}")
 

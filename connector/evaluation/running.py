@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from connector.documents import Hit
 from connector.errors import DataError
 from connector.evaluation.collections import Collection
 from connector.evaluation.measures import MEASURES, PerQuery, per_query
 from connector.evaluation.report import FIRST_STAGE, Row, make_row
-from connector.heads.fusion import fuse, rank_scores
+from connector.heads.fusion import fuse
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.heads.readouts import READOUTS, ReadOut
-from connector.routing.statistics import HeadTable
+from connector.routing.statistics import HeadTable, first_stage_scores
 
 __all__ = ["FUSED", "all_heads", "drawn_queries", "rows", "seconds_per_query"]
 
@@ -90,9 +89,7 @@ def rows(
 
 def all_heads(static: StaticHeads | None, readout: ReadOut) -> HeadSet:
     """How all heads together are fused with the first stage (their list is the backbone's)."""
-    if static is None or readout not in static.sets:
-        return HeadSet((), 1.0, "rank")
-    return HeadSet((), static.all_weights.get(readout, 1.0), static.sets[readout].first_stage)
+    return HeadSet((), static.all_weights.get(readout, 1.0) if static else 1.0)
 
 
 def _measured(collection: Collection, rankings: Mapping[str, Sequence[str]]) -> dict[str, PerQuery]:
@@ -110,14 +107,8 @@ def _ranking(
     ids = [hit.id for hit in hits]
     if table is None:
         return ids
-    scores = fuse(table.head_scores(readout, read), _first_stage(table, heads), method)
+    scores = fuse(table.head_scores(readout, read, heads.scales), first_stage_scores(table), method)
     return [ids[at] for at in np.argsort(-scores, kind="stable")]
-
-
-def _first_stage(table: HeadTable, heads: HeadSet) -> npt.NDArray[np.float64]:
-    if heads.first_stage == "score" and np.isfinite(table.first_stage).all():
-        return table.first_stage
-    return rank_scores(range(1, len(table.ids) + 1))
 
 
 def seconds_per_query(

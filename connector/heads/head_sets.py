@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from connector.errors import BackboneError
 from connector.heads.readouts import READOUTS, ReadOut
 
-__all__ = ["FirstStageForm", "HeadSet", "StaticHeads", "shipped_path"]
+__all__ = ["HeadSet", "StaticHeads", "shipped_path"]
 
-FirstStageForm = Literal["score", "rank"]
 _FORMAT = "rh-static-heads-1"
 
 
@@ -24,13 +23,14 @@ class HeadSet:
 
     Attributes:
         heads: (layer, head) pairs, best first.
-        weight: weight of the first stage in the fusion.
-        first_stage: what of the first stage is fused: its scores, or -log of its ranks.
+        weight: weight of the first stage's standardized scores in the fusion.
+        scales: for each head, how far its scores of one window's documents usually lie apart (standard deviation);
+            they are divided by it, so that heads that attend strongly do not drown the others. Empty: no division.
     """
 
     heads: tuple[tuple[int, int], ...]
     weight: float
-    first_stage: FirstStageForm = "score"
+    scales: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class StaticHeads:
             "sets": {
                 readout: {
                     "heads": [list(head) for head in entry.heads],
-                    "first_stage": entry.first_stage,
+                    "scales": list(entry.scales),
                     "first_stage_weight": entry.weight,
                 }
                 for readout, entry in self.sets.items()
@@ -121,14 +121,9 @@ class StaticHeads:
         if not isinstance(record, dict) or record.get("format") != _FORMAT:
             raise BackboneError(f"{path} is not a head set of format {_FORMAT}")
         try:
-            sets = {
-                readout: HeadSet(_heads(entry["heads"]), float(entry["first_stage_weight"]), entry["first_stage"])
-                for readout, entry in record["sets"].items()
-            }
+            sets = {readout: _head_set(entry) for readout, entry in record["sets"].items()}
             if not sets or not set(sets) <= set(READOUTS):
                 raise ValueError("no known read-out")
-            if any(entry.first_stage not in get_args(FirstStageForm) for entry in sets.values()):
-                raise ValueError("first_stage must be score or rank")
             texts = [record[key] for key in ("model", "fingerprint", "layout")]
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError("model, fingerprint and layout must be text")
@@ -139,11 +134,17 @@ class StaticHeads:
             raise BackboneError(f"the head set {path} is damaged: {error!r}") from None
 
 
-def _heads(value: Any) -> tuple[tuple[int, int], ...]:
-    heads = tuple((int(layer), int(head)) for layer, head in value)
+def _head_set(entry: Mapping[str, Any]) -> HeadSet:
+    heads = tuple((int(layer), int(head)) for layer, head in entry["heads"])
     if not heads or len(set(heads)) != len(heads):
         raise ValueError("heads must be distinct (layer, head) pairs, at least one")
-    return heads
+    scales = tuple(float(scale) for scale in entry["scales"])
+    if len(scales) not in (0, len(heads)) or any(not 0 < scale < float("inf") for scale in scales):
+        raise ValueError("scales must be one number above 0 for each head, or none")
+    weight = float(entry["first_stage_weight"])
+    if not 0 <= weight < float("inf"):
+        raise ValueError("first_stage_weight must be 0 or more")
+    return HeadSet(heads, weight, scales)
 
 
 def shipped_path(model: str, layout: str) -> Path | None:

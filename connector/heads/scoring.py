@@ -11,19 +11,20 @@ __all__ = ["document_scores"]
 
 
 def document_scores(
-    scores: npt.NDArray[np.float64], documents: Sequence[Sequence[int]]
+    scores: npt.NDArray[np.float64], documents: Sequence[Sequence[int]], scales: Sequence[float] = ()
 ) -> tuple[npt.NDArray[np.float64], list[int | None]]:
     """Mean over the heads, best passage of each document.
 
     Args:
         scores: float64 [heads, passages], heads of one head set.
         documents: for each document, its passages; none for an empty document.
+        scales: for each head, a number that its scores are divided by; empty: none.
 
     Returns:
         float64 [documents], and each document's best passage (its place in the document). An empty document has
         no passage and scores below every other.
     """
-    combined = scores.mean(axis=0)
+    combined = (scores / np.asarray(scales)[:, None] if scales else scores).mean(axis=0)
     best = [max(range(len(passages)), key=lambda at: combined[passages[at]], default=None) for passages in documents]
     found = [combined[passages[at]] for passages, at in zip(documents, best, strict=True) if at is not None]
     lowest = below(found)

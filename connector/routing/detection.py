@@ -9,7 +9,7 @@ ranking; collections count the same, however many queries they have.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from connector.backbone.runtime import Head
 from connector.errors import DataError
-from connector.heads.fusion import fuse, rank_scores, standardize
-from connector.heads.head_sets import FirstStageForm, HeadSet
+from connector.heads.fusion import fuse, standardize
+from connector.heads.head_sets import HeadSet
 from connector.heads.readouts import ReadOut
-from connector.routing.statistics import HeadTable
+from connector.routing.statistics import HeadTable, first_stage_scores
 
 __all__ = ["CRITERIA", "Criterion", "TrainQuery", "best_weight", "find_heads", "ndcg", "single_head_quality"]
 
@@ -60,12 +60,9 @@ class TrainQuery:
         best = np.sort([grade for grade in qrels.values() if grade > 0])[::-1][:_CUT]
         return cls(collection, table, grades, float((best * _discounts(len(best))).sum()))
 
-    def first_stage(self, form: FirstStageForm) -> Floats:
-        """What of the first stage is fused; ranks where a score is unknown."""
-        scores = self.table.first_stage
-        if form == "score" and np.isfinite(scores).all():
-            return scores
-        return rank_scores(range(1, len(scores) + 1))
+    def first_stage(self) -> Floats:
+        """First-stage scores, or their ranks' where a score is unknown."""
+        return first_stage_scores(self.table)
 
 
 def _discounts(length: int) -> Floats:
@@ -115,12 +112,13 @@ def _macro(queries: Sequence[TrainQuery], values: Sequence[Floats | float]) -> F
 
 
 def best_weight(
-    queries: Sequence[TrainQuery], readout: ReadOut, heads: Sequence[Head] | None, form: FirstStageForm
+    queries: Sequence[TrainQuery], readout: ReadOut, heads: Sequence[Head] | None, scales: Sequence[float] = ()
 ) -> tuple[float, float]:
     """The first-stage weight with the best mean nDCG@10, and that mean; the smaller weight where two are equal."""
     per_query = []
     for query in queries:
-        own, first = standardize(query.table.head_scores(readout, heads)), standardize(query.first_stage(form))
+        own = standardize(query.table.head_scores(readout, heads, scales))
+        first = standardize(query.first_stage())
         per_query.append(ndcg(np.stack([own + weight * first for weight in WEIGHTS]), query.grades, query.ideal))
     means = _macro(queries, per_query)
     best = int(means.argmax())
@@ -157,10 +155,14 @@ def find_heads(
     ranked = np.argsort(-quality, kind="stable").tolist()
     heads = [(at // per_layer, at % per_layer) for at in ranked]
     found: list[tuple[float, HeadSet]] = []
-    for form in get_args(FirstStageForm):
-        for count in (size,) if size is not None else SIZES:
-            weight, mean = best_weight(queries, readout, heads[:count], form)
-            found.append((mean, HeadSet(tuple(heads[:count]), weight, form)))
+    scales = _macro(queries, [query.table.single_heads(readout).std(axis=1) for query in queries])[ranked].tolist()
+    # A head that never tells documents apart cannot be scaled, and is never good.
+    usable = [at for at, scale in enumerate(scales) if scale > 0]
+    heads, scales = [heads[at] for at in usable], [scales[at] for at in usable]
+    for count in (size,) if size is not None else SIZES:
+        chosen = HeadSet(tuple(heads[:count]), 0.0, tuple(scales[:count]))
+        weight, mean = best_weight(queries, readout, chosen.heads, chosen.scales)
+        found.append((mean, replace(chosen, weight=weight)))
     # max() keeps the first of equals: the smaller set.
     mean, best = max(found, key=lambda entry: entry[0])
     return best, mean
@@ -168,5 +170,5 @@ def find_heads(
 
 def fused_ndcg(query: TrainQuery, readout: ReadOut, heads: HeadSet) -> float:
     """nDCG@10 of one query with a head set and its first-stage weight."""
-    scores = fuse(query.table.head_scores(readout, heads.heads), query.first_stage(heads.first_stage), heads.weight)
+    scores = fuse(query.table.head_scores(readout, heads.heads, heads.scales), query.first_stage(), heads.weight)
     return float(ndcg(scores, query.grades, query.ideal))

@@ -19,10 +19,11 @@ import numpy.typing as npt
 
 from connector.backbone.reader import Reader
 from connector.documents import Hit, document_text
+from connector.heads.fusion import rank_scores
 from connector.heads.readouts import READOUTS, ReadOut, passage_scores
 from connector.heads.scoring import document_scores
 
-__all__ = ["HeadTable", "gather", "statistics_folder"]
+__all__ = ["HeadTable", "first_stage_scores", "gather", "statistics_folder"]
 
 # Raised when the numbers in a table change their meaning.
 _VERSION = 1
@@ -49,12 +50,12 @@ class HeadTable:
     shape: tuple[int, int]
 
     def head_scores(
-        self, readout: ReadOut, heads: Sequence[tuple[int, int]] | None = None
+        self, readout: ReadOut, heads: Sequence[tuple[int, int]] | None = None, scales: Sequence[float] = ()
     ) -> npt.NDArray[np.float64]:
         """Scores of a head set (default: all heads) as the reranker makes them: float64 [documents]."""
         table = self.scores[readout]
         rows = slice(None) if heads is None else [layer * self.shape[1] + head for layer, head in heads]
-        return document_scores(table[rows].astype(np.float64), self.documents)[0]
+        return document_scores(table[rows].astype(np.float64), self.documents, scales)[0]
 
     def single_heads(self, readout: ReadOut) -> npt.NDArray[np.float64]:
         """Every head's own document scores, best passage each: float64 [heads, documents]."""
@@ -97,6 +98,13 @@ class HeadTable:
                 )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
+
+
+def first_stage_scores(table: HeadTable) -> npt.NDArray[np.float64]:
+    """First-stage scores of a window, or -log of its ranks where a score is unknown: float64 [documents]."""
+    if np.isfinite(table.first_stage).all():
+        return table.first_stage
+    return rank_scores(range(1, len(table.ids) + 1))
 
 
 def statistics_folder(cache: Path, reader: Reader) -> Path:

@@ -24,3 +24,9 @@ def test_below_is_clearly_below_even_of_equal_or_no_scores() -> None:
     assert below([2.0, 2.0]) == 1.0
     assert below([]) == 0.0
     assert below([1.0, 3.0]) == -1.0
+
+
+def test_scales_let_quiet_heads_speak() -> None:
+    scores = np.array([[100.0, 0.0], [0.0, 3.0]])
+    assert document_scores(scores, [(0,), (1,)])[0].argmax() == 0
+    assert document_scores(scores, [(0,), (1,)], (100.0, 1.0))[0].tolist() == [0.5, 1.5]

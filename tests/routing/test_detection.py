@@ -63,8 +63,8 @@ def test_the_size_follows_from_how_many_heads_know_something() -> None:
 
 
 def test_the_first_stage_gets_weight_only_where_it_knows_something() -> None:
-    assert best_weight(world([(1, 1)], noise=0.05), "query", [(1, 1)], "score")[0] == 0.0
-    weight, mean = best_weight(world([], first_stage=8.0), "query", [(1, 1)], "score")
+    assert best_weight(world([(1, 1)], noise=0.05), "query", [(1, 1)])[0] == 0.0
+    weight, mean = best_weight(world([], first_stage=8.0), "query", [(1, 1)])
     assert weight >= 1.0 and mean > 0.8
 
 
