@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import click
 import pytest
+from starlette.testclient import TestClient
 
 from connector.cli import cli
 from connector.cli.reference import reference
 from connector.reranker import Reranker
+from connector.service.app import create_app
+from connector.settings import Settings
+from tests.service.waiting import wait_until
 
 PAGES = ["README.md", "docs/how-it-works.md", "docs/http-api.md", "docs/reference.md", "docs/results.md"]
 
@@ -73,6 +78,17 @@ def test_the_python_example_of_the_readme_runs(
     assert example is not None
     exec(compile(example.group(1), "README.md", "exec"), {})
     assert capsys.readouterr().out == "[1, 0] True\n"
+
+
+def test_the_curl_example_of_the_readme_is_answered(repository: Path, reranker: Reranker, settings: Settings) -> None:
+    body = re.search(r"/v1/rerank .* -d '(\{.*?\})'", (repository / "README.md").read_text(), re.DOTALL)
+    assert body is not None
+    app = create_app(reranker, settings)
+    with TestClient(app) as client:
+        wait_until(lambda: app.state.loading.status == "ready")
+        answer = client.post("/v1/rerank", json=json.loads(body.group(1)))
+    assert answer.status_code == 200
+    assert [result["index"] for result in answer.json()["results"]] == [1, 0, 2]
 
 
 def test_the_readme_s_first_screen_has_the_two_commands(repository: Path) -> None:

@@ -162,6 +162,32 @@ def test_batch_equals_single_bit_for_bit(runtime: TorchRuntime) -> None:
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
 
 
+def test_packed_passages_see_only_themselves(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU passages are packed into one sequence; the same code gives the same states on a CPU."""
+    heads = runtime.shape.all_heads()
+    single = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
+    monkeypatch.setattr(runtime, "_batches", lambda documents: iter([list(documents)]))
+    packed_together = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
+    assert [state.tokens for state in packed_together] == [len(document) for document in DOCUMENTS]
+    np.testing.assert_allclose(
+        runtime.read(PREFIX, tail(), packed_together, heads, late=False),
+        runtime.read(PREFIX, tail(), single, heads, late=False),
+        atol=3e-6,
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none")
+def test_a_gpu_gives_the_cpu_s_rows(folder: Path, runtime: TorchRuntime) -> None:
+    other = TorchRuntime.load(folder, device="cuda", dtype="float32", cache_dtype="float32")
+    heads = runtime.shape.all_heads()
+    rows = []
+    for each in (runtime, other):
+        encoded = list(each.encode(PREFIX, DOCUMENTS, heads, late=False))
+        rows.append(each.read(PREFIX, tail(), encoded, heads, late=False))
+    np.testing.assert_allclose(rows[1], rows[0], atol=1e-3)
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_encoded_documents_survive_bytes(runtime: TorchRuntime, late: bool) -> None:
     heads = [(1, 0), (3, 2)]
