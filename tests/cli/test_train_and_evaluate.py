@@ -47,14 +47,15 @@ def cache(smollm2: Checkpoint, tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def test_heads_are_found_stored_and_measured(collection: Path, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["block", "late", "joint"])
+def test_heads_are_found_stored_and_measured(collection: Path, cache: Path, tmp_path: Path, layout: str) -> None:
     out = tmp_path / "heads.json"
-    common = ["--json", "--set", f"cache.path={cache}"]
+    common = ["--json", "--set", f"cache.path={cache}", "--set", f"backbone.layout={layout}"]
     train = [*common, "train", "--static", f"{collection}:train", "--window", "5", "--out", str(out)]
     first = CliRunner().invoke(cli, train, catch_exceptions=False)
     assert first.exit_code == 0, first.output
     static = StaticHeads.load(out)
-    assert set(static.sets) == {"icr", "query", "share"} and static.layout == "block"
+    assert set(static.sets) == {"icr", "query", "share"} and static.layout == layout
     assert str(tmp_path) not in out.read_text()
     # The second run takes the head scores from disk, and finds the same.
     again = CliRunner().invoke(cli, train, catch_exceptions=False)
