@@ -57,6 +57,9 @@ def index_source(
     """
     # An index that was emptied or made anew has nothing of what the progress tells.
     began = Reached() if restart or not engine.count() else progress.read()
+    if strict and began.skipped:
+        # A wrong line lies before the place: strict is not to pass it.
+        began = Reached()
     run = _Run(source, progress, began, strict, bad, committed)
     report = engine.index(run.documents(), batch=batch, committed=run.committed)
     progress.clear()

@@ -161,3 +161,12 @@ def test_what_the_engine_refuses_is_told_by_its_line(desk: Desk) -> None:
     desk.file.write_text("\n".join(lines))
     with pytest.raises(DataError, match="line 9: refused"):
         desk.index(strict=True)
+    # Again the same: what was committed behind the line is no way past it.
+    with pytest.raises(DataError, match="line 9: refused"):
+        desk.index(strict=True)
+
+
+def test_strict_does_not_continue_behind_a_line_that_was_left_out(desk: Desk) -> None:
+    desk.interrupt(7)
+    with pytest.raises(DataError, match="line 4: not JSON"):
+        desk.index(strict=True)
