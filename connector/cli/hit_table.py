@@ -101,11 +101,17 @@ def moved(hit: ShownHit, console: Console) -> Text:
     return Text(f"{arrow} {abs(by)} from {hit.before}", style=style)
 
 
+def _shown_score(hit: ShownHit, *, any_read: bool) -> float:
+    """The reranker's score; the engine's where nothing was reranked."""
+    first_stage = hit.ranked.first_stage_score
+    return hit.ranked.score if any_read or first_stage is None else first_stage
+
+
 def hit_table(hits: Sequence[ShownHit], console: Console, fields: Sequence[str] = ()) -> Table:
     """Place, movement, id, first line and score of each hit, one line a hit."""
     movements = [moved(hit, console) for hit in hits]
     ids = [Text(printable(hit.ranked.id or "")) for hit in hits]
-    scores = [f"{hit.ranked.score:.3f}" for hit in hits]
+    scores = [f"{_shown_score(hit, any_read=any(h.ranked.head_score is not None for h in hits)):.3f}" for hit in hits]
     # Widths are set here: numbers stay whole in a narrow terminal, ids and texts share what is left.
     place, movement_width, score = 5, max([5, *map(len, movements)]), max([5, *map(len, scores)])
     left = max(20, console.width - place - movement_width - score - _GAPS)
