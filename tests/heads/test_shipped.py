@@ -1,0 +1,33 @@
+"""The head sets in the package: whole, for the models and layout they are said to be for."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from connector.heads.head_sets import StaticHeads, shipped_path
+from connector.heads.readouts import READOUTS, ReadOut
+from connector.reranker import Reranker
+
+
+@pytest.mark.parametrize("model", ["smollm2-135m", "gemma3-270m"])
+def test_every_readout_has_heads_and_says_how_they_were_found(model: str) -> None:
+    path = shipped_path(model, "block")
+    assert path is not None
+    static = StaticHeads.load(path)
+    assert (static.model, static.layout, set(static.sets)) == (model, "block", set(get_args(ReadOut)))
+    assert all(len(entry.scales) == len(entry.heads) for entry in static.sets.values())
+    splits = {(used["collection"], used["split"]) for used in static.found["collections"]}
+    # Heads are chosen on train and dev queries only.
+    assert splits == {("cosqa", "dev"), ("scifact", "train"), ("nfcorpus", "train")}
+    assert "train --static" in static.found["command"]
+
+
+def test_the_default_set_fits_the_default_model(reranker: Reranker) -> None:
+    path = shipped_path("smollm2-135m", "block")
+    assert path is not None
+    static = StaticHeads.load(path)
+    assert static.fingerprint == reranker.reader.fingerprint
+    assert reranker.heads == static.sets["query"]
+    assert set(static.all_weights) == set(READOUTS)
