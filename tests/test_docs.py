@@ -41,7 +41,7 @@ def test_commands_in_the_docs_exist_with_their_options(repository: Path, page: s
 
 
 def _check(words: list[str], line: str) -> None:
-    context = click.Context(cli, info_name="rh-connector")
+    context = click.Context(cli, info_name="rh-connector", **cli.context_settings)
     command: click.Command = cli
     for word in words:
         if word.startswith("--"):
@@ -55,7 +55,7 @@ def _check(words: list[str], line: str) -> None:
 
 
 def test_every_command_and_option_has_help() -> None:
-    context = click.Context(cli, info_name="rh-connector")
+    context = click.Context(cli, info_name="rh-connector", **cli.context_settings)
 
     def check(command: click.Command) -> None:
         assert command.help, command.name

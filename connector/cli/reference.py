@@ -30,7 +30,10 @@ def _commands() -> Iterator[str]:
     yield "## Commands"
     yield ""
     yield "Exit codes: 0 done, 2 usage or settings, 3 search engine, 4 model or head set, 5 data."
-    context = click.Context(cli, info_name="rh-connector", max_content_width=_WIDTH, terminal_width=_WIDTH)
+    # As a real call makes it: click remembers a command's help option from the first context that asked for it.
+    context = click.Context(
+        cli, info_name="rh-connector", max_content_width=_WIDTH, terminal_width=_WIDTH, **cli.context_settings
+    )
     yield from _help(cli, context)
 
 
