@@ -87,6 +87,7 @@ class RerankResult:
         timings_ms: milliseconds per stage: ``tokenize``, ``encode``, ``read``, ``score``, ``total``.
         cached: number of passages whose encoded states came from the document cache.
         encoded: number of passages that were encoded for this request.
+        query_truncated: only the beginning of the query, 512 tokens, was read.
     """
 
     hits: tuple[RankedHit, ...]
@@ -96,6 +97,7 @@ class RerankResult:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     cached: int = 0
     encoded: int = 0
+    query_truncated: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON-ready values, as ``rh-connector rerank`` prints it."""
@@ -107,6 +109,7 @@ class RerankResult:
             "timings_ms": {name: round(ms, 3) for name, ms in self.timings_ms.items()},
             "cached": self.cached,
             "encoded": self.encoded,
+            "query_truncated": self.query_truncated,
         }
 
 

@@ -205,7 +205,16 @@ class Reranker:
         )
         ended = time.perf_counter()
         timings = dict(reading.timings_ms, score=(ended - scoring) * 1000, total=(ended - started) * 1000)
-        return RerankResult(hits, True, None, reading.heads, timings, cached=reading.cached, encoded=reading.encoded)
+        return RerankResult(
+            hits,
+            True,
+            None,
+            reading.heads,
+            timings,
+            cached=reading.cached,
+            encoded=reading.encoded,
+            query_truncated=reading.query_truncated,
+        )
 
 
 class _Shown:

@@ -138,6 +138,11 @@ def test_long_documents_say_what_was_read(reranker: Reranker) -> None:
     assert not by_index[1].truncated and by_index[1].passages == 1
 
 
+def test_a_long_query_is_cut_and_says_so(reranker: Reranker, cats: list[str]) -> None:
+    assert reranker.rerank("how long do cats sleep " * 200, cats[:2]).query_truncated
+    assert not reranker.rerank(QUERY, cats[:2]).query_truncated
+
+
 def test_no_and_only_empty_documents_are_not_reranked(reranker: Reranker) -> None:
     nothing = reranker.rerank(QUERY, [])
     assert (nothing.hits, nothing.reranked, nothing.reason) == ((), False, "no documents")

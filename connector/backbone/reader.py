@@ -59,6 +59,7 @@ class Reading:
         truncated: for each document, whether text was left out.
         cached, encoded: passages that came from the cache, or were encoded now.
         timings_ms: milliseconds of ``tokenize``, ``encode``, ``read``.
+        query_truncated: only the beginning of the query was read.
     """
 
     rows: npt.NDArray[np.float32]
@@ -70,6 +71,7 @@ class Reading:
     cached: int
     encoded: int
     timings_ms: dict[str, float]
+    query_truncated: bool
 
 
 def fingerprint(checkpoint_digest: str, template: PromptTemplate, layout: Layout) -> str:
@@ -158,7 +160,8 @@ class Reader:
             BackboneError: the LLM failed, or a joint prompt is longer than it can take.
         """
         clock = _Clock()
-        query_ids = self._tokenizer.encode_user([query])[0].ids[:_MAX_QUERY_TOKENS]
+        whole_query = self._tokenizer.encode_user([query])[0].ids
+        query_ids = whole_query[:_MAX_QUERY_TOKENS]
         documents, truncated = self._passages(texts)
         clock.lap("tokenize")
         check()
@@ -184,6 +187,7 @@ class Reader:
             cached=cached,
             encoded=encoded,
             timings_ms=clock.laps,
+            query_truncated=len(whole_query) > len(query_ids),
         )
 
     def _passages(self, texts: Sequence[str]) -> tuple[list[list[Passage]], list[bool]]:
