@@ -89,7 +89,7 @@ def test_a_report_needs_its_first_stage_and_whole_provenance() -> None:
 
 def test_the_table_names_every_row() -> None:
     out = io.StringIO()
-    Console(file=out, width=140).print(render_table(make_report()))
+    Console(file=out, width=80).print(render_table(make_report()))
     for text in ("3 queries", "first-stage", "all (icr)", "static+first-stage (icr)", "0.6667", "+0.1230"):
         assert text in out.getvalue()
 

@@ -11,12 +11,14 @@ from connector.heads.readouts import READOUTS, ReadOut
 from connector.reranker import Reranker
 
 
-@pytest.mark.parametrize("model", ["smollm2-135m", "gemma3-270m"])
-def test_every_readout_has_heads_and_says_how_they_were_found(model: str) -> None:
-    path = shipped_path(model, "block")
+@pytest.mark.parametrize(
+    ("model", "layout"), [("smollm2-135m", "block"), ("smollm2-135m", "late"), ("gemma3-270m", "block")]
+)
+def test_every_readout_has_heads_and_says_how_they_were_found(model: str, layout: str) -> None:
+    path = shipped_path(model, layout)
     assert path is not None
     static = StaticHeads.load(path)
-    assert (static.model, static.layout, set(static.sets)) == (model, "block", set(get_args(ReadOut)))
+    assert (static.model, static.layout, set(static.sets)) == (model, layout, set(get_args(ReadOut)))
     assert all(len(entry.scales) == len(entry.heads) for entry in static.sets.values())
     splits = {(used["collection"], used["split"]) for used in static.found["collections"]}
     # Heads are chosen on train and dev queries only.
