@@ -1,7 +1,7 @@
 """Keeps glibc from giving big buffers back to the kernel after every operation.
 
 Each layer of an LLM frees and takes again buffers of megabytes. By default glibc returns them to the kernel at once,
-and every next use pays for fresh, zeroed pages: on a CPU that is a good part of the whole time.
+and every next use pays for fresh, zeroed pages. How much that costs depends on the machine; see docs/how-it-works.md.
 """
 
 from __future__ import annotations

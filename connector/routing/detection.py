@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from connector.backbone.runtime import Head
 from connector.errors import DataError
-from connector.heads.fusion import fuse, standardize
+from connector.heads.fusion import standardize
 from connector.heads.head_sets import HeadSet
 from connector.heads.readouts import ReadOut
 from connector.routing.statistics import HeadTable, first_stage_scores
@@ -166,9 +166,3 @@ def find_heads(
     # max() keeps the first of equals: the smaller set.
     mean, best = max(found, key=lambda entry: entry[0])
     return best, mean
-
-
-def fused_ndcg(query: TrainQuery, readout: ReadOut, heads: HeadSet) -> float:
-    """nDCG@10 of one query with a head set and its first-stage weight."""
-    scores = fuse(query.table.head_scores(readout, heads.heads, heads.scales), query.first_stage(), heads.weight)
-    return float(ndcg(scores, query.grades, query.ideal))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from connector.errors import DataError
 from connector.heads.readouts import READOUTS
-from connector.routing.detection import CRITERIA, Criterion, TrainQuery, best_weight, find_heads, fused_ndcg, ndcg
+from connector.routing.detection import CRITERIA, Criterion, TrainQuery, best_weight, find_heads, ndcg
 from connector.routing.detection import single_head_quality as quality
 from connector.routing.statistics import HeadTable
 
@@ -86,12 +86,6 @@ def test_no_queries_are_an_error() -> None:
 def test_a_window_without_a_relevant_document_teaches_nothing() -> None:
     table = world([])[0].table
     assert TrainQuery.of("world", table, {"elsewhere": 2}) is None
-
-
-def test_fused_ndcg_of_one_query() -> None:
-    query = world([(1, 1)], noise=0.01)[0]
-    found, _ = find_heads([query], "query", size=1)
-    assert fused_ndcg(query, "query", found) == pytest.approx(1.0)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=25), st.integers(0, 99))
