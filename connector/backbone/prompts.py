@@ -25,6 +25,8 @@ _BEFORE_DOCUMENTS = "Here are some paragraphs:\n\n"
 _BEFORE_QUERY = (
     "\n\nPlease find information that are relevant to the following query in the paragraphs above.\n\nQuery: "
 )
+# A second view of the same query and documents: scores that change with it are noise.
+_OTHER_BEFORE_QUERY = "\n\nWhich of the texts above answers this question or statement best?\n\nQuestion: "
 NOT_APPLICABLE = "N/A"
 """The content-free query that calibrates attention (ICR)."""
 
@@ -42,6 +44,7 @@ class PromptTemplate:
         after_query: chat suffix, up to where the LLM would answer.
         separator: between documents (layout ``joint``).
         kind: ``chat`` or ``plain``.
+        other_before_query: ``before_query`` in another wording; only pseudo labels of routers look at it.
     """
 
     prefix: tuple[int, ...]
@@ -49,6 +52,7 @@ class PromptTemplate:
     after_query: tuple[int, ...]
     separator: tuple[int, ...]
     kind: str
+    other_before_query: tuple[int, ...] = ()
 
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Tokenizer) -> PromptTemplate:
@@ -57,20 +61,28 @@ class PromptTemplate:
         Raises:
             BackboneError: the chat template fails, or drops the user's message.
         """
-        content = _BEFORE_DOCUMENTS + _DOCUMENTS_HERE + _BEFORE_QUERY + _QUERY_HERE
         template, special = _chat_template(folder)
-        opening: tuple[int, ...] = ()
-        if template is None:
-            rendered, kind = content, "plain"
-            opening = tokenizer.opening_ids()
-        else:
-            rendered, kind = _render(template, special, content, folder), "chat"
-        prefix, _, rest = rendered.partition(_DOCUMENTS_HERE)
-        between, marker, after = rest.partition(_QUERY_HERE)
-        if not marker:
-            raise BackboneError(f"the chat template in {folder} does not pass the user's message on")
+        opening: tuple[int, ...] = () if template is not None else tokenizer.opening_ids()
+
+        def parts(before_query: str) -> tuple[str, str, str]:
+            content = _BEFORE_DOCUMENTS + _DOCUMENTS_HERE + before_query + _QUERY_HERE
+            rendered = content if template is None else _render(template, special, content, folder)
+            prefix, _, rest = rendered.partition(_DOCUMENTS_HERE)
+            between, marker, after = rest.partition(_QUERY_HERE)
+            if not marker:
+                raise BackboneError(f"the chat template in {folder} does not pass the user's message on")
+            return prefix, between, after
+
         encode = tokenizer.encode_template
-        return cls(opening + encode(prefix), encode(between), encode(after), encode("\n\n"), kind)
+        prefix, between, after = parts(_BEFORE_QUERY)
+        return cls(
+            opening + encode(prefix),
+            encode(between),
+            encode(after),
+            encode("\n\n"),
+            "plain" if template is None else "chat",
+            encode(parts(_OTHER_BEFORE_QUERY)[1]),
+        )
 
 
 def _chat_template(folder: Path) -> tuple[str | None, Mapping[str, str]]:

@@ -19,9 +19,10 @@ from connector.backbone.runtime import EncodedDocument, Head, Runtime, Tail
 from connector.backbone.tokenizer import EncodedText, Tokenizer
 from connector.errors import BackboneError
 
-__all__ = ["GROUPS", "Layout", "Passage", "Reader", "Reading", "fingerprint"]
+__all__ = ["GROUPS", "EmbeddedForm", "Layout", "Passage", "Reader", "Reading", "fingerprint"]
 
 Layout = Literal["block", "late", "joint"]
+EmbeddedForm = Literal["query", "prompt"]
 GROUPS = ("tail", "tail N/A", "query", "query N/A")
 """Row groups of a reading: attention averaged over all tail rows or the query's own, for the query and for N/A."""
 
@@ -146,6 +147,7 @@ class Reader:
         *,
         pool: Sequence[Head] | None = None,
         check: Callable[[], None] = lambda: None,
+        other_wording: bool = False,
     ) -> Reading:
         """Read documents for a query.
 
@@ -155,6 +157,7 @@ class Reader:
             heads: whose attention is returned.
             pool: heads that documents are encoded and cached for (default: ``heads``); must contain ``heads``.
             check: called between steps; may raise to stop.
+            other_wording: ask with the template's other instruction (for pseudo labels).
 
         Raises:
             BackboneError: the LLM failed, or a joint prompt is longer than it can take.
@@ -169,10 +172,11 @@ class Reader:
         if not order:
             raise BackboneError("no document has any text to read")
         pool = tuple(pool or heads)
+        shared = self._template.other_before_query if other_wording else self._template.before_query
         if self.layout == "joint":
-            rows, cached, encoded = self._read_joint(query_ids, order, heads, clock, check)
+            rows, cached, encoded = self._read_joint(shared, query_ids, order, heads, clock, check)
         else:
-            rows, cached, encoded = self._read_apart(query_ids, order, heads, pool, clock, check)
+            rows, cached, encoded = self._read_apart(shared, query_ids, order, heads, pool, clock, check)
         place = {} if self.layout == "joint" else {passage.ids: at for at, passage in enumerate(order)}
         counter = iter(range(len(order)))
         return Reading(
@@ -189,6 +193,23 @@ class Reader:
             timings_ms=clock.laps,
             query_truncated=len(whole_query) > len(query_ids),
         )
+
+    def embed(self, query: str, layers: Sequence[int], form: EmbeddedForm = "query") -> npt.NDArray[np.float32]:
+        """Hidden states of the query alone, without any document.
+
+        Args:
+            query: the query; over 512 tokens, its beginning counts.
+            layers: whose entering states are wanted.
+            form: what stands before the query: only the prompt's first token, or the prompt without documents.
+
+        Returns:
+            float32 [layers, 2, hidden]: mean over the query's tokens, and its last token's.
+        """
+        ids = self._tokenizer.encode_user([query])[0].ids[:_MAX_QUERY_TOKENS]
+        before = self._template.prefix[:1]
+        if form == "prompt":
+            before = self._template.prefix + self._template.before_query
+        return self.runtime.embed((*before, *(ids or self._not_applicable)), layers, len(before))
 
     def _passages(self, texts: Sequence[str]) -> tuple[list[list[Passage]], list[bool]]:
         most = self._budget * self._max_passages
@@ -224,6 +245,7 @@ class Reader:
 
     def _read_apart(
         self,
+        shared: tuple[int, ...],
         query: Sequence[int],
         order: Sequence[Passage],
         heads: Sequence[Head],
@@ -250,7 +272,7 @@ class Reader:
         # The tail stands right behind the longest passage, as if that one were alone with it. On train queries this
         # did as well as a fixed place behind the token budget, and far better than a place inside of the passages.
         longest = max(len(passage.ids) for passage in order)
-        tail = self._tail(query, len(self._template.prefix) + longest)
+        tail = self._tail(shared, query, len(self._template.prefix) + longest)
         ready = [state for state in states if state is not None]
         rows = self.runtime.read(self._template.prefix, tail, ready, heads, late=late)
         clock.lap("read")
@@ -258,6 +280,7 @@ class Reader:
 
     def _read_joint(
         self,
+        shared: tuple[int, ...],
         query: Sequence[int],
         order: Sequence[Passage],
         heads: Sequence[Head],
@@ -272,7 +295,7 @@ class Reader:
             ids.extend(self._tokenizer.encode_user([f"[{number}] "])[0].ids)
             columns.extend(range(len(ids), len(ids) + len(passage.ids)))
             ids.extend(passage.ids)
-        tail = self._tail(query, len(self._template.prefix) + len(ids))
+        tail = self._tail(shared, query, len(self._template.prefix) + len(ids))
         longest = tail.position + len(tail.shared) + max(map(len, tail.variants))
         if longest > self.runtime.shape.max_positions:
             raise BackboneError(
@@ -287,9 +310,9 @@ class Reader:
         clock.lap("read")
         return np.ascontiguousarray(rows[:, :, columns]), 0, len(order)
 
-    def _tail(self, query: Sequence[int], position: int) -> Tail:
+    def _tail(self, shared: tuple[int, ...], query: Sequence[int], position: int) -> Tail:
         """The tail for the query and for N/A, with the row groups of ``GROUPS``."""
-        shared, after = self._template.before_query, self._template.after_query
+        after = self._template.after_query
         variants = ((*query, *after), (*self._not_applicable, *after))
         total = len(shared) + sum(map(len, variants))
         rows = np.zeros((len(GROUPS), total), dtype=np.float32)
@@ -298,7 +321,7 @@ class Reader:
             rows[number, : len(shared)] = rows[number, start : start + len(ids)] = 1 / (len(shared) + len(ids))
             rows[number + 2, start : start + len(own)] = 1 / len(own)
             start += len(ids)
-        return Tail(tuple(shared), variants, rows, position)
+        return Tail(shared, variants, rows, position)
 
 
 class _Clock:

@@ -137,8 +137,17 @@ class Runtime(Protocol):
         """
         ...
 
-    def embed(self, tokens: Sequence[int], layers: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Mean over the tokens of the hidden states that enter each layer: float32 [layers, hidden]."""
+    def embed(self, tokens: Sequence[int], layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
+        """Hidden states that enter each layer, of one short causal pass; deeper layers are not run.
+
+        Args:
+            tokens: the whole sequence.
+            layers: whose entering states are wanted; 0: the input embeddings.
+            start: the first token that is pooled; those before it are only seen.
+
+        Returns:
+            float32 [layers, 2, hidden]: mean over the pooled tokens, and the last token's.
+        """
         ...
 
     def load_document(self, data: bytes) -> EncodedDocument:

@@ -231,12 +231,13 @@ class TorchRuntime:
         bias = torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
         return tokens, positions, bias.to(self._device)
 
-    def embed(self, tokens: Sequence[int], layers: Sequence[int]) -> npt.NDArray[np.float32]:
+    def embed(self, tokens: Sequence[int], layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
         """See ``Runtime.embed``."""
         states = StatesPass(len(tokens), layers, self._device)
         self._run(states, tokens, range(len(tokens)))
-        means = [states.states[layer].float().mean(dim=0) for layer in layers]
-        return np.asarray(torch.stack(means).cpu().numpy(), dtype=np.float32)
+        own = [states.states[layer][start:].float() for layer in layers]
+        pooled = torch.stack([torch.stack((state.mean(dim=0), state[-1])) for state in own])
+        return np.asarray(pooled.cpu().numpy(), dtype=np.float32)
 
     def load_document(self, data: bytes) -> EncodedDocument:
         """See ``Runtime.load_document``."""

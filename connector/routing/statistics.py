@@ -1,7 +1,8 @@
 """Head statistics: the score of every head for every passage of a query's window, kept on disk.
 
-Gathering them needs the LLM; all that chooses heads, weights or read-outs afterwards works from these tables.
-One file a query, written at once or not at all: a run that was killed goes on where it stopped.
+Gathering them needs the LLM; all that chooses heads, weights, read-outs or routes afterwards works from these tables.
+One file a query, written at once or not at all: a run that was killed goes on where it stopped, and shards that ran
+on other machines are merged by copying their files.
 """
 
 from __future__ import annotations
@@ -10,23 +11,48 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from connector.backbone.reader import Reader
+from connector.backbone.reader import EmbeddedForm, Reader
 from connector.documents import Hit, document_text
 from connector.heads.fusion import rank_scores
 from connector.heads.readouts import READOUTS, ReadOut, passage_scores
 from connector.heads.scoring import document_scores
 
-__all__ = ["HeadTable", "first_stage_scores", "gather", "statistics_folder"]
+__all__ = ["FORMS", "HeadTable", "Window", "embedded_layers", "first_stage_scores", "gather", "statistics_folder"]
 
 # Raised when the numbers in a table change their meaning.
-_VERSION = 1
+_VERSION = 2
+# Version 1 had neither query, judgments, embeddings nor a second view; its scores mean the same.
+_READABLE = (1, 2)
+FORMS: tuple[EmbeddedForm, ...] = ("query", "prompt")
+_LAYER_STEP = 3
+
+Scores = dict[ReadOut, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A query and its first-stage hits, best first.
+
+    Attributes:
+        query_id: the query.
+        query: its text.
+        hits: at most a window's worth.
+        qrels: its judgments, by document id; empty where they are not needed.
+        source: where the query comes from, for reports: a collection's name.
+    """
+
+    query_id: str
+    query: str
+    hits: Sequence[Hit]
+    qrels: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +65,26 @@ class HeadTable:
         first_stage: float64 [documents]: first-stage scores; NaN where unknown.
         scores: read-out -> float32 [heads, passages].
         documents: for each document, its passages.
-        shape: (layers, heads a layer); heads are by layer.
+        shape: (layers that were scored, heads a layer); heads are by layer.
+        query: the query's text.
+        qrels: judgments of the query, by document id.
+        source: where the query comes from.
+        other_scores: as ``scores``, with the instruction in another wording; empty where it was not asked for.
+        embeddings: float32 [forms, layers, 2, hidden]: hidden states of the query alone, for each of ``FORMS`` and
+            ``embedded_layers``: mean and last token (``Reader.embed``); None where they were not asked for.
     """
 
     query_id: str
     ids: tuple[str, ...]
     first_stage: npt.NDArray[np.float64]
-    scores: dict[ReadOut, npt.NDArray[np.float32]]
+    scores: Scores
     documents: tuple[tuple[int, ...], ...]
     shape: tuple[int, int]
+    query: str = ""
+    qrels: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+    other_scores: Scores = field(default_factory=dict)
+    embeddings: npt.NDArray[np.float32] | None = None
 
     def head_scores(
         self, readout: ReadOut, heads: Sequence[tuple[int, int]] | None = None, scales: Sequence[float] = ()
@@ -59,18 +96,43 @@ class HeadTable:
 
     def single_heads(self, readout: ReadOut) -> npt.NDArray[np.float64]:
         """Every head's own document scores, best passage each: float64 [heads, documents]."""
-        table = self.scores[readout].astype(np.float64)
-        lowest = table.min(axis=1) - np.ptp(table, axis=1) - 1
-        columns = [table[:, list(part)].max(axis=1) if part else lowest for part in self.documents]
-        return np.stack(columns, axis=1)
+        return _by_document(self.scores[readout], self.documents)
+
+    def other_single_heads(self, readout: ReadOut) -> npt.NDArray[np.float64]:
+        """``single_heads`` of the other wording.
+
+        Raises:
+            KeyError: the table has none.
+        """
+        return _by_document(self.other_scores[readout], self.documents)
+
+    def first_layers(self, layers: int) -> HeadTable:
+        """The table of the first layers only."""
+        if layers >= self.shape[0]:
+            return self
+        rows = layers * self.shape[1]
+        scores: Scores = {name: table[:rows] for name, table in self.scores.items()}
+        other: Scores = {name: table[:rows] for name, table in self.other_scores.items()}
+        return replace(self, scores=scores, other_scores=other, shape=(layers, self.shape[1]))
 
     def save(self, path: Path) -> None:
         """Write the table; a kill leaves the old file, or none."""
         arrays: dict[str, npt.NDArray[np.generic]] = {f"scores_{name}": table for name, table in self.scores.items()}
+        arrays.update({f"other_{name}": table for name, table in self.other_scores.items()})
+        if self.embeddings is not None:
+            arrays["embeddings"] = self.embeddings
         arrays["counts"] = np.array([len(part) for part in self.documents], dtype=np.int64)
         arrays["passages"] = np.array([at for part in self.documents for at in part], dtype=np.int64)
         arrays["first_stage"] = self.first_stage
-        record = {"version": _VERSION, "query_id": self.query_id, "ids": self.ids, "shape": self.shape}
+        record = {
+            "version": _VERSION,
+            "query_id": self.query_id,
+            "ids": self.ids,
+            "shape": self.shape,
+            "query": self.query,
+            "qrels": dict(self.qrels),
+            "source": self.source,
+        }
         arrays["record"] = np.frombuffer(json.dumps(record).encode(), dtype=np.uint8)
         temporary = path.with_suffix(f".{os.getpid()}.part")
         with temporary.open("wb") as file:
@@ -79,12 +141,12 @@ class HeadTable:
 
     @classmethod
     def load(cls, path: Path) -> HeadTable | None:
-        """Read a table; None if there is none, or a damaged or older one."""
+        """Read a table; None if there is none, or a damaged one or one of another format."""
         try:
             # Opened here: numpy leaves the file open when it is not an archive.
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 record = json.loads(file["record"].tobytes())
-                if record["version"] != _VERSION:
+                if record["version"] not in _READABLE:
                     return None
                 counts, passages = file["counts"].tolist(), file["passages"].tolist()
                 starts = np.concatenate(([0], np.cumsum(counts))).astype(int).tolist()
@@ -95,9 +157,23 @@ class HeadTable:
                     {name: file[f"scores_{name}"] for name in READOUTS},
                     tuple(tuple(passages[a:b]) for a, b in zip(starts, starts[1:], strict=False)),
                     (record["shape"][0], record["shape"][1]),
+                    record.get("query", ""),
+                    record.get("qrels", {}),
+                    record.get("source", ""),
+                    {name: file[f"other_{name}"] for name in READOUTS if f"other_{name}" in file},
+                    file["embeddings"] if "embeddings" in file else None,
                 )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
+
+
+def _by_document(
+    scores: npt.NDArray[np.float32], documents: Sequence[Sequence[int]]
+) -> npt.NDArray[np.float64]:
+    table = scores.astype(np.float64)
+    lowest = table.min(axis=1) - np.ptp(table, axis=1) - 1
+    columns = [table[:, list(part)].max(axis=1) if part else lowest for part in documents]
+    return np.stack(columns, axis=1)
 
 
 def first_stage_scores(table: HeadTable) -> npt.NDArray[np.float64]:
@@ -107,44 +183,92 @@ def first_stage_scores(table: HeadTable) -> npt.NDArray[np.float64]:
     return rank_scores(range(1, len(table.ids) + 1))
 
 
+def embedded_layers(layers: int) -> tuple[int, ...]:
+    """Layers whose entering states are kept as query embeddings, of an LLM with so many layers."""
+    return tuple(range(0, layers * 2 // 3, _LAYER_STEP))
+
+
 def statistics_folder(cache: Path, reader: Reader) -> Path:
     """Where the tables of one backbone, template, layout and precision are kept."""
     return cache / "statistics" / f"{reader.fingerprint[:16]}-{reader.runtime.precision}"
 
 
 def gather(
-    reader: Reader, queries: Iterable[tuple[str, str, Sequence[Hit]]], folder: Path, fields: Sequence[str] = ()
+    reader: Reader,
+    windows: Iterable[Window],
+    folder: Path,
+    fields: Sequence[str] = (),
+    *,
+    layers: int | None = None,
+    other_wording: bool = False,
+    embed: bool = False,
 ) -> Iterator[HeadTable]:
     """Score every head for each query's window, or take what an earlier run has stored.
 
     Args:
         reader: the LLM.
-        queries: (query id, query, first-stage hits best first); an empty window is passed over.
+        windows: queries with their hits; an empty window is passed over.
         folder: where the tables are kept; made if missing.
         fields: fields of the hits that are read; empty: all text fields.
+        layers: heads of the first so many layers only; None: of all.
+        other_wording: score them a second time, with the instruction in another wording.
+        embed: also keep the query's embeddings.
 
     Raises:
         BackboneError: the LLM failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shape = reader.runtime.shape
-    for query_id, query, hits in queries:
-        texts = [document_text(hit.fields, fields) for hit in hits]
+    cut = shape.layers if layers is None else min(layers, shape.layers)
+    for window in windows:
+        texts = [document_text(hit.fields, fields) for hit in window.hits]
         if not any(text.strip() for text in texts):
             continue
-        settings = [reader.fingerprint, reader.budget, query_id, query, [hit.id for hit in hits], texts]
-        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-        path = folder / f"{digest[:32]}.npz"
-        table = HeadTable.load(path)
+        table, path = _stored(reader, window, texts, folder, cut)
+        texts = [text if text.strip() else "" for text in texts]
+        known = table
+        heads = [head for head in shape.all_heads() if head[0] < cut]
         if table is None:
-            reading = reader.read(query, [text if text.strip() else "" for text in texts], shape.all_heads())
             table = HeadTable(
-                query_id,
-                tuple(hit.id for hit in hits),
-                np.array([np.nan if hit.score is None else hit.score for hit in hits], dtype=np.float64),
-                {name: passage_scores(reading.rows, reading.lengths, name).astype(np.float32) for name in READOUTS},
-                reading.documents,
-                (shape.layers, shape.heads),
+                window.query_id,
+                tuple(hit.id for hit in window.hits),
+                np.array([np.nan if hit.score is None else hit.score for hit in window.hits], dtype=np.float64),
+                *_scores(reader, window.query, texts, heads, other_wording=False),
+                (cut, shape.heads),
             )
+        if other_wording and not table.other_scores:
+            rows = [head for head in shape.all_heads() if head[0] < table.shape[0]]
+            other, _ = _scores(reader, window.query, texts, rows, other_wording=True)
+            table = replace(table, other_scores=other)
+        if embed and table.embeddings is None:
+            wanted = embedded_layers(shape.layers)
+            states = np.stack([reader.embed(window.query, wanted, form) for form in FORMS])
+            table = replace(table, embeddings=states)
+        if (table.query, table.qrels, table.source) != (window.query, window.qrels, window.source):
+            table = replace(table, query=window.query, qrels=dict(window.qrels), source=window.source)
+        if table is not known:
             table.save(path)
-        yield table
+        yield table.first_layers(cut)
+
+
+def _stored(
+    reader: Reader, window: Window, texts: Sequence[str], folder: Path, cut: int
+) -> tuple[HeadTable | None, Path]:
+    """What is there already (a table of all layers serves every cut), and where a new one goes."""
+    hits = [hit.id for hit in window.hits]
+    settings = [reader.fingerprint, reader.budget, window.query_id, window.query, hits, texts]
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+    whole = folder / f"{digest}.npz"
+    table = HeadTable.load(whole)
+    if table is not None or cut == reader.runtime.shape.layers:
+        return table, whole
+    path = folder / f"{digest}-{cut}.npz"
+    return HeadTable.load(path), path
+
+
+def _scores(
+    reader: Reader, query: str, texts: Sequence[str], heads: Sequence[tuple[int, int]], *, other_wording: bool
+) -> tuple[Scores, tuple[tuple[int, ...], ...]]:
+    reading = reader.read(query, texts, heads, other_wording=other_wording)
+    scores = {name: passage_scores(reading.rows, reading.lengths, name).astype(np.float32) for name in READOUTS}
+    return scores, reading.documents

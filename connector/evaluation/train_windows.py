@@ -1,0 +1,167 @@
+"""Train queries with their first-stage windows: from judged collections, over an engine, or made of documents."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from connector.documents import Document, Hit, document_text
+from connector.engines import open_engine
+from connector.engines.engine import Engine
+from connector.errors import DataError
+from connector.evaluation.collections import load_collection, read_queries
+from connector.evaluation.first_stage import first_stage, open_collection_engine
+from connector.evaluation.running import drawn_queries
+from connector.evaluation.runs import read_qrels
+from connector.routing.made_queries import KINDS, Kind, MadeQuery, is_copy, make_queries, without_part
+from connector.routing.statistics import Window
+from connector.settings import Settings
+
+__all__ = ["TrainWindows", "engine_windows", "judged_windows", "made_windows"]
+
+_MOST_COPIES = 10
+_PLAIN = 1.3
+
+
+@dataclass(frozen=True)
+class TrainWindows:
+    """Train queries of one source.
+
+    Attributes:
+        source: name and split.
+        drawn: queries that were drawn.
+        windows: those whose window holds a relevant document; the others teach nothing.
+        fields: fields of the hits that are read.
+    """
+
+    source: str
+    drawn: int
+    windows: tuple[Window, ...]
+    fields: tuple[str, ...]
+
+
+def judged_windows(folder: Path | str, split: str, queries: int, settings: Settings, seed: int = 0) -> TrainWindows:
+    """Queries of a judged collection (a BEIR folder), searched with the embedded engine.
+
+    Raises:
+        DataError: see ``load_collection``.
+        EngineError: see ``open_collection_engine``.
+    """
+    collection = drawn_queries(load_collection(folder, split=split), queries, seed)
+    source = f"{collection.name}:{split}"
+    with open_collection_engine(collection, settings) as engine:
+        hits = first_stage(collection, settings.rerank.window, engine=engine)
+    windows = (
+        Window(query, collection.queries[query], hits[query], collection.qrels[query], source) for query in hits
+    )
+    return TrainWindows(source, len(hits), _useful(windows), ("title", "text"))
+
+
+def engine_windows(
+    queries_path: Path, qrels_path: Path, queries: int, settings: Settings, seed: int = 0
+) -> TrainWindows:
+    """Queries and judgments from files, searched in the configured engine's index.
+
+    Args:
+        queries_path: JSONL with ``_id`` and ``text``.
+        qrels_path: TREC or BEIR judgments.
+        queries, settings, seed: how many are drawn, with which seed; the engine, its fields and the window.
+
+    Raises:
+        DataError: a file is missing or wrong, or no judged query has a text.
+        EngineError: the search failed.
+    """
+    texts, judgments = read_queries(queries_path), read_qrels(qrels_path)
+    ids = sorted(query for query, grades in judgments.items() if query in texts and max(grades.values()) > 0)
+    if not ids:
+        raise DataError(f"no query of {queries_path} has a relevant document in {qrels_path}; check their ids")
+    if queries < len(ids):
+        ids = sorted(random.Random(seed).sample(ids, queries))
+    source = f"{settings.engine.index}:{queries_path.stem}"
+    with open_engine(settings) as engine:
+        windows = [
+            Window(query, texts[query], engine.search(texts[query], settings.rerank.window), judgments[query], source)
+            for query in ids
+        ]
+    return TrainWindows(source, len(ids), _useful(windows), tuple(settings.engine.field_weights()))
+
+
+def made_windows(
+    documents: Iterable[Document],
+    name: str,
+    queries: int,
+    settings: Settings,
+    seed: int = 0,
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    fields: tuple[str, ...] = (),
+) -> TrainWindows:
+    """Queries made of documents, searched among these documents without what the queries were made of.
+
+    Args:
+        documents: all documents of the collection; held in memory, and indexed for the time of this call.
+        name: of the collection.
+        queries: most queries.
+        settings: the window.
+        seed: which documents and parts are drawn.
+        kinds: what queries are made of.
+        fields: fields that are read; empty: all text fields.
+
+    Raises:
+        DataError: no query can be made of these documents.
+        EngineError: indexing failed.
+    """
+    everything = list(documents)
+    made = make_queries(everything, queries, kinds=kinds, seed=seed)
+    if not made:
+        raise DataError(
+            f"no queries can be made of {name}: its {len(everything)} documents have no titles, docstrings or "
+            "headings, and too few sentences; give judged queries"
+        )
+    source = f"{name}:made"
+    windows: list[Window] = []
+    # Parts of one document are taken out of that document alone; titles and docstrings out of all.
+    for whole in (("title",), ("docstring",), ("heading", "sentence", "words")):
+        own = [query for query in made if query.kind in whole]
+        if own:
+            windows.extend(_searched(everything, own, settings, source))
+    place = {query.id: at for at, query in enumerate(made)}
+    windows.sort(key=lambda window: place[window.query_id])
+    return TrainWindows(source, len(made), _useful(window for window in windows if not _is_plain(window)), fields)
+
+
+def _searched(
+    documents: Sequence[Document], made: Sequence[MadeQuery], settings: Settings, source: str
+) -> Iterator[Window]:
+    changed = {query.document.id: query.document for query in made}
+    kind = made[0].kind
+    with tempfile.TemporaryDirectory(prefix="rh-connector-") as folder:
+        embedded = {"kind": "embedded", "url": folder, "index": "made", "fields": ()}
+        own = settings.model_copy(update={"engine": settings.engine.model_copy(update=embedded)})
+        with open_engine(own) as engine:
+            engine.index(changed.get(document.id) or without_part(document, kind) for document in documents)
+            for query in made:
+                yield Window(
+                    query.id, query.query, _hits(engine, query, settings.rerank.window), {query.document.id: 1}, source
+                )
+
+
+def _hits(engine: Engine, query: MadeQuery, window: int) -> list[Hit]:
+    # Another document that says the same is as relevant, and not marked so.
+    found = engine.search(query.query, window + _MOST_COPIES)
+    kept = [hit for hit in found if hit.id == query.document.id or not is_copy(query.query, document_text(hit.fields))]
+    return kept[:window]
+
+
+def _is_plain(window: Window) -> bool:
+    """Whether the first stage alone finds the document, far ahead of all others: nothing is learned from that."""
+    scores = [hit.score or 0.0 for hit in window.hits[:2]]
+    first = bool(window.hits) and window.qrels.get(window.hits[0].id, 0) > 0
+    return first and (len(scores) < 2 or scores[0] > _PLAIN * scores[1])
+
+
+def _useful(windows: Iterable[Window]) -> tuple[Window, ...]:
+    return tuple(window for window in windows if any(window.qrels.get(hit.id, 0) > 0 for hit in window.hits))
