@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Document", "Hit", "RankedHit", "RerankResult", "clean_text", "document_text"]
+__all__ = ["Document", "Hit", "RankedHit", "RerankResult", "UsedHead", "clean_text", "document_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,26 @@ class RankedHit:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedHead:
+    """A head that took part in a ranking.
+
+    Attributes:
+        layer, head: which one, both from 0.
+        readout: how its attention became a score.
+        gate: its weight.
+    """
+
+    layer: int
+    head: int
+    readout: str
+    gate: float
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"layer": self.layer, "head": self.head, "readout": self.readout, "gate": round(self.gate, 6)}
+
+
+@dataclass(frozen=True, slots=True)
 class RerankResult:
     """All documents of one request, best first: as many as came in, each exactly once.
 
@@ -84,10 +104,16 @@ class RerankResult:
         reranked: False when the input order was handed back; ``reason`` then says why.
         reason: None, or one of ``deadline``, ``failed: …``, ``no documents``, ``empty documents``.
         heads: the (layer, head) pairs that were read.
-        timings_ms: milliseconds per stage: ``tokenize``, ``encode``, ``read``, ``score``, ``total``.
+        timings_ms: milliseconds per stage: ``route``, ``tokenize``, ``encode``, ``read``, ``score``,
+            ``total``.
         cached: number of passages whose encoded states came from the document cache.
         encoded: number of passages that were encoded for this request.
         query_truncated: only the beginning of the query, 512 tokens, was read.
+        mode: how the heads were chosen: ``routed``, ``static`` or ``all``; None when nothing was reranked.
+        gates: the heads with their gates, best first.
+        first_stage_gate: weight of the first stage that the route asks for (the setting ``rerank.fusion`` may name
+            another); None when nothing was reranked.
+        deepest_layer: the last layer that was run for the query, from 0; None when nothing was reranked.
     """
 
     hits: tuple[RankedHit, ...]
@@ -98,6 +124,10 @@ class RerankResult:
     cached: int = 0
     encoded: int = 0
     query_truncated: bool = False
+    mode: str | None = None
+    gates: tuple[UsedHead, ...] = ()
+    first_stage_gate: float | None = None
+    deepest_layer: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON-ready values, as ``rh-connector rerank`` prints it."""
@@ -110,6 +140,10 @@ class RerankResult:
             "cached": self.cached,
             "encoded": self.encoded,
             "query_truncated": self.query_truncated,
+            "mode": self.mode,
+            "gates": [used.to_json() for used in self.gates],
+            "first_stage_gate": self.first_stage_gate,
+            "deepest_layer": self.deepest_layer,
         }
 
 

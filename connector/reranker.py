@@ -6,23 +6,24 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.reader import Reader, Reading
-from connector.documents import Hit, RankedHit, RerankResult, document_text
+from connector.documents import Hit, RankedHit, RerankResult, UsedHead, document_text
 from connector.errors import BackboneError, RequestError
 from connector.heads.fusion import fuse, rank_scores
-from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
+from connector.heads.head_sets import HeadSet
 from connector.heads.readouts import ReadOut, passage_scores, token_weights
-from connector.heads.scoring import below, document_scores
+from connector.heads.routes import Route, route_scores
+from connector.heads.scoring import below
+from connector.routing.selection import Mode, Routes
 from connector.settings import Settings
 
-__all__ = ["FirstStage", "Reranker", "static_heads"]
+__all__ = ["FirstStage", "Reranker"]
 
 FirstStage = Sequence[float] | Literal["order"] | None
 logger = logging.getLogger(__name__)
@@ -46,9 +47,9 @@ class Reranker:
 
     Args:
         reader: the LLM.
-        heads: the heads that are read, and the first-stage weight for ``fusion="auto"``.
-        readout: how attention becomes a score.
-        fusion: weight of the first stage, ``rrf``, ``none`` or ``auto``.
+        heads: the routes that queries take; or one set of heads for all queries.
+        readout: how attention becomes a score, for one set of heads.
+        fusion: weight of the first stage, ``rrf``, ``none``, or ``auto``: the route's own gate of it.
         fields: fields whose text is scored, of documents that have fields; empty: all text fields.
         deadline_ms: default deadline of a request.
     """
@@ -56,7 +57,7 @@ class Reranker:
     def __init__(
         self,
         reader: Reader,
-        heads: HeadSet,
+        heads: HeadSet | Routes,
         *,
         readout: ReadOut = "query",
         fusion: str | float = "auto",
@@ -64,9 +65,8 @@ class Reranker:
         deadline_ms: float | None = None,
     ) -> None:
         self.reader = reader
-        self.heads = heads
-        self._readout: ReadOut = readout
-        self._fusion = heads.weight if fusion == "auto" else fusion
+        self.routes = heads if isinstance(heads, Routes) else Routes.of_heads(reader, heads, readout)
+        self._fusion = fusion
         self._fields = tuple(fields)
         self._deadline_ms = deadline_ms
 
@@ -74,22 +74,21 @@ class Reranker:
     def from_settings(
         cls, settings: Settings, progress: Callable[[str, float | None], None] | None = None
     ) -> Reranker:
-        """Load the LLM and the head set that the settings name.
+        """Load the LLM and the router or head set that the settings name.
 
         Args:
             settings: see ``load_settings``.
             progress: called with what is being fetched and how much of it is here (0 to 1).
 
         Raises:
-            SettingsError, BackboneError: see ``open_reader`` and ``StaticHeads``.
+            SettingsError, BackboneError: see ``open_reader`` and ``Routes.from_settings``.
         """
         from connector.backbone.opening import open_reader
 
         reader = open_reader(settings, progress)
         return cls(
             reader,
-            _head_set(settings, reader),
-            readout=settings.rerank.readout,
+            Routes.from_settings(settings, reader),
             fusion=settings.rerank.fusion,
             fields=tuple(settings.engine.field_weights()),
             deadline_ms=settings.rerank.deadline_ms,
@@ -102,6 +101,7 @@ class Reranker:
         *,
         first_stage: FirstStage = None,
         deadline_ms: float | None = None,
+        mode: Mode | None = None,
     ) -> RerankResult:
         """Order documents by how much the LLM's chosen heads attend to them, fused with the first stage.
 
@@ -111,13 +111,14 @@ class Reranker:
             first_stage: first-stage scores, one a document, higher is better; or ``"order"``: the documents come
                 best first; or None: taken from hits, else there is no first stage and the head scores decide.
             deadline_ms: milliseconds from now; when they are over, the first-stage order goes back.
+            mode: how the heads are chosen: ``routed``, ``static`` or ``all``; None: as the settings say.
 
         Returns:
             Every document exactly once. When the LLM fails or is late, the input (or, where scores were given,
             first-stage) order with ``reranked`` False and a reason.
 
         Raises:
-            RequestError: an empty query, a document or first-stage score that is none.
+            RequestError: an empty query, a document or first-stage score that is none, a mode that is not loaded.
         """
         started = time.perf_counter()
         inputs = [self._input(at, document) for at, document in enumerate(documents)]
@@ -135,16 +136,25 @@ class Reranker:
         def unchanged(reason: str) -> RerankResult:
             return _unchanged(inputs, order, scores, ranks, reason, started)
 
+        self.routes.check(mode)
         if not inputs:
             return unchanged("no documents")
         if not any(item.text.strip() for item in inputs):
             return unchanged("empty documents")
         try:
             check()
-            texts = [item.text if item.text.strip() else "" for item in inputs]
-            reading = self.reader.read(query, texts, self.heads.heads, check=check)
+            routing = time.perf_counter()
+            route = self.routes.route(query, mode, scores)
+            timings = {"route": (time.perf_counter() - routing) * 1000}
             check()
-            return self._result(inputs, order, reading, scores, ranks, started)
+            texts = [item.text if item.text.strip() else "" for item in inputs]
+            reading = self.reader.read(query, texts, route.heads, pool=self.routes.pool(mode), check=check)
+            check()
+            timings.update(reading.timings_ms)
+            result = self._result(inputs, order, route, reading, scores, ranks)
+            timings["score"] = (time.perf_counter() - routing) * 1000 - sum(timings.values())
+            timings["total"] = (time.perf_counter() - started) * 1000
+            return replace(result, mode=mode or self.routes.default, timings_ms=timings)
         except _DeadlineExceeded:
             return unchanged("deadline")
         except Exception as error:
@@ -167,20 +177,20 @@ class Reranker:
         self,
         inputs: Sequence[_Input],
         order: Sequence[int],
+        route: Route,
         reading: Reading,
         scores: Sequence[float] | None,
         ranks: Sequence[int] | None,
-        started: float,
     ) -> RerankResult:
-        scoring = time.perf_counter()
-        by_passage = passage_scores(reading.rows, reading.lengths, self._readout)
-        head_scores, best = document_scores(by_passage, reading.documents, self.heads.scales)
+        readouts = {readout for _, _, readout in route.members}
+        tables = {readout: passage_scores(reading.rows, reading.lengths, readout) for readout in readouts}
+        head_scores, best = route_scores(route, tables, reading.heads, reading.documents)
         if not np.isfinite(head_scores).all():
             raise BackboneError("a head score is not finite; check the weights and the dtype")
         first = None
         if ranks is not None:
             first = rank_scores(ranks) if scores is None else np.array(scores)
-        final = fuse(head_scores, first, self._fusion)
+        final = fuse(head_scores, first, route.first_stage_gate if self._fusion == "auto" else self._fusion)
         with_text = [at for at, place in enumerate(best) if place is not None]
         lowest = below(final[with_text])
         for at, place in enumerate(best):
@@ -203,17 +213,20 @@ class Reranker:
             )
             for at in ranked
         )
-        ended = time.perf_counter()
-        timings = dict(reading.timings_ms, score=(ended - scoring) * 1000, total=(ended - started) * 1000)
         return RerankResult(
             hits,
             True,
             None,
             reading.heads,
-            timings,
             cached=reading.cached,
             encoded=reading.encoded,
             query_truncated=reading.query_truncated,
+            gates=tuple(
+                UsedHead(layer, head, readout, gate)
+                for (layer, head, readout), gate in zip(route.members, route.gates, strict=True)
+            ),
+            first_stage_gate=route.first_stage_gate,
+            deepest_layer=route.deepest_layer,
         )
 
 
@@ -285,34 +298,3 @@ def _unchanged(
         for place, at in enumerate(order)
     )
     return RerankResult(hits, False, reason, timings_ms={"total": (time.perf_counter() - started) * 1000})
-
-
-def static_heads(settings: Settings, reader: Reader) -> tuple[StaticHeads | None, str | None]:
-    """The static head sets that the settings name, or those shipped for the model and layout, and their file's name.
-
-    Raises:
-        BackboneError: the file is missing, damaged, or was made for something else.
-    """
-    path: Path | None = settings.router.bundle or shipped_path(settings.backbone.model, settings.backbone.layout)
-    if path is None:
-        return None, None
-    static = StaticHeads.load(path)
-    static.check(reader.fingerprint, reader.runtime.shape.layers, reader.runtime.shape.heads, str(path))
-    return static, path.name
-
-
-def _head_set(settings: Settings, reader: Reader) -> HeadSet:
-    """The head set of the settings: all heads, the file they name, or the one that is shipped."""
-    if settings.router.mode == "routed":
-        raise BackboneError("router.mode = routed: this version has no router yet; set it to static or all")
-    readout = settings.rerank.readout
-    static, _ = static_heads(settings, reader)
-    if settings.router.mode == "all":
-        weight = static.all_weights.get(readout, 1.0) if static else 1.0
-        return HeadSet(reader.runtime.shape.all_heads(), weight)
-    if static is None:
-        raise BackboneError(
-            f"no head set is shipped for {settings.backbone.model} in the layout {settings.backbone.layout}; find "
-            f"one with 'rh-connector train --static', set router.bundle to its file, or set router.mode to all"
-        )
-    return static.for_readout(readout)

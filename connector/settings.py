@@ -151,10 +151,11 @@ class RouterSettings(_Section):
     """Which heads are read."""
 
     mode: Literal["routed", "static", "all"] = Field(
-        "static", description="Heads chosen for each query, one fixed set, or all (ICR)."
+        "routed",
+        description="Heads chosen for each query (static, where a model has no router), one fixed set, or all (ICR).",
     )
     bundle: Path | None = Field(
-        None, description="File of the head set or router; null: the one shipped for the model and layout."
+        None, description="File of the router or head set; null: the one shipped for the model and layout."
     )
     provider: Literal["cpu", "cuda"] = Field("cpu", description="ONNX Runtime provider of the router.")
 

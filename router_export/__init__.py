@@ -1,1 +1,42 @@
-"""Export of trained routers to ONNX. Nothing is exported yet: the router comes with its own change."""
+"""Export of trained routers to ONNX bundles. Importing this loads neither torch nor ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from connector.routing.metadata import RouterMetadata
+    from connector.routing.router import Router
+    from router_export.exporting import Exported
+
+__all__ = ["export"]
+
+
+def export(
+    router: Router, metadata: RouterMetadata, path: Path, embeddings: npt.NDArray[np.float32] | None = None
+) -> Exported:
+    """Write a router as a bundle that was found equal to it; an existing file is replaced at once or not at all.
+
+    The same router and metadata give the same bytes.
+
+    Args:
+        router: trained.
+        metadata: what the bundle says about itself.
+        path: where it goes.
+        embeddings: float32 [n, d], real query embeddings to verify it on; None: the router's own samples.
+
+    Returns:
+        The bundle, loaded from the file, and how it was verified.
+
+    Raises:
+        MissingExtraError: ``onnx`` or ONNX Runtime is not installed.
+        BackboneError: metadata and router do not fit, the bundle's outputs are not the router's, or the file cannot
+            be written. No file is left then, and an older one stays.
+    """
+    from router_export.exporting import export_router
+
+    return export_router(router, metadata, path, embeddings)

@@ -36,8 +36,9 @@ def smollm2(settings: Settings) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def reranker(settings: Settings, smollm2: Checkpoint) -> Reranker:
-    """The reranker with everything at its default."""
-    return Reranker.from_settings(settings)
+    """The reranker with the shipped static heads and all else at its default."""
+    static = settings.router.model_copy(update={"mode": "static"})
+    return Reranker.from_settings(settings.model_copy(update={"router": static}))
 
 
 @pytest.fixture

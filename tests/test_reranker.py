@@ -32,7 +32,7 @@ def test_the_document_that_answers_comes_first(reranker: Reranker, cats: list[st
     assert sorted(hit.index for hit in result.hits) == list(range(len(cats)))
     scores = [hit.score for hit in result.hits]
     assert scores == sorted(scores, reverse=True)
-    assert result.heads == reranker.heads.heads
+    assert result.heads == reranker.routes.route(QUERY).heads
     assert {"tokenize", "encode", "read", "score", "total"} <= set(result.timings_ms)
 
 
@@ -68,7 +68,7 @@ def test_the_first_stage_is_kept_and_fused(reranker: Reranker, cats: list[str]) 
 
 
 def test_a_heavy_first_stage_decides(reranker: Reranker, cats: list[str]) -> None:
-    heavy = Reranker(reranker.reader, reranker.heads, fusion=1e6)
+    heavy = Reranker(reranker.reader, reranker.routes, fusion=1e6)
     result = heavy.rerank(QUERY, cats, first_stage=[1.0, 5.0, 2.0, 4.0, 3.0])
     assert [hit.index for hit in result.hits] == [1, 3, 4, 2, 0]
 
@@ -78,7 +78,7 @@ def test_equal_documents_keep_first_stage_order(reranker: Reranker, cats: list[s
     assert [hit.index for hit in reranker.rerank(QUERY, documents).hits] == [1, 2, 3, 0]
     scored = reranker.rerank(QUERY, [cats[2]] * 3, first_stage=[1.0, 1.0, 1.0])
     assert [hit.index for hit in scored.hits] == [0, 1, 2]
-    backwards = Reranker(reranker.reader, reranker.heads, fusion="none")
+    backwards = Reranker(reranker.reader, reranker.routes, fusion="none")
     kept = backwards.rerank(QUERY, [cats[2]] * 3, first_stage=[1.0, 2.0, 3.0])
     assert [hit.index for hit in kept.hits] == [2, 1, 0]
 
@@ -88,7 +88,7 @@ def test_hits_bring_their_ids_scores_and_fields(reranker: Reranker, cats: list[s
     result = reranker.rerank(QUERY, hits)
     assert {hit.id for hit in result.hits} == {hit.id for hit in hits}
     assert {hit.id: hit.first_stage_score for hit in result.hits} == {hit.id: hit.score for hit in hits}
-    only_titles = Reranker(reranker.reader, reranker.heads, fields=("title",))
+    only_titles = Reranker(reranker.reader, reranker.routes, fields=("title",))
     assert len({hit.head_score for hit in only_titles.rerank(QUERY, hits).hits}) == 1
 
 
@@ -237,8 +237,8 @@ def settings_with(settings: Settings, **options: Any) -> Settings:
 def test_layouts_and_heads_without_a_shipped_set_say_what_to_do(settings: Settings) -> None:
     with pytest.raises(BackboneError, match="train --static"):
         Reranker.from_settings(settings_with(settings, **{"backbone.layout": "joint"}))
-    with pytest.raises(BackboneError, match="no router yet"):
-        Reranker.from_settings(settings_with(settings, **{"router.mode": "routed"}))
+    with pytest.raises(BackboneError, match="no router is shipped for smollm2-135m in the layout late"):
+        Reranker.from_settings(settings_with(settings, **{"router.mode": "routed", "backbone.layout": "late"}))
 
 
 def test_icr_as_published_runs(settings: Settings, cats: list[str]) -> None:

@@ -29,6 +29,7 @@ GROUPS = ("tail", "tail N/A", "query", "query N/A")
 # Raised whenever a change of layout makes other scores: head sets and caches must not survive it.
 _LAYOUT_VERSION = 1
 _MAX_QUERY_TOKENS = 512
+_PROBE_TOKENS = 256
 # No tokenizer makes fewer tokens than one per so many characters of real text; what is longer is cut before it is
 # tokenized, so that a document of 100 MB costs no more than one of the size that is read.
 _CHARACTERS_PER_TOKEN = 64
@@ -77,12 +78,16 @@ class Reading:
 
 def fingerprint(checkpoint_digest: str, template: PromptTemplate, layout: Layout) -> str:
     """What a head set, a router or a cached document is bound to: weights, tokenizer, template and layout."""
-    record = [
-        checkpoint_digest,
-        [template.prefix, template.before_query, template.after_query, template.separator],
-        [layout, _LAYOUT_VERSION],
-    ]
+    record = [checkpoint_digest, _segments(template), [layout, _LAYOUT_VERSION]]
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def _segments(template: PromptTemplate) -> list[tuple[int, ...]]:
+    return [template.prefix, template.before_query, template.after_query, template.separator]
+
+
+def _template_hash(template: PromptTemplate) -> str:
+    return hashlib.sha256(json.dumps(_segments(template)).encode()).hexdigest()
 
 
 class Reader:
@@ -98,6 +103,10 @@ class Reader:
         cache: encoded passages.
         max_document_tokens: longest passage; longer documents are split evenly.
         max_passages: passages read of one document.
+
+    Attributes:
+        fingerprint: see ``fingerprint``.
+        template_hash: SHA-256 of the template's token ids.
     """
 
     def __init__(
@@ -115,6 +124,7 @@ class Reader:
         self.runtime = runtime
         self.layout: Layout = layout
         self.fingerprint = fingerprint(digest, template, layout)
+        self.template_hash = _template_hash(template)
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
         self._budget, self._max_passages = max_document_tokens, max_passages
         not_applicable = tokenizer.encode_user([NOT_APPLICABLE])[0].ids
@@ -193,6 +203,25 @@ class Reader:
             timings_ms=clock.laps,
             query_truncated=len(whole_query) > len(query_ids),
         )
+
+    def seconds_to_encode(self, texts: Sequence[str], layers: int | None = None) -> float:
+        """About how long these texts will take on this machine, equal ones once: two short passes are timed.
+
+        Args:
+            texts: document texts.
+            layers: encoded up to so many layers; None: all.
+        """
+        distinct = list(dict.fromkeys(texts))
+        passages, _ = self._passages(distinct)
+        tokens = sum(len(passage.ids) for document in passages for passage in document)
+        depth = min(layers or self.runtime.shape.layers, self.runtime.shape.layers) - 1
+        probe = [self._template.prefix[:1] * _PROBE_TOKENS]
+        taken = []
+        for _ in range(2):
+            started = time.perf_counter()
+            for _ in self.runtime.encode(self._template.prefix, probe, [(depth, 0)], late=False):
+                taken.append(time.perf_counter() - started)
+        return tokens * min(taken) / _PROBE_TOKENS
 
     def embed(self, query: str, layers: Sequence[int], form: EmbeddedForm = "query") -> npt.NDArray[np.float32]:
         """Hidden states of the query alone, without any document.

@@ -113,8 +113,9 @@ def _load(settings: Settings, console: Console, seconds: dict[str, float]) -> Re
 
         reranker = Reranker.from_settings(settings, report)
     seconds["model"] = time.perf_counter() - started
-    heads, every = len(reranker.heads.heads), len(reranker.reader.runtime.shape.all_heads())
-    _step(console, f"{settings.backbone.model} is loaded; {heads} of its {every} heads are read", seconds["model"])
+    heads, every = len(reranker.routes.pool()), len(reranker.reader.runtime.shape.all_heads())
+    how = f"a router picks from {heads}" if reranker.routes.default == "routed" else f"{heads} are read"
+    _step(console, f"{settings.backbone.model} is loaded; of its {every} heads {how}", seconds["model"])
     return reranker
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,6 +11,8 @@ from rich.console import Console
 
 from connector.cli.context import Context, pass_context
 from connector.cli.progress import progress
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("evaluate")
@@ -26,7 +27,12 @@ from connector.cli.progress import progress
 @click.option("--model", help="Default: backbone.model.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn queries and the tests.")
 @click.option("--timed", type=click.IntRange(0), default=3, show_default=True, help="Queries that are timed.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report as JSON.")
+@click.option("--bundle", type=_FILE, help="A router; default: router.bundle, or the one shipped for the model.")
+@click.option("--left-out", type=_FILE, help="A router trained without this collection, for rows of its own.")
+@click.option("--shuffle", is_flag=True, help="The LLM sees each window in random order (layout joint leaks it).")
+@click.option("--per-query", type=_FILE, help="Also write nDCG@10 of every query and row, tab separated.")
+@click.option("--runs", type=click.Path(path_type=Path, file_okay=False), help="Also write a TREC run of each row.")
+@click.option("--out", type=_FILE, help="Also write the report as JSON.")
 @pass_context
 def command(
     context: Context,
@@ -41,9 +47,15 @@ def command(
     model: str | None,
     seed: int,
     timed: int,
+    bundle: Path | None,
+    left_out: Path | None,
+    shuffle: bool,
+    per_query: Path | None,
+    runs: Path | None,
     out: Path | None,
 ) -> None:
-    """Measure first stage, all heads (ICR) and static heads, alone and fused, on a judged collection.
+    """Measure first stage, all heads (ICR), static heads and the router with its controls on a judged collection,
+    each alone and fused with the first stage.
 
     FOLDER is laid out as BEIR does. Head scores are kept on disk as they come: a run that was stopped goes on.
     """
@@ -52,11 +64,14 @@ def command(
     from connector.evaluation.first_stage import first_stage, open_collection_engine
     from connector.evaluation.provenance import Provenance, portable_command
     from connector.evaluation.report import Report, render_table, report_to_json
-    from connector.evaluation.running import drawn_queries, rows, seconds_per_query
+    from connector.evaluation.routed_rows import routed_by
+    from connector.evaluation.row_files import write_per_query, write_runs
+    from connector.evaluation.running import drawn_queries, rows, shuffled, window_recall
     from connector.evaluation.runs import read_run
-    from connector.heads.head_sets import HeadSet
-    from connector.reranker import Reranker, static_heads
-    from connector.routing.statistics import gather, statistics_folder
+    from connector.evaluation.timing import with_seconds
+    from connector.routing.query_embedding import QueryEmbedding
+    from connector.routing.selection import load_bundle, static_heads
+    from connector.routing.statistics import Window, gather, statistics_folder
 
     settings = context.settings(rerank__window=window, backbone__layout=layout, backbone__model=model)
     console = Console(stderr=True)
@@ -68,28 +83,36 @@ def command(
         path = folder / run_file if (folder / run_file).is_file() else Path(run_file)
         windows = first_stage(collection, settings.rerank.window, run=read_run(path))
     reader = open_reader(settings)
+    layers = reader.runtime.shape.layers
     static, source = static_heads(settings, reader)
+    router = load_bundle(settings, reader, bundle)
+    seen = shuffled(windows, seed) if shuffle else windows
     tables = gather(
         reader,
-        ((query, text, windows[query]) for query, text in collection.queries.items()),
+        (
+            Window(query, text, seen[query], collection.qrels[query], f"{collection.name}:{split}")
+            for query, text in collection.queries.items()
+        ),
         statistics_folder(settings.cache.path, reader),
         ("title", "text"),
+        embed=True,
     )
     counted = list(progress(console, f"head scores, {collection.name}", tables, len(collection.queries)))
-    found = rows(collection, windows, counted, static, seed)
+    by_query = {table.query_id: table for table in counted}
+    ways = []
+    for own, name in (
+        (router, "routed"),
+        (load_bundle(settings, reader, left_out) if left_out else None, "left-out"),
+    ):
+        if own is not None:
+            made = own.metadata.embedding
+            embedding = QueryEmbedding(made.form, made.layers, made.pooling, made.features)
+            pool, scales = own.metadata.pool, own.metadata.scales
+            controls = name == "routed"
+            ways += routed_by(own, pool, scales, embedding, by_query, layers, seed, controls=controls, name=name)
+    found = rows(collection, windows, counted, static, seed, ways=ways)
     if timed:
-        everything = HeadSet(reader.runtime.shape.all_heads(), 1.0)
-        for at, row in enumerate(found):
-            # Fusing costs nothing that could be measured: one time serves a row and its fused twin.
-            if row.readout is None or row.name.endswith("+first-stage"):
-                continue
-            heads = everything if row.head_list is None else HeadSet(row.head_list, 1.0)
-            reader.clear_cache()
-            reranker = Reranker(reader, heads, readout=row.readout, fields=("title", "text"))  # type: ignore[arg-type]
-            seconds = seconds_per_query(reranker.rerank, collection, windows, timed)
-            if seconds:
-                for twin in (at, at + 1):
-                    found[twin] = replace(found[twin], seconds_per_query=seconds[0], seconds_cached=seconds[1])
+        found = with_seconds(found, reader, router, collection, windows, timed)
     report = Report(
         collection=collection.name,
         queries=len(collection.queries),
@@ -109,12 +132,20 @@ def command(
             threads=reader.runtime.threads,
             device=reader.runtime.device,
             command=portable_command(sys.argv[1:], folder),
+            router=None if router is None else f"{router.path.name} {router.digest[:12]}",
+            shuffled=shuffle,
+            precision=reader.runtime.precision,
         ),
+        recall=window_recall(collection, windows),
     )
     value = report_to_json(report)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    if per_query is not None:
+        write_per_query(report, per_query)
+    if runs is not None:
+        write_runs(runs, windows, by_query, ways, static)
     if context.as_json:
         context.print_json(value)
     else:

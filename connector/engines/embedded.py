@@ -94,6 +94,20 @@ class EmbeddedEngine:
                         found[identity] = stored
         return found
 
+    def documents(self) -> Iterator[Document]:
+        """See ``Engine.documents``."""
+        index = self._found()
+        if index is None:
+            return
+        with self._failures("read"):
+            index.reload()
+            searcher = index.searcher()
+            hits = searcher.search(tantivy.Query.all_query(), max(int(searcher.num_docs), 1)).hits
+        for _, address in hits:
+            with self._failures("read"):
+                stored = _stored(searcher.doc(address))
+            yield Document(*stored)
+
     def index(
         self,
         documents: Iterable[Document],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -65,6 +65,14 @@ class Engine(Protocol):
 
         Raises:
             EngineError: see ``search``.
+        """
+        ...
+
+    def documents(self) -> Iterator[Document]:
+        """Every document of the index, each once, in no particular order; none where there is no index.
+
+        Raises:
+            EngineError: the engine failed.
         """
         ...
 

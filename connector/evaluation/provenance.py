@@ -16,6 +16,8 @@ __all__ = ["Provenance", "installed_versions", "portable_command", "processor_na
 
 _PACKAGES = ("rh-connector", "torch", "transformers", "tokenizers", "numpy", "scipy", "ir-measures", "tantivy")
 _FOLDER = "DATA"
+# Reports of older versions lack these.
+_NEWER = ("router", "shuffled", "precision")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Provenance:
         versions: package -> version.
         command: the command line, without folders of the machine.
         python: version of Python.
+        router: file name and digest of the router, or None.
+        shuffled: whether the LLM saw the windows in random order.
+        precision: number formats of the weights and of encoded documents; None in reports of older versions.
     """
 
     model: str
@@ -59,6 +64,9 @@ class Provenance:
     cpu: str = field(default_factory=lambda: processor_name())
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     python: str = field(default_factory=platform.python_version)
+    router: str | None = None
+    shuffled: bool = False
+    precision: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values, by attribute name."""
@@ -72,7 +80,7 @@ class Provenance:
             TypeError: a key is missing or unknown.
         """
         # What a default would fill in describes this machine, not the one that measured.
-        missing = [each.name for each in fields(cls) if each.name not in value]
+        missing = [each.name for each in fields(cls) if each.name not in value and each.name not in _NEWER]
         if missing:
             raise TypeError(f"provenance has no {missing[0]}")
         return cls(**value)

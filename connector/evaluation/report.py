@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from connector.errors import DataError
@@ -28,6 +28,8 @@ _ROW_KEYS = (
     "p_value",
     "interval",
 )
+# What newer reports have besides.
+_AGAINST = ("static", "permuted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ class Row:
         head_list: the (layer, head) pairs, where they are few enough to be told; None for all heads.
         weight: first-stage weight of the fusion.
         comparison: nDCG@10 against the first stage; None for the first stage itself.
+        against: name of another row -> nDCG@10 against it; both fused, or both not.
+        per_query: query -> nDCG@10; empty in reports of older versions.
+        route: of routed rows: mean number of heads and deepest layer, mean and range of the first stage's gate.
     """
 
     name: str
@@ -55,6 +60,9 @@ class Row:
     head_list: tuple[tuple[int, int], ...] | None = None
     weight: float | None = None
     comparison: Comparison | None = None
+    against: Mapping[str, Comparison] = field(default_factory=dict)
+    per_query: Mapping[str, float] = field(default_factory=dict)
+    route: Mapping[str, float] = field(default_factory=dict)
 
     def label(self) -> str:
         """Name and read-out on one line."""
@@ -71,6 +79,8 @@ class Report:
         window: number of first-stage hits that were reranked.
         rows: the first stage first.
         provenance: what the numbers were made with.
+        recall: share of the relevant documents that are in the window, the same for every row; None in reports of
+            older versions.
     """
 
     collection: str
@@ -78,6 +88,7 @@ class Report:
     window: int
     rows: Sequence[Row]
     provenance: Provenance
+    recall: float | None = None
 
 
 def make_row(
@@ -90,14 +101,17 @@ def make_row(
     head_list: Sequence[tuple[int, int]] | None = None,
     weight: float | None = None,
     seed: int = 0,
+    against: Mapping[str, Mapping[str, float]] | None = None,
+    route: Mapping[str, float] | None = None,
 ) -> Row:
     """A row from values per query.
 
     Args:
-        name, readout, heads, head_list, weight: see ``Row``.
+        name, readout, heads, head_list, weight, route: see ``Row``.
         values: measure -> query -> value, as ``per_query`` gives it.
         baseline: the first stage's values; None for its own row.
-        seed: of the paired test.
+        seed: of the paired tests.
+        against: name of another row -> its nDCG@10 by query.
 
     Raises:
         DataError: no queries, or other ones than the baseline's.
@@ -113,6 +127,9 @@ def make_row(
         head_list=pairs,
         weight=weight,
         comparison=comparison,
+        against={other: compare(values[MEASURES[0]], by_query, seed) for other, by_query in (against or {}).items()},
+        per_query={query: round(value, 4) for query, value in values[MEASURES[0]].items()},
+        route=route or {},
     )
 
 
@@ -121,12 +138,14 @@ def report_to_json(report: Report) -> dict[str, Any]:
 
     A row holds ``name``, ``readout``, the measures, ``seconds_per_query``, ``seconds_cached``, ``heads``,
     ``head_list``, ``weight``, and against the first stage ``difference`` (of nDCG@10), ``p_value`` and ``interval``
-    (null in the first stage's own row).
+    (null in the first stage's own row); the same numbers in ``against_static`` and ``against_permuted`` where there
+    are such rows; ``per_query``, nDCG@10 by query; and of routed rows ``route``.
     """
     return {
         "collection": report.collection,
         "queries": report.queries,
         "window": report.window,
+        "recall": report.recall,
         "rows": [_row_to_json(row) for row in report.rows],
         "provenance": report.provenance.to_json(),
     }
@@ -149,6 +168,7 @@ def report_from_json(value: Any, source: str) -> Report:
             window=int(value["window"]),
             rows=tuple(_row_from_json(row) for row in value["rows"]),
             provenance=Provenance.from_json(value["provenance"]),
+            recall=value.get("recall"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
@@ -189,7 +209,6 @@ def _comparison_cells(comparison: Comparison | None) -> list[str]:
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:
-    comparison = row.comparison
     return {
         "name": row.name,
         "readout": row.readout,
@@ -199,21 +218,49 @@ def _row_to_json(row: Row) -> dict[str, Any]:
         "heads": row.heads,
         "head_list": None if row.head_list is None else [list(pair) for pair in row.head_list],
         "weight": row.weight,
-        "difference": None if comparison is None else round(comparison.difference, 6),
-        "p_value": None if comparison is None else round(comparison.p_value, 6),
-        "interval": None if comparison is None else [round(end, 6) for end in comparison.interval],
+        **_comparison_to_json(row.comparison),
+        **{f"against_{name}": _comparison_to_json(own) for name, own in row.against.items()},
+        "route": {name: round(value, 4) for name, value in row.route.items()},
+        "per_query": dict(row.per_query),
     }
 
 
+def _comparison_to_json(comparison: Comparison | None) -> dict[str, Any]:
+    if comparison is None:
+        return {"difference": None, "p_value": None, "interval": None}
+    return {
+        "difference": round(comparison.difference, 6),
+        "p_value": round(comparison.p_value, 6),
+        "interval": [round(end, 6) for end in comparison.interval],
+    }
+
+
+def _comparison_from_json(value: Mapping[str, Any]) -> Comparison | None:
+    if value["difference"] is None:
+        return None
+    low, high = value["interval"]
+    return Comparison(float(value["difference"]), float(value["p_value"]), (float(low), float(high)))
+
+
 def _row_from_json(value: Mapping[str, Any]) -> Row:
-    seconds, cached, readout, heads, pairs, weight, difference, p_value, interval = (value[key] for key in _ROW_KEYS)
-    comparison = None
-    if difference is not None:
-        low, high = interval
-        comparison = Comparison(float(difference), float(p_value), (float(low), float(high)))
+    seconds, cached, readout, heads, pairs, weight, *_ = (value[key] for key in _ROW_KEYS)
     measures = {name: float(value[name]) for name in value if "@" in name}
     for measure in MEASURES:
         if measure not in measures:
             raise KeyError(measure)
     head_list = None if pairs is None else tuple((int(layer), int(head)) for layer, head in pairs)
-    return Row(str(value["name"]), measures, seconds, cached, readout, heads, head_list, weight, comparison)
+    found = {name: _comparison_from_json(value[f"against_{name}"]) for name in _AGAINST if f"against_{name}" in value}
+    return Row(
+        str(value["name"]),
+        measures,
+        seconds,
+        cached,
+        readout,
+        heads,
+        head_list,
+        weight,
+        _comparison_from_json(value),
+        {name: own for name, own in found.items() if own is not None},
+        {str(query): float(own) for query, own in value.get("per_query", {}).items()},
+        {str(name): float(own) for name, own in value.get("route", {}).items()},
+    )

@@ -14,14 +14,17 @@ from connector.errors import DataError
 from connector.evaluation.collections import Collection
 from connector.evaluation.measures import MEASURES, PerQuery, per_query
 from connector.evaluation.report import FIRST_STAGE, Row, make_row
-from connector.heads.fusion import fuse
+from connector.evaluation.routed_rows import RoutedBy, route_ranking, route_summary
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.heads.readouts import READOUTS, ReadOut
-from connector.routing.statistics import HeadTable, first_stage_scores
+from connector.routing.selection import fixed_route
+from connector.routing.statistics import HeadTable
 
-__all__ = ["FUSED", "all_heads", "drawn_queries", "rows", "seconds_per_query"]
+__all__ = ["FUSED", "POOL", "all_heads", "drawn_queries", "rows", "seconds_per_query", "shuffled", "window_recall"]
 
 FUSED = f"+{FIRST_STAGE}"
+POOL = "pool"
+"""Stands for the read-out in rows of a router, whose pool says how each head is read."""
 Windows = Mapping[str, Sequence[Hit]]
 
 
@@ -37,39 +40,63 @@ def drawn_queries(collection: Collection, limit: int | None, seed: int) -> Colle
     )
 
 
+def shuffled(windows: Windows, seed: int) -> dict[str, Sequence[Hit]]:
+    """The windows in random order, as the LLM is to see them where their order must not leak."""
+    found: dict[str, Sequence[Hit]] = {}
+    for query, hits in windows.items():
+        order = list(hits)
+        random.Random(f"{seed}:{query}").shuffle(order)
+        found[query] = order
+    return found
+
+
 def rows(
-    collection: Collection, windows: Windows, tables: Iterable[HeadTable], static: StaticHeads | None, seed: int = 0
+    collection: Collection,
+    windows: Windows,
+    tables: Iterable[HeadTable],
+    static: StaticHeads | None,
+    seed: int = 0,
+    *,
+    ways: Sequence[RoutedBy] = (),
+    every_head: bool = True,
 ) -> list[Row]:
-    """First stage, all heads as in ICR, and the static heads of each read-out, each alone and fused.
+    """First stage, all heads as in ICR, the static heads of each read-out, and a router's ways, alone and fused.
 
     Args:
         collection: queries and judgments.
         windows: first-stage hits of every query.
-        tables: head statistics of the queries whose window has any text.
-        static: static head sets; None: only first stage and all heads.
+        tables: head statistics of the queries whose window has any text; their documents may stand in another order.
+        static: static head sets; None: none.
         seed: of the paired tests.
+        ways: see ``routed_by``.
+        every_head: whether the tables hold all heads.
 
     Raises:
-        DataError: a table is not of the window it should be of.
+        DataError: a table is not of the window it should be of, or a ranking is not of the window's documents.
     """
     by_query = {table.query_id: table for table in tables}
     for query, table in by_query.items():
-        if table.ids != tuple(hit.id for hit in windows[query]):
+        if sorted(table.ids) != sorted(hit.id for hit in windows[query]):
             raise DataError(f"the head statistics of query {query} are of another window; remove them and run again")
-    plain = _measured(collection, {query: [hit.id for hit in hits] for query, hits in windows.items()})
+    plain = _measured(collection, windows, {query: [hit.id for hit in hits] for query, hits in windows.items()})
     found = [make_row(FIRST_STAGE, plain)]
 
     def add(name: str, readout: ReadOut, heads: HeadSet, read: Sequence[tuple[int, int]] | None) -> None:
-        for suffix, method in (("", "none"), (FUSED, heads.weight)):
-            rankings = {
-                query: _ranking(hits, by_query.get(query), readout, heads, read, method)
-                for query, hits in windows.items()
-            }
-            values = _measured(collection, rankings)
+        for suffix, fused in (("", False), (FUSED, True)):
+            rankings = {}
+            for query, hits in windows.items():
+                table = by_query.get(query)
+                ids = [hit.id for hit in hits]
+                if table is not None:
+                    pairs = table.shape[0] * table.shape[1] if read is None else None
+                    members = read if pairs is None else [divmod(at, table.shape[1]) for at in range(pairs)]
+                    own = HeadSet(tuple((a, b) for a, b in members or ()), heads.weight, heads.scales)
+                    ids = route_ranking(hits, table, fixed_route(own, readout), fused=fused)
+                rankings[query] = ids
             found.append(
                 make_row(
                     f"{name}{suffix}",
-                    values,
+                    _measured(collection, windows, rankings),
                     plain,
                     readout=readout,
                     heads=None if read is None else len(read),
@@ -79,11 +106,62 @@ def rows(
                 )
             )
 
-    add("all", "icr", all_heads(static, "icr"), None)
+    if every_head:
+        add("all", "icr", all_heads(static, "icr"), None)
     # The published read-out first.
     for readout in sorted(READOUTS, key=lambda name: name != "icr"):
         if static is not None and readout in static.sets:
             add("static", readout, static.sets[readout], static.sets[readout].heads)
+    found.extend(_routed_rows(collection, windows, by_query, ways, plain, seed))
+    return found
+
+
+def _routed_rows(
+    collection: Collection,
+    windows: Windows,
+    tables: Mapping[str, HeadTable],
+    ways: Sequence[RoutedBy],
+    plain: Mapping[str, PerQuery],
+    seed: int,
+) -> list[Row]:
+    measured: dict[tuple[str, bool], dict[str, PerQuery]] = {}
+    for way in ways:
+        for fused in (False, True):
+            draws = []
+            for routes in way.draws:
+                rankings = {
+                    query: route_ranking(hits, tables[query], routes[query], fused=fused)
+                    if query in tables
+                    else [hit.id for hit in hits]
+                    for query, hits in windows.items()
+                }
+                draws.append(_measured(collection, windows, rankings))
+            measured[way.name, fused] = {
+                measure: {query: sum(draw[measure][query] for draw in draws) / len(draws) for query in plain[measure]}
+                for measure in MEASURES
+            }
+    found = []
+    for way in ways:
+        static = way.name == "static"
+        lists = {route.heads for routes in way.draws for route in routes.values()}
+        for fused in (False, True):
+            others = {"routed": ("static", "permuted")}.get(way.name, () if static else ("static",))
+            found.append(
+                make_row(
+                    f"{way.name}{FUSED if fused else ''}",
+                    measured[way.name, fused],
+                    plain,
+                    readout=POOL,
+                    heads=len(next(iter(lists))) if len(lists) == 1 else None,
+                    head_list=next(iter(lists)) if len(lists) == 1 else None,
+                    weight=None,
+                    seed=seed,
+                    against={
+                        other: measured[other, fused][MEASURES[0]] for other in others if (other, fused) in measured
+                    },
+                    route=route_summary(way.draws[0]) if way.draws[0] else {},
+                )
+            )
     return found
 
 
@@ -92,23 +170,22 @@ def all_heads(static: StaticHeads | None, readout: ReadOut) -> HeadSet:
     return HeadSet((), static.all_weights.get(readout, 1.0) if static else 1.0)
 
 
-def _measured(collection: Collection, rankings: Mapping[str, Sequence[str]]) -> dict[str, PerQuery]:
+def window_recall(collection: Collection, windows: Windows) -> float:
+    """Share of the relevant documents that the windows hold, mean over queries; no ranking changes it."""
+    shares = []
+    for query, grades in collection.qrels.items():
+        relevant = {identity for identity, grade in grades.items() if grade >= collection.relevant_from}
+        if relevant:
+            shares.append(len(relevant & {hit.id for hit in windows.get(query, ())}) / len(relevant))
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def _measured(collection: Collection, windows: Windows, rankings: Mapping[str, Sequence[str]]) -> dict[str, PerQuery]:
+    for query, ids in rankings.items():
+        # What is not in the window cannot come in, and nothing may get lost: else recall would change.
+        if sorted(ids) != sorted(hit.id for hit in windows[query]):
+            raise DataError(f"a ranking of query {query} is not of its window's documents; this is a defect")
     return per_query(MEASURES, collection.qrels, rankings, collection.relevant_from)
-
-
-def _ranking(
-    hits: Sequence[Hit],
-    table: HeadTable | None,
-    readout: ReadOut,
-    heads: HeadSet,
-    read: Sequence[tuple[int, int]] | None,
-    method: str | float,
-) -> list[str]:
-    ids = [hit.id for hit in hits]
-    if table is None:
-        return ids
-    scores = fuse(table.head_scores(readout, read, heads.scales), first_stage_scores(table), method)
-    return [ids[at] for at in np.argsort(-scores, kind="stable")]
 
 
 def seconds_per_query(

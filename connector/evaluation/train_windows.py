@@ -145,14 +145,20 @@ def _searched(
             engine.index(changed.get(document.id) or without_part(document, kind) for document in documents)
             for query in made:
                 yield Window(
-                    query.id, query.query, _hits(engine, query, settings.rerank.window), {query.document.id: 1}, source
+                    query.id,
+                    query.query,
+                    _hits(engine, query, settings.rerank.window),
+                    {query.document.id: 1},
+                    source,
                 )
 
 
 def _hits(engine: Engine, query: MadeQuery, window: int) -> list[Hit]:
     # Another document that says the same is as relevant, and not marked so.
     found = engine.search(query.query, window + _MOST_COPIES)
-    kept = [hit for hit in found if hit.id == query.document.id or not is_copy(query.query, document_text(hit.fields))]
+    kept = [
+        hit for hit in found if hit.id == query.document.id or not is_copy(query.query, document_text(hit.fields))
+    ]
     return kept[:window]
 
 

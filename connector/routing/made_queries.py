@@ -1,7 +1,7 @@
 """Train queries without labels: parts of the user's own documents, taken out and asked for.
 
 A title asks for its text, a heading for its section, a docstring for its code, a sentence (or its telling words) for
-the document that it stood in. The part is taken out, so that what is searched is the rest; of titles and docstrings it
+the document it stood in. The part is taken out, so that what is searched is the rest; of titles and docstrings it
 is taken out of every document, else the relevant one would be known by what it lacks. A query that is still a copy of
 something in the rest is no question, and is not used.
 """
@@ -27,11 +27,13 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _TITLES = ("title", "name", "heading", "headline", "subject", "summary", "question")
 _WORD = re.compile(r"\w+")
 # Lucene's English stop words and the words of questions: they tell nothing about a document.
-_COMMON = frozenset(
-    "a an and are as at be but by can did do does for from had has have how i if in into is it its may no not of on or "
-    "our such than that the their then there these they this those to was we were what when where which who why will "
-    "with you your".split()
-)
+_COMMON = {
+    *("a", "an", "and", "are", "as", "at", "be", "but", "by", "can", "did", "do", "does", "for", "from"),
+    *("had", "has", "have", "how", "i", "if", "in", "into", "is", "it", "its", "may", "no", "not", "of"),
+    *("on", "or", "our", "such", "than", "that", "the", "their", "then", "there", "these", "they", "this"),
+    *("those", "to", "was", "we", "were", "what", "when", "where", "which", "who", "why", "will", "with"),
+    *("you", "your"),
+}
 _DOCSTRING = re.compile(r"(?:\"\"\"|''')(.*?)(?:\"\"\"|''')", re.DOTALL)
 _HEADING = re.compile(r"^#{1,6}[ \t]+(\S.*?)[ \t#]*$", re.MULTILINE)
 # A full stop ends a sentence where a capital, a bracket or a quotation mark follows, or (as in old collections) a
@@ -198,9 +200,7 @@ def _from_sentence(document: Document, drawn: random.Random) -> tuple[str, Docum
     return text[start:end].strip(), _replaced(document, name, rest)
 
 
-def _from_words(
-    document: Document, drawn: random.Random, spread: Mapping[str, int]
-) -> tuple[str, Document] | None:
+def _from_words(document: Document, drawn: random.Random, spread: Mapping[str, int]) -> tuple[str, Document] | None:
     made = _from_sentence(document, drawn)
     if made is None:
         return None

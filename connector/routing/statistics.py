@@ -24,7 +24,16 @@ from connector.heads.fusion import rank_scores
 from connector.heads.readouts import READOUTS, ReadOut, passage_scores
 from connector.heads.scoring import document_scores
 
-__all__ = ["FORMS", "HeadTable", "Window", "embedded_layers", "first_stage_scores", "gather", "statistics_folder"]
+__all__ = [
+    "FORMS",
+    "HeadTable",
+    "Window",
+    "embedded_layers",
+    "first_stage_scores",
+    "gather",
+    "missing",
+    "statistics_folder",
+]
 
 # Raised when the numbers in a table change their meaning.
 _VERSION = 2
@@ -161,15 +170,13 @@ class HeadTable:
                     record.get("qrels", {}),
                     record.get("source", ""),
                     {name: file[f"other_{name}"] for name in READOUTS if f"other_{name}" in file},
-                    file["embeddings"] if "embeddings" in file else None,
+                    file.get("embeddings"),
                 )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
 
-def _by_document(
-    scores: npt.NDArray[np.float32], documents: Sequence[Sequence[int]]
-) -> npt.NDArray[np.float64]:
+def _by_document(scores: npt.NDArray[np.float32], documents: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
     table = scores.astype(np.float64)
     lowest = table.min(axis=1) - np.ptp(table, axis=1) - 1
     columns = [table[:, list(part)].max(axis=1) if part else lowest for part in documents]
@@ -249,6 +256,29 @@ def gather(
         if table is not known:
             table.save(path)
         yield table.first_layers(cut)
+
+
+def missing(
+    reader: Reader,
+    windows: Iterable[Window],
+    folder: Path,
+    fields: Sequence[str] = (),
+    *,
+    layers: int | None = None,
+    other_wording: bool = False,
+    embed: bool = False,
+) -> list[Window]:
+    """The windows that ``gather`` would have to read documents for; arguments as there."""
+    shape = reader.runtime.shape
+    cut = shape.layers if layers is None else min(layers, shape.layers)
+    found = []
+    for window in windows:
+        texts = [document_text(hit.fields, fields) for hit in window.hits]
+        if any(text.strip() for text in texts):
+            table, _ = _stored(reader, window, texts, folder, cut)
+            if table is None or (other_wording and not table.other_scores):
+                found.append(window)
+    return found
 
 
 def _stored(

@@ -201,13 +201,15 @@ def test_encoded_documents_survive_bytes(runtime: TorchRuntime, late: bool) -> N
         runtime.load_document(damaged)
 
 
-def test_embedding_is_the_mean_of_hidden_states(folder: Path, runtime: TorchRuntime) -> None:
+def test_embedding_is_the_mean_and_the_last_of_hidden_states(folder: Path, runtime: TorchRuntime) -> None:
     ids = [1, 30, 31, 32]
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
     with torch.inference_mode():
         states = model(torch.tensor([ids]), output_hidden_states=True, use_cache=False).hidden_states
-    expected = np.stack([states[layer][0].mean(0).numpy() for layer in (1, 3)])
-    np.testing.assert_allclose(runtime.embed(ids, (1, 3)), expected, atol=2e-5, rtol=1e-4)
+    for start in (0, 2):
+        own = [states[layer][0, start:].numpy() for layer in (1, 3)]
+        expected = np.stack([np.stack((state.mean(0), state[-1])) for state in own])
+        np.testing.assert_allclose(runtime.embed(ids, (1, 3), start), expected, atol=2e-5, rtol=1e-4)
 
 
 def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:

@@ -147,7 +147,7 @@ def test_empty_query(search: Callable[..., int], capsys: pytest.CaptureFixture[s
 def test_a_deadline_leaves_the_engine_order(
     search: Callable[..., int], indexes: Path, reranker: Reranker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    late = Reranker(reranker.reader, reranker.heads, deadline_ms=0)
+    late = Reranker(reranker.reader, reranker.routes, deadline_ms=0)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Reranker, "from_settings", lambda settings, progress=None: late)
         assert search("how long do cats sleep", "--explain", before=()) == 0

@@ -9,6 +9,7 @@ import pytest
 from connector.heads.head_sets import StaticHeads, shipped_path
 from connector.heads.readouts import READOUTS, ReadOut
 from connector.reranker import Reranker
+from connector.routing.selection import fixed_route
 
 
 @pytest.mark.parametrize(
@@ -31,5 +32,5 @@ def test_the_default_set_fits_the_default_model(reranker: Reranker) -> None:
     assert path is not None
     static = StaticHeads.load(path)
     assert static.fingerprint == reranker.reader.fingerprint
-    assert reranker.heads == static.sets["query"]
+    assert reranker.routes.route("cats") == fixed_route(static.sets["query"], "query")
     assert set(static.all_weights) == set(READOUTS)

@@ -1,0 +1,142 @@
+"""Rankings by a router, and the controls without which its numbers say nothing.
+
+* ``random``: as many random members of the pool as the router uses.
+* ``static``: the set that the router was made around, of the router's size.
+* ``routed``: the router.
+* ``permuted``: the router with the embedding of another query of the same collection: what stays is no routing.
+* ``left-out``: a router trained without this collection.
+
+Random and permuted rows are means over several draws, query by query.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from connector.documents import Hit
+from connector.heads.fusion import fuse
+from connector.heads.routes import Member, Route, route_scores
+from connector.routing.query_embedding import QueryEmbedding
+from connector.routing.statistics import HeadTable, first_stage_scores
+
+__all__ = ["DRAWS", "RoutedBy", "Router", "derangement", "route_ranking", "route_summary", "routed_by"]
+
+DRAWS = 5
+Routes = Mapping[str, Route]
+
+
+class Router(Protocol):
+    """What is asked of a loaded bundle: see ``Bundle``."""
+
+    def route(self, embedding: npt.NDArray[np.float32]) -> Route:
+        """The heads of one query."""
+        ...
+
+    def static_route(self) -> Route:
+        """The heads of every query without routing."""
+        ...
+
+
+@dataclass(frozen=True)
+class RoutedBy:
+    """The routes of every query with a table, for each way of choosing; several where draws are averaged.
+
+    Attributes:
+        name: of the row.
+        draws: query -> route, one for each draw.
+    """
+
+    name: str
+    draws: tuple[Routes, ...]
+
+
+def routed_by(
+    router: Router,
+    pool: Sequence[Member],
+    scales: Sequence[float],
+    embedding: QueryEmbedding,
+    tables: Mapping[str, HeadTable],
+    layers: int,
+    seed: int,
+    *,
+    controls: bool = True,
+    name: str = "routed",
+) -> list[RoutedBy]:
+    """Routes of a router and of its controls, in the order of rows.
+
+    Args:
+        router: a loaded bundle.
+        pool, scales, embedding: of its metadata.
+        tables: query -> its head statistics, with embeddings.
+        layers: decoder layers of the LLM.
+        seed: of what is drawn.
+        controls: also random, static and permuted.
+        name: of the router's own row.
+    """
+    vectors = {query: embedding.of_table(table, layers) for query, table in tables.items()}
+    own = {query: router.route(vector) for query, vector in vectors.items()}
+    if not controls:
+        return [RoutedBy(name, (own,))]
+    fixed = router.static_route()
+    scale = dict(zip(pool, scales, strict=True))
+
+    def drawn(query: str, draw: int) -> Route:
+        members = random.Random(f"{seed}:{query}:{draw}").sample(list(pool), len(own[query].members))
+        own_scales = tuple(scale[member] for member in members)
+        return Route(tuple(members), (1.0,) * len(members), fixed.first_stage_gate, own_scales)
+
+    others = []
+    for draw in range(DRAWS if len(vectors) > 1 else 0):
+        exchanged = derangement(sorted(vectors), seed + draw)
+        others.append({query: own[exchanged[query]] for query in own})
+    found = [
+        RoutedBy("random", tuple({query: drawn(query, draw) for query in own} for draw in range(DRAWS))),
+        RoutedBy("static", (dict.fromkeys(own, fixed),)),
+        RoutedBy(name, (own,)),
+    ]
+    return [*found, RoutedBy("permuted", tuple(others))] if others else found
+
+
+def derangement(queries: Sequence[str], seed: int) -> dict[str, str]:
+    """Another query for each: one random cycle, so that none keeps its own. At least two queries."""
+    order = list(queries)
+    random.Random(seed).shuffle(order)
+    return dict(zip(order, [*order[1:], order[0]], strict=True))
+
+
+def route_ranking(hits: Sequence[Hit], table: HeadTable, route: Route, *, fused: bool) -> list[str]:
+    """Document ids as this route ranks them; ties keep first-stage order.
+
+    Args:
+        hits: the window in first-stage order.
+        table: its head statistics, in any order of the documents.
+        route: the heads.
+        fused: with the first stage.
+    """
+    layers, per_layer = table.shape
+    heads = [(layer, head) for layer in range(layers) for head in range(per_layer)]
+    readouts = {readout for _, _, readout in route.members}
+    scores, _ = route_scores(
+        route, {readout: table.scores[readout].astype(np.float64) for readout in readouts}, heads, table.documents
+    )
+    final = fuse(scores, first_stage_scores(table) if fused else None, route.first_stage_gate if fused else "none")
+    by_id = dict(zip(table.ids, final.tolist(), strict=True))
+    return sorted((hit.id for hit in hits), key=lambda identity: -by_id[identity])
+
+
+def route_summary(routes: Routes) -> dict[str, float]:
+    """Mean number of heads read and deepest layer, mean and range of the first stage's gate."""
+    gates = [route.first_stage_gate for route in routes.values()]
+    return {
+        "heads": float(np.mean([len(route.heads) for route in routes.values()])),
+        "deepest_layer": float(np.mean([route.deepest_layer for route in routes.values()])),
+        "first_stage_gate": float(np.mean(gates)),
+        "lowest_gate": min(gates),
+        "highest_gate": max(gates),
+    }

@@ -1,0 +1,240 @@
+"""What a router file says about itself: for which LLM, over which pool, how it was trained and what it gained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, field_validator
+from pydantic import model_validator as _model_validator
+from typing_extensions import TypedDict
+
+from connector.backbone.reader import EmbeddedForm, Layout
+from connector.errors import BackboneError
+from connector.heads.routes import Member
+from connector.routing.query_embedding import FEATURES, Pooling
+
+__all__ = ["FORMAT", "METADATA_KEY", "Activation", "EmbeddingRecipe", "RouterMetadata", "StaticSet"]
+
+FORMAT = "rh-router-1"
+# The key under which the JSON stands in the header of a .safetensors file and among the properties of an .onnx file.
+METADATA_KEY = "rh_connector"
+
+Activation = Literal["relu", "binary"]
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Positive = Annotated[float, Field(gt=0)]
+_Index = Annotated[int, Field(ge=0)]
+_LONGEST_VALUE = 60
+
+
+class StaticSet(TypedDict):
+    """The static set around which a router was made: what it gives to every query where kappa is 0."""
+
+    members: list[_Index]
+    gates: list[_Positive]
+    first_stage: Annotated[float, Field(ge=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class EmbeddingRecipe(_Frozen):
+    """How the query embedding is made; see ``QueryEmbedding``.
+
+    Attributes:
+        form: what stands before the query in its short pass.
+        layers: whose entering hidden states are taken; their vectors stand one after the other.
+        pooling: mean over the query's tokens, or its last token.
+        features: whether the features of ``query_embedding.FEATURES`` follow the hidden states.
+        dimension: d, of all layers and the features together.
+    """
+
+    form: EmbeddedForm
+    layers: tuple[_Index, ...] = Field(min_length=1)
+    pooling: Pooling
+    features: bool
+    dimension: int = Field(ge=1)
+
+    @_model_validator(mode="after")
+    def _layers_fit(self) -> EmbeddingRecipe:
+        _distinct("embedding.layers", self.layers)
+        states = self.dimension - (len(FEATURES) if self.features else 0)
+        if states < 1 or states % len(self.layers):
+            raise ValueError(
+                f"embedding.dimension = {self.dimension}: not a multiple of its {len(self.layers)} layers"
+                + (f", and {len(FEATURES)} features" if self.features else "")
+            )
+        return self
+
+
+class RouterMetadata(_Frozen):
+    """Everything about a router but its weights. Made of wrong values, it raises ``pydantic.ValidationError``.
+
+    Attributes:
+        format: version of this record.
+        model: name of the model.
+        fingerprint: sha256 of weights, tokenizer, template and layout; another one is refused.
+        layout: the layout in which the router was trained.
+        template: sha256 of the prompt template.
+        pool: (layer, head, read-out), each once.
+        scales: for each member, how far its scores of one window usually lie apart; above 0.
+        most_heads: P; most members that a query gets.
+        activation: how logits become gates; see ``Router``.
+        embedding: how the query embedding is made.
+        kappa: strength of the query's own part; 0: every query gets the static set.
+        deepest_layer: the last layer of the pool.
+        static: indices into the pool, their gates, and the first stage's gate.
+        training: collections, splits, counts, seeds, command; free JSON.
+        gains: what was measured, with controls; free JSON.
+        created_at: ISO date or date and time.
+    """
+
+    format: Literal["rh-router-1"] = "rh-router-1"
+    model: str = Field(min_length=1)
+    fingerprint: _Sha256
+    layout: Layout
+    template: _Sha256
+    pool: tuple[Member, ...] = Field(min_length=1)
+    scales: tuple[_Positive, ...]
+    most_heads: int = Field(ge=1)
+    activation: Activation
+    embedding: EmbeddingRecipe
+    kappa: float = Field(ge=0)
+    deepest_layer: int
+    static: StaticSet
+    training: dict[str, JsonValue]
+    gains: dict[str, JsonValue]
+    created_at: str
+
+    @field_validator("created_at")
+    @classmethod
+    def _is_a_date(cls, value: str) -> str:
+        datetime.fromisoformat(value)
+        return value
+
+    @_model_validator(mode="after")
+    def _parts_fit(self) -> RouterMetadata:
+        _distinct("pool", self.pool)
+        for at, (layer, head, _) in enumerate(self.pool):
+            if layer < 0 or head < 0:
+                raise ValueError(f"pool[{at}] = ({layer}, {head}): layer and head must be 0 or more")
+        size = len(self.pool)
+        if len(self.scales) != size:
+            raise ValueError(f"scales: {len(self.scales)} numbers for a pool of {size}")
+        if self.most_heads > size:
+            raise ValueError(f"most_heads = {self.most_heads}: more than the pool's {size} members")
+        deepest = max(layer for layer, _, _ in self.pool)
+        if self.deepest_layer != deepest:
+            raise ValueError(f"deepest_layer = {self.deepest_layer}: the pool's is {deepest}")
+        members, gates = self.static["members"], self.static["gates"]
+        _distinct("static.members", members)
+        if not members or max(members) >= size:
+            raise ValueError(f"static.members = {members}: give at least one, each below the pool's size {size}")
+        if len(gates) != len(members):
+            raise ValueError(f"static.gates: {len(gates)} numbers for {len(members)} members")
+        return self
+
+    def to_json(self) -> str:
+        """One line of ASCII, the same for the same values."""
+        return json.dumps(
+            self.model_dump(mode="json"), ensure_ascii=True, allow_nan=False, sort_keys=True, separators=(",", ":")
+        )
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "the router's metadata") -> RouterMetadata:
+        """Read and check a record.
+
+        Args:
+            text: JSON.
+            source: what errors call it: a file's name.
+
+        Raises:
+            BackboneError: one line with the key and its value.
+        """
+        try:
+            record = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise BackboneError(f"{source} is damaged: its metadata is not JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise BackboneError(f"{source} is damaged: its metadata is not a JSON object")
+        if record.get("format") != FORMAT:
+            raise BackboneError(
+                f"{source} is of format {_shown(record.get('format'))}, this rh-connector reads {FORMAT}; export the "
+                "router again (rh-connector export), or use the version of rh-connector that wrote it"
+            )
+        try:
+            # From JSON and strict: no "9" for 9, but lists for tuples.
+            return cls.model_validate_json(json.dumps(record), strict=True)
+        except ValidationError as error:
+            raise BackboneError(f"{source} is damaged: {_first_line(error)}") from None
+
+    def check(self, fingerprint: str, template: str, layers: int, heads: int, source: str) -> None:
+        """Refuse a router that was trained for something else.
+
+        Args:
+            fingerprint: of the backbone, template and layout in use.
+            template: sha256 of the prompt template in use.
+            layers: the backbone's layers.
+            heads: its query heads a layer.
+            source: what errors call the router: its file's name.
+
+        Raises:
+            BackboneError: a hash differs, or the pool or the query embedding names what the backbone does not have.
+        """
+        mend = "train one for it (rh-connector train), or set router.bundle to one that fits"
+        if self.template != template:
+            raise BackboneError(
+                f"{source} was trained with another template ({self.template[:12]}) than this one "
+                f"({template[:12]}); {mend}"
+            )
+        if self.fingerprint != fingerprint:
+            raise BackboneError(
+                f"{source} was trained for {self.model} {self.layout} ({self.fingerprint[:12]}), not for this "
+                f"backbone, template and layout ({fingerprint[:12]}); {mend}"
+            )
+        for layer, head, _ in self.pool:
+            if layer >= layers or head >= heads:
+                raise BackboneError(
+                    f"{source} names head ({layer}, {head}), which this backbone of {layers} x {heads} heads does "
+                    f"not have; {mend}"
+                )
+        for layer in self.embedding.layers:
+            if layer > layers:
+                raise BackboneError(
+                    f"{source} embeds queries at layer {layer}, which this backbone of {layers} layers lacks; {mend}"
+                )
+
+
+def _distinct(key: str, values: Sequence[Any]) -> None:
+    seen = set()
+    for at, value in enumerate(values):
+        if value in seen:
+            raise ValueError(f"{key}[{at}] = {_shown(value)}: it is there twice")
+        seen.add(value)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+
+
+def _first_line(error: ValidationError) -> str:
+    """The first mistake as ``key = value: what is wrong``, on one line."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    if first["type"] == "missing":
+        text = f"{place} is missing"
+    elif first["type"] == "value_error" and (not place or message.startswith(place)):
+        # A relation between keys: its message names them.
+        text = message
+    else:
+        text = f"{place} = {_shown(first['input'])}: {message}"
+    return " ".join(text.split())

@@ -1,0 +1,173 @@
+"""Which route a query takes: the router's, one fixed set of heads, or all heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from connector.backbone.reader import Reader
+from connector.backbone.runtime import Head
+from connector.errors import BackboneError, RequestError
+from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
+from connector.heads.readouts import ReadOut
+from connector.heads.routes import Route
+from connector.routing.bundle import Bundle, shipped_bundle
+from connector.routing.query_embedding import QueryEmbedding
+from connector.settings import Settings
+
+__all__ = ["MODES", "Mode", "Routes", "fixed_route", "load_bundle", "static_heads"]
+
+Mode = Literal["routed", "static", "all"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+class Routes:
+    """The routes that a reranker can take. Thread-safe.
+
+    Args:
+        reader: the LLM.
+        default: the mode of requests that name none.
+        fixed: routes that are the same for every query.
+        bundle: the router, for the mode ``routed``.
+    """
+
+    def __init__(
+        self, reader: Reader, default: Mode, fixed: Mapping[Mode, Route], bundle: Bundle | None = None
+    ) -> None:
+        self.default: Mode = default
+        self.bundle = bundle
+        self._reader = reader
+        self._fixed = dict(fixed)
+        self._embedding = None
+        if bundle is not None:
+            made = bundle.metadata.embedding
+            self._embedding = QueryEmbedding(made.form, made.layers, made.pooling, made.features)
+
+    @classmethod
+    def of_heads(cls, reader: Reader, heads: HeadSet, readout: ReadOut) -> Routes:
+        """One fixed set of heads."""
+        return cls(reader, "static", {"static": fixed_route(heads, readout)})
+
+    @classmethod
+    def from_settings(cls, settings: Settings, reader: Reader) -> Routes:
+        """The routes that the settings name, or those shipped for the model and layout.
+
+        Without a router for the model, a ``router.mode`` that nobody has set is ``static``.
+
+        Raises:
+            BackboneError: a file is missing, damaged or made for something else, or there is none for the mode.
+        """
+        mode: Mode = settings.router.mode
+        # A head set that is named replaces the router; what is not asked for is not loaded.
+        wanted = mode == "routed" or settings.router.bundle is not None
+        bundle = load_bundle(settings, reader) if wanted else None
+        static, _ = static_heads(settings, reader)
+        readout: ReadOut = settings.rerank.readout
+        fixed: dict[Mode, Route] = {}
+        weight = static.all_weights.get(readout, 1.0) if static else 1.0
+        fixed["all"] = fixed_route(HeadSet(reader.runtime.shape.all_heads(), weight), readout)
+        if static is not None and (mode == "static" or readout in static.sets):
+            fixed["static"] = fixed_route(static.for_readout(readout), readout)
+        elif bundle is not None:
+            fixed["static"] = bundle.static_route()
+        if mode == "routed" and bundle is None and "mode" not in settings.router.model_fields_set:
+            mode = "static"
+        if mode != "routed" and mode not in fixed or mode == "routed" and bundle is None:
+            what = "router" if mode == "routed" else "head set"
+            command = "rh-connector train" if mode == "routed" else "rh-connector train --static"
+            raise BackboneError(
+                f"no {what} is shipped for {settings.backbone.model} in the layout {settings.backbone.layout}; make "
+                f"one with '{command}', set router.bundle to its file, or set router.mode to all"
+            )
+        return cls(reader, mode, fixed, bundle)
+
+    def check(self, mode: Mode | None) -> None:
+        """Refuse a mode that cannot be taken.
+
+        Raises:
+            RequestError: there is no such mode, or nothing was loaded for it.
+        """
+        if mode is None:
+            return
+        if mode not in MODES:
+            raise RequestError(f"router mode '{mode}' is none; give {', '.join(MODES)}")
+        if mode not in self._fixed and (mode != "routed" or self.bundle is None):
+            what = "router" if mode == "routed" else "head set"
+            raise RequestError(
+                f"router mode '{mode}': no {what} is loaded here; start with router.mode={mode} and a {what} for "
+                f"this model, or ask for another mode"
+            )
+
+    def route(self, query: str, mode: Mode | None = None, first_stage: Sequence[float] | None = None) -> Route:
+        """The heads for one query; with a router, one short pass of the LLM over the query alone.
+
+        Args:
+            query: the query.
+            mode: None: the default.
+            first_stage: first-stage scores of its window, in any order, where they are known.
+
+        Raises:
+            RequestError: see ``check``.
+        """
+        self.check(mode)
+        mode = mode or self.default
+        if mode == "routed" and self.bundle is not None and self._embedding is not None:
+            return self.bundle.route(self._embedding.of_query(self._reader, query, first_stage))
+        return self._fixed[mode]
+
+    def pool(self, mode: Mode | None = None) -> tuple[Head, ...]:
+        """The heads that documents are encoded and cached for: those of any route but ``all``, if it is not asked.
+
+        One pool for the router and the static set, so that both find the same documents in the cache.
+        """
+        mode = mode or self.default
+        found = set(self._fixed["static"].heads) if "static" in self._fixed else set()
+        if self.bundle is not None:
+            found |= {(layer, head) for layer, head, _ in self.bundle.metadata.pool}
+        if mode == "all" or not found:
+            found |= set(self._fixed[mode].heads)
+        return tuple(sorted(found))
+
+
+def fixed_route(heads: HeadSet, readout: ReadOut) -> Route:
+    """A head set as a route: every head counts the same."""
+    members = tuple((layer, head, readout) for layer, head in heads.heads)
+    return Route(members, (1.0,) * len(members), heads.weight, heads.scales)
+
+
+def static_heads(settings: Settings, reader: Reader) -> tuple[StaticHeads | None, str | None]:
+    """The static head sets that the settings name, or those shipped for the model and layout, and their file's name.
+
+    Raises:
+        BackboneError: the file is missing, damaged, or was made for something else.
+    """
+    named = settings.router.bundle
+    path = shipped_path(settings.backbone.model, settings.backbone.layout) if _is_router(named) else named
+    if path is None:
+        return None, None
+    static = StaticHeads.load(path)
+    static.check(reader.fingerprint, reader.runtime.shape.layers, reader.runtime.shape.heads, str(path))
+    return static, path.name
+
+
+def load_bundle(settings: Settings, reader: Reader, path: Path | None = None) -> Bundle | None:
+    """The router in a file, or the one that the settings name, or the one shipped for the model and layout.
+
+    Raises:
+        BackboneError: the file is missing, damaged, or was made for something else.
+    """
+    named = path or settings.router.bundle
+    path = named if named is not None and _is_router(named) else None
+    if named is None:
+        path = shipped_bundle(settings.backbone.model, settings.backbone.layout)
+    if path is None:
+        return None
+    bundle = Bundle.load(path, settings.router.provider)
+    shape = reader.runtime.shape
+    bundle.metadata.check(reader.fingerprint, reader.template_hash, shape.layers, shape.heads, str(path))
+    return bundle
+
+
+def _is_router(path: Path | None) -> bool:
+    return path is None or path.suffix == ".onnx"
