@@ -10,6 +10,7 @@ from typing import Any
 
 from connector.errors import RequestError
 from connector.reranker import FirstStage
+from connector.routing.selection import MODES, Mode
 
 __all__ = ["LineRequest", "read_request"]
 
@@ -23,6 +24,7 @@ class LineRequest:
         documents: texts, or objects with text fields.
         first_stage: scores, ``"order"``, or None.
         deadline_ms: None: the settings' own.
+        mode: how the heads are chosen; None: as the settings say.
         echoed: keys that are sent back as they came: ``id``, where there is one.
     """
 
@@ -30,6 +32,7 @@ class LineRequest:
     documents: list[str | Mapping[str, Any]]
     first_stage: FirstStage
     deadline_ms: float | None
+    mode: Mode | None
     echoed: Mapping[str, str | int]
 
 
@@ -57,7 +60,7 @@ def read_request(line: bytes) -> LineRequest:
             raise RequestError(
                 f"documents[{at}] is {type(document).__name__}; give text or an object with text fields"
             )
-    return LineRequest(query, documents, _first_stage(value), _deadline(value), _identity(value))
+    return LineRequest(query, documents, _first_stage(value), _deadline(value), _mode(value), _identity(value))
 
 
 def _first_stage(value: Mapping[str, Any]) -> FirstStage:
@@ -80,6 +83,16 @@ def _deadline(value: Mapping[str, Any]) -> float | None:
     if deadline <= 0:
         raise RequestError(f"deadline_ms = {deadline:g}; give milliseconds above 0")
     return deadline
+
+
+def _mode(value: Mapping[str, Any]) -> Mode | None:
+    mode = value.get("router_mode")
+    if mode is None:
+        return None
+    for known in MODES:
+        if mode == known:
+            return known
+    raise RequestError(f"router_mode is {mode!r}; give {', '.join(MODES)}")
 
 
 def _identity(value: Mapping[str, Any]) -> dict[str, str | int]:

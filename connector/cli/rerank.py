@@ -45,8 +45,9 @@ def command(
     """Rerank what standard input brings: lines {"query": "…", "documents": ["…", {"title": "…", "text": "…"}]}.
 
     Each line may also hold id, first_stage_scores (one number a document) or "first_stage": "order" (documents come
-    best first), and deadline_ms. Each is answered by one line, in order; all its documents are reranked. A line that
-    is wrong is named on standard error, the others are still answered, and the exit code is 5.
+    best first), router_mode (routed, static, all) and deadline_ms. Each is answered by one line, in order; all its
+    documents are reranked. A line that is wrong is named on standard error, the others are still answered, and the
+    exit code is 5.
 
     With --run, a TREC run is reranked into --out. The texts of its documents come from --collection or, with
     --queries alone, from the configured engine by their ids. Every document is kept; those behind the window follow
@@ -87,6 +88,7 @@ def _answer_lines(settings: Settings) -> None:
                 request.documents,
                 first_stage=request.first_stage,
                 deadline_ms=request.deadline_ms,
+                mode=request.mode,
             )
         except RequestError as error:
             wrong += 1

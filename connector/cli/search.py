@@ -16,12 +16,15 @@ from connector.documents import Hit, RerankResult
 from connector.errors import SettingsError
 from connector.settings import Settings
 
+_SHOWN_HEADS = 16
+
 
 @click.command("search")
 @click.argument("query")
 @click.option("-k", "size", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Hits to show.")
 @click.option("--window", type=click.IntRange(1), help="First-stage hits that are reranked (rerank.window).")
 @click.option("--index", metavar="NAME", help="Index that is searched (engine.index).")
+@click.option("--mode", type=click.Choice(["routed", "static", "all"]), help="How heads are chosen (router.mode).")
 @click.option("--no-rerank", is_flag=True, help="The engine's own order.")
 @click.option("--explain", is_flag=True, help="Also show scores, the passage that the heads looked at, and times.")
 @pass_context
@@ -31,6 +34,7 @@ def command(
     size: int,
     window: int | None,
     index: str | None,
+    mode: str | None,
     no_rerank: bool,
     explain: bool,
 ) -> None:
@@ -39,7 +43,7 @@ def command(
     Hits behind the window follow in the engine's order. A query that starts with a dash goes after --. When
     reranking fails, the engine's order is shown, and standard error says why.
     """
-    settings = context.settings(rerank__window=window, engine__index=index)
+    settings = context.settings(rerank__window=window, engine__index=index, router__mode=mode)
     if not query.strip():
         raise SettingsError("search: QUERY is empty; give the words to search for")
     # The engine first: a missing index is told before the model is loaded.
@@ -118,9 +122,13 @@ def _explain(
         if passage is not None:
             console.print("   looked at:", passage)
     console.print()
-    if result.heads:
-        heads = ", ".join(f"{layer}.{head}" for layer, head in result.heads)
-        console.print(f"heads (layer.head): {heads}", markup=False)
+    if result.gates:
+        many = f", the best {_SHOWN_HEADS} of {len(result.gates)}" if len(result.gates) > _SHOWN_HEADS else ""
+        heads = ", ".join(f"{used.layer}.{used.head} {used.gate:.2f}" for used in result.gates[:_SHOWN_HEADS])
+        console.print(f"heads (layer.head gate), {result.mode}{many}: {heads}", markup=False)
+        console.print(
+            f"first-stage gate: {result.first_stage_gate:.2f}; deepest layer: {result.deepest_layer}", markup=False
+        )
     console.print(
         "milliseconds: " + ", ".join(f"{name} {value:.1f}" for name, value in timings.items()), markup=False
     )

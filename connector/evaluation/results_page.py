@@ -10,6 +10,8 @@ from pathlib import Path
 from connector.errors import DataError, RhConnectorError
 from connector.evaluation.measures import MEASURES
 from connector.evaluation.report import FIRST_STAGE, Report, Row, report_from_json
+from connector.evaluation.running import POOL
+from connector.evaluation.significance import compare
 
 __all__ = ["main", "read_reports", "results_page"]
 
@@ -25,13 +27,30 @@ There are no results yet: `docs/results/` holds no reports. Make one with
 _READING = """\
 - `first-stage`: the order before reranking. `all`: every head is read (ICR). `static`: one fixed set of heads.
   `+first-stage`: head scores fused with the first stage's. In brackets: the read-out, see how-it-works.md.
+- Rows with (pool) are of a router. `routed`: it picks the heads of each query and how far the first stage counts.
+  `static` (pool): the set it was made around. Controls: `random`, as many random heads of its pool; `permuted`, the
+  router with the embeddings of other queries of the same collection: what it gains over `permuted` is routing.
+  `left-out`: a router trained in the same way without anything of this collection.
 - Every row of a table ranks the same windows of the same queries. A query whose window is empty counts 0.
 - difference, 95 % interval (bootstrap) and p (two-sided paired randomization test) are of nDCG@10 against the first
   stage, over queries; they are not corrected for the number of comparisons.
 - s/query: seconds to rerank one window of documents that are new (median over the timed queries), on the machine
   named below each table; cached: the same window again, its documents encoded before.
 """
+_JOINT = """\
+The published systems as published: all documents in one causal prompt. `all` (icr) is ICR; `routed` is RouteHead with
+a router trained in `--mode paper` on this layout. In first-stage order the prompt leaks that order to the LLM;
+shuffled, it cannot.
+"""
 _SIGNIFICANT = 0.05
+_FIRST = "smollm2-135m"
+_PAIRS = (
+    ("routed", FIRST_STAGE),
+    ("routed", "static"),
+    ("routed", "permuted"),
+    ("left-out", FIRST_STAGE),
+    ("left-out", "static"),
+)
 _Key = tuple[str, str | None]
 
 
@@ -63,9 +82,13 @@ def results_page(reports: Sequence[Report]) -> str:
     if not reports:
         return "\n".join([*parts, _EMPTY])
     parts.append(_READING)
-    for (model, layout, window), group in _grouped(reports).items():
-        parts.append(f"## {model}, layout {layout}, first {window} hits\n")
+    for (model, layout, window, shuffled), group in _grouped(reports).items():
+        order = ", shuffled" if shuffled else ""
+        parts.append(f"## {model}, layout {layout}, first {window} hits{order}\n")
+        if layout == "joint":
+            parts.append(_JOINT)
         parts.extend(_overview(group))
+        parts.extend(_pooled(group))
         for report in group:
             parts.extend(_collection(report))
     return "\n".join(parts)
@@ -89,11 +112,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _grouped(reports: Sequence[Report]) -> dict[tuple[str, str, int], list[Report]]:
-    groups: dict[tuple[str, str, int], list[Report]] = {}
-    for report in reports:
+def _grouped(reports: Sequence[Report]) -> dict[tuple[str, str, int, bool], list[Report]]:
+    groups: dict[tuple[str, str, int, bool], list[Report]] = {}
+    for report in sorted(reports, key=_place):
         made = report.provenance
-        group = groups.setdefault((made.model, made.layout, report.window), [])
+        group = groups.setdefault((made.model, made.layout, report.window, made.shuffled), [])
         if any((other.collection, other.provenance.split) == (report.collection, made.split) for other in group):
             raise DataError(
                 f"two reports of {report.collection} ({made.split}) for {made.model}, {made.layout}, window "
@@ -101,6 +124,65 @@ def _grouped(reports: Sequence[Report]) -> dict[tuple[str, str, int], list[Repor
             )
         group.append(report)
     return groups
+
+
+def _place(report: Report) -> tuple[bool, str, int, str, int, bool, str]:
+    """The default model and layout first, the largest groups' windows before others."""
+    made = report.provenance
+    layouts = ("block", "late", "joint")
+    layout = layouts.index(made.layout) if made.layout in layouts else len(layouts)
+    return (made.model != _FIRST, made.model, layout, made.layout, report.window, made.shuffled, report.collection)
+
+
+def _pooled(group: Sequence[Report]) -> Iterator[str]:
+    """The router against its controls over all queries, and where it did worst."""
+    table = []
+    for suffix in ("", "+first-stage"):
+        for name, other in _PAIRS:
+            mine, theirs = (_values(group, f"{row}{suffix}") for row in (name, other))
+            if mine is None or theirs is None:
+                continue
+            found = compare(mine, theirs)
+            low, high = found.interval
+            table.append(
+                [
+                    f"`{name}{suffix}` against `{other}{suffix if other != FIRST_STAGE else ''}`",
+                    str(len(mine)),
+                    f"{found.difference:+.4f}",
+                    f"{low:+.4f} to {high:+.4f}",
+                    f"{found.p_value:.4f}",
+                ]
+            )
+    if not table:
+        return
+    yield "Pooled over all queries of these collections (each query counts once), nDCG@10 of the (pool) rows:\n"
+    yield _table(["comparison", "queries", "difference", "95 % interval", "p"], table)
+    for name in ("routed", "left-out"):
+        differences = {
+            report.collection: row.comparison.difference
+            for report in group
+            for row in report.rows
+            if row.name == f"{name}+first-stage" and row.comparison is not None
+        }
+        if differences:
+            worst = min(differences, key=lambda collection: differences[collection])
+            yield (
+                f"`{name}+first-stage` against the first stage is lowest on {worst} ({differences[worst]:+.4f}); "
+                f"mean over collections {sum(differences.values()) / len(differences):+.4f}.\n"
+            )
+
+
+def _values(group: Sequence[Report], name: str) -> dict[str, float] | None:
+    """nDCG@10 by collection and query; None where a report lacks the row, or its queries."""
+    plain = name.removesuffix("+first-stage")
+    wanted, readout = (plain, None) if plain == FIRST_STAGE else (name, POOL)
+    found: dict[str, float] = {}
+    for report in group:
+        row = next((row for row in report.rows if (row.name, row.readout) == (wanted, readout)), None)
+        if row is None or not row.per_query:
+            return None
+        found.update({f"{report.collection} {query}": value for query, value in row.per_query.items()})
+    return found
 
 
 def _overview(group: Sequence[Report]) -> Iterator[str]:
@@ -139,15 +221,24 @@ def _collection(report: Report) -> Iterator[str]:
     limited = "" if made.limit is None else f" (limited to {made.limit})"
     yield (
         f"{report.queries} queries{limited} of the split {made.split}, judgments {made.qrels}, first stage "
-        f"{made.first_stage}, relevant from grade {made.relevant_from} for {MEASURES[1]}.\n"
+        f"{made.first_stage}, relevant from grade {made.relevant_from} for {MEASURES[1]}."
+        + ("" if report.recall is None else f" The windows hold {report.recall:.3f} of the relevant documents.")
+        + (" The LLM saw them in random order." if made.shuffled else "")
+        + "\n"
     )
     header = ["ranking", "heads", "weight", *MEASURES, "difference", "95 % interval", "p", "s/query", "cached"]
     yield _table(header, [_row(row) for row in report.rows])
-    yield (
-        f"Measured {made.date} on {made.cpu}; device {made.device}, {made.threads} threads for the LLM; head set "
-        f"{made.head_set or 'none'}; fingerprint {made.fingerprint[:12]}; seed {made.seed}; Python {made.python}, "
-        f"{', '.join(f'{package} {version}' for package, version in made.versions.items())}.\n"
-    )
+    parts = [
+        f"Measured {made.date} on {made.cpu}",
+        f"device {made.device}, {made.threads} threads for the LLM",
+        f"head set {made.head_set or 'none'}",
+        *([f"router {made.router}"] if made.router else []),
+        *([f"precision {made.precision}"] if made.precision else []),
+        f"fingerprint {made.fingerprint[:12]}",
+        f"seed {made.seed}",
+        f"Python {made.python}, {', '.join(f'{package} {version}' for package, version in made.versions.items())}",
+    ]
+    yield "; ".join(parts) + ".\n"
     yield f"```\n{made.command}\n```\n"
 
 
@@ -155,7 +246,7 @@ def _row(row: Row) -> list[str]:
     cells = [
         _label(row),
         _heads(row),
-        "" if row.weight is None else f"{row.weight:g}",
+        _weight(row),
         *(f"{row.measures[measure]:.4f}" for measure in MEASURES),
     ]
     if row.comparison is None:
@@ -167,9 +258,20 @@ def _row(row: Row) -> list[str]:
     return [*cells, *("" if time is None else f"{time:.3f}" for time in times)]
 
 
+def _weight(row: Row) -> str:
+    if row.weight is not None:
+        return f"{row.weight:g}"
+    if row.route and row.name.endswith("+first-stage"):
+        low, mean, high = (row.route[key] for key in ("lowest_gate", "first_stage_gate", "highest_gate"))
+        return f"{mean:.2f}" if low == high else f"{mean:.2f} ({low:.2f} to {high:.2f})"
+    return ""
+
+
 def _heads(row: Row) -> str:
     if row.heads is not None:
         return str(row.heads)
+    if row.route:
+        return f"{row.route['heads']:.1f}"
     return "" if row.readout is None else "all"
 
 

@@ -1,8 +1,9 @@
 """Training a router from head statistics, and measuring on train queries whether routing helps.
 
 Everything is measured on queries that were held out: folds by query, and one source (collection) left out at a time.
-kappa, the strength of the query's own part, is chosen by inner cross-validation; 0 unless routing wins by more than
-one standard error. Then the router is fitted to all queries.
+kappa, the strength of the query's own part, is chosen by inner cross-validation. It is 0 unless routing is better
+than the static set by more than one standard error, and better than itself with the embeddings of other queries by
+more than two: a gain that stays without the query is none of routing. Then the router is fitted to all queries.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ __all__ = ["KAPPAS", "Measured", "choose_kappa", "folds", "leave_one_out", "meas
 
 KAPPAS = (0.0, 0.25, 0.5, 1.0)
 _FOLDS = 5
+_PERMUTATIONS = 3
+# Several embeddings and strengths are tried: one standard error is exceeded by chance.
+_ERRORS = 2.0
 
 Floats = npt.NDArray[np.float64]
 Fit = Callable[[Examples], Router]
@@ -98,28 +102,36 @@ def choose_kappa(
         seed: of the folds.
 
     Returns:
-        kappa, and each candidate's gain over 0 (nDCG@10). 0 where no gain is above one standard error.
+        kappa, and each candidate's gain over 0 (nDCG@10). 0 where the gain may be chance: see the module's text.
     """
     candidates = sorted({0.0, *kappas})
     values = {kappa: np.zeros(len(examples)) for kappa in candidates}
+    permuted = {kappa: np.zeros(len(examples)) for kappa in candidates}
+    drawn = np.random.default_rng(seed)
     for train, held in folds(examples, _FOLDS, seed):
-        own = examples.take(train)
+        own, out = examples.take(train), examples.take(held)
         prior = fit_prior(own, options)
         labels = _utilities(own, prior, options)
         full = fit_router(own, options, 1.0, labels, prior)
+        others = [out.embeddings[_shuffled(out, drawn)] for _ in range(_PERMUTATIONS)]
         for kappa in candidates:
             full.kappa.fill_(kappa)
-            values[kappa][held] = route_examples(full, examples.take(held))
-    weights = examples.weights
+            values[kappa][held] = route_examples(full, out)
+            for other in others:
+                permuted[kappa][held] += route_examples(full, out, other) / _PERMUTATIONS
     gains: dict[float, float] = {}
     best = 0.0
     for kappa in candidates:
-        difference = (values[kappa] - values[0.0]) * weights
-        gains[kappa] = float(difference.mean())
-        error = float(difference.std() / np.sqrt(len(examples)))
-        if kappa > 0 and gains[kappa] > max(error, gains[best]):
+        gains[kappa], error = _mean_and_error((values[kappa] - values[0.0]) * examples.weights)
+        routing, routing_error = _mean_and_error((values[kappa] - permuted[kappa]) * examples.weights)
+        sure = gains[kappa] > error and routing > _ERRORS * routing_error
+        if kappa > 0 and sure and gains[kappa] > gains[best]:
             best = kappa
     return best, gains
+
+
+def _mean_and_error(values: Floats) -> tuple[float, float]:
+    return float(values.mean()), float(values.std() / np.sqrt(len(values)))
 
 
 def measure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -99,7 +100,8 @@ class _Endpoints:
         kind = choose(payload)
         request.state.style = kind.style
         asked = read_request(kind, payload)
-        windows = asked.windows()
+        told = bool(asked.return_route)
+        windows = [replace(window, mode=asked.router_mode, tells_route=told) for window in asked.windows()]
         self._check_size(windows)
         deadline = self._deadline(request, asked, started)
         reranker = self._loading.reranker()

@@ -17,6 +17,7 @@ __all__ = ["FirstStage", "Place", "Ranking", "SupportsRerank", "Window", "check_
 
 _log = logging.getLogger(__name__)
 
+Mode = Literal["routed", "static", "all"]
 FirstStage = Sequence[float] | Literal["order"] | None
 
 _LONGEST_REASON = 200
@@ -35,6 +36,7 @@ class SupportsRerank(Protocol):
         *,
         first_stage: FirstStage = None,
         deadline_ms: float | None = None,
+        mode: Mode | None = None,
     ) -> RerankResult:
         """Every document, best first.
 
@@ -46,11 +48,13 @@ class SupportsRerank(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One query with its documents, and what the first stage said of them."""
+    """One query with its documents, what the first stage said of them, how heads are chosen, and whether to tell."""
 
     query: str
     documents: Sequence[str]
     first_stage: FirstStage = None
+    mode: Mode | None = None
+    tells_route: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class Ranking:
     reranked: bool
     reason: str | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    route: Mapping[str, Any] = field(default_factory=dict)
 
     def in_input_order(self) -> list[Place]:
         """The places, in the order in which the documents came."""
@@ -85,7 +90,11 @@ def rank(reranker: SupportsRerank, window: Window, deadline_ms: float | None) ->
     """
     try:
         result = reranker.rerank(
-            window.query, window.documents, first_stage=window.first_stage, deadline_ms=deadline_ms
+            window.query,
+            window.documents,
+            first_stage=window.first_stage,
+            deadline_ms=deadline_ms,
+            mode=window.mode,
         )
         check_result(result, len(window.documents))
     except RequestError as error:
@@ -99,7 +108,20 @@ def rank(reranker: SupportsRerank, window: Window, deadline_ms: float | None) ->
         reason = " ".join((result.reason or "failed").split())[:_LONGEST_REASON]
         return fall_back(window, reason, timings_ms=result.timings_ms)
     places = tuple(Place(hit.index, probability(hit.score), json_number(hit.score)) for hit in result.hits)
-    return Ranking(places, result.reranked, result.reason, result.timings_ms)
+    return Ranking(
+        places, result.reranked, result.reason, result.timings_ms, _route(result) if window.tells_route else {}
+    )
+
+
+def _route(result: RerankResult) -> dict[str, Any]:
+    if result.mode is None:
+        return {}
+    return {
+        "mode": result.mode,
+        "first_stage_gate": result.first_stage_gate,
+        "deepest_layer": result.deepest_layer,
+        "gates": [used.to_json() for used in result.gates],
+    }
 
 
 def fall_back(

@@ -24,6 +24,7 @@ class StandIn:
     def __init__(self, behaviour: Behaviour | None = None) -> None:
         self.behaviour = behaviour
         self.asked: list[tuple[str, list[Any], FirstStage, float | None]] = []
+        self.modes: list[str | None] = []
         self.golden = threading.Event()
 
     def rerank(
@@ -33,7 +34,9 @@ class StandIn:
         *,
         first_stage: FirstStage = None,
         deadline_ms: float | None = None,
+        mode: str | None = None,
     ) -> RerankResult:
+        self.modes.append(mode)
         if query == GOLDEN_QUERY:
             self.golden.set()
             order = sorted(range(len(documents)), key=lambda index: "cat" not in str(documents[index]))

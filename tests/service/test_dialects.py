@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from connector.reranker import Reranker
 from tests.service.conftest import ClientFactory
 from tests.service.standin import StandIn, not_reranked
 
@@ -202,3 +203,20 @@ def test_answers_are_ascii(client: TestClient) -> None:
     )
     assert response.content.isascii()
     assert [result["document"]["text"] for result in response.json()["results"]] == ["é 😀 שלום", "�"]
+
+
+def test_the_mode_is_passed_on_and_the_route_told_where_it_is_asked_for(
+    make_client: ClientFactory, reranker: Reranker
+) -> None:
+    stand_in = StandIn()
+    client = make_client(stand_in)
+    assert "route" not in post(client, "/v1/rerank", router_mode="all").json()
+    assert stand_in.modes[-1] == "all"
+    refused = post(client, "/v1/rerank", router_mode="some")
+    assert refused.status_code in (400, 422) and "router_mode" in refused.text
+    real = make_client(reranker)
+    route = post(real, "/v1/rerank_scores", return_route=True).json()["route"]
+    assert route["mode"] == "static" and route["deepest_layer"] == 18
+    assert set(route["gates"][0]) == {"layer", "head", "readout", "gate"}
+    wrong = post(real, "/v1/rerank", router_mode="routed")
+    assert wrong.status_code in (400, 422) and "no router is loaded" in wrong.text

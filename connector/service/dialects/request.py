@@ -48,6 +48,14 @@ class DialectRequest(BaseModel):
         None, description="milliseconds after which the first-stage order goes back, a number above 0"
     )
 
+    router_mode: Literal["routed", "static", "all"] | None = Field(
+        None, description='how the heads are chosen: "routed", "static" or "all"; absent: as the service is set'
+    )
+
+    return_route: bool | None = Field(
+        None, description="true to get the heads that were read with their gates, under route, or false"
+    )
+
     @abstractmethod
     def windows(self) -> Sequence[Window]:
         """The queries with their documents; one, except for pairs of texts.
@@ -106,9 +114,12 @@ def cut(places: Sequence[Place], top_n: int | None) -> Sequence[Place]:
 
 
 def outcome_keys(rankings: Sequence[Ranking]) -> dict[str, Any]:
-    """The keys ``reranked`` and ``reason`` of an answer."""
+    """The keys ``reranked`` and ``reason`` of an answer, and ``route``, the heads of its one query."""
     left = next((ranking for ranking in rankings if not ranking.reranked), None)
-    return {"reranked": left is None, "reason": None if left is None else left.reason}
+    keys: dict[str, Any] = {"reranked": left is None, "reason": None if left is None else left.reason}
+    if len(rankings) == 1 and rankings[0].route:
+        keys["route"] = dict(rankings[0].route)
+    return keys
 
 
 def _explain(error: ValidationError, kind: type[DialectRequest]) -> str:

@@ -1,0 +1,97 @@
+"""Modes: routed, static and all, by settings and by request, with one document cache for the first two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.backbone.checkpoint import Checkpoint
+from connector.errors import BackboneError, RequestError
+from connector.heads.head_sets import shipped_path
+from connector.reranker import Reranker
+from connector.routing.bundle import Bundle, shipped_bundle
+from connector.routing.selection import MODES, Routes
+from connector.settings import Settings, load_settings
+
+QUERY = "how long do cats sleep"
+
+
+def settings_with(settings: Settings, **options: Any) -> Settings:
+    named = {key.replace("__", "."): value for key, value in options.items()}
+    return load_settings("/dev/null", {"cache.path": settings.cache.path, **named}, environment={})
+
+
+@pytest.fixture(scope="module")
+def routed(settings: Settings, smollm2: Checkpoint) -> Reranker:
+    """Everything at its default: the shipped router."""
+    return Reranker.from_settings(settings)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Bundle:
+    path = shipped_bundle("smollm2-135m", "block")
+    assert path is not None
+    return Bundle.load(path)
+
+
+def test_the_default_routes(routed: Reranker, shipped: Bundle, cats: list[str]) -> None:
+    result = routed.rerank(QUERY, cats, first_stage=[5.0, 4.0, 3.0, 2.0, 1.0])
+    assert result.reranked and result.mode == "routed" and result.hits[0].index == 2
+    assert {(used.layer, used.head, used.readout) for used in result.gates} <= set(shipped.metadata.pool)
+    assert 1 <= len(result.gates) <= shipped.metadata.most_heads
+    assert all(used.gate > 0 for used in result.gates)
+    assert result.first_stage_gate is not None and result.first_stage_gate >= 0
+    assert result.deepest_layer == max(used.layer for used in result.gates)
+    assert "route" in result.timings_ms
+    record = result.to_json()
+    assert record["mode"] == "routed" and set(record["gates"][0]) == {"layer", "head", "readout", "gate"}
+
+
+def test_modes_of_one_request(routed: Reranker, cats: list[str]) -> None:
+    for mode in MODES:
+        result = routed.rerank(QUERY, cats, mode=mode)
+        assert result.reranked and result.mode == mode
+        assert (len(result.heads) == 270) == (mode == "all")
+    routed.reader.clear_cache()
+    assert routed.rerank(QUERY, cats).encoded == 5
+    # The static set finds the documents that routing has cached.
+    assert routed.rerank(QUERY, cats, mode="static").cached == 5
+    assert routed.rerank("another question", cats).cached == 5
+    with pytest.raises(RequestError, match="'some'.*routed, static, all"):
+        routed.rerank(QUERY, cats, mode="some")  # type: ignore[arg-type]
+
+
+def test_routed_twice_is_the_same_and_any_order_gives_the_same_scores(routed: Reranker, cats: list[str]) -> None:
+    scores = [5.0, 4.0, 3.0, 2.0, 1.0]
+    one = routed.rerank(QUERY, cats, first_stage=scores)
+    other = routed.rerank(QUERY, cats[::-1], first_stage=scores[::-1])
+    assert {4 - hit.index: hit.score for hit in other.hits} == {hit.index: hit.score for hit in one.hits}
+    assert one.gates == other.gates
+
+
+def test_a_mode_that_is_not_loaded_is_refused(reranker: Reranker, cats: list[str]) -> None:
+    with pytest.raises(RequestError, match="routed.*no router is loaded"):
+        reranker.rerank(QUERY, cats, mode="routed")
+
+
+def test_a_router_file_serves_static_too_and_a_head_set_replaces_the_router(
+    settings: Settings, routed: Reranker, shipped: Bundle
+) -> None:
+    reader = routed.reader
+    own = Routes.from_settings(settings_with(settings, router__bundle=str(shipped.path)), reader)
+    assert own.default == "routed" and own.bundle is not None and own.bundle.digest == shipped.digest
+    heads = settings_with(settings, router__bundle=str(shipped_path("smollm2-135m", "block")))
+    assert Routes.from_settings(heads, reader).default == "static"
+    asked = settings_with(settings, router__bundle=str(shipped_path("smollm2-135m", "block")), router__mode="routed")
+    with pytest.raises(BackboneError, match="router"):
+        Routes.from_settings(asked, reader)
+
+
+def test_a_router_for_something_else_is_refused(settings: Settings, routed: Reranker, tmp_path: Path) -> None:
+    other = shipped_bundle("gemma3-270m", "block")
+    with pytest.raises(BackboneError, match="template"):
+        Routes.from_settings(settings_with(settings, router__bundle=str(other)), routed.reader)
+    with pytest.raises(BackboneError, match="cannot read"):
+        Routes.from_settings(settings_with(settings, router__bundle=str(tmp_path / "no.onnx")), routed.reader)
