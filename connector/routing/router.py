@@ -118,7 +118,8 @@ class Router(torch.nn.Module):
         """
         arrays = self.arrays()
         for name, array in arrays.items():
-            if not np.isfinite(array).all():
+            # A sample may hold what is not known.
+            if not (np.isfinite(array) | ((name == "samples") & np.isnan(array))).all():
                 raise BackboneError(f"{source} is damaged: {name} is not finite everywhere")
         if not (arrays["spread"] > 0).all():
             raise BackboneError(f"{source} is damaged: spread is not above 0 everywhere")

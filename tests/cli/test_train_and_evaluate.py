@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from connector.backbone.checkpoint import Checkpoint
 from connector.cli import cli
-from connector.errors import BackboneError, SettingsError
+from connector.errors import BackboneError
 from connector.evaluation.report import report_from_json
 from connector.heads.head_sets import StaticHeads
 
@@ -89,8 +89,3 @@ def test_heads_of_another_layout_are_refused(collection: Path, cache: Path, tmp_
     evaluate = [*common, "--set", f"router.bundle={out}", "evaluate", str(collection), "--layout", "late"]
     with pytest.raises(BackboneError, match="run: rh-connector train --static"):
         CliRunner().invoke(cli, evaluate, catch_exceptions=False)
-
-
-def test_train_without_a_kind_says_what_to_give(collection: Path) -> None:
-    with pytest.raises(SettingsError, match="--static"):
-        CliRunner().invoke(cli, ["train", str(collection)], catch_exceptions=False)
