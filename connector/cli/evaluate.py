@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from connector.cli.context import Context, pass_context
 from connector.cli.progress import progress
+from connector.errors import SettingsError
+
+if TYPE_CHECKING:
+    from connector.heads.head_sets import StaticHeads
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -30,7 +35,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--bundle", type=_FILE, help="A router; default: router.bundle, or the one shipped for the model.")
 @click.option("--left-out", type=_FILE, help="A router trained without this collection, for rows of its own.")
 @click.option("--shuffle", is_flag=True, help="The LLM sees each window in random order (layout joint leaks it).")
-@click.option("--per-query", type=_FILE, help="Also write nDCG@10 of every query and row, tab separated.")
+@click.option("--layers", type=click.IntRange(1), help="Score heads of so many layers; default: of all.")
+@click.option("--per-query", type=_FILE, help="Also write the measures of every query and row, tab separated.")
 @click.option("--runs", type=click.Path(path_type=Path, file_okay=False), help="Also write a TREC run of each row.")
 @click.option("--out", type=_FILE, help="Also write the report as JSON.")
 @pass_context
@@ -50,6 +56,7 @@ def command(
     bundle: Path | None,
     left_out: Path | None,
     shuffle: bool,
+    layers: int | None,
     per_query: Path | None,
     runs: Path | None,
     out: Path | None,
@@ -63,8 +70,8 @@ def command(
     from connector.evaluation.collections import load_collection
     from connector.evaluation.first_stage import first_stage, open_collection_engine
     from connector.evaluation.provenance import Provenance, portable_command
-    from connector.evaluation.report import Report, render_table, report_to_json
-    from connector.evaluation.routed_rows import routed_by
+    from connector.evaluation.report import Report, render_controls, render_table, report_text, report_to_json
+    from connector.evaluation.routed_rows import routed_by, trained_on
     from connector.evaluation.row_files import write_per_query, write_runs
     from connector.evaluation.running import drawn_queries, rows, shuffled, window_recall
     from connector.evaluation.runs import read_run
@@ -83,9 +90,23 @@ def command(
         path = folder / run_file if (folder / run_file).is_file() else Path(run_file)
         windows = first_stage(collection, settings.rerank.window, run=read_run(path))
     reader = open_reader(settings)
-    layers = reader.runtime.shape.layers
+    depth = reader.runtime.shape.layers
+    cut = None if layers is None or layers >= depth else layers
     static, source = static_heads(settings, reader)
+    static = _within(static, cut, console)
     router = load_bundle(settings, reader, bundle)
+    without = load_bundle(settings, reader, left_out) if left_out else None
+    if without is not None and trained_on(without.metadata, collection.name):
+        console.print(
+            f"[yellow]{without.path.name} was trained on {collection.name}: its row left-out is none; train it with "
+            f"--leave-out {collection.name}[/]"
+        )
+    for own in (router, without):
+        if own is not None and cut is not None and own.metadata.deepest_layer >= cut:
+            raise SettingsError(
+                f"evaluate: --layers {cut}: {own.path.name} reads layer {own.metadata.deepest_layer}; give at least "
+                f"{own.metadata.deepest_layer + 1}"
+            )
     seen = shuffled(windows, seed) if shuffle else windows
     tables = gather(
         reader,
@@ -95,22 +116,31 @@ def command(
         ),
         statistics_folder(settings.cache.path, reader),
         ("title", "text"),
-        embed=True,
+        layers=cut,
+        embed=router is not None or without is not None,
     )
     counted = list(progress(console, f"head scores, {collection.name}", tables, len(collection.queries)))
     by_query = {table.query_id: table for table in counted}
     ways = []
-    for own, name in (
-        (router, "routed"),
-        (load_bundle(settings, reader, left_out) if left_out else None, "left-out"),
-    ):
+    for own, name in ((router, "routed"), (without, "left-out")):
         if own is not None:
             made = own.metadata.embedding
             embedding = QueryEmbedding(made.form, made.layers, made.pooling, made.features)
             pool, scales = own.metadata.pool, own.metadata.scales
             controls = name == "routed"
-            ways += routed_by(own, pool, scales, embedding, by_query, layers, seed, controls=controls, name=name)
-    found = rows(collection, windows, counted, static, seed, ways=ways)
+            ways += routed_by(own, pool, scales, embedding, by_query, depth, seed, controls=controls, name=name)
+    ranked = rows(
+        collection,
+        windows,
+        counted,
+        static,
+        seed,
+        ways=ways,
+        every_head=cut is None,
+        # The layout joint is there to show the published systems as they were published.
+        static_rows=settings.backbone.layout != "joint",
+    )
+    found = [each.row for each in ranked]
     if timed:
         found = with_seconds(found, reader, router, collection, windows, timed)
     report = Report(
@@ -133,7 +163,9 @@ def command(
             device=reader.runtime.device,
             command=portable_command(sys.argv[1:], folder),
             router=None if router is None else f"{router.path.name} {router.digest[:12]}",
+            left_out=None if without is None else f"{without.path.name} {without.digest[:12]}",
             shuffled=shuffle,
+            layers=cut,
             precision=reader.runtime.precision,
         ),
         recall=window_recall(collection, windows),
@@ -141,12 +173,27 @@ def command(
     value = report_to_json(report)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        out.write_text(report_text(value), encoding="utf-8")
     if per_query is not None:
-        write_per_query(report, per_query)
+        write_per_query(ranked, per_query)
     if runs is not None:
-        write_runs(runs, windows, by_query, ways, static)
+        write_runs(ranked, runs)
     if context.as_json:
         context.print_json(value)
     else:
-        Console().print(render_table(report))
+        terminal = Console()
+        terminal.print(render_table(report))
+        routing = render_controls(report)
+        if routing is not None:
+            terminal.print(routing)
+
+
+def _within(static: StaticHeads | None, cut: int | None, console: Console) -> StaticHeads | None:
+    """The static sets that need no head above the cut; which ones are left out is said."""
+    if static is None or cut is None:
+        return static
+    sets = {name: own for name, own in static.sets.items() if all(layer < cut for layer, _ in own.heads)}
+    left = sorted(static.sets.keys() - sets.keys())
+    if left:
+        console.print(f"no static row for {', '.join(left)}: their heads lie above --layers {cut}", markup=False)
+    return replace(static, sets=sets)

@@ -17,7 +17,7 @@ __all__ = ["Provenance", "installed_versions", "portable_command", "processor_na
 _PACKAGES = ("rh-connector", "torch", "transformers", "tokenizers", "numpy", "scipy", "ir-measures", "tantivy")
 _FOLDER = "DATA"
 # Reports of older versions lack these.
-_NEWER = ("router", "shuffled", "precision")
+_NEWER = ("router", "left_out", "shuffled", "layers", "precision")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Provenance:
         command: the command line, without folders of the machine.
         python: version of Python.
         router: file name and digest of the router, or None.
+        left_out: the same of the router that was trained without this collection, or None.
         shuffled: whether the LLM saw the windows in random order.
+        layers: heads of the first so many layers were scored; None: of all.
         precision: number formats of the weights and of encoded documents; None in reports of older versions.
     """
 
@@ -65,7 +67,9 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     python: str = field(default_factory=platform.python_version)
     router: str | None = None
+    left_out: str | None = None
     shuffled: bool = False
+    layers: int | None = None
     precision: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,17 @@ from connector.evaluation.significance import Comparison, compare
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["FIRST_STAGE", "Report", "Row", "make_row", "render_table", "report_from_json", "report_to_json"]
+__all__ = [
+    "FIRST_STAGE",
+    "Report",
+    "Row",
+    "make_row",
+    "render_controls",
+    "render_table",
+    "report_from_json",
+    "report_text",
+    "report_to_json",
+]
 
 FIRST_STAGE = "first-stage"
 _ROW_KEYS = (
@@ -177,6 +189,36 @@ def report_from_json(value: Any, source: str) -> Report:
     if not any(row.name == FIRST_STAGE and row.readout is None for row in report.rows):
         raise DataError(f"{source} has no row {FIRST_STAGE}; make it with rh-connector evaluate")
     return report
+
+
+def report_text(value: Mapping[str, Any]) -> str:
+    """JSON for a file: indented, but the values per query of a row on one line."""
+    # Lines end between values only (in texts they are escaped): nothing but the look can change.
+    indented = json.dumps(value, indent=1)
+    return re.sub(r'"per_query": \{[^{}]*', lambda found: re.sub(r"\n\s*", " ", found[0]), indented) + "\n"
+
+
+def render_controls(report: Report) -> Table | None:
+    """The rows of a router against its static set and its permuted control; None where there are none."""
+    from rich.table import Table
+
+    rows = [row for row in report.rows if row.route]
+    if not rows:
+        return None
+    table = Table(
+        caption="differences of nDCG@10 (p) to the rows static (pool) and permuted of the same fusion; "
+        "heads, gate of the first stage, and deepest layer: means over queries",
+        box=None,
+    )
+    table.add_column("ranking (pool)", no_wrap=True)
+    for header in ("to static", "to permuted", "heads", "gate", "layer"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        compared = (row.against.get(other) for other in _AGAINST)
+        cells = ["" if own is None else f"{own.difference:+.4f} ({own.p_value:.3f})" for own in compared]
+        heads, gate, layer = (row.route[key] for key in ("heads", "first_stage_gate", "deepest_layer"))
+        table.add_row(row.name, *cells, f"{heads:.1f}", f"{gate:.2f}", f"{layer:.1f}")
+    return table
 
 
 def render_table(report: Report) -> Table:

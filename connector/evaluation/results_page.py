@@ -233,6 +233,8 @@ def _collection(report: Report) -> Iterator[str]:
         f"device {made.device}, {made.threads} threads for the LLM",
         f"head set {made.head_set or 'none'}",
         *([f"router {made.router}"] if made.router else []),
+        *([f"left-out router {made.left_out}"] if made.left_out else []),
+        *([f"heads of the first {made.layers} layers"] if made.layers else []),
         *([f"precision {made.precision}"] if made.precision else []),
         f"fingerprint {made.fingerprint[:12]}",
         f"seed {made.seed}",

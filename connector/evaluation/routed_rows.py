@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,10 +22,21 @@ import numpy.typing as npt
 from connector.documents import Hit
 from connector.heads.fusion import fuse
 from connector.heads.routes import Member, Route, route_scores
+from connector.heads.scoring import below
+from connector.routing.metadata import RouterMetadata
 from connector.routing.query_embedding import QueryEmbedding
 from connector.routing.statistics import HeadTable, first_stage_scores
 
-__all__ = ["DRAWS", "RoutedBy", "Router", "derangement", "route_ranking", "route_summary", "routed_by"]
+__all__ = [
+    "DRAWS",
+    "RoutedBy",
+    "Router",
+    "derangement",
+    "route_ranking",
+    "route_summary",
+    "routed_by",
+    "trained_on",
+]
 
 DRAWS = 5
 Routes = Mapping[str, Route]
@@ -119,6 +130,7 @@ def route_ranking(hits: Sequence[Hit], table: HeadTable, route: Route, *, fused:
         route: the heads.
         fused: with the first stage.
     """
+    table = _in_order(table, hits)
     layers, per_layer = table.shape
     heads = [(layer, head) for layer in range(layers) for head in range(per_layer)]
     readouts = {readout for _, _, readout in route.members}
@@ -126,16 +138,49 @@ def route_ranking(hits: Sequence[Hit], table: HeadTable, route: Route, *, fused:
         route, {readout: table.scores[readout].astype(np.float64) for readout in readouts}, heads, table.documents
     )
     final = fuse(scores, first_stage_scores(table) if fused else None, route.first_stage_gate if fused else "none")
-    by_id = dict(zip(table.ids, final.tolist(), strict=True))
-    return sorted((hit.id for hit in hits), key=lambda identity: -by_id[identity])
+    # As the reranker does: whatever the first stage says, a document without text goes below those with some.
+    empty = [at for at, passages in enumerate(table.documents) if not passages]
+    if empty:
+        lowest = below(np.delete(final, empty))
+        final[empty] = np.minimum(final[empty], lowest)
+    return [table.ids[at] for at in np.argsort(-final, kind="stable")]
 
 
-def route_summary(routes: Routes) -> dict[str, float]:
-    """Mean number of heads read and deepest layer, mean and range of the first stage's gate."""
-    gates = [route.first_stage_gate for route in routes.values()]
+def _in_order(table: HeadTable, hits: Sequence[Hit]) -> HeadTable:
+    """The table with its documents in the order of the window, whatever order the LLM saw them in.
+
+    Ranks stand for first-stage scores that are not known, and ties keep the order: both must be the first stage's.
+    """
+    place = {identity: at for at, identity in enumerate(table.ids)}
+    order = [place[hit.id] for hit in hits]
+    return replace(
+        table,
+        ids=tuple(hit.id for hit in hits),
+        first_stage=table.first_stage[order],
+        documents=tuple(table.documents[at] for at in order),
+    )
+
+
+def trained_on(metadata: RouterMetadata, collection: str) -> bool:
+    """Whether a router says that queries of this collection were among those it was trained on."""
+    sources, left_out = metadata.training.get("sources"), metadata.training.get("left out")
+    names = {
+        str(each.get("source")).partition(":")[0]
+        for each in (sources if isinstance(sources, list) else [])
+        if isinstance(each, dict)
+    }
+    return collection in names and not (isinstance(left_out, list) and collection in left_out)
+
+
+def route_summary(draws: Sequence[Routes]) -> dict[str, float]:
+    """Mean number of heads read and deepest layer, mean and range of the first stage's gate; over all draws."""
+    routes = [route for draw in draws for route in draw.values()]
+    if not routes:
+        return {}
+    gates = [route.first_stage_gate for route in routes]
     return {
-        "heads": float(np.mean([len(route.heads) for route in routes.values()])),
-        "deepest_layer": float(np.mean([route.deepest_layer for route in routes.values()])),
+        "heads": float(np.mean([len(route.heads) for route in routes])),
+        "deepest_layer": float(np.mean([route.deepest_layer for route in routes])),
         "first_stage_gate": float(np.mean(gates)),
         "lowest_gate": min(gates),
         "highest_gate": max(gates),

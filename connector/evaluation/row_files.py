@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from connector.documents import Hit
 from connector.errors import DataError
-from connector.evaluation.report import FIRST_STAGE, Report
-from connector.evaluation.routed_rows import RoutedBy, route_ranking
-from connector.evaluation.running import FUSED
+from connector.evaluation.measures import MEASURES
+from connector.evaluation.report import Row
+from connector.evaluation.running import POOL, Ranked
 from connector.evaluation.runs import RunEntry, write_run
-from connector.heads.head_sets import StaticHeads
-from connector.routing.selection import fixed_route
-from connector.routing.statistics import HeadTable
 
-__all__ = ["write_per_query", "write_runs"]
+__all__ = ["run_name", "write_per_query", "write_runs"]
 
 
-def write_per_query(report: Report, path: Path) -> None:
-    """Write nDCG@10 of every query and row: tab separated, one line each, with a header.
+def write_per_query(ranked: Sequence[Ranked], path: Path) -> None:
+    """Write nDCG@10 and MRR@10 of every query and row: tab separated, one line each, with a header.
 
     Raises:
         DataError: the file cannot be written.
     """
-    lines = ["query\tranking\tnDCG@10"]
-    for row in report.rows:
-        lines.extend(f"{query}\t{row.label()}\t{value:.4f}" for query, value in row.per_query.items())
+    lines = ["\t".join(("query", "ranking", *MEASURES))]
+    for each in ranked:
+        for query in each.values[MEASURES[0]]:
+            values = (f"{each.values[measure][query]:.4f}" for measure in MEASURES)
+            lines.append("\t".join((query, each.row.label(), *values)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -34,36 +32,24 @@ def write_per_query(report: Report, path: Path) -> None:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def write_runs(
-    folder: Path,
-    windows: Mapping[str, Sequence[Hit]],
-    tables: Mapping[str, HeadTable],
-    ways: Sequence[RoutedBy],
-    static: StaticHeads | None,
-) -> None:
-    """Write one TREC run for the first stage, each static set and each way of the router (the first of its draws).
+def run_name(row: Row) -> str:
+    """Name of a row's file and the tag in it: its name; of rows that have one read-out, that behind a dot."""
+    return row.name if row.readout in (None, POOL) else f"{row.name}.{row.readout}"
+
+
+def write_runs(ranked: Sequence[Ranked], folder: Path) -> None:
+    """Write one TREC run for each row; of a row that is the mean of several draws, the first.
 
     Raises:
-        DataError: a file cannot be written.
+        DataError: a file cannot be written, or an id cannot stand in a run.
     """
-    routes = [(way.name, "", dict(way.draws[0])) for way in ways if way.name != "static"]
-    if static is not None:
-        for readout, heads in static.sets.items():
-            fixed = fixed_route(heads, readout)  # type: ignore[arg-type]
-            routes.append(("static", f".{readout}", dict.fromkeys(tables, fixed)))
-    runs = {FIRST_STAGE: {query: [hit.id for hit in hits] for query, hits in windows.items()}}
-    for name, readout, own in routes:
-        for fused in (False, True):
-            runs[f"{name}{FUSED if fused else ''}{readout}"] = {
-                query: route_ranking(hits, tables[query], own[query], fused=fused)
-                if query in tables
-                else [hit.id for hit in hits]
-                for query, hits in windows.items()
-            }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rankings in runs.items():
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror or error}") from None
+    for each in ranked:
         entries = {
             query: [RunEntry(identity, float(len(ids) - place)) for place, identity in enumerate(ids)]
-            for query, ids in rankings.items()
+            for query, ids in each.rankings.items()
         }
-        write_run(folder / f"{name}.trec", entries, name)
+        write_run(folder / f"{run_name(each.row)}.trec", entries, run_name(each.row))

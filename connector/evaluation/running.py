@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,12 +20,37 @@ from connector.heads.readouts import READOUTS, ReadOut
 from connector.routing.selection import fixed_route
 from connector.routing.statistics import HeadTable
 
-__all__ = ["FUSED", "POOL", "all_heads", "drawn_queries", "rows", "seconds_per_query", "shuffled", "window_recall"]
+__all__ = [
+    "FUSED",
+    "POOL",
+    "Ranked",
+    "all_heads",
+    "drawn_queries",
+    "rows",
+    "seconds_per_query",
+    "shuffled",
+    "window_recall",
+]
 
 FUSED = f"+{FIRST_STAGE}"
 POOL = "pool"
 """Stands for the read-out in rows of a router, whose pool says how each head is read."""
 Windows = Mapping[str, Sequence[Hit]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A row, and what it was made of.
+
+    Attributes:
+        row: for the report.
+        values: measure -> query -> value; the mean over draws, where there are several.
+        rankings: query -> document ids, best first; of the first draw.
+    """
+
+    row: Row
+    values: Mapping[str, PerQuery]
+    rankings: Mapping[str, Sequence[str]]
 
 
 def drawn_queries(collection: Collection, limit: int | None, seed: int) -> Collection:
@@ -59,7 +84,8 @@ def rows(
     *,
     ways: Sequence[RoutedBy] = (),
     every_head: bool = True,
-) -> list[Row]:
+    static_rows: bool = True,
+) -> list[Ranked]:
     """First stage, all heads as in ICR, the static heads of each read-out, and a router's ways, alone and fused.
 
     Args:
@@ -70,6 +96,7 @@ def rows(
         seed: of the paired tests.
         ways: see ``routed_by``.
         every_head: whether the tables hold all heads.
+        static_rows: whether the static sets get rows (else they only say how all heads are fused).
 
     Raises:
         DataError: a table is not of the window it should be of, or a ranking is not of the window's documents.
@@ -78,8 +105,9 @@ def rows(
     for query, table in by_query.items():
         if sorted(table.ids) != sorted(hit.id for hit in windows[query]):
             raise DataError(f"the head statistics of query {query} are of another window; remove them and run again")
-    plain = _measured(collection, windows, {query: [hit.id for hit in hits] for query, hits in windows.items()})
-    found = [make_row(FIRST_STAGE, plain)]
+    as_found = {query: [hit.id for hit in hits] for query, hits in windows.items()}
+    plain = _measured(collection, windows, as_found)
+    found = [Ranked(make_row(FIRST_STAGE, plain), plain, as_found)]
 
     def add(name: str, readout: ReadOut, heads: HeadSet, read: Sequence[tuple[int, int]] | None) -> None:
         for suffix, fused in (("", False), (FUSED, True)):
@@ -93,24 +121,24 @@ def rows(
                     own = HeadSet(tuple((a, b) for a, b in members or ()), heads.weight, heads.scales)
                     ids = route_ranking(hits, table, fixed_route(own, readout), fused=fused)
                 rankings[query] = ids
-            found.append(
-                make_row(
-                    f"{name}{suffix}",
-                    _measured(collection, windows, rankings),
-                    plain,
-                    readout=readout,
-                    heads=None if read is None else len(read),
-                    head_list=read,
-                    weight=heads.weight if suffix else None,
-                    seed=seed,
-                )
+            values = _measured(collection, windows, rankings)
+            row = make_row(
+                f"{name}{suffix}",
+                values,
+                plain,
+                readout=readout,
+                heads=None if read is None else len(read),
+                head_list=read,
+                weight=heads.weight if suffix else None,
+                seed=seed,
             )
+            found.append(Ranked(row, values, rankings))
 
     if every_head:
         add("all", "icr", all_heads(static, "icr"), None)
     # The published read-out first.
     for readout in sorted(READOUTS, key=lambda name: name != "icr"):
-        if static is not None and readout in static.sets:
+        if static is not None and static_rows and readout in static.sets:
             add("static", readout, static.sets[readout], static.sets[readout].heads)
     found.extend(_routed_rows(collection, windows, by_query, ways, plain, seed))
     return found
@@ -123,7 +151,8 @@ def _routed_rows(
     ways: Sequence[RoutedBy],
     plain: Mapping[str, PerQuery],
     seed: int,
-) -> list[Row]:
+) -> list[Ranked]:
+    first_draws: dict[tuple[str, bool], Mapping[str, Sequence[str]]] = {}
     measured: dict[tuple[str, bool], dict[str, PerQuery]] = {}
     for way in ways:
         for fused in (False, True):
@@ -135,6 +164,7 @@ def _routed_rows(
                     else [hit.id for hit in hits]
                     for query, hits in windows.items()
                 }
+                first_draws.setdefault((way.name, fused), rankings)
                 draws.append(_measured(collection, windows, rankings))
             measured[way.name, fused] = {
                 measure: {query: sum(draw[measure][query] for draw in draws) / len(draws) for query in plain[measure]}
@@ -146,22 +176,21 @@ def _routed_rows(
         lists = {route.heads for routes in way.draws for route in routes.values()}
         for fused in (False, True):
             others = {"routed": ("static", "permuted")}.get(way.name, () if static else ("static",))
-            found.append(
-                make_row(
-                    f"{way.name}{FUSED if fused else ''}",
-                    measured[way.name, fused],
-                    plain,
-                    readout=POOL,
-                    heads=len(next(iter(lists))) if len(lists) == 1 else None,
-                    head_list=next(iter(lists)) if len(lists) == 1 else None,
-                    weight=None,
-                    seed=seed,
-                    against={
-                        other: measured[other, fused][MEASURES[0]] for other in others if (other, fused) in measured
-                    },
-                    route=route_summary(way.draws[0]) if way.draws[0] else {},
-                )
+            row = make_row(
+                f"{way.name}{FUSED if fused else ''}",
+                measured[way.name, fused],
+                plain,
+                readout=POOL,
+                heads=len(next(iter(lists))) if len(lists) == 1 else None,
+                head_list=next(iter(lists)) if len(lists) == 1 else None,
+                weight=None,
+                seed=seed,
+                against={
+                    other: measured[other, fused][MEASURES[0]] for other in others if (other, fused) in measured
+                },
+                route=route_summary(way.draws),
             )
+            found.append(Ranked(row, measured[way.name, fused], first_draws[way.name, fused]))
     return found
 
 

@@ -63,7 +63,9 @@ def measure(settings: Settings, collection: Collection, windows: dict[str, list[
     found = []
     for name in FORMATS:
         cache = settings.cache.model_copy(update={"dtype": name, "memory_mb": 8000})
-        reranker = Reranker.from_settings(settings.model_copy(update={"cache": cache}))
+        # One set for every query: a router's pool would be cached, and a few of its heads read.
+        static = settings.router.model_copy(update={"mode": "static"})
+        reranker = Reranker.from_settings(settings.model_copy(update={"cache": cache, "router": static}))
         differences, correlations = [], []
         alone: dict[str, list[str]] = {}
         fused: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""From a judged collection to a head set to a report, with the real LLM on a tiny collection."""
+"""From a judged collection to a static head set, with the real LLM on a tiny collection."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from click.testing import CliRunner
 
 from connector.backbone.checkpoint import Checkpoint
 from connector.cli import cli
-from connector.errors import BackboneError
-from connector.evaluation.report import report_from_json
 from connector.heads.head_sets import StaticHeads
 
 DOCUMENTS = {
@@ -48,7 +46,7 @@ def cache(smollm2: Checkpoint, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["block", "late", "joint"])
-def test_heads_are_found_stored_and_measured(collection: Path, cache: Path, tmp_path: Path, layout: str) -> None:
+def test_heads_are_found_and_stored(collection: Path, cache: Path, tmp_path: Path, layout: str) -> None:
     out = tmp_path / "heads.json"
     common = ["--json", "--set", f"cache.path={cache}", "--set", f"backbone.layout={layout}"]
     train = [*common, "train", "--static", f"{collection}:train", "--window", "5", "--out", str(out)]
@@ -60,32 +58,3 @@ def test_heads_are_found_stored_and_measured(collection: Path, cache: Path, tmp_
     # The second run takes the head scores from disk, and finds the same.
     again = CliRunner().invoke(cli, train, catch_exceptions=False)
     assert again.exit_code == 0 and StaticHeads.load(out) == static
-
-    report_file = tmp_path / "report.json"
-    evaluate = [*common, "--set", f"router.bundle={out}", "evaluate", str(collection), "--window", "5"]
-    measured = CliRunner().invoke(cli, [*evaluate, "--timed", "1", "--out", str(report_file)], catch_exceptions=False)
-    assert measured.exit_code == 0, measured.output
-    value = json.loads(measured.stdout)
-    assert value == json.loads(report_file.read_text())
-    assert (value["collection"], value["queries"], value["window"]) == ("tiny", 2, 5)
-    names = [(row["name"], row["readout"]) for row in value["rows"]]
-    assert names[:3] == [("first-stage", None), ("all", "icr"), ("all+first-stage", "icr")]
-    assert {("static", name) for name in static.sets} | {("static+first-stage", name) for name in static.sets} < set(
-        names
-    )
-    for row in value["rows"]:
-        assert 0 <= row["nDCG@10"] <= 1 and 0 <= row["MRR@10"] <= 1
-        assert row["seconds_per_query"] is None or (row["seconds_per_query"] > 0 and row["seconds_cached"] > 0)
-    fused = next(row for row in value["rows"] if row["name"] == "static+first-stage" and row["readout"] == "query")
-    assert fused["nDCG@10"] == 1.0
-    assert report_from_json(value, "report.json").provenance.head_set == "heads.json"
-
-
-def test_heads_of_another_layout_are_refused(collection: Path, cache: Path, tmp_path: Path) -> None:
-    out = tmp_path / "heads.json"
-    common = ["--set", f"cache.path={cache}"]
-    train = [*common, "train", "--static", f"{collection}:train", "--window", "5", "--out", str(out)]
-    assert CliRunner().invoke(cli, train, catch_exceptions=False).exit_code == 0
-    evaluate = [*common, "--set", f"router.bundle={out}", "evaluate", str(collection), "--layout", "late"]
-    with pytest.raises(BackboneError, match="run: rh-connector train --static"):
-        CliRunner().invoke(cli, evaluate, catch_exceptions=False)

@@ -14,7 +14,7 @@ from rich.console import Console
 from connector.errors import DataError
 from connector.evaluation.measures import MEASURES, per_query
 from connector.evaluation.provenance import Provenance, portable_command
-from connector.evaluation.report import Report, make_row, render_table, report_from_json, report_to_json
+from connector.evaluation.report import Report, make_row, render_table, report_from_json, report_text, report_to_json
 
 QRELS = {"q1": {"a": 1}, "q2": {"b": 1}, "q3": {"c": 1}}
 
@@ -68,6 +68,40 @@ def test_json_is_what_the_design_says() -> None:
 def test_json_comes_back() -> None:
     value = json.loads(json.dumps(report_to_json(make_report()), allow_nan=False))
     assert report_to_json(report_from_json(value, "here")) == value
+
+
+def test_what_a_router_s_rows_have_besides_comes_back() -> None:
+    report = make_report(router="r.onnx 0123", left_out="l.onnx 4567", shuffled=True, layers=20)
+    row = report.rows[2]
+    values = {"nDCG@10": {"q1": 1.0, "q2": 0.25, "q{}3": 0.123456}, "MRR@10": {"q1": 1.0, "q2": 0.0, "q{}3": 0.0}}
+    other = {"q1": 0.5, "q2": 0.25, "q{}3": 0.0}
+    route = {"heads": 7.5, "deepest_layer": 3.0, "first_stage_gate": 1.0, "lowest_gate": 0.5, "highest_gate": 1.5}
+    routed = make_row("routed", values, values, readout="pool", against={"permuted": other}, route=route)
+    whole = replace(report, rows=[*report.rows, routed], recall=0.75)
+    value = report_to_json(whole)
+    text = report_text(value)
+    assert json.loads(text) == value
+    assert '"per_query": { "q1": 1.0, "q2": 0.25,' in text, "one line for the queries of a row"
+    assert report_to_json(report_from_json(json.loads(text), "here")) == value
+    shown = value["rows"][-1]
+    assert shown["against_permuted"]["difference"] == pytest.approx((0.5 + 0 + 0.123456) / 3, abs=1e-6)
+    assert "against_static" not in shown and shown["route"] == route
+    assert shown["per_query"] == {"q1": 1.0, "q2": 0.25, "q{}3": 0.1235}
+    assert (value["recall"], value["provenance"]["layers"]) == (0.75, 20)
+    assert row.against == {}
+
+
+def test_reports_from_before_there_was_a_router_are_read() -> None:
+    value = report_to_json(make_report())
+    del value["recall"]
+    for key in ("router", "left_out", "shuffled", "layers", "precision"):
+        del value["provenance"][key]
+    for row in value["rows"]:
+        for key in ("route", "per_query"):
+            del row[key]
+    report = report_from_json(value, "old.json")
+    assert report.recall is None and report.provenance.router is None and not report.provenance.shuffled
+    assert all(not row.per_query and not row.route and not row.against for row in report.rows)
 
 
 @pytest.mark.parametrize("missing", ["collection", "rows", "provenance"])

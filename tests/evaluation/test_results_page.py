@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from connector.errors import DataError
-from connector.evaluation.report import report_from_json, report_to_json
+from connector.evaluation.measures import MEASURES
+from connector.evaluation.report import Report, make_row, report_from_json, report_to_json
 from connector.evaluation.results_page import main, read_reports, results_page
+from connector.evaluation.significance import compare
 from tests.evaluation.test_report import make_report
 
 
@@ -63,3 +68,49 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([str(folder), str(page)]) == 5
     assert "two.json is not an evaluation report" in capsys.readouterr().err
     assert main([]) == 2
+
+
+def routed_report(collection: str, gains: Sequence[float], **changes: Any) -> Report:
+    """A report whose router gains so much for each query over its permuted control, which gains nothing."""
+    report = make_report(collection, **changes)
+    values = [{f"q{at}": 0.5 + gain * share for at, gain in enumerate(gains)} for share in (0, 1)]
+    before, after = (dict.fromkeys(MEASURES, own) for own in values)
+    rows = [make_row("first-stage", before)]
+    for suffix in ("", "+first-stage"):
+        for name, own in (("static", before), ("routed", after), ("permuted", before)):
+            rows.append(make_row(f"{name}{suffix}", own, before, readout="pool"))
+    return replace(report, queries=len(gains), rows=rows)
+
+
+def test_controls_are_pooled_over_the_queries_of_all_collections() -> None:
+    one, two = routed_report("one", [0.1, 0.2, 0.3, 0.1]), routed_report("two", [-0.05, 0.15, 0.1, 0.2])
+    read = [report_from_json(json.loads(json.dumps(report_to_json(each))), "x.json") for each in (one, two)]
+    page = results_page(read)
+    gains = {f"{at}": gain for at, gain in enumerate([0.1, 0.2, 0.3, 0.1, -0.05, 0.15, 0.1, 0.2])}
+    expected = compare(gains, dict.fromkeys(gains, 0.0))
+    for suffix in ("", "+first-stage"):
+        for other in ("static", "permuted"):
+            assert f"| `routed{suffix}` against `{other}{suffix}` | 8 | +0.1375 |" in page
+    assert f"| {expected.p_value:.4f} |" in page
+    assert "`routed+first-stage` against the first stage is lowest on two (+0.1000)" in page
+    assert "left-out+first-stage" not in page
+
+
+def test_joint_and_shuffled_reports_stand_apart_with_their_reading() -> None:
+    reports = [routed_report("one", [0.1, 0.2], layout="joint", shuffled=own) for own in (True, False)]
+    page = results_page([*reports, make_report("one")])
+    headings = [line for line in page.splitlines() if line.startswith("## ")]
+    assert [heading.partition("layout ")[2] for heading in headings] == [
+        "block, first 20 hits",
+        "joint, first 20 hits",
+        "joint, first 20 hits, shuffled",
+    ]
+    assert "ICR" in page.split("layout joint")[1] and "The LLM saw them in random order." in page
+
+
+def test_the_reports_that_are_committed_are_read(repository: Path) -> None:
+    reports = read_reports(repository / "docs" / "results")
+    assert reports and all(report.rows[0].name == "first-stage" for report in reports)
+    # Reports from before there was a router have neither recall nor values of queries.
+    old = [report for report in reports if report.recall is None]
+    assert all(not row.per_query for report in old for row in report.rows)

@@ -1,0 +1,208 @@
+"""``rh-connector evaluate``, with the real LLM and real bundles on a tiny collection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from connector.backbone.checkpoint import Checkpoint
+from connector.cli import cli
+from connector.documents import Hit
+from connector.errors import BackboneError, SettingsError
+from connector.evaluation.report import report_from_json
+from connector.evaluation.runs import read_run
+from connector.heads.head_sets import shipped_path
+from connector.heads.readouts import ReadOut
+from connector.reranker import Reranker
+from connector.routing.bundle import Bundle
+from connector.routing.metadata import EmbeddingRecipe, StaticSet
+from connector.routing.query_embedding import FEATURES
+from connector.routing.router import Router
+from connector.routing.selection import Routes
+from router_export import export
+from tests.routing.worlds import metadata
+
+DOCUMENTS = {
+    "cats": "Adult cats sleep between twelve and sixteen hours a day, kittens even longer.",
+    "whiskers": "A cat's whiskers are as wide as its body and help it to judge gaps.",
+    "bread": "To bake bread, mix flour, water, salt and yeast and let the dough rest for hours.",
+    "stocks": "Shares closed higher on the day after hours of trading.",
+    "empty": "",
+    "river": "The river runs through the valley to the sea for hours a day.",
+}
+QUERIES = {
+    "q1": ("how many hours do cats sleep a day", "cats"),
+    "q2": ("bake bread flour hours", "bread"),
+    "q3": ("hours of trading a day", "stocks"),
+}
+POOL: tuple[tuple[int, int, ReadOut], ...] = ((15, 6, "query"), (18, 6, "share"), (2, 4, "icr"), (18, 7, "query"))
+STATES = 576
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    folder.mkdir()
+    lines = (json.dumps({"_id": key, "title": "", "text": text}) for key, text in DOCUMENTS.items())
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    asked = (json.dumps({"_id": key, "text": text}) for key, (text, _) in QUERIES.items())
+    (folder / "queries.jsonl").write_text("\n".join(asked))
+    judged = "".join(f"{key}\t{document}\t1\n" for key, (_, document) in QUERIES.items())
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    # A first stage that also finds a document without text, before others.
+    order = ["river", "empty", "stocks", "whiskers", "bread", "cats"]
+    run = (f"{query} Q0 {name} {at} {9 - at}.0 x\n" for query in QUERIES for at, name in enumerate(order, 1))
+    (folder / "first.trec").write_text("".join(run))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of its own, with the real model in it."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "models").mkdir()
+    (folder / "models" / "smollm2-135m").symlink_to(smollm2.path)
+    return folder
+
+
+def bundle(path: Path, fingerprint: str, template: str, layout: str = "block", **training: Any) -> Bundle:
+    """A router with weights drawn at random, for the real LLM."""
+    dimension = STATES + len(FEATURES)
+    told = metadata(
+        model="smollm2-135m",
+        fingerprint=fingerprint,
+        template=template,
+        layout=layout,
+        pool=POOL,
+        scales=(1.0, 2.0, 1.0, 0.5),
+        most_heads=3,
+        embedding=EmbeddingRecipe(form="query", layers=(9,), pooling="mean", features=True, dimension=dimension),
+        static=StaticSet(members=[0, 3], gates=[1.0, 0.5], first_stage=0.5),
+        deepest_layer=18,
+        training=training,
+    )
+    router = Router(dimension, 2, len(POOL), 3)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for value in router.parameters():
+            value.copy_(torch.randn(value.shape, generator=generator) * 0.2)
+        router.prior.fill_(0.7)
+        router.kappa.fill_(1.0)
+    return export(router, told, path).bundle
+
+
+def invoke(cache: Path, *arguments: str | Path) -> Result:
+    given = ["--json", "--set", f"cache.path={cache}", *map(str, arguments)]
+    return CliRunner().invoke(cli, given, catch_exceptions=False)
+
+
+def measured(cache: Path, *arguments: str | Path) -> Any:
+    result = invoke(cache, *arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def names(value: Any) -> list[tuple[str, str | None]]:
+    return [(row["name"], row["readout"]) for row in value["rows"]]
+
+
+def twice(*plain: tuple[str, str]) -> list[tuple[str, str]]:
+    return [(f"{name}{suffix}", readout) for name, readout in plain for suffix in ("", "+first-stage")]
+
+
+CONTROLS = [(name, "pool") for name in ("random", "static", "routed", "permuted")]
+
+
+def test_rows_runs_and_values_are_the_reranker_s(
+    collection: Path, cache: Path, reranker: Reranker, tmp_path: Path
+) -> None:
+    router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
+    sources = [{"source": "tiny:train", "used": 3}]
+    known = bundle(
+        tmp_path / "left.onnx", reranker.reader.fingerprint, reranker.reader.template_hash, sources=sources
+    )
+    arguments: Sequence[str | Path] = (
+        *("evaluate", collection, "--run", "first.trec", "--window", "6", "--bundle", router.path, "--timed", "1"),
+        *("--left-out", known.path, "--runs", tmp_path / "runs", "--out", tmp_path / "report.json"),
+    )
+    result = invoke(cache, *arguments)
+    assert result.exit_code == 0, result.output
+    assert "left.onnx was trained on tiny" in result.stderr
+    value = json.loads(result.stdout)
+    assert value == json.loads((tmp_path / "report.json").read_text())
+    static = [("static", readout) for readout in ("icr", "query", "share")]
+    assert names(value) == [
+        ("first-stage", None),
+        *twice(("all", "icr"), *static, *CONTROLS, ("left-out", "pool")),
+    ]
+    assert (value["collection"], value["queries"], value["window"], value["recall"]) == ("tiny", 3, 6, 1.0)
+    report = report_from_json(value, "report.json")
+    assert report.provenance.head_set == "smollm2-135m.block.json"
+    assert report.provenance.router == f"r.onnx {router.digest[:12]}"
+    assert report.provenance.left_out == f"left.onnx {known.digest[:12]}"
+    assert str(tmp_path) not in (tmp_path / "report.json").read_text()
+    for row in report.rows:
+        plain = row.name.removesuffix("+first-stage")
+        assert (row.seconds_per_query is not None) == (plain in ("all", "static", "routed"))
+    # What is measured is what a search would do, documents without text included.
+    reader = reranker.reader
+    for mode, routes in (
+        ("routed", Routes(reader, "routed", {}, router)),
+        ("static", Routes(reader, "static", {"static": router.static_route()})),
+    ):
+        own = Reranker(reader, routes, fields=("title", "text"))
+        run = read_run(tmp_path / "runs" / f"{mode}+first-stage.trec")
+        for query, (text, _) in QUERIES.items():
+            found = read_run(collection / "first.trec")[query]
+            hits = [Hit(e.id, e.score, {"title": "", "text": DOCUMENTS[e.id]}) for e in found]
+            assert [entry.id for entry in run[query]] == [hit.id for hit in own.rerank(text, hits).hits]
+
+
+def test_joint_has_the_published_systems_in_both_orders(
+    collection: Path, cache: Path, reranker: Reranker, tmp_path: Path
+) -> None:
+    evaluate = ("evaluate", collection, "--layout", "joint", "--window", "4", "--timed", "0", "--limit", "2")
+    plain = measured(cache, *evaluate)
+    assert names(plain) == [("first-stage", None), *twice(("all", "icr"))]
+    own = bundle(tmp_path / "r.onnx", plain["provenance"]["fingerprint"], reranker.reader.template_hash, "joint")
+    shuffled = measured(cache, *evaluate, "--bundle", own.path, "--shuffle")
+    assert names(shuffled) == [("first-stage", None), *twice(("all", "icr"), *CONTROLS)]
+    assert shuffled["provenance"]["shuffled"] is True and plain["provenance"]["shuffled"] is False
+    # The first stage is the first stage, whatever the LLM saw.
+    assert shuffled["rows"][0] == plain["rows"][0] and shuffled["recall"] == plain["recall"]
+
+
+def test_a_cut_saves_what_needs_all_layers(collection: Path, cache: Path, reranker: Reranker, tmp_path: Path) -> None:
+    router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
+    evaluate = ("evaluate", collection, "--window", "3", "--timed", "0", "--bundle", router.path)
+    value = measured(cache, *evaluate, "--layers", "19")
+    assert ("all", "icr") not in names(value) and ("routed", "pool") in names(value)
+    assert value["provenance"]["layers"] == 19
+    with pytest.raises(SettingsError, match=r"--layers 18: r.onnx reads layer 18; give at least 19"):
+        invoke(cache, *evaluate, "--layers", "18")
+
+
+def test_the_terminal_shows_rows_and_controls(
+    collection: Path, cache: Path, reranker: Reranker, tmp_path: Path
+) -> None:
+    router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
+    arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "19"]
+    result = CliRunner().invoke(
+        cli,
+        ["--set", f"cache.path={cache}", *arguments, "--bundle", str(router.path)],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0, result.output
+    assert "routed+first-stage (pool)" in result.output and "to permuted" in result.output
+
+
+def test_heads_of_another_layout_are_refused(collection: Path, cache: Path) -> None:
+    shipped = shipped_path("smollm2-135m", "block")
+    with pytest.raises(BackboneError, match="run: rh-connector train --static"):
+        invoke(cache, "--set", f"router.bundle={shipped}", "evaluate", collection, "--layout", "late")
