@@ -61,7 +61,9 @@ def test_every_command_and_option_has_help() -> None:
         assert command.help, command.name
         for parameter in command.params:
             if isinstance(parameter, click.Option):
-                assert parameter.help or parameter.name in ("criterion", "timed"), f"{command.name} {parameter.opts}"
+                assert parameter.help or parameter.name in ("criterion", "mode", "timed"), (
+                    f"{command.name} {parameter.opts}"
+                )
         if isinstance(command, click.Group):
             for name in command.list_commands(context):
                 inner = command.get_command(context, name)

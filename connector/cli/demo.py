@@ -113,8 +113,10 @@ def _load(settings: Settings, console: Console, seconds: dict[str, float]) -> Re
 
         reranker = Reranker.from_settings(settings, report)
     seconds["model"] = time.perf_counter() - started
-    heads, every = len(reranker.routes.pool()), len(reranker.reader.runtime.shape.all_heads())
-    how = f"a router picks from {heads}" if reranker.routes.default == "routed" else f"{heads} are read"
+    routes, every = reranker.routes, len(reranker.reader.runtime.shape.all_heads())
+    picks = routes.default == "routed" and routes.bundle is not None and routes.bundle.metadata.kappa > 0
+    heads = len(routes.pool() if picks else routes.route("any question").heads)
+    how = f"a router picks from {heads}" if picks else f"{heads} are read"
     _step(console, f"{settings.backbone.model} is loaded; of its {every} heads {how}", seconds["model"])
     return reranker
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from connector.routing.examples import Examples
+from connector.routing.examples import Examples, source_weight
 from connector.routing.router import CLIP, Router
 
 __all__ = ["Basis", "FitOptions", "fit_paper", "fit_prior", "fit_residual", "fit_router"]
@@ -76,6 +76,7 @@ class _Tensors:
     gains: torch.Tensor
     present: torch.Tensor
     weights: torch.Tensor
+    made: torch.Tensor
 
     @classmethod
     def of(cls, examples: Examples) -> _Tensors:
@@ -83,7 +84,31 @@ class _Tensors:
         arrays = (examples.scores, examples.other_scores, examples.first_stage, gains)
         scores, other, first, target = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
         weights = torch.from_numpy((examples.weights / len(examples)).astype(np.float32))
-        return cls(scores, other, first, target, torch.from_numpy(examples.present), weights)
+        names = sorted({source for source in examples.sources if source_weight(source) < 1})
+        if len(names) == len(set(examples.sources)):
+            # Nothing else is there to learn from.
+            names = []
+        made = torch.tensor([[source == name for name in names] for source in examples.sources], dtype=torch.float32)
+        return cls(scores, other, first, target, torch.from_numpy(examples.present), weights, made)
+
+    def first_gates(self, shared: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """The first stage's gates in the loss: float32 [queries].
+
+        How well a first stage does on queries that were made of documents is an artefact of how they were made. They
+        teach which heads are right, not how far the first stage is to be trusted: beside judged sources, each of them
+        has a gate of its own here, which is not kept.
+
+        Args:
+            shared: float32 [queries] or a scalar: the gates that are learned.
+            own: float32 [made sources].
+        """
+        is_made = self.made.sum(dim=1)
+        return torch.relu(shared) * (1 - is_made) + self.made @ torch.relu(own)
+
+    @property
+    def made_gates(self) -> torch.Tensor:
+        """Where the gates of made sources start."""
+        return torch.full((self.made.shape[1],), _FIRST_STAGE)
 
     def loss(
         self, gates: torch.Tensor, first_gates: torch.Tensor, temperature: torch.Tensor, *, other: bool
@@ -112,13 +137,14 @@ def fit_prior(examples: Examples, options: FitOptions) -> Floats:
     first = torch.tensor(_FIRST_STAGE).requires_grad_()
     # Learned beside the gates: else how sharp the ranking is would decide how far the first stage is trusted.
     cooling = torch.tensor(0.0).requires_grad_()
-    optimizer = torch.optim.Adam([change, first, cooling], lr=options.rate * 2)
+    own = tensors.made_gates.requires_grad_()
+    optimizer = torch.optim.Adam([change, first, cooling, own], lr=options.rate * 2)
     for step in range(options.steps):
         optimizer.zero_grad()
         gates = torch.relu(base + change / size)
         loss = tensors.loss(
             gates.expand(len(examples), -1),
-            torch.relu(first).expand(len(examples)),
+            tensors.first_gates(first, own),
             options.temperature * cooling.exp(),
             other=step % 2 == 1,
         )
@@ -158,7 +184,8 @@ def fit_residual(
     weight = (torch.randn(inputs.shape[1], options.rank, generator=generator) * 0.1).requires_grad_()
     heads = (torch.randn(members + 1, options.rank, generator=generator) * 0.01).requires_grad_()
     cooling = torch.tensor(0.0).requires_grad_()
-    optimizer = torch.optim.Adam([weight, heads, cooling], lr=options.rate)
+    own = tensors.made_gates.requires_grad_()
+    optimizer = torch.optim.Adam([weight, heads, cooling, own], lr=options.rate)
     target = None
     if utilities is not None and options.auxiliary > 0:
         centred = utilities - utilities.mean(axis=0)
@@ -170,7 +197,10 @@ def fit_residual(
         # A gate a little below 0 still learns: else no query could ever switch a head on.
         gates = torch.nn.functional.leaky_relu(logits[:, :members], 0.01)
         loss = tensors.loss(
-            gates, torch.relu(logits[:, members]), options.temperature * cooling.exp(), other=step % 2 == 1
+            gates,
+            tensors.first_gates(logits[:, members], own),
+            options.temperature * cooling.exp(),
+            other=step % 2 == 1,
         )
         loss = loss + options.ridge * residual.square().mean()
         loss = loss + options.sparsity * torch.relu(logits[:, :members]).sum(dim=1).mean()

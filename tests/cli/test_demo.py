@@ -55,7 +55,7 @@ def test_first_and_second_run(
     assert run("--query", _QUESTION) == 0
     text = capsys.readouterr().out
     assert "documentation, indexed (" in text
-    assert "heads are read (" in text
+    assert "is loaded; of its 270 heads " in text
     assert f"1/1  {_QUESTION}" in text
     assert "the heads looked at, in " in text
     assert "1 question answered, 5 documents read" in text

@@ -94,7 +94,9 @@ def test_shards_and_their_merge_train_the_same(
     out = tmp_path / "merged.onnx"
     run(merged, "train", *source, *TRAIN, *parts, "--out", str(out))
     one, other_metadata = Bundle.load(trained).metadata, Bundle.load(out).metadata
-    assert one.pool == other_metadata.pool and one.static == other_metadata.static and one.gains == other_metadata.gains
+    assert (
+        one.pool == other_metadata.pool and one.static == other_metadata.static and one.gains == other_metadata.gains
+    )
 
 
 def test_an_exported_router_is_the_same_file(cache: Path, trained: Path, tmp_path: Path) -> None:
@@ -133,7 +135,12 @@ def test_queries_over_the_engine_and_made_of_its_documents(cache: Path, collecti
     engine = ("--set", "engine.index=animals", "--set", f"engine.url={tmp_path / 'indexes'}")
     indexed = CliRunner().invoke(cli, [*engine, "index", str(collection)], catch_exceptions=False)
     assert indexed.exit_code == 0, indexed.output
-    files = ("--queries-file", str(collection / "queries_train.jsonl"), "--qrels", str(collection / "qrels_train.tsv"))
+    files = (
+        "--queries-file",
+        str(collection / "queries_train.jsonl"),
+        "--qrels",
+        str(collection / "qrels_train.tsv"),
+    )
     out = tmp_path / "engine.onnx"
     run(cache, *engine, "train", "engine:made:6", *files, *TRAIN, "--out", str(out))
     queries = Bundle.load(out).metadata.training["queries"]
