@@ -1,7 +1,7 @@
 """Latency of a router in ONNX Runtime: ``python -m connector.evaluation.router_latency [BUNDLE]``.
 
-One query, one thread. Printed beside the product of one embedding with a matrix of a router's size in numpy, in the same
-run, so that the figure says something on any machine.
+One query, one thread. Printed beside the product of one embedding with a matrix of a router's size in numpy, in the
+same run, so that the figure says something on any machine.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def read_source(text: str) -> TrainSource:
     Raises:
         SettingsError: it is none of these.
     """
-    if Path(text).exists():
+    if text and Path(text).exists():
         return TrainSource(text, "train")
     parts = text.split(":")
     count = None

@@ -439,3 +439,13 @@ def test_an_index_that_another_made_meanwhile_is_taken(tmp_path: Path) -> None:
     late.close()
     assert late.index([Document("2", {"text": "cat"})]).replaced == 0
     assert late.count() == first.count() == 2
+
+
+def test_every_document_comes_once(tmp_path: Path) -> None:
+    engine = EmbeddedEngine(tmp_path / "index")
+    assert list(engine.documents()) == []
+    given_documents = [Document(f"d{at}", {"text": f"number {at}", "tags": [at]}) for at in range(25)]
+    engine.index(given_documents, batch=7)
+    engine.index([Document("d3", {"text": "another"})])
+    found = {document.id: document for document in engine.documents()}
+    assert len(found) == 25 and found["d3"].fields == {"text": "another"} and found["d4"] == given_documents[4]
