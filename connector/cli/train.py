@@ -47,6 +47,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--shard", metavar="I/N", help="Only gather head scores, of the I-th of N parts (from 1).")
 @click.option("--merge", type=click.Path(path_type=Path), multiple=True, help="Head scores gathered elsewhere.")
 @click.option("--leave-out", multiple=True, metavar="NAME", help="Train without this collection's queries.")
+@click.option("--quick", is_flag=True, help="Do not measure the router on held-out queries.")
 @click.option("--layout", type=click.Choice(["block", "late", "joint"]), help="Default: backbone.layout.")
 @click.option("--model", help="Default: backbone.model.")
 @click.option("--out", type=_FILE, help="Default: MODEL.LAYOUT.onnx (static: .json) here.")
@@ -71,6 +72,7 @@ def command(
     shard: str | None,
     merge: tuple[Path, ...],
     leave_out: tuple[str, ...],
+    quick: bool,
     layout: str | None,
     model: str | None,
     out: Path | None,
@@ -150,6 +152,7 @@ def command(
         readouts=_readouts("icr" if paper and readouts == "query" else readouts),
         kappa=kappa,
         fit=fit,
+        measured=not quick,
     )
     trained = train_router(
         kept,

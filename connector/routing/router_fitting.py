@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from connector.routing.detection import WEIGHTS
 from connector.routing.examples import Examples, source_weight
 from connector.routing.router import CLIP, Router
 
@@ -155,7 +156,23 @@ def fit_prior(examples: Examples, options: FitOptions) -> Floats:
     if not found.any():
         found[0] = 1.0
     found[np.argsort(-found, kind="stable")[options.most_heads :]] = 0.0
-    return np.append(found / found.sum(), max(first.item(), 0.0))
+    found /= found.sum()
+    return np.append(found, (max(first.item(), 0.0) + _best_first_stage_gate(examples, found)) / 2)
+
+
+def _best_first_stage_gate(examples: Examples, gates: Floats) -> float:
+    """The first stage's gate with the best nDCG@10 on judged sources.
+
+    Likelihood asks for less of the first stage than nDCG does; the prior takes the middle. In cross-validation on
+    train queries nDCG hardly changes between the two, and the more the first stage counts, the less a collection can
+    lose.
+    """
+    judged = [at for at, source in enumerate(examples.sources) if source_weight(source) == 1]
+    own = examples.take(judged) if judged else examples
+    every = np.tile(gates, (len(own), 1))
+    means = [own.mean(own.ndcg(own.fused(every, np.full(len(own), weight)))) for weight in WEIGHTS]
+    # The first of equals: the smaller gate.
+    return WEIGHTS[int(np.argmax(means))]
 
 
 def fit_residual(

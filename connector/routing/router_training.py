@@ -52,6 +52,7 @@ class TrainOptions:
         readouts: by which read-outs heads may be read.
         kappa: strength of routing; None: by cross-validation.
         fit: see ``FitOptions``.
+        measured: whether the gains on held-out queries are measured; kappa is cross-validated in any case.
     """
 
     mode: Literal["listwise", "paper"] = "listwise"
@@ -59,6 +60,7 @@ class TrainOptions:
     readouts: tuple[ReadOut, ...] = ("query",)
     kappa: float | None = None
     fit: FitOptions = FitOptions()
+    measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,14 @@ class Trained:
 
     Attributes:
         router, metadata: the router.
-        cross_validated: on held-out train queries, folds by query.
+        cross_validated: on held-out train queries, folds by query; None where it was not measured.
         left_out: the same, whole collections left out; None where there is only one.
         kappas: each kappa's gain over 0 (nDCG@10) in inner cross-validation.
     """
 
     router: Router
     metadata: RouterMetadata
-    cross_validated: Measured
+    cross_validated: Measured | None
     left_out: Measured | None
     kappas: dict[float, float]
 
@@ -219,15 +221,18 @@ def _trained(
     static: Callable[[Examples], Any],
 ) -> Trained:
     seed = options.fit.seed
-    crossed, _ = measure(examples, fit, folds(examples, _FOLDS, seed), static, seed=seed)
-    left_out = None
-    if len({source.partition(":")[0] for source in examples.sources}) > 1:
+    crossed = left_out = None
+    if options.measured:
+        crossed, _ = measure(examples, fit, folds(examples, _FOLDS, seed), static, seed=seed)
+    if options.measured and len({source.partition(":")[0] for source in examples.sources}) > 1:
         left_out, _ = measure(examples, fit, leave_one_out(examples), static, seed=seed)
     samples = examples.embeddings[:: max(len(examples) // _SAMPLES, 1)][:_SAMPLES]
     router.samples = torch.from_numpy(samples.copy())
     members = np.flatnonzero(prior[:-1] > 0)
     members = members[np.argsort(-prior[members], kind="stable")]
-    gains: dict[str, Any] = {"measure": "nDCG@10 on held-out train queries, fused", "folds": crossed.to_json()}
+    gains: dict[str, Any] = {"measure": "nDCG@10 on held-out train queries, fused"}
+    if crossed is not None:
+        gains["folds"] = crossed.to_json()
     if left_out is not None:
         gains["collections left out"] = left_out.to_json()
     if kappas:
