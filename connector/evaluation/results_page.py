@@ -162,8 +162,8 @@ def _pooled(group: Sequence[Report]) -> Iterator[str]:
     yield _table(["comparison", "queries", "difference", "95 % interval", "p"], table)
     if not proven:
         yield (
-            "`routed` was not found better than `permuted` (p < 0.05) in either row: no gain of routing itself is shown "
-            "here. What was tried is in [training](training.md).\n"
+            "`routed` was not found better than `permuted` (p < 0.05) in either row: no gain of routing itself is "
+            "shown here. What was tried is in [training](training.md).\n"
         )
     for name in ("routed", "left-out"):
         differences = {
