@@ -113,6 +113,9 @@ class Routes:
         self.check(mode)
         mode = mode or self.default
         if mode == "routed" and self.bundle is not None and self._embedding is not None:
+            if self.bundle.metadata.kappa == 0:
+                # The query changes nothing: the pass over it is saved.
+                return self.bundle.static_route()
             return self.bundle.route(self._embedding.of_query(self._reader, query, first_stage))
         return self._fixed[mode]
 
