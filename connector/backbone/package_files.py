@@ -130,13 +130,14 @@ def _whole_wheel(part: PackageFile, folder: Path) -> Path | None:
 
 
 def _bytes_under(folder: Path) -> int:
+    # pip moves files and removes folders while they are counted: os.walk passes over what is gone, rglob raises.
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            # pip moves its files about while we count them.
-            continue
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(parent, name)).st_size
+            except OSError:
+                continue
     return total
 
 
