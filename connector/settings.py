@@ -83,9 +83,33 @@ class EngineSettings(_Section):
     )
     username: str | None = Field(None, description="User name for basic authentication.")
     password: SecretStr | None = Field(None, description="Password for basic authentication.")
-    api_key: SecretStr | None = Field(None, description="API key of the cluster.")
+    api_key: SecretStr | None = Field(
+        None, description="API key of the cluster: id:key, or the two in base64, as the cluster gave it."
+    )
+    bearer_token: SecretStr | None = Field(None, description="Bearer token (JWT) for the cluster.")
+    aws_region: str | None = Field(
+        None, description="AWS region: requests are signed (SigV4) with the credentials that boto3 finds."
+    )
+    aws_service: Literal["es", "aoss"] = Field(
+        "es", description="AWS service that is signed for: es (managed domains) or aoss (serverless)."
+    )
     verify_certs: bool = Field(True, description="Check the cluster's TLS certificate.")
+    ca_certs: Path | None = Field(
+        None, description="File of certificate authorities that sign the cluster's certificate; null: the system's."
+    )
+    client_cert: Path | None = Field(None, description="Client certificate (PEM) shown to the cluster.")
+    client_key: Path | None = Field(None, description="Private key (PEM) of the client certificate.")
     timeout_ms: int = Field(10_000, gt=0, description="Longest wait for one answer of the engine.")
+    retry_ms: int = Field(
+        30_000,
+        ge=0,
+        description="How long a request that the cluster refused for now (429, 503, no connection) is repeated.",
+    )
+    query_json: str | None = Field(
+        None,
+        description="Query of the first stage in the cluster's query language, {query} stands for the user's words; "
+        "null: a multi_match over engine.fields.",
+    )
 
     @field_validator("fields")
     @classmethod
@@ -187,6 +211,31 @@ class ServeSettings(_Section):
     max_queue: int = Field(32, ge=1, description="Requests that may wait; more are answered 429.")
     max_documents: int = Field(1000, ge=1, description="Documents one request may hold.")
     max_body_mb: int = Field(16, ge=1, description="Largest request body, in MB.")
+    gateway: bool = Field(
+        True, description="Answer _search and _msearch in front of the cluster (engine.url), reranked."
+    )
+    gateway_writes: bool = Field(False, description="Let the gateway pass requests that change the cluster.")
+    gateway_scores: Literal["first_stage", "rerank"] = Field(
+        "first_stage",
+        description="_score of a reranked hit: the cluster's own (hits stay as they are), or the reranker's.",
+    )
+
+
+class WritebackSettings(_Section):
+    """How the cluster reaches the service, for ``pipeline install``."""
+
+    name: str = Field(
+        "rh",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
+        description="Name of the search pipeline or inference endpoint, and mark of all that belongs to it.",
+    )
+    service_url: str | None = Field(
+        None, description="URL of rh-connector serve as the cluster sees it; needed by pipeline install."
+    )
+    timeout_s: int = Field(
+        5, ge=1, le=60, description="Seconds the cluster waits for a reranked page before it serves its own order."
+    )
+    connections: int = Field(30, ge=1, description="Connections that one node of the cluster keeps to the service.")
 
 
 class Settings(_Section):
@@ -198,6 +247,7 @@ class Settings(_Section):
     router: RouterSettings = RouterSettings()
     rerank: RerankSettings = RerankSettings()
     serve: ServeSettings = ServeSettings()
+    writeback: WritebackSettings = WritebackSettings()
 
 
 class Setting(NamedTuple):
