@@ -15,6 +15,7 @@ from connector.service.admission import Admission
 from connector.service.authentication import BearerAuthentication
 from connector.service.errors import Failure, ServiceError, error_response, failure_of_status, style_of
 from connector.service.loading import Loading
+from connector.service.metrics import METRICS_PATH, MeasuredRequests, Metrics
 from connector.service.reranking import add_rerank_routes
 from connector.service.responses import AsciiJSONResponse
 from connector.service.scoring import SupportsRerank
@@ -23,6 +24,8 @@ from connector.settings import Settings
 __all__ = ["create_app"]
 
 _OPEN_PATHS = ("/live", "/ready")
+# One request already uses all cores.
+_AT_ONCE = 1
 
 
 def create_app(
@@ -39,10 +42,14 @@ def create_app(
         when_load_failed: called, in the loading thread, when the model cannot be loaded.
     """
     loading = Loading(reranker, settings, when_load_failed)
+    metrics = Metrics(settings.backbone.model)
+    metrics.watch_model(lambda: loading.status == "ready")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.admission = Admission(max_queue=settings.serve.max_queue)
+        admission = Admission(max_queue=settings.serve.max_queue, at_once=_AT_ONCE)
+        metrics.watch_queue(lambda: admission.inside, _AT_ONCE)
+        app.state.admission = admission
         loading.start()
         yield
 
@@ -58,12 +65,16 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.loading = loading
+    app.state.metrics = metrics
     keys = [key.get_secret_value() for key in settings.serve.api_keys]
     app.add_middleware(BearerAuthentication, keys=keys, open_paths=_OPEN_PATHS)
+    # The last one added is the outermost: refused keys are counted too.
+    app.add_middleware(MeasuredRequests, metrics=metrics, paths=lambda: [getattr(r, "path", "") for r in app.routes])
     app.add_exception_handler(ServiceError, _answer_service_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_unexpected)
     _add_health_routes(app, loading, settings)
+    _add_metrics_route(app, metrics)
     add_rerank_routes(app, loading, settings)
     return app
 
@@ -89,6 +100,14 @@ def _add_health_routes(app: FastAPI, loading: Loading, settings: Settings) -> No
         if status == "failed":
             return AsciiJSONResponse({**body, "reason": str(loading.error)}, 503)
         return AsciiJSONResponse(body, 503, {"Retry-After": "1"})
+
+
+def _add_metrics_route(app: FastAPI, metrics: Metrics) -> None:
+    # Not in the schema: it is not JSON, and its clients know the format.
+    @app.get(METRICS_PATH, include_in_schema=False)
+    async def read_metrics(request: Request) -> Response:
+        body, content_type = metrics.exposition(request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": content_type})
 
 
 async def _answer_service_error(request: Request, error: Exception) -> Response:

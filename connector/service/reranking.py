@@ -31,6 +31,7 @@ from connector.service.dialects.tei import TeiAnswer
 from connector.service.dialects.vllm import VllmAnswer
 from connector.service.errors import Failure, ServiceError, SupersetError, TeiError
 from connector.service.loading import Loading
+from connector.service.metrics import Metrics
 from connector.service.responses import AsciiJSONResponse
 from connector.service.scoring import Ranking, SupportsRerank, Window, fall_back, rank
 from connector.settings import Settings
@@ -90,11 +91,16 @@ class _Endpoints:
         """The endpoint that reads bodies as the request that ``choose`` picks."""
 
         async def endpoint(request: Request) -> Response:
-            return await self._answer(request, choose)
+            metrics: Metrics = request.app.state.metrics
+            try:
+                return await self._answer(request, choose, metrics)
+            except Exception as error:
+                metrics.failure(error.failure if isinstance(error, ServiceError) else Failure.INTERNAL)
+                raise
 
         return endpoint
 
-    async def _answer(self, request: Request, choose: Choice) -> Response:
+    async def _answer(self, request: Request, choose: Choice, metrics: Metrics) -> Response:
         started = time.monotonic()
         payload = parse_object(await read_body(request, self._settings.serve.max_body_mb))
         kind = choose(payload)
@@ -104,7 +110,7 @@ class _Endpoints:
         windows = [replace(window, mode=asked.router_mode, tells_route=told) for window in asked.windows()]
         self._check_size(windows)
         deadline = self._deadline(request, asked, started)
-        reranker = self._loading.reranker()
+        reranker = metrics.measured(self._loading.reranker())
         waited = started
 
         def work() -> list[Ranking]:
@@ -126,6 +132,7 @@ class _Endpoints:
         except ClientGone:
             # Nobody reads this; the status is what proxies log for it.
             return Response(status_code=499)
+        metrics.rankings(rankings)
         headers = {
             "X-Reranked": "true" if all(ranking.reranked for ranking in rankings) else "false",
             "Server-Timing": _server_timing(rankings, started, waited),

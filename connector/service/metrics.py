@@ -1,0 +1,180 @@
+"""What Prometheus reads of the service: counters, histograms and gauges of one application."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from connector import __version__
+from connector.documents import Hit, RerankResult
+from connector.service.errors import Failure
+from connector.service.scoring import FirstStage, Mode, Ranking, SupportsRerank
+
+__all__ = ["FALLBACK_REASONS", "METRICS_PATH", "MeasuredRequests", "Metrics", "fallback_reason"]
+
+METRICS_PATH = "/metrics"
+
+FALLBACK_REASONS = ("deadline", "overloaded", "loading", "failed", "other")
+"""All values of the label ``reason``; what a ranking says may quote an exception and would have no bound."""
+
+_OUTCOMES = ("reranked", "fallback", "error")
+# Cached windows take a tenth of a second, new ones seconds on two cores.
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+def fallback_reason(reason: str | None) -> str:
+    """The one of ``FALLBACK_REASONS`` that a ranking's reason belongs to."""
+    first = (reason or "").partition(":")[0].strip().lower()
+    return first if first in FALLBACK_REASONS else "other"
+
+
+class Metrics:
+    """The metrics of one application, in a registry of its own: a process may hold many applications.
+
+    Args:
+        model: the setting ``backbone.model``, told in ``rh_build_info``.
+    """
+
+    def __init__(self, model: str) -> None:
+        registry = CollectorRegistry()
+        self._registry = registry
+        self._requests = Counter("rh_requests", "HTTP requests answered.", ["route", "status"], registry=registry)
+        self._seconds = Histogram(
+            "rh_request_seconds",
+            "Time from a request's arrival to the end of its answer.",
+            ["route"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._reranked = Counter(
+            "rh_reranked",
+            "Windows (a query with its documents) by outcome; a request answered with an error counts once.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._fallbacks = Counter(
+            "rh_fallback", "Windows answered in first-stage order, by reason.", ["reason"], registry=registry
+        )
+        self._documents = Counter("rh_documents", "Documents in the windows that were answered.", registry=registry)
+        self._encoded = Counter("rh_passages_encoded", "Passages the model had to encode.", registry=registry)
+        self._cached = Counter("rh_passages_cached", "Passages found in the document cache.", registry=registry)
+        self._waiting = Gauge("rh_queue_length", "Requests that wait for the model.", registry=registry)
+        self._running = Gauge("rh_running", "Requests that the model works on.", registry=registry)
+        self._ready = Gauge("rh_model_ready", "1 once a golden query has been scored, else 0.", registry=registry)
+        build = Info("rh_build", "The running version and its model.", registry=registry)
+        build.info({"version": __version__, "model": model})
+        # Memory, processor time and open files, where the system has /proc.
+        ProcessCollector(registry=registry)
+        # A rate needs the zero before the first event.
+        for outcome in _OUTCOMES:
+            self._reranked.labels(outcome)
+        for reason in FALLBACK_REASONS:
+            self._fallbacks.labels(reason)
+
+    def watch_model(self, is_ready: Callable[[], bool]) -> None:
+        """Ask this for ``rh_model_ready`` at every scrape."""
+        self._ready.set_function(lambda: float(is_ready()))
+
+    def watch_queue(self, inside: Callable[[], int], at_once: int) -> None:
+        """Ask this for the requests that run or wait, of which ``at_once`` run, at every scrape."""
+        self._running.set_function(lambda: min(inside(), at_once))
+        self._waiting.set_function(lambda: max(0, inside() - at_once))
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request that was answered. ``route`` must come from a bounded set."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def rankings(self, rankings: Iterable[Ranking]) -> None:
+        """Count what an answer carries."""
+        for ranking in rankings:
+            self._documents.inc(len(ranking.places))
+            self._reranked.labels("reranked" if ranking.reranked else "fallback").inc()
+            if not ranking.reranked:
+                self._fallbacks.labels(fallback_reason(ranking.reason)).inc()
+
+    def failure(self, failure: Failure) -> None:
+        """Count a request that got an error instead of a ranking, unless the request itself was wrong."""
+        if failure is Failure.OVERLOADED or failure.value.status >= 500:
+            self._reranked.labels("error").inc()
+
+    def measured(self, reranker: SupportsRerank) -> SupportsRerank:
+        """The reranker, with its passages counted."""
+        return _MeasuredReranker(reranker, self._count_passages)
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """All metrics as text, in the format that the header ``Accept`` asks for, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def _count_passages(self, result: RerankResult) -> None:
+        self._encoded.inc(result.encoded)
+        self._cached.inc(result.cached)
+
+
+class _MeasuredReranker:
+    def __init__(self, reranker: SupportsRerank, count: Callable[[RerankResult], None]) -> None:
+        self._reranker = reranker
+        self._count = count
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str | Mapping[str, Any] | Hit],
+        *,
+        first_stage: FirstStage = None,
+        deadline_ms: float | None = None,
+        mode: Mode | None = None,
+    ) -> RerankResult:
+        result = self._reranker.rerank(query, documents, first_stage=first_stage, deadline_ms=deadline_ms, mode=mode)
+        self._count(result)
+        return result
+
+
+class MeasuredRequests:
+    """Counts and times every request; ASGI middleware, to be the outermost so that refused keys are seen too.
+
+    Args:
+        app: what is measured.
+        metrics: where it is counted.
+        paths: makes the paths that are labels of their own. Called once, at the first request: routes are added
+            after middleware. All that is caught by a route with a pattern is ``gateway``, the rest ``other``.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Callable[[], Collection[str]]) -> None:
+        self.app = app
+        self._metrics = metrics
+        self._list_paths = paths
+        self._paths: frozenset[str] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.monotonic()
+        # What raises is answered 500 further out.
+        status = 500
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        finally:
+            self._metrics.request(self._route(scope), status, time.monotonic() - started)
+
+    def _route(self, scope: Scope) -> str:
+        if self._paths is None:
+            self._paths = frozenset(path for path in self._list_paths() if "{" not in path)
+        if scope["path"] in self._paths:
+            return str(scope["path"])
+        # The router notes the endpoint it found; clients choose the path, so it must not become a label.
+        return "gateway" if "endpoint" in scope else "other"

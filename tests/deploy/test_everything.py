@@ -1,0 +1,58 @@
+"""Names that deploy/ takes from the program: settings, metrics, commands, files."""
+
+from __future__ import annotations
+
+import re
+
+import click
+from prometheus_client.parser import text_string_to_metric_families
+
+from connector.cli import cli
+from connector.service.metrics import Metrics
+from tests.deploy.conftest import DEPLOY, VARIABLES, texts
+
+# Kubernetes' own, told of in a comment: the reason for enableServiceLinks: false.
+_NO_SETTINGS = {"RH_CONNECTOR_PORT"}
+
+
+def metric_names() -> set[str]:
+    metrics = Metrics("model")
+    metrics.request("/v1/rerank", 200, 0.1)
+    text = metrics.exposition("")[0].decode()
+    return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+
+
+def test_every_variable_is_a_setting() -> None:
+    used = {(str(path), name) for path, text in texts() for name in re.findall(r"\bRH_[A-Z0-9_]*[A-Z0-9]", text)}
+    assert len(used) > 20
+    assert {(path, name) for path, name in used if name not in VARIABLES | _NO_SETTINGS} == set()
+
+
+def test_every_metric_exists() -> None:
+    names = metric_names() | {"rh_request_seconds"}
+    used = {(str(path), name) for path, text in texts() for name in re.findall(r"\brh_[a-z_]*[a-z]", text)}
+    assert len(used) > 10
+    assert {(path, name) for path, name in used if name not in names} == set()
+
+
+def test_links_and_files_that_the_readme_names_exist() -> None:
+    text = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#\s]+)\)", text)
+    assert links
+    assert [link for link in links if "://" not in link and not (DEPLOY / link).exists()] == []
+    folders = [path for path in DEPLOY.iterdir() if path.is_dir()]
+    assert [path.name for path in folders if f"]({path.name}" not in text] == []
+
+
+def test_commands_exist() -> None:
+    context = click.Context(cli, info_name="rh-connector")
+    for name in ("serve", "model"):
+        assert cli.get_command(context, name) is not None
+    model = cli.get_command(context, "model")
+    assert isinstance(model, click.Group) and model.get_command(context, "pull") is not None
+
+
+def test_no_registry_is_named() -> None:
+    hosts = {host for _, text in texts() for host in re.findall(r"https?://([\w.-]+)", text)}
+    # Names inside a compose network or a namespace, and this machine.
+    assert {host for host in hosts if "." in host} <= {"127.0.0.1"}
