@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import pytest
 from connector.backbone.checkpoint import Checkpoint
 from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
+from tests.nodes import elasticsearch, opensearch
+from tests.nodes.fixtures import running
+from tests.nodes.process import Node, find_java
+from tests.nodes.release import NodeError
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +44,36 @@ def reranker(settings: Settings, smollm2: Checkpoint) -> Reranker:
     """The reranker with the shipped static heads and all else at its default."""
     static = settings.router.model_copy(update={"mode": "static"})
     return Reranker.from_settings(settings.model_copy(update={"router": static}))
+
+
+@pytest.fixture(scope="session")
+def opensearch_node() -> Iterator[Node]:
+    """A real OpenSearch 2.19.1 with ML Commons and Neural Search."""
+    with running("2.19.1") as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def opensearch_3_node() -> Iterator[Node]:
+    """A real OpenSearch 3.6.0."""
+    try:
+        find_java(opensearch.RELEASES["3.6.0"])
+    except NodeError as error:
+        pytest.skip(str(error))
+    with running("3.6.0") as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def elasticsearch_node() -> Iterator[Node]:
+    """A real Elasticsearch, core only: 9.1.0, or 8.17.0 where no Java is new enough for that."""
+    try:
+        find_java(elasticsearch.RELEASES["9.1.0"])
+        version = "9.1.0"
+    except NodeError:
+        version = "8.17.0"
+    with running(version) as node:
+        yield node
 
 
 @pytest.fixture

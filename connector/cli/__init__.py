@@ -60,6 +60,10 @@ def cli(ctx: click.Context, config: str | None, assignments: tuple[str, ...], as
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s"
     )
+    if not debug:
+        # The clients log each request that a cluster refuses; what matters of it is in our own message.
+        for name in ("opensearch", "elasticsearch", "elastic_transport"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     ctx.obj = Context(config=config, assignments=assignments, as_json=as_json, debug=debug)
 
 

@@ -38,7 +38,7 @@ def command(
     replaces the older one. Bad lines are named and skipped. Gzip is unpacked. When a run was interrupted, the same
     command continues it.
     """
-    from connector.engines import index_folder, open_engine
+    from connector.engines import open_engine, progress_folder
     from connector.engines.indexing import index_source
     from connector.engines.progress import ProgressFile, Reached
     from connector.engines.sources import Source
@@ -66,7 +66,7 @@ def command(
             so_far = reached
             bar.update(task, completed=opened.position(), documents=f"{reached.indexed:,} documents")
 
-        progress = ProgressFile(index_folder(settings), opened.identity())
+        progress = ProgressFile(progress_folder(settings), opened.identity())
         try:
             outcome = index_source(
                 engine, opened, progress, strict=strict, restart=restart, bad=report, committed=committed

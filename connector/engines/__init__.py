@@ -1,31 +1,57 @@
-"""Search engines behind one protocol: embedded (tantivy); clusters come with their own modules."""
+"""Search engines behind one protocol: embedded (tantivy), OpenSearch, Elasticsearch."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from connector.engines.engine import Engine
-from connector.errors import EngineError, SettingsError
+from connector.errors import SettingsError
 from connector.settings import Settings
 
-__all__ = ["index_folder", "open_engine"]
+__all__ = ["index_folder", "open_engine", "progress_folder"]
 
 
 def open_engine(settings: Settings) -> Engine:
     """The engine that the settings name.
 
+    Nothing is sent to a cluster yet.
+
     Raises:
-        EngineError: an engine that this version does not have, a damaged index or one of another version.
-        SettingsError: ``engine.url`` or ``engine.index`` names no folder.
+        EngineError: a damaged index or one of another version; credentials or certificates of no use.
+        MissingExtraError: the cluster's client is not installed.
+        SettingsError: ``engine.url``, ``engine.index`` or ``engine.query_json`` cannot be used.
     """
     engine = settings.engine
     if engine.kind != "embedded":
-        raise EngineError(
-            f"engine.kind = {engine.kind}: this version searches the embedded index only; set it to embedded"
+        from connector.engines.cluster import ClusterEngine
+        from connector.engines.cluster_query import own_query
+        from connector.engines.connection import connect
+
+        if engine.query_json is not None:
+            # Told now, not at the first search.
+            own_query(engine.query_json, "")
+        return ClusterEngine(
+            connect(engine),
+            engine.index,
+            engine.field_weights(),
+            query_json=engine.query_json,
+            retry_ms=engine.retry_ms,
         )
+    if engine.query_json is not None:
+        raise SettingsError("engine.query_json is for clusters; leave it out, or set engine.kind")
     from connector.engines.embedded import EmbeddedEngine
 
     return EmbeddedEngine(index_folder(settings), engine.field_weights())
+
+
+def progress_folder(settings: Settings) -> Path:
+    """Where it is kept how far indexing came: beside the embedded index, or one folder for each cluster's index."""
+    engine = settings.engine
+    if engine.kind == "embedded":
+        return index_folder(settings)
+    target = f"{engine.url}\n{engine.index}"
+    return settings.cache.path / "clusters" / hashlib.sha256(target.encode()).hexdigest()[:16]
 
 
 def index_folder(settings: Settings) -> Path:

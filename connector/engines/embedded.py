@@ -19,6 +19,7 @@ from typing import Any, Self
 import tantivy
 
 from connector.documents import Document, Hit, clean_text
+from connector.engines.acceptance import Refused, json_of
 from connector.engines.engine import IndexReport, ItemFailure
 from connector.engines.text_analysis import english_analyzer, searchable, texts_of
 from connector.errors import EngineError
@@ -33,8 +34,6 @@ _SLOTS = 24
 _ALL = "all_text"
 _WRITER_BYTES = 64_000_000
 _MOST_TERMS = 1024
-# As Elasticsearch and OpenSearch have it, so that what is indexed here can be indexed there.
-_LONGEST_ID = 512
 # Further hits that are looked at where scores are equal at the cut.
 _MOST_TIES = 10_000
 
@@ -129,7 +128,7 @@ class EmbeddedEngine:
                     for place, document in enumerate(bulk, report.taken):
                         try:
                             made = self._prepare(document)
-                        except _Refused as refused:
+                        except Refused as refused:
                             failures.append(ItemFailure(document.id, str(refused), place))
                             continue
                         writer.delete_documents_by_term("id", document.id)
@@ -258,16 +257,7 @@ class EmbeddedEngine:
         temporary.replace(self._path / _RECORD)
 
     def _prepare(self, document: Document) -> tantivy.Document:
-        if not document.id:
-            raise _Refused("the id is empty")
-        if clean_text(document.id) != document.id:
-            raise _Refused("the id is not Unicode text")
-        if len(document.id.encode()) > _LONGEST_ID:
-            raise _Refused(f"the id is longer than {_LONGEST_ID} bytes")
-        try:
-            source = json.dumps(dict(document.fields), default=str)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise _Refused(f"the fields are no JSON ({error})") from None
+        source = json_of(document)
         texts: dict[str, str] = {}
         for name, text in texts_of(document.fields):
             texts[name] = f"{texts[name]}\n{text}" if name in texts else text
@@ -315,10 +305,6 @@ class EmbeddedEngine:
             for slot in slots:
                 weights[_slot(slot)] = max(self._weights[name], weights.get(_slot(slot), 0.0))
         return weights
-
-
-class _Refused(Exception):
-    pass
 
 
 def _schema() -> tantivy.Schema:

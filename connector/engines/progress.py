@@ -70,6 +70,8 @@ class ProgressFile:
             return
         temporary = self._path.with_name(f"{_NAME}.{os.getpid()}.part")
         try:
+            # Of a cluster's index nothing else makes it.
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps({"source": self._source, "reached": asdict(reached)}), encoding="utf-8")
             temporary.replace(self._path)
         except OSError as error:

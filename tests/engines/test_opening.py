@@ -41,9 +41,19 @@ def test_weights_come_from_the_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["opensearch", "elasticsearch"])
-def test_clusters_are_refused(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(EngineError, match=f"engine.kind = {kind}.*embedded"):
-        open_engine(made(tmp_path, kind=kind))
+def test_a_query_of_ones_own_is_checked_at_once(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(SettingsError, match="nowhere says {query}"):
+        open_engine(made(tmp_path, kind=kind, query_json='{"match_all": {}}'))
+    with pytest.raises(SettingsError, match="not JSON"):
+        open_engine(made(tmp_path, kind=kind, query_json="{query}"))
+    with pytest.raises(SettingsError, match="for clusters"):
+        open_engine(made(tmp_path, query_json='{"match": {"text": "{query}"}}'))
+
+
+@pytest.mark.parametrize("kind", ["opensearch", "elasticsearch"])
+def test_a_certificate_that_is_not_there_is_named(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(EngineError, match="engine.ca_certs = /nowhere.pem: there is no such file"):
+        open_engine(made(tmp_path, kind=kind, url="https://localhost:1", ca_certs="/nowhere.pem"))
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "/etc", "a\\b", "a\x00", "a\nb"])
