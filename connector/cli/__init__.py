@@ -25,6 +25,7 @@ _COMMANDS = {
     "export": "Write a trained router as an ONNX bundle, or show what one holds.",
     "evaluate": "Measure first stage, heads and fusion on a judged collection.",
     "serve": "Answer rerank requests over HTTP.",
+    "pipeline": "Reranked results through the cluster's own searches: install, status, uninstall.",
     "settings": "Show every setting with its value and default.",
 }
 

@@ -1,0 +1,1 @@
+"""What brings reranked results back: OpenSearch's search pipeline, Elasticsearch's inference endpoint."""

@@ -1,0 +1,69 @@
+"""Requests to a cluster that can be shown before they are sent, without the secrets in them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from connector.engines.connection import Connection
+
+__all__ = ["KEY", "Call", "curl", "without_key"]
+
+KEY = "@RH_KEY@"
+"""Stands in bodies for the key of the service, which is put in when a call is sent and never shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request.
+
+    Attributes:
+        method: HTTP method.
+        path: with its leading slash.
+        body: JSON; ``KEY`` in its texts stands for the service's key.
+        why: what it does, in a few words.
+        gives: name and JSON key of what later calls need of the answer, as in ("CONNECTOR_ID", "connector_id").
+    """
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+    why: str = ""
+    gives: tuple[str, str] | None = None
+
+    def send(self, connection: Connection, key: str) -> Any:
+        """Send it, with the key.
+
+        Raises:
+            ClusterError: see ``Connection.request``.
+        """
+        body = self.body
+        if body is not None:
+            # In JSON text, so that a key with quotes stays one string.
+            body = json.loads(json.dumps(body).replace(KEY, json.dumps(key)[1:-1]))
+        return connection.request(self.method, self.path, body)
+
+
+def curl(call: Call, url: str) -> str:
+    """The call as a line for a shell; the key comes from its variable RH_KEY, ids from earlier lines."""
+    path = shlex.quote(url) + (f'"{call.path}"' if "$" in call.path else shlex.quote(call.path))
+    parts = ["curl", "-sS", "-X", call.method, path]
+    if call.body is not None:
+        text = json.dumps(call.body, ensure_ascii=False)
+        quoted = shlex.quote(text).replace(KEY, "'\"$RH_KEY\"'")
+        for name in ("CONNECTOR_ID", "GROUP_ID", "MODEL_ID"):
+            quoted = quoted.replace(f"${name}", f"'\"${name}\"'")
+        parts += ["-H", "'Content-Type: application/json'", "-d", quoted]
+    line = " ".join(parts)
+    if call.gives is not None:
+        name, key = call.gives
+        line = f"{name}=$({line} | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"{key}\"])')"
+    return line
+
+
+def without_key(text: str, key: str) -> str:
+    """A message of the cluster, which may quote what it was sent, without the key."""
+    return text.replace(key, "***") if key else text

@@ -1,0 +1,243 @@
+"""The bodies that OpenSearch is given: settings, ML Commons connector, model, search pipeline.
+
+Forms and traps: ``RerankProcessorFactory`` of neural-search, ``MLCreateConnectorInput`` and
+``CohereRerankPreProcessFunction`` of ml-commons; all were run on 2.19.1 and 3.6.0.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from connector.errors import SettingsError
+from connector.settings import Settings
+from connector.writeback.calls import KEY
+
+__all__ = ["JOINED_FIELD", "SCORE_FIELD", "PipelinePlan", "Route", "joining_script"]
+
+Route = Literal["rerank", "scores"]
+
+TRUSTED = "plugins.ml_commons.trusted_connector_endpoints_regex"
+PRIVATE = "plugins.ml_commons.connector.private_ip_enabled"
+ML_NODES_ONLY = "plugins.ml_commons.only_run_on_ml_node"
+JOINED_FIELD = "rh_text"
+SCORE_FIELD = "rh_score"
+# What our own deadline leaves of the cluster's patience for the way back.
+_MARGIN_MS = 500
+_QUERY_PATH = "ext.query_context.query_text"
+
+
+@dataclass(frozen=True, slots=True)
+class PipelinePlan:
+    """All that an installation depends on.
+
+    Attributes:
+        name: of the pipeline, and mark of everything that belongs to it.
+        service_url: of the service, as the cluster sees it.
+        fields: whose text is scored.
+        route: ``rerank`` (one processor), or ``scores`` (keeps the first-stage score in the hit).
+        timeout_s: the cluster's patience, in whole seconds: ML Commons cuts fractions, and 0 is for ever.
+        connections: of one node to the service.
+        query_path: where the query text is in the request, for ``scores``; None: in ``ext``.
+        oversample: how many times the page is reranked; 1: the page alone.
+    """
+
+    name: str
+    service_url: str
+    fields: tuple[str, ...]
+    route: Route = "rerank"
+    timeout_s: int = 5
+    connections: int = 30
+    query_path: str | None = None
+    oversample: int = 1
+
+    @classmethod
+    def of(cls, settings: Settings, route: Route, query_path: str | None = None, oversample: int = 1) -> PipelinePlan:
+        """The plan that the settings ask for.
+
+        Raises:
+            SettingsError: what is needed is missing or does not go together.
+        """
+        url = settings.writeback.service_url
+        if url is None or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise SettingsError(
+                f"writeback.service_url = {url}: give the URL of rh-connector serve as the cluster sees it, "
+                f"as in http://10.0.0.7:8080"
+            )
+        fields = tuple(settings.engine.field_weights())
+        if not fields:
+            raise SettingsError("engine.fields is empty; name the fields whose text is reranked, as in title,text")
+        if route == "scores" and len(fields) > 1:
+            raise SettingsError(
+                f"engine.fields = {','.join(fields)}: the route scores reads one field; "
+                "name one, or use --route rerank"
+            )
+        if route == "rerank" and query_path is not None:
+            raise SettingsError("--query-path goes with --route scores; a search names it itself in query_text_path")
+        back = settings.writeback
+        return cls(
+            back.name, url.rstrip("/"), fields, route, back.timeout_s, back.connections, query_path, oversample
+        )
+
+    @property
+    def mark(self) -> str:
+        """Name of connector, model and model group."""
+        return f"rh-connector-{self.name}"
+
+    @property
+    def document_fields(self) -> list[str]:
+        """What the processor reads: it joins fields without a blank, so several come as one script field."""
+        return list(self.fields) if len(self.fields) == 1 else [JOINED_FIELD]
+
+    def settings_needed(self, current: Mapping[str, Any], has_ml_nodes: bool) -> dict[str, Any]:
+        """Cluster settings that are missing, of those that the current ones (flat) lack."""
+        needed: dict[str, Any] = {}
+        trusted = [str(pattern) for pattern in current.get(TRUSTED) or []]
+        if not any(_matches(pattern, f"{self.service_url}/v1/rerank") for pattern in trusted):
+            needed[TRUSTED] = [*trusted, self.own_pattern]
+        if _is_private(self.service_url) and str(current.get(PRIVATE)).lower() != "true":
+            needed[PRIVATE] = True
+        if not has_ml_nodes and str(current.get(ML_NODES_ONLY)).lower() != "false":
+            needed[ML_NODES_ONLY] = False
+        return needed
+
+    @property
+    def own_pattern(self) -> str:
+        """The regular expression that lets the cluster call the service, and nothing else."""
+        return f"^{re.escape(self.service_url)}/.*$"
+
+    def connector(self) -> dict[str, Any]:
+        """Body of ``connectors/_create``."""
+        # Documents come in first-stage order, and no scores with them: the service fuses by rank.
+        known = '"documents": ${parameters.documents}, "query": "${parameters.query}", "first_stage": "order"'
+        action: dict[str, Any] = {
+            "action_type": "predict",
+            "method": "POST",
+            "headers": {
+                "Authorization": "Bearer ${credential.rh_key}",
+                "X-Rerank-Deadline-Ms": str(max(self.timeout_s * 1000 - _MARGIN_MS, _MARGIN_MS)),
+            },
+        }
+        if self.route == "rerank":
+            action |= {
+                "url": f"{self.service_url}/v1/rerank",
+                "request_body": "{ " + known + ', "model": "${parameters.model}", "top_n": ${parameters.top_n} }',
+                "pre_process_function": "connector.pre_process.cohere.rerank",
+                "post_process_function": "connector.post_process.cohere.rerank",
+            }
+        else:
+            action |= {"url": f"{self.service_url}/v1/rerank_scores", "request_body": "{ " + known + " }"}
+        return {
+            "name": self.mark,
+            "description": f"{self.mark}: reranking, made by rh-connector pipeline install",
+            "version": "1",
+            "protocol": "http",
+            # Without the second, a document that holds "${parameters.x}" fails the call.
+            "parameters": {"model": "rh", "skip_validating_missing_parameters": "true"},
+            "credential": {"rh_key": KEY},
+            "client_config": {
+                "max_connection": self.connections,
+                "connection_timeout": min(2, self.timeout_s),
+                "read_timeout": self.timeout_s,
+                "max_retry_times": 0,
+            },
+            "actions": [action],
+        }
+
+    def group(self) -> dict[str, Any]:
+        """Body of ``model_groups/_register``."""
+        return {"name": self.mark, "description": f"{self.mark}: made by rh-connector pipeline install"}
+
+    def model(self, connector: str, group: str) -> dict[str, Any]:
+        """Body of ``models/_register``."""
+        return {
+            "name": self.mark,
+            "function_name": "remote",
+            "description": f"{self.mark}: made by rh-connector pipeline install",
+            "connector_id": connector,
+            "model_group_id": group,
+        }
+
+    def pipeline(self, model: str) -> dict[str, Any]:
+        """Body of ``PUT /_search/pipeline/NAME``. Every processor ignores failures: a search must not fail."""
+        common = {"tag": self.mark, "ignore_failure": True}
+        processors: list[dict[str, Any]] = []
+        if self.route == "rerank":
+            rerank = {"ml_opensearch": {"model_id": model}, "context": {"document_fields": self.document_fields}}
+            processors.append({"rerank": {**common, **rerank}})
+        else:
+            path = self.query_path or _QUERY_PATH
+            inference = {
+                "function_name": "remote",
+                "model_id": model,
+                "one_to_one": False,
+                "full_response_path": False,
+                "ignore_missing": False,
+                "override": False,
+                "model_input": '{ "parameters": ${ml_inference.parameters} }',
+                "input_map": [{"documents": self.fields[0], "query": f"$._request.{path}"}],
+                "output_map": [{SCORE_FIELD: "scores"}],
+            }
+            by_field = {"target_field": SCORE_FIELD, "remove_target_field": True, "keep_previous_score": True}
+            processors += [{"ml_inference": {**common, **inference}}, {"rerank": {**common, "by_field": by_field}}]
+        body: dict[str, Any] = {"description": f"{self.mark}: made by rh-connector pipeline install"}
+        if self.oversample > 1:
+            body["request_processors"] = [{"oversample": {**common, "sample_factor": float(self.oversample)}}]
+            processors.append({"truncate_hits": {**common}})
+        body["response_processors"] = processors
+        return body
+
+    def search(self, query: str, first_stage: Mapping[str, Any]) -> dict[str, Any]:
+        """A search body that the pipeline reranks."""
+        body: dict[str, Any] = {"query": dict(first_stage)}
+        if self.query_path is None:
+            body["ext"] = {"rerank": {"query_context": {"query_text": query}}}
+        if self.route == "rerank" and len(self.fields) > 1:
+            script = {"lang": "painless", "source": joining_script(self.fields)}
+            # Script fields drop _source unless it is asked for as well.
+            body |= {"_source": True, "script_fields": {JOINED_FIELD: {"script": script}}}
+        return body
+
+
+def joining_script(fields: Sequence[str]) -> str:
+    """Painless that joins fields of ``_source`` with a line break; missing ones and lists are fine."""
+    parts = []
+    for name in fields:
+        steps = "".join(
+            f"if (v instanceof Map) {{ v = v.get('{_quoted(step)}') }} else {{ v = null }} "
+            for step in name.split(".")
+        )
+        parts.append(
+            f"v = params['_source']; {steps}"
+            "if (v instanceof List) { v = v.stream().map(x -> String.valueOf(x)).collect(Collectors.joining(' ')) } "
+            # Painless knows no escape for a line break, so a real one stands in its text.
+            "if (v != null) { if (t.length() > 0) { t.append('\n') } t.append(v) } "
+        )
+    return "def v; StringBuilder t = new StringBuilder(); " + "".join(parts) + "return t.toString()"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _matches(pattern: str, url: str) -> bool:
+    try:
+        return re.fullmatch(pattern, url) is not None
+    except re.error:
+        # Java's, not ours to read.
+        return False
+
+
+def _is_private(url: str) -> bool:
+    """The cluster would refuse to call this address unless told; a name that is unknown here may be one."""
+    host = urlsplit(url).hostname or ""
+    try:
+        found = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return True
+    return any(not ipaddress.ip_address(str(address).partition("%")[0]).is_global for address in found)

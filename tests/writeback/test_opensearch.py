@@ -1,0 +1,295 @@
+"""The search pipeline in real OpenSearch nodes, with the real LLM behind it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from connector.documents import Document, Hit
+from connector.engines import open_engine
+from connector.engines.connection import ClusterError, Connection, connect
+from connector.errors import EngineError, SettingsError
+from connector.reranker import Reranker
+from connector.routing.selection import Routes
+from connector.settings import Settings, load_settings
+from connector.writeback.calls import curl
+from connector.writeback.opensearch import OpenSearchPipeline
+from connector.writeback.proving import predict, prove_searches, was_reranked
+from connector.writeback.search_pipeline import PipelinePlan, Route, joining_script
+from tests.nodes.process import Node
+from tests.service.live import serving
+
+KEY = 'k"ey\\1'
+QUERY = "how long do cats sleep"
+
+
+@pytest.fixture(scope="module", params=["opensearch_node", "opensearch_3_node"])
+def node(request: pytest.FixtureRequest) -> Node:
+    found: Node = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def routed(settings: Settings, reranker: Reranker) -> Reranker:
+    """With the shipped router, on the session's LLM."""
+    return Reranker(reranker.reader, Routes.from_settings(settings, reranker.reader))
+
+
+def options(node: Node, service: str = "http://127.0.0.1:9", **more: Any) -> Settings:
+    given: dict[str, Any] = {
+        "engine.kind": "opensearch",
+        "engine.url": node.url,
+        "engine.index": "pets",
+        "engine.fields": "text",
+        "engine.retry_ms": 2000,
+        "writeback.service_url": service,
+        "serve.api_keys": KEY,
+        "rerank.window": 10,
+        **more,
+    }
+    return load_settings("/dev/null", given, {})
+
+
+@pytest.fixture
+def connection(node: Node) -> Iterator[Connection]:
+    opened = connect(options(node).engine)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def pets(node: Node, cats: list[str]) -> Iterator[list[str]]:
+    """An index in which the answer is not BM25's best hit."""
+    texts = [
+        *cats,
+        "Cats, cats and more cats: a musical that ran for long.",
+        "How long is a marathon? Forty-two kilometres.",
+        "How to bake bread: let the dough sleep over night.",
+        "How long, how long do words do nothing, and how do they sleep.",
+    ]
+    with open_engine(options(node)) as engine:
+        engine.index([Document(str(place), {"text": text, "title": f"t{place}"}) for place, text in enumerate(texts)])
+    yield texts
+    with closing(connect(options(node).engine)) as opened:
+        opened.request("DELETE", "/pets")
+
+
+def state(connection: Connection) -> dict[str, Any]:
+    """All that an installation touches."""
+
+    def searched(kind: str) -> Any:
+        try:
+            answer = connection.request("POST", f"/_plugins/_ml/{kind}/_search", {"query": {"match_all": {}}})
+        except ClusterError:
+            return []
+        return sorted(hit["_source"]["name"] for hit in answer["hits"]["hits"])
+
+    try:
+        pipelines = connection.request("GET", "/_search/pipeline")
+    except ClusterError:
+        pipelines = {}
+    settings = connection.request("GET", "/_cluster/settings", params={"flat_settings": "true"})
+    indices = connection.request("GET", "/pets/_settings", params={"flat_settings": "true"})
+    names = [searched(kind) for kind in ("connectors", "models", "model_groups")]
+    return {"settings": settings, "pipelines": pipelines, "indices": indices, "names": names}
+
+
+def search(connection: Connection, plan: PipelinePlan, **more: Any) -> tuple[list[str], dict[str, Any]]:
+    body = {**plan.search(QUERY, {"match": {"text": QUERY}}), **more}
+    answer = connection.request("POST", "/pets/_search", body, {"search_pipeline": plan.name})
+    return [hit["_id"] for hit in answer["hits"]["hits"]], answer
+
+
+def plain(connection: Connection) -> list[Hit]:
+    answer = connection.request("POST", "/pets/_search", {"query": {"match": {"text": QUERY}}})
+    return [Hit(hit["_id"], hit["_score"], hit["_source"]) for hit in answer["hits"]["hits"]]
+
+
+@pytest.mark.parametrize("route", ["rerank", "scores"])
+def test_from_install_to_uninstall(
+    node: Node, connection: Connection, pets: list[str], routed: Reranker, route: Route
+) -> None:
+    before = state(connection)
+    first = plain(connection)
+    settings = options(node)
+    with serving(routed, settings) as (url, _):
+        plan = PipelinePlan.of(options(node, url, **{"writeback.timeout_s": 3}), route)
+        pipeline = OpenSearchPipeline(connection, plan, KEY)
+        assert len(pipeline.install("pets")) >= 5
+        assert pipeline.install("pets") == [] and pipeline.drift(pipeline.find(), "pets") == []
+        found = pipeline.find()
+        assert found.model is not None and found.indices == ("pets",)
+        reach = predict(connection, plan, found.model[0])
+        assert reach.holds, reach.detail
+        proofs = list(prove_searches(connection, plan, "pets"))
+        assert [proof for proof in proofs if not proof.holds] == [] and len(proofs) == 5
+
+        ids, answer = search(connection, plan)
+        assert was_reranked(answer, plan)
+        # The processor sends texts in first-stage order, without scores.
+        wanted = routed.rerank(QUERY, [str(hit.fields["text"]) for hit in first], first_stage="order")
+        assert ids == [first[hit.index].id for hit in wanted.hits]
+        assert ids != [hit.id for hit in first], "the example must be one that moves"
+        if route == "scores":
+            kept = {hit["_id"]: hit["_source"]["previous_score"] for hit in answer["hits"]["hits"]}
+            assert kept == pytest.approx({hit.id: hit.score for hit in first})
+        # The default pipeline must not break what has no ext.
+        assert connection.request("POST", "/pets/_count", {"query": {"match_all": {}}})["count"] == len(pets)
+        failed = pipeline.statistics()["failed"]
+
+    began = time.monotonic()
+    ids, answer = search(connection, plan)
+    assert time.monotonic() - began < plan.timeout_s + 1
+    assert ids == [hit.id for hit in first] and not was_reranked(answer, plan)
+    assert pipeline.statistics()["failed"] > failed
+    gone = predict(connection, plan, found.model[0])
+    assert not gone.holds and "cannot reach" in gone.detail and KEY not in gone.detail
+    pipeline.uninstall()
+    assert state(connection) == before
+    assert pipeline.uninstall() == []
+
+
+def test_drift_is_seen_and_mended(node: Node, connection: Connection, pets: list[str]) -> None:
+    pipeline = OpenSearchPipeline(connection, PipelinePlan.of(options(node), "rerank"), KEY)
+    before = state(connection)
+    pipeline.install()
+    moved = OpenSearchPipeline(connection, PipelinePlan.of(options(node, "http://127.0.0.1:10"), "rerank"), KEY)
+    drift = moved.drift(moved.find())
+    assert any("connector" in line for line in drift) and any("settings" in line for line in drift)
+    moved.install()
+    assert moved.drift(moved.find()) == []
+    connection.request("DELETE", f"/_search/pipeline/{pipeline.plan.name}")
+    assert moved.drift(moved.find()) == ["search pipeline"]
+    moved.install()
+    moved.uninstall()
+    assert state(connection) == before
+
+
+def test_settings_of_others_stay(node: Node, connection: Connection, pets: list[str]) -> None:
+    trusted = "plugins.ml_commons.trusted_connector_endpoints_regex"
+    connection.request("PUT", "/_cluster/settings", {"persistent": {trusted: ["^https://mine/.*$"]}})
+    try:
+        pipeline = OpenSearchPipeline(connection, PipelinePlan.of(options(node), "rerank"), KEY)
+        pipeline.install()
+        now = pipeline.find().persistent[trusted]
+        connection.request("PUT", "/_cluster/settings", {"persistent": {trusted: [*now, "^https://later/.*$"]}})
+        pipeline.uninstall()
+        left = pipeline.find().persistent
+        assert left == {trusted: ["^https://mine/.*$", "^https://later/.*$"]}
+    finally:
+        connection.request("PUT", "/_cluster/settings", {"persistent": {trusted: None}})
+
+
+@pytest.mark.parametrize("first_to_go", [0, 1])
+def test_two_installations_share_the_settings(
+    node: Node, connection: Connection, pets: list[str], first_to_go: int
+) -> None:
+    before = state(connection)
+    plans = [
+        PipelinePlan.of(options(node, f"http://127.0.0.1:{9 + n}", **{"writeback.name": f"rh{n}"}), "rerank")
+        for n in range(2)
+    ]
+    pair = [OpenSearchPipeline(connection, plan) for plan in plans]
+    for pipeline in pair:
+        pipeline.install()
+    pair[first_to_go].uninstall()
+    other = pair[1 - first_to_go]
+    assert other.drift(other.find()) == []
+    other.uninstall()
+    assert state(connection) == before
+
+
+def test_a_half_failed_install_leaves_nothing_and_a_killed_one_is_continued(
+    node: Node, connection: Connection, pets: list[str]
+) -> None:
+    before = state(connection)
+    pipeline = OpenSearchPipeline(connection, PipelinePlan.of(options(node), "rerank"), KEY)
+
+    def stop(call: Any) -> None:
+        if "models/_register" in call.path:
+            raise KeyboardInterrupt
+
+    pipeline.told = stop
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.install()
+    assert state(connection) == before
+    # A killed process cannot clean up: the calls up to there are all that it leaves.
+    killed = OpenSearchPipeline(connection, pipeline.plan, KEY)
+    for call in list(killed.calls(killed.find()))[:2]:
+        call.send(connection, KEY)
+    _until(lambda: killed.find().connector is not None)
+    sent = killed.install()
+    assert [call.why for call in sent] == ["group of the model", "remote model, deployed", "search pipeline"]
+    killed.uninstall()
+    assert state(connection) == before
+
+
+def test_a_pipeline_of_somebody_else_is_left_alone(node: Node, connection: Connection, pets: list[str]) -> None:
+    body = {"description": "mine", "request_processors": []}
+    connection.request("PUT", "/_search/pipeline/rh", body)
+    try:
+        pipeline = OpenSearchPipeline(connection, PipelinePlan.of(options(node), "rerank"), KEY)
+        with pytest.raises(EngineError, match="did not make.*writeback.name"):
+            pipeline.install()
+        pipeline.uninstall()
+        assert connection.request("GET", "/_search/pipeline/rh")["rh"] == body
+    finally:
+        connection.request("DELETE", "/_search/pipeline/rh")
+
+
+def test_several_fields_come_joined(node: Node, connection: Connection, pets: list[str], routed: Reranker) -> None:
+    with serving(routed, options(node)) as (url, app):
+        plan = PipelinePlan.of(options(node, url, **{"engine.fields": "title,text,tags,meta.note,none"}), "rerank")
+        pipeline = OpenSearchPipeline(connection, plan, KEY)
+        pipeline.install()
+        document = {"title": "a", "text": "zebra", "tags": ["x", "y"], "meta": {"note": "deep"}}
+        connection.request("PUT", "/pets/_doc/z", document, {"refresh": "true"})
+        body = plan.search("zebra", {"match": {"text": "zebra"}})
+        answer = connection.request("POST", "/pets/_search", body, {"search_pipeline": plan.name})
+        (hit,) = answer["hits"]["hits"]
+        assert hit["fields"]["rh_text"] == ["a\nzebra\nx y\ndeep"] and hit["_source"] == document
+        assert was_reranked(answer, plan)
+        # Without the script field nothing is known of the texts: the cluster's order, never a random one.
+        first = [hit.id for hit in plain(connection)]
+        body = {"query": {"match": {"text": QUERY}}, "ext": {"rerank": {"query_context": {"query_text": QUERY}}}}
+        answer = connection.request("POST", "/pets/_search", body, {"search_pipeline": plan.name})
+        assert [hit["_id"] for hit in answer["hits"]["hits"]] == first
+        pipeline.uninstall()
+
+
+def test_what_is_shown_holds_no_key(node: Node, connection: Connection, pets: list[str]) -> None:
+    pipeline = OpenSearchPipeline(connection, PipelinePlan.of(options(node), "rerank"), KEY)
+    calls = list(pipeline.calls(pipeline.find(), "pets"))
+    shown = "\n".join(curl(call, node.url) for call in calls)
+    assert KEY not in shown and json.dumps(KEY)[1:-1] not in shown and '"$RH_KEY"' in shown
+    assert [call.method for call in calls] == ["PUT", "POST", "POST", "POST", "PUT", "PUT"]
+
+
+def test_bad_plans_are_told() -> None:
+    base = {"engine.kind": "opensearch", "engine.fields": "text", "writeback.service_url": "http://h:1"}
+
+    def plan(route: Route, query_path: str | None = None, **more: Any) -> PipelinePlan:
+        return PipelinePlan.of(load_settings("/dev/null", {**base, **more}, {}), route, query_path)
+
+    for wrong in ("h:1", "ftp://h", ""):
+        with pytest.raises(SettingsError, match="writeback.service_url"):
+            plan("rerank", **{"writeback.service_url": wrong})
+    with pytest.raises(SettingsError, match="engine.fields is empty"):
+        plan("rerank", **{"engine.fields": ""})
+    with pytest.raises(SettingsError, match="reads one field"):
+        plan("scores", **{"engine.fields": "a,b"})
+    with pytest.raises(SettingsError, match="--query-path goes with"):
+        plan("rerank", "query.x")
+    assert "it\\'s" in joining_script(["it's"])
+
+
+def _until(done: Any, seconds: float = 10.0) -> None:
+    until = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.1)
