@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 from rich.console import Console
 
 from connector.cli.context import Context, pass_context
@@ -27,7 +28,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--split", default="test", show_default=True, help="Which queries: test, train, dev.")
 @click.option("--qrels", help="Another file of judgments, in the folder or here.")
 @click.option("--relevant-from", type=click.IntRange(1), default=1, show_default=True, help="Lowest grade for MRR.")
-@click.option("--run", "run_file", help="A TREC run as first stage, in the folder or here; default: embedded BM25.")
+@click.option(
+    "--run", "run_file", help="A TREC run as first stage, in the folder or here; default: engine.kind's search."
+)
+@click.option("--by-rank", is_flag=True, help="Fuse with first-stage places, not scores, as a search pipeline does.")
 @click.option("--layout", type=click.Choice(["block", "late", "joint"]), help="Default: backbone.layout.")
 @click.option("--model", help="Default: backbone.model.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn queries and the tests.")
@@ -49,6 +53,7 @@ def command(
     qrels: str | None,
     relevant_from: int,
     run_file: str | None,
+    by_rank: bool,
     layout: str | None,
     model: str | None,
     seed: int,
@@ -64,7 +69,8 @@ def command(
     """Measure first stage, all heads (ICR), static heads and the router with its controls on a judged collection,
     each alone and fused with the first stage.
 
-    FOLDER is laid out as BEIR does. Head scores are kept on disk as they come: a run that was stopped goes on.
+    FOLDER is laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold its corpus. Head scores
+    are kept on disk as they come: a run that was stopped goes on.
     """
     from connector.backbone.opening import open_reader
     from connector.evaluation.collections import load_collection
@@ -120,6 +126,8 @@ def command(
         embed=router is not None or without is not None,
     )
     counted = list(progress(console, f"head scores, {collection.name}", tables, len(collection.queries)))
+    if by_rank:
+        counted = [replace(table, first_stage=np.full(len(table.ids), np.nan)) for table in counted]
     by_query = {table.query_id: table for table in counted}
     ways = []
     for own, name in ((router, "routed"), (without, "left-out")):
@@ -153,7 +161,7 @@ def command(
             fingerprint=reader.fingerprint,
             layout=settings.backbone.layout,
             head_set=source,
-            first_stage="embedded BM25" if run_file is None else Path(run_file).name,
+            first_stage=_first_stage_name(settings.engine.kind, run_file, by_rank),
             qrels=collection.qrels_file,
             split=split,
             limit=limit,
@@ -186,6 +194,11 @@ def command(
         routing = render_controls(report)
         if routing is not None:
             terminal.print(routing)
+
+
+def _first_stage_name(kind: str, run_file: str | None, by_rank: bool) -> str:
+    name = f"{kind} BM25" if run_file is None else Path(run_file).name
+    return f"{name} (places)" if by_rank else name
 
 
 def _within(static: StaticHeads | None, cut: int | None, console: Console) -> StaticHeads | None:

@@ -25,6 +25,7 @@ _SHOWN_HEADS = 16
 @click.option("--window", type=click.IntRange(1), help="First-stage hits that are reranked (rerank.window).")
 @click.option("--index", metavar="NAME", help="Index that is searched (engine.index).")
 @click.option("--mode", type=click.Choice(["routed", "static", "all"]), help="How heads are chosen (router.mode).")
+@click.option("--query-json", metavar="JSON", help="The cluster's own query language (engine.query_json).")
 @click.option("--no-rerank", is_flag=True, help="The engine's own order.")
 @click.option("--explain", is_flag=True, help="Also show scores, the passage that the heads looked at, and times.")
 @pass_context
@@ -35,6 +36,7 @@ def command(
     window: int | None,
     index: str | None,
     mode: str | None,
+    query_json: str | None,
     no_rerank: bool,
     explain: bool,
 ) -> None:
@@ -43,7 +45,9 @@ def command(
     Hits behind the window follow in the engine's order. A query that starts with a dash goes after --. When
     reranking fails, the engine's order is shown, and standard error says why.
     """
-    settings = context.settings(rerank__window=window, engine__index=index, router__mode=mode)
+    settings = context.settings(
+        rerank__window=window, engine__index=index, router__mode=mode, engine__query_json=query_json
+    )
     if not query.strip():
         raise SettingsError("search: QUERY is empty; give the words to search for")
     # The engine first: a missing index is told before the model is loaded.

@@ -48,14 +48,23 @@ def first_stage(
 
 
 def open_collection_engine(collection: Collection, settings: Settings) -> Engine:
-    """The embedded engine over the collection's documents; indexed on the first call, kept in the cache folder.
+    """The configured cluster, whose index must hold the collection; or else the embedded engine over its documents.
 
-    The index is found again by the content of ``corpus.jsonl``, so a changed corpus is indexed anew.
+    The embedded one is indexed on the first call and kept in the cache folder. It is found again by the content of
+    ``corpus.jsonl``, so a changed corpus is indexed anew.
 
     Raises:
         DataError: the corpus cannot be read.
         EngineError: the index cannot be made.
     """
+    if settings.engine.kind != "embedded":
+        engine = open_engine(settings)
+        if not engine.count():
+            raise EngineError(
+                f"{settings.engine.index} at {settings.engine.url} holds no documents; put the collection in with: "
+                f"rh-connector index {collection.path}"
+            )
+        return engine
     root = settings.cache.path / "collections"
     folder = root / f"{collection.name}-{collection.corpus_hash()[:16]}"
     if folder.is_dir():
