@@ -18,7 +18,7 @@ from connector.service.app import create_app
 from connector.settings import Settings
 from tests.service.waiting import wait_until
 
-PAGES = ["README.md", "docs/how-it-works.md", "docs/http-api.md", "docs/reference.md", "docs/results.md"]
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted(Path(__file__).parent.parent.glob("docs/*.md")))]
 
 
 def test_the_reference_is_current(repository: Path) -> None:
