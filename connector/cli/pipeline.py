@@ -38,8 +38,9 @@ _oversample = click.option(
 def command() -> None:
     """Install, show and remove what makes a cluster's own searches come back reranked.
 
-    OpenSearch: a search pipeline, its model and connector. Settings: writeback.service_url, engine.url,
-    engine.fields, serve.api_keys (the first one is given to the cluster). See docs/opensearch.md.
+    OpenSearch: a search pipeline, its model and connector. Elasticsearch: an inference endpoint. Settings:
+    writeback.service_url, engine.url, engine.fields, serve.api_keys (the first one is given to the cluster). See
+    docs/opensearch.md and docs/elasticsearch.md.
     """
 
 
@@ -57,6 +58,15 @@ def install(
     from connector.writeback.calls import curl
 
     settings = context.settings()
+    if settings.engine.kind == "elasticsearch":
+        from connector.cli import inference_endpoint
+
+        if route != "rerank" or query_path or oversample > 1 or default_for:
+            raise SettingsError(
+                "pipeline install: --route, --query-path, --oversample, --default-for are OpenSearch's"
+            )
+        inference_endpoint.install(context, settings, dry_run)
+        return
     with _Opened(settings, route, query_path, oversample) as pipeline:
         found = pipeline.find()
         if dry_run:
@@ -107,6 +117,11 @@ def install(
 def status(context: Context, route: Route, query_path: str | None, oversample: int) -> None:
     """Show every piece, what differs from the settings, and how often reranking failed."""
     settings = context.settings()
+    if settings.engine.kind == "elasticsearch":
+        from connector.cli import inference_endpoint
+
+        inference_endpoint.status(context, settings)
+        return
     with _Opened(settings, route, query_path, oversample) as pipeline:
         found = pipeline.find()
         drift = pipeline.drift(found)
@@ -144,7 +159,13 @@ def uninstall(context: Context, dry_run: bool) -> None:
     """Remove exactly what install made, and set the cluster's settings back."""
     from connector.writeback.calls import curl
 
-    with _Opened(context.settings(), "rerank", None, 1, removes=True) as pipeline:
+    settings = context.settings()
+    if settings.engine.kind == "elasticsearch":
+        from connector.cli import inference_endpoint
+
+        inference_endpoint.uninstall(context, settings, dry_run)
+        return
+    with _Opened(settings, "rerank", None, 1, removes=True) as pipeline:
         if dry_run:
             for call in pipeline.removal(pipeline.find()):
                 click.echo(f"# {call.why}\n{curl(call, pipeline.connection.url)}")
@@ -169,8 +190,8 @@ class _Opened:
 
         if settings.engine.kind != "opensearch":
             raise SettingsError(
-                f"engine.kind = {settings.engine.kind}: the search pipeline is OpenSearch's; "
-                "set engine.kind to opensearch"
+                f"engine.kind = {settings.engine.kind}: there is no cluster to install into; "
+                "set engine.kind to opensearch or elasticsearch"
             )
         if removes:
             plan = PipelinePlan(settings.writeback.name, "http://localhost", ("text",))
