@@ -20,6 +20,7 @@ _PARTS = [
     "reranker",
     "engines",
     "writeback",
+    "diagnosis",
     "evaluation",
     "service",
     "cli",

@@ -26,6 +26,7 @@ _COMMANDS = {
     "evaluate": "Measure first stage, heads and fusion on a judged collection.",
     "serve": "Answer rerank requests over HTTP.",
     "pipeline": "Reranked results through the cluster's own searches: install, status, uninstall.",
+    "doctor": "Check machine, model, cluster and write-back, and say how to mend what is wrong.",
     "settings": "Show every setting with its value and default.",
 }
 

@@ -199,12 +199,9 @@ class ClusterEngine:
 
     def _make(self) -> None:
         self._greet()
-        try:
-            self._retrying(partial(self.connection.request, "HEAD", self._path))
+        # Both clients answer a HEAD with whether it is there.
+        if self._retrying(partial(self.connection.request, "HEAD", self._path)):
             return
-        except ClusterError as error:
-            if error.status != 404:
-                raise
         if any(sign in self._index for sign in "*,"):
             raise EngineError(f"engine.index = {self._index}: name one index to write to")
         # Not every server has the English analyzer: it comes with a module.
