@@ -14,6 +14,8 @@ from connector import __version__
 from connector.service.admission import Admission
 from connector.service.authentication import BearerAuthentication
 from connector.service.errors import Failure, ServiceError, error_response, failure_of_status, style_of
+from connector.service.gateway.cluster_errors import GatewayError, cluster_error_response
+from connector.service.gateway.routes import Gateway, add_gateway
 from connector.service.loading import Loading
 from connector.service.metrics import METRICS_PATH, MeasuredRequests, Metrics
 from connector.service.reranking import add_rerank_routes
@@ -44,6 +46,7 @@ def create_app(
     loading = Loading(reranker, settings, when_load_failed)
     metrics = Metrics(settings.backbone.model)
     metrics.watch_model(lambda: loading.status == "ready")
+    gateway: Gateway | None = None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -52,6 +55,8 @@ def create_app(
         app.state.admission = admission
         loading.start()
         yield
+        if gateway is not None:
+            await gateway.aclose()
 
     app = FastAPI(
         title="rh-connector",
@@ -67,7 +72,13 @@ def create_app(
     app.state.loading = loading
     app.state.metrics = metrics
     keys = [key.get_secret_value() for key in settings.serve.api_keys]
-    app.add_middleware(BearerAuthentication, keys=keys, open_paths=_OPEN_PATHS)
+
+    def refuse(request: Request, error: ServiceError) -> Response:
+        if gateway is not None and gateway.takes(request.url.path):
+            return cluster_error_response(GatewayError.of(error))
+        return error_response(error, style_of(request))
+
+    app.add_middleware(BearerAuthentication, keys=keys, open_paths=_OPEN_PATHS, answer=refuse)
     # The last one added is the outermost: refused keys are counted too.
     app.add_middleware(MeasuredRequests, metrics=metrics, paths=lambda: [getattr(r, "path", "") for r in app.routes])
     app.add_exception_handler(ServiceError, _answer_service_error)
@@ -76,6 +87,9 @@ def create_app(
     _add_health_routes(app, loading, settings)
     _add_metrics_route(app, metrics)
     add_rerank_routes(app, loading, settings)
+    if settings.serve.gateway and settings.engine.kind != "embedded":
+        # Last, because it takes every path that no route before it has.
+        gateway = add_gateway(app, loading, settings)
     return app
 
 

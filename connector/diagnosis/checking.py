@@ -1,0 +1,201 @@
+"""Every check, in the order in which things depend on each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+
+from pydantic import BaseModel, SecretStr
+
+from connector.backbone.checkpoint import Checkpoint
+from connector.diagnosis import cluster, machine, model
+from connector.diagnosis.findings import Check, Finding, failed, run
+from connector.engines.connection import Connection, connect
+from connector.errors import BackboneError, RhConnectorError
+from connector.settings import Settings
+
+__all__ = ["diagnose", "exit_code"]
+
+_Reaching = Generator[Finding, None, bool | None]
+_Watching = Generator[Finding, None, bool]
+_NO_SERVICE = "not tried: writeback.service_url is not set"
+
+
+def diagnose(settings: Settings, *, load: bool = False) -> Iterator[Finding]:
+    """Look at everything that the settings name; nothing is changed, fetched or made.
+
+    What is left out of it: a model that the cluster has undeployed is deployed by the call through it, and hashes of
+    weights are remembered in the cache folder, as by every start.
+
+    Args:
+        settings: see ``load_settings``.
+        load: load the model and rerank with it.
+    """
+    hide = _Hiding(settings)
+    for finding in _findings(settings, load):
+        yield hide(finding)
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """0, or the code of the first failure."""
+    return next((finding.code for finding in findings if finding.level == "fail"), 0)
+
+
+def _findings(settings: Settings, load: bool) -> Iterator[Finding]:
+    checkpoint, problem = _checkpoint(settings)
+    yield from run("machine", lambda: machine.machine(settings, checkpoint))
+    yield from run("packages", lambda: machine.packages(settings))
+    yield from run("cache folder", lambda: machine.cache_folder(settings, checkpoint))
+    if problem is not None:
+        yield problem
+    else:
+        yield from run("model", lambda: model.model(settings, checkpoint))
+    if checkpoint is not None:
+        here = checkpoint
+        fits = yield from _watched("heads", lambda: model.heads(settings, here))
+        if load and fits:
+            yield from run("golden query", lambda: model.golden_query(settings))
+    if settings.engine.kind == "embedded":
+        yield from run("index", lambda: _embedded(settings))
+        return
+    try:
+        connection = connect(settings.engine)
+    except RhConnectorError as error:
+        yield failed("cluster", error)
+        return
+    with closing(connection):
+        found, answers = cluster.reach(connection, settings.engine)
+        yield found
+        if answers:
+            yield from _cluster(connection, settings)
+
+
+def _checkpoint(settings: Settings) -> tuple[Checkpoint | None, Finding | None]:
+    try:
+        return model.local_checkpoint(settings), None
+    except BackboneError as error:
+        return None, model.model_error(settings, error)
+    except Exception as error:
+        return None, failed("model", error)
+
+
+def _cluster(connection: Connection, settings: Settings) -> Iterator[Finding]:
+    there = yield from _watched("index", lambda: cluster.index(connection, settings))
+    if there:
+        yield from run("fields", lambda: cluster.fields(connection, settings))
+    yield from run("disk", lambda: cluster.blocks(connection))
+    wanted = settings.writeback.service_url is not None
+    reached: bool | None
+    if settings.engine.kind == "opensearch":
+        reached = yield from _opensearch(connection, settings, wanted)
+    else:
+        reached = yield from _elasticsearch(connection, settings, wanted)
+    if wanted:
+        yield from run("service from here", lambda: cluster.service(settings, reached))
+
+
+def _opensearch(connection: Connection, settings: Settings, wanted: bool) -> _Reaching:
+    from connector.diagnosis import opensearch
+
+    usable = yield from _watched("plugins", lambda: opensearch.plugins(connection, wanted))
+    if not wanted or not usable:
+        yield Finding("pipeline", "ok", "not tried: a plugin is missing" if wanted else _NO_SERVICE)
+        return None
+    try:
+        there = opensearch.installed(connection, settings)
+    except Exception as error:
+        yield failed("pipeline", error)
+        return None
+    yield from run("cluster settings", lambda: opensearch.settings_of(connection, there))
+    yield from run("pipeline", lambda: opensearch.pieces(there))
+    index = settings.engine.index
+    yield from run("default pipeline", lambda: opensearch.default_pipelines(connection, there, index))
+    if there.found.is_empty:
+        return None
+    yield from run("failures", lambda: opensearch.counted(there))
+    if there.found.model is None:
+        return None
+    try:
+        finding, reached = opensearch.reached(there)
+    except Exception as error:
+        yield failed("service from the cluster", error)
+        return None
+    yield finding
+    return reached
+
+
+def _elasticsearch(connection: Connection, settings: Settings, wanted: bool) -> _Reaching:
+    from connector.diagnosis import elasticsearch
+
+    try:
+        finding, usable = elasticsearch.inference(connection)
+    except Exception as error:
+        finding, usable = failed("inference API", error), False
+    yield finding
+    if not usable:
+        return None
+    yield from run("licence", lambda: elasticsearch.licence(connection))
+    if not wanted:
+        yield Finding("endpoint", "ok", _NO_SERVICE)
+        return None
+    try:
+        finding, reached = elasticsearch.endpoint(connection, settings)
+    except Exception as error:
+        finding, reached = failed("endpoint", error), None
+    yield finding
+    return reached
+
+
+def _embedded(settings: Settings) -> Iterator[Finding]:
+    from connector.engines import index_folder, open_engine
+
+    folder = index_folder(settings)
+    make = "rh-connector index SOURCE"
+    if not folder.is_dir():
+        yield Finding("index", "warn", f"there is no index in {folder}", f"{make}; or set engine.index")
+        return
+    with closing(open_engine(settings)) as engine:
+        count = engine.count()
+        if count:
+            # Fields that no document has are told by a search.
+            engine.search("cats", 1)
+            yield Finding("index", "ok", f"{count} document{'' if count == 1 else 's'} in {folder}")
+        else:
+            yield Finding("index", "warn", f"no documents in {folder}", make)
+
+
+def _watched(name: str, check: Check) -> _Watching:
+    """As ``run``; returns whether nothing failed."""
+    good = True
+    for finding in run(name, check):
+        good = good and finding.level != "fail"
+        yield finding
+    return good
+
+
+class _Hiding:
+    """Takes secrets and credentials in URLs out of findings, whoever put them there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._secrets = sorted({secret for secret in _secrets(settings) if len(secret) > 2}, key=len, reverse=True)
+
+    def __call__(self, finding: Finding) -> Finding:
+        return replace(finding, seen=self._hidden(finding.seen), mend=self._hidden(finding.mend))
+
+    def _hidden(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "(secret)")
+        return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+
+
+def _secrets(value: object) -> Iterator[str]:
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _secrets(getattr(value, name))
+    elif isinstance(value, tuple):
+        for inner in value:
+            yield from _secrets(inner)

@@ -1,0 +1,143 @@
+"""The LLM's files, and the router or head set that goes with them, without loading any weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from connector.backbone.cache import DocumentCache
+from connector.backbone.catalogue import CATALOGUE
+from connector.backbone.checkpoint import Checkpoint
+from connector.backbone.hub import is_hub_id
+from connector.backbone.prompts import PromptTemplate
+from connector.backbone.pulling import find_local, obtain
+from connector.backbone.reader import Reader
+from connector.backbone.runtime import BackboneShape, Runtime
+from connector.backbone.tokenizer import Tokenizer
+from connector.diagnosis.findings import Finding
+from connector.errors import BackboneError
+from connector.routing.selection import Routes
+from connector.settings import Settings
+
+__all__ = ["golden_query", "heads", "local_checkpoint", "model"]
+
+_CODE = BackboneError.exit_code
+_QUERY = "How long do cats sleep each day?"
+_DOCUMENTS = (
+    "Bread is made of flour, water, salt and yeast.",
+    "A healthy adult cat sleeps between twelve and sixteen hours a day.",
+    "The stock market closed higher on Friday.",
+)
+
+
+def local_checkpoint(settings: Settings) -> Checkpoint | None:
+    """The checkpoint if it can be used without network and conversion.
+
+    Raises:
+        BackboneError: it is damaged, or there is nothing of that name.
+    """
+    name, cache = settings.backbone.model, settings.cache.path
+    if name in CATALOGUE:
+        return find_local(name, cache=cache)
+    path = Path(name).expanduser()
+    if not path.is_dir() and path.suffix.lower() == ".gguf" and path.is_file():
+        return None
+    return obtain(name, cache=cache, offline=True)
+
+
+def model(settings: Settings, checkpoint: Checkpoint | None) -> Iterator[Finding]:
+    """Are the weights here?"""
+    name = settings.backbone.model
+    if checkpoint is not None:
+        size = sum(file.stat().st_size for file in checkpoint.weight_files())
+        yield Finding("model", "ok", f"{name} is here, {size / 1e6:.0f} MB: {checkpoint.path}")
+    elif Path(name).suffix.lower() == ".gguf":
+        mend = f"rh-connector model pull {name} does it beforehand"
+        yield Finding("model", "warn", f"{name} is here; it is converted at its first use, if it was not yet", mend)
+    elif settings.backbone.offline:
+        mend = f"rh-connector --set backbone.offline=false model pull {name}"
+        yield Finding("model", "fail", f"{name} is not here, and backbone.offline is set", mend, _CODE)
+    else:
+        yield Finding("model", "fail", f"{name} is not here", f"rh-connector model pull {name}", _CODE)
+
+
+def model_error(settings: Settings, error: BackboneError) -> Finding:
+    """The finding for a checkpoint that could not be opened."""
+    seen, _, mend = str(error).rpartition("; ")
+    if is_hub_id(settings.backbone.model):
+        mend = f"rh-connector model pull {settings.backbone.model} ({mend})"
+    return Finding("model", "fail", seen or str(error), mend, error.exit_code)
+
+
+def heads(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Do router and head set fit this model, template and layout?"""
+    tokenizer = Tokenizer.from_folder(checkpoint.path)
+    # All that is checked of a runtime is its shape, which stands in config.json.
+    runtime = cast(Runtime, SimpleNamespace(shape=_shape(checkpoint)))
+    reader = Reader(
+        runtime,
+        tokenizer,
+        PromptTemplate.from_folder(checkpoint.path, tokenizer),
+        settings.backbone.layout,
+        checkpoint.digest(),
+        DocumentCache(0),
+        max_document_tokens=settings.backbone.max_document_tokens,
+        max_passages=settings.backbone.max_passages,
+    )
+    routes = Routes.from_settings(settings, reader)
+    layout = f"{settings.backbone.model}, layout {settings.backbone.layout}"
+    if routes.default == "routed" and routes.bundle is not None:
+        yield Finding("heads", "ok", f"router {routes.bundle.path.name} fits {layout}")
+    elif routes.default == "all":
+        yield Finding("heads", "ok", f"all heads of {layout}")
+    elif settings.router.mode == "routed":
+        mend = "rh-connector train makes a router; or set router.mode to static"
+        yield Finding("heads", "warn", f"static heads fit {layout}; there is no router for it", mend)
+    else:
+        yield Finding("heads", "ok", f"static heads fit {layout}")
+
+
+def golden_query(settings: Settings) -> Iterator[Finding]:
+    """Load the model and rerank three documents."""
+    from connector.reranker import Reranker
+
+    backbone = settings.backbone.model_copy(update={"offline": True})
+    began = time.monotonic()
+    reranker = Reranker.from_settings(settings.model_copy(update={"backbone": backbone}))
+    loaded = time.monotonic()
+    result = reranker.rerank(_QUERY, _DOCUMENTS)
+    seen = (
+        f"loaded in {loaded - began:.1f} s, three documents reranked in {(time.monotonic() - loaded) * 1000:.0f} ms"
+    )
+    if result.reranked and result.hits[0].index == 1:
+        yield Finding("golden query", "ok", seen)
+    else:
+        why = "the answer is not the first hit" if result.reranked else f"not reranked ({result.reason})"
+        mend = f"rh-connector model show {settings.backbone.model} checks its files; try router.mode static"
+        yield Finding("golden query", "fail", f"{seen}, but {why}", mend, _CODE)
+
+
+def _shape(checkpoint: Checkpoint) -> BackboneShape:
+    config: dict[str, Any] = checkpoint.config()
+    # Models with a vision part keep the decoder's numbers one level down.
+    decoder = config.get("text_config") or config
+    try:
+        layers, attention = int(decoder["num_hidden_layers"]), int(decoder["num_attention_heads"])
+        hidden, positions = int(decoder["hidden_size"]), int(decoder["max_position_embeddings"])
+    except (KeyError, TypeError, ValueError):
+        raise BackboneError(
+            f"{checkpoint.path / 'config.json'} names no layers, heads, hidden size and positions; "
+            "take a decoder that can be read: rh-connector model list"
+        ) from None
+    return BackboneShape(
+        str(config.get("model_type")),
+        layers,
+        attention,
+        int(decoder.get("num_key_value_heads") or attention),
+        int(decoder.get("head_dim") or hidden // attention),
+        hidden,
+        positions,
+    )

@@ -1,0 +1,38 @@
+"""What an answer's headers say of its reranking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from starlette.responses import Response
+
+__all__ = ["FINAL_STATUSES", "PLAIN_ANSWER", "marked", "one_line"]
+
+FINAL_STATUSES = frozenset({401, 403, 404, 429})
+"""What the cluster answers so does not depend on the page that was asked for."""
+PLAIN_ANSWER: Mapping[bytes, bytes | None] = {b"accept-encoding": b"identity"}
+"""Request headers for an answer that is read here."""
+_LONGEST_REASON = 200
+
+
+def one_line(reason: str) -> str:
+    """A reason as a header may carry it."""
+    return " ".join(reason.split()).encode("ascii", "backslashreplace").decode()[:_LONGEST_REASON]
+
+
+def marked(
+    response: Response,
+    reranked: Sequence[bool],
+    reason: str | None,
+    first_stage: float,
+    reranking: float | None = None,
+) -> Response:
+    """The response with the headers that say what was done. ``first_stage``, ``reranking``: seconds."""
+    timing = f"first-stage;dur={first_stage * 1000:.1f}"
+    if reranking is not None:
+        timing += f", rerank;dur={reranking * 1000:.1f}"
+    response.headers["X-Reranked"] = ",".join("true" if one else "false" for one in reranked)
+    if reason is not None and not all(reranked):
+        response.headers["X-Rerank-Reason"] = one_line(reason)
+    response.headers.append("Server-Timing", timing)
+    return response

@@ -1,0 +1,219 @@
+"""The bodies of searches and their answers: read, and changed in the few places where they have to be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from connector.service.gateway.raw_json import Edit, NotPlainJson, Span, edited, scan_list, scan_object
+from connector.service.numbers import json_number
+
+__all__ = [
+    "Answer",
+    "Mark",
+    "member_edits",
+    "page_edits",
+    "read_answer",
+    "scan_answer",
+    "scan_body",
+    "texts_body",
+    "without_own_ext",
+]
+
+# What an answer tells of hits beside their text, and how many; a search for texts does without.
+_ANSWER_KEYS = frozenset(
+    ["aggs", "aggregations", "highlight", "suggest", "script_fields", "fields", "docvalue_fields", "stored_fields"]
+    + ["explain", "profile", "version", "seq_no_primary_term", "stats", "from", "size", "_source", "sort"]
+    + ["track_scores", "track_total_hits"]
+)
+# Scores of reranked hits lie between 1 and 2, those behind the window below; also as a client's 32-bit floats.
+_LEAST_RERANKED, _MOST_RERANKED = 1.000001, 1.999999
+_MOST_BEHIND = 0.999999
+
+
+def scan_body(text: str) -> dict[str, Span]:
+    """The members of a search's body, which may be empty.
+
+    Raises:
+        NotPlainJson: this is no JSON object, or not only one.
+    """
+    if not text.strip():
+        return {}
+    members, end = scan_object(text)
+    if text[end:].strip():
+        raise NotPlainJson("there is more than one JSON object")
+    return members
+
+
+def member_edits(text: str, members: Mapping[str, Span], values: Mapping[str, str]) -> list[Edit]:
+    """Edits that set members of the object in ``text`` to JSON texts."""
+    edits = [Edit(members[name].start, members[name].end, value) for name, value in values.items() if name in members]
+    added = [f"{json.dumps(name)}:{value}" for name, value in values.items() if name not in members]
+    if added:
+        at = text.index("{") + 1
+        edits.append(Edit(at, at, ",".join(added) + ("," if members else "")))
+    return edits
+
+
+def without_own_ext(text: str) -> str:
+    """The body without ``ext.rerank``, which Elasticsearch refuses; the same text where there is none.
+
+    Raises:
+        NotPlainJson: this is no JSON object.
+    """
+    members = scan_body(text)
+    ext = members.get("ext")
+    if ext is None or not isinstance(ext.value, dict) or "rerank" not in ext.value:
+        return text
+    inner, _ = scan_object(text, ext.start)
+    kept = ",".join(f"{json.dumps(name)}:{text[s.start : s.end]}" for name, s in inner.items() if name != "rerank")
+    return edited(text, member_edits(text, members, {"ext": f"{{{kept}}}"}))
+
+
+def texts_body(text: str, size: int, fields: Sequence[str]) -> str:
+    """A search for the same hits that brings nothing but their documents.
+
+    Args:
+        text: the search's body.
+        size: how many hits, from the first on.
+        fields: that are read; empty: all.
+    """
+    kept = {name: text[span.start : span.end] for name, span in scan_body(text).items() if name not in _ANSWER_KEYS}
+    source = json.dumps(list(fields)) if fields else "true"
+    values = {**kept, "from": "0", "size": str(size), "_source": source, "track_total_hits": "false"}
+    return "{" + ",".join(f"{json.dumps(name)}:{value}" for name, value in values.items()) + "}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A search's answer: where its parts stand in the text.
+
+    Attributes:
+        end: of the whole object.
+        list_span: the list of hits.
+        hits: its elements.
+        max_score: None where the answer does not tell it.
+    """
+
+    end: int
+    list_span: Span
+    hits: Sequence[Span]
+    max_score: Span | None
+
+    def keys(self) -> list[tuple[Any, Any]]:
+        """What tells the hits apart."""
+        return [(hit.value.get("_index"), hit.value.get("_id")) for hit in self.hits]
+
+    def scores(self) -> list[float] | None:
+        """The first stage's; None where not every hit has one."""
+        found = [hit.value.get("_score") for hit in self.hits]
+        numbers = [float(score) for score in found if isinstance(score, int | float) and not isinstance(score, bool)]
+        finite = [score for score in numbers if float("-inf") < score < float("inf")]
+        return finite if len(finite) == len(found) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What an answer says of its reranking."""
+
+    reranked: bool
+    reason: str | None
+    window: int
+    query: str
+
+    def to_json(self) -> str:
+        """The value of the key ``rerank``, in ASCII."""
+        return json.dumps(
+            {"reranked": self.reranked, "reason": self.reason, "window": self.window, "query": self.query},
+            separators=(",", ":"),
+        )
+
+
+def read_answer(text: str) -> Answer:
+    """Read a whole body.
+
+    Raises:
+        NotPlainJson: there are no hits in it.
+    """
+    answer, end = scan_answer(text, 0)
+    if answer is None or text[end:].strip():
+        raise NotPlainJson("the answer is none to a search")
+    return answer
+
+
+def scan_answer(text: str, start: int) -> tuple[Answer | None, int]:
+    """The answer at ``start``, and where it ends; None where it has no hits, as an error has none.
+
+    Raises:
+        NotPlainJson: there is no object.
+    """
+
+    def read_hits(text: str, start: int) -> tuple[Any, int]:
+        return scan_object(text, start, {"hits": scan_list})
+
+    members, end = scan_object(text, start, {"hits": read_hits} if text.find('"hits"', start) >= 0 else None)
+    outer = members.get("hits")
+    inner = outer.value.get("hits") if outer is not None and isinstance(outer.value, dict) else None
+    if not isinstance(inner, Span) or "error" in members:
+        return None, end
+    hits: list[Span] = inner.value
+    if not all(isinstance(hit.value, dict) for hit in hits):
+        return None, end
+    assert outer is not None
+    return Answer(end, inner, hits, outer.value.get("max_score")), end
+
+
+def page_edits(
+    text: str,
+    answer: Answer,
+    order: Sequence[int],
+    page: slice,
+    mark: Mark,
+    probabilities: Sequence[float] | None = None,
+) -> list[Edit]:
+    """Edits that leave of an answer one page, in a new order, marked.
+
+    Args:
+        text: holds the answer.
+        answer: with all hits.
+        order: places of the hits, best first; each once.
+        page: which of them are shown.
+        mark: the last key of the answer.
+        probabilities: the reranker's, of the first hits in ``order``, falling; then scores are rewritten.
+    """
+    hits = [text[answer.hits[at].start : answer.hits[at].end] for at in order[page]]
+    edits = []
+    if probabilities is not None:
+        scores = _scores(answer, order, probabilities)
+        hits = [_with_score(hit, score) for hit, score in zip(hits, scores[page], strict=True)]
+        if answer.max_score is not None and scores and scores[0] is not None:
+            edits.append(Edit(answer.max_score.start, answer.max_score.end, repr(scores[0])))
+    edits.append(Edit(answer.list_span.start, answer.list_span.end, f"[{','.join(hits)}]"))
+    edits.append(Edit(answer.end - 1, answer.end - 1, f',"rerank":{mark.to_json()}'))
+    return edits
+
+
+def _scores(answer: Answer, order: Sequence[int], probabilities: Sequence[float]) -> list[float | None]:
+    scores: list[float | None] = []
+    lowest = _MOST_RERANKED
+    for probability in probabilities:
+        lowest = min(lowest, max(_LEAST_RERANKED, json_number(1 + probability)))
+        scores.append(lowest)
+    lowest = _MOST_BEHIND
+    for at in order[len(probabilities) :]:
+        score = answer.hits[at].value.get("_score")
+        if isinstance(score, int | float) and 0 <= score < float("inf"):
+            lowest = min(lowest, json_number(score / (1 + score)))
+            scores.append(lowest)
+        else:
+            scores.append(None)
+    return scores
+
+
+def _with_score(hit: str, score: float | None) -> str:
+    if score is None:
+        return hit
+    members, _ = scan_object(hit)
+    return edited(hit, member_edits(hit, members, {"_score": repr(score)}))

@@ -1,0 +1,147 @@
+"""One search: asked for larger than the page, reranked, cut to the page."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from connector.service.admission import ClientGone, while_connected
+from connector.service.gateway.cluster_errors import GatewayError
+from connector.service.gateway.forwarding import Cluster, ClusterAnswer, ClusterRequest
+from connector.service.gateway.incoming import Incoming, Unreadable, read_incoming
+from connector.service.gateway.marking import FINAL_STATUSES, PLAIN_ANSWER, marked
+from connector.service.gateway.options import Options
+from connector.service.gateway.ranking import rank_windows
+from connector.service.gateway.raw_json import NotPlainJson, decode, edited, encode
+from connector.service.gateway.search_body import (
+    Answer,
+    read_answer,
+    scan_body,
+    texts_body,
+    without_own_ext,
+)
+from connector.service.gateway.search_plan import PassOn, Rerank, Search, passed_parameters, plan_search
+from connector.service.gateway.url_query import only_parameters, with_parameters
+from connector.service.gateway.windows import Texts, ranked_edits, texts_of, window_of
+from connector.service.loading import Loading
+from connector.settings import Settings
+
+__all__ = ["Searching"]
+
+_log = logging.getLogger(__name__)
+
+
+class Searching:
+    """Answers ``_search``.
+
+    Args:
+        cluster: that searches.
+        loading: the model.
+        settings: fields, limits and defaults.
+    """
+
+    def __init__(self, cluster: Cluster, loading: Loading, settings: Settings) -> None:
+        self._cluster = cluster
+        self._loading = loading
+        self._settings = settings
+        self._fields = tuple(settings.engine.field_weights())
+
+    async def answer(self, request: Request, asked: ClusterRequest, index: str, options: Options) -> Response:
+        """The cluster's answer, reranked; or as it is, with the reason in a header.
+
+        Raises:
+            GatewayError: the cluster did not answer.
+            ClientGone: nobody waits for the answer.
+        """
+        try:
+            incoming = read_incoming(asked, self._settings.serve.max_body_mb)
+            body = {name: span.value for name, span in scan_body(incoming.text).items()}
+            if self._settings.engine.kind == "elasticsearch":
+                incoming = incoming.with_text(without_own_ext(incoming.text))
+        except (Unreadable, NotPlainJson) as error:
+            return await self._pass_on(request, asked, str(error))
+        if not options.enabled:
+            return await self._pass_on(request, incoming.request, "X-Rerank: false")
+        search = Search(index, incoming.parameters, body, header_query=options.query)
+        plan = plan_search(search, options.window, self._fields)
+        if isinstance(plan, PassOn):
+            return await self._pass_on(request, _preferring(incoming.request, plan.preference), plan.reason)
+        try:
+            return await while_connected(request, lambda: self._rerank(request, incoming, plan, options))
+        except (ClientGone, GatewayError):
+            raise
+        except _Refused as refused:
+            reason = str(refused)
+        except Exception as error:
+            # Whatever is wrong with reranking, the search itself goes on.
+            _log.exception("a search could not be reranked")
+            reason = f"failed: {type(error).__name__}"
+        return await self._pass_on(request, incoming.request, reason)
+
+    async def _rerank(self, request: Request, incoming: Incoming, plan: Rerank, options: Options) -> Response:
+        began = time.monotonic()
+        # In the URL these win over the body, which so stays as it is.
+        larger = with_parameters(incoming.request.query, {"from": "0", "size": str(plan.ask)})
+        asked = _preferring(replace(incoming.request, query=larger), plan.preference).with_headers(PLAIN_ANSWER)
+        found = await self._cluster.fetch(asked)
+        first_stage = time.monotonic() - began
+        if found.status in FINAL_STATUSES:
+            return marked(found.response(), [False], f"the cluster answered {found.status}", first_stage)
+        text, answer = _read(found, plan)
+        texts: Texts | None = None
+        missing = None
+        if plan.needs_texts and answer.hits and options.deadline.remaining_ms() != 0:
+            texts = await self._texts(incoming, asked, plan)
+            missing = "the documents' text could not be fetched" if texts is None else None
+        began = time.monotonic()
+        ranking = None
+        if answer.hits and missing is None:
+            window = window_of(answer, plan, self._fields, options, texts)
+            ranking = (await rank_windows(request, self._loading, [window], options.deadline))[0]
+        edits, mark = ranked_edits(text, answer, plan, ranking, self._settings.serve.gateway_scores, missing)
+        response = found.response(encode(edited(text, edits)))
+        return marked(response, [mark.reranked], mark.reason, first_stage, time.monotonic() - began)
+
+    async def _texts(self, incoming: Incoming, asked: ClusterRequest, plan: Rerank) -> Texts | None:
+        """The documents of the hits; None where the cluster does not give them."""
+        body = encode(texts_body(incoming.text, plan.ask, self._fields))
+        headers: dict[bytes, bytes | None] = {b"content-encoding": None}
+        if not incoming.request.body:
+            headers |= {b"content-type": b"application/json", b"accept": b"application/json"}
+        wanted = ("hits.hits._index", "hits.hits._id", "hits.hits._source")
+        query = with_parameters(only_parameters(asked.query, passed_parameters), {"filter_path": ",".join(wanted)})
+        found = await self._cluster.fetch(replace(asked.with_headers(headers), method="POST", query=query, body=body))
+        if found.status != 200 or not found.is_plain:
+            return None
+        return texts_of(read_answer(decode(found.body)))
+
+    async def _pass_on(self, request: Request, asked: ClusterRequest, reason: str) -> Response:
+        began = time.monotonic()
+        response = await while_connected(request, lambda: self._cluster.stream(asked))
+        return marked(response, [False], reason, time.monotonic() - began)
+
+
+class _Refused(Exception):
+    """The cluster did not answer the larger search as it should."""
+
+
+def _read(found: ClusterAnswer, plan: Rerank) -> tuple[str, Answer]:
+    if found.status != 200:
+        raise _Refused(f"the cluster refused a window of {plan.ask} hits ({found.status})")
+    if not found.is_plain:
+        raise _Refused("the answer is not JSON")
+    text = decode(found.body)
+    try:
+        return text, read_answer(text)
+    except NotPlainJson:
+        raise _Refused("the answer holds no hits") from None
+
+
+def _preferring(asked: ClusterRequest, preference: str | None) -> ClusterRequest:
+    if preference is None:
+        return asked
+    return replace(asked, query=with_parameters(asked.query, {"preference": preference}))

@@ -1,0 +1,75 @@
+"""From the hits of an answer to a window of documents, and from its ranking to the caller's page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from connector.documents import document_text
+from connector.service.gateway.marking import one_line
+from connector.service.gateway.options import Options
+from connector.service.gateway.raw_json import Edit
+from connector.service.gateway.search_body import Answer, Mark, page_edits
+from connector.service.gateway.search_plan import Rerank
+from connector.service.scoring import FirstStage, Ranking, Window
+
+__all__ = ["Texts", "ranked_edits", "texts_of", "window_of"]
+
+Texts = Mapping[tuple[Any, Any], Mapping[str, Any]]
+
+
+def texts_of(answer: Answer) -> Texts:
+    """The documents in an answer, by what tells hits apart."""
+    sources = [hit.value.get("_source") for hit in answer.hits]
+    return {key: source for key, source in zip(answer.keys(), sources, strict=True) if isinstance(source, Mapping)}
+
+
+def window_of(
+    answer: Answer, plan: Rerank, fields: Sequence[str], options: Options, texts: Texts | None = None
+) -> Window:
+    """What is reranked of an answer.
+
+    Args:
+        answer: with at least one hit.
+        plan: says how many.
+        fields: that are read; empty: all text fields.
+        options: of the request.
+        texts: the documents, where the hits come without.
+    """
+    hits = answer.hits[: plan.window]
+    if texts is None:
+        sources = [hit.value.get("_source") for hit in hits]
+    else:
+        sources = [texts.get(key) for key in answer.keys()[: plan.window]]
+    documents = [document_text(source, fields) if isinstance(source, Mapping) else "" for source in sources]
+    scores = answer.scores()
+    first_stage: FirstStage = "order" if scores is None else scores[: plan.window]
+    return Window(plan.query, documents, first_stage, options.mode)
+
+
+def ranked_edits(
+    text: str, answer: Answer, plan: Rerank, ranking: Ranking | None, policy: str, missing: str | None = None
+) -> tuple[list[Edit], Mark]:
+    """Edits that make the caller's page of an answer, and its mark.
+
+    Args:
+        text: holds the answer.
+        answer: all hits.
+        plan: which page, which window.
+        ranking: of the window; None: it was not ranked.
+        policy: the setting ``serve.gateway_scores``.
+        missing: why it was not ranked.
+    """
+    order = list(range(len(answer.hits)))
+    probabilities = None
+    reason = missing or "no hits"
+    reranked = ranking is not None and ranking.reranked
+    if ranking is not None and reranked:
+        order = [place.index for place in ranking.places] + order[len(ranking.places) :]
+        if policy == "rerank":
+            probabilities = [place.score for place in ranking.places]
+    elif ranking is not None:
+        reason = ranking.reason or "failed"
+    mark = Mark(reranked, None if reranked else one_line(reason), plan.window, plan.query)
+    page = slice(plan.start, plan.start + plan.size)
+    return page_edits(text, answer, order, page, mark, probabilities), mark

@@ -1,0 +1,219 @@
+"""A search never fails because of reranking."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from connector.documents import RerankResult
+from connector.errors import SettingsError
+from connector.service.app import create_app
+from connector.service.gateway import searching
+from connector.service.scoring import FirstStage
+from tests.service.gateway.conftest import GatewayFactory, gateway_settings
+from tests.service.gateway.fake_cluster import FakeCluster, hit
+from tests.service.standin import StandIn, not_reranked
+from tests.service.waiting import wait_until
+
+CATS = {"query": {"match": {"text": "cats"}}}
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(autouse=True)
+def _hits(cluster: FakeCluster) -> None:
+    cluster.hits = [hit(at, 9 - at, "cats" if at == 5 else "dogs") for at in range(6)]
+
+
+def check_first_stage(answer: Any, reason: str) -> None:
+    """The cluster's order, marked."""
+    assert answer.status_code == 200
+    assert answer.headers["X-Reranked"] == "false"
+    assert answer.headers["X-Rerank-Reason"].startswith(reason)
+    assert answer.headers["X-Rerank-Reason"].isascii()
+    body = answer.json()
+    assert [one["_id"] for one in body["hits"]["hits"]] == ["1", "2"]
+    assert [one["_score"] for one in body["hits"]["hits"]] == [8, 7]
+    if "rerank" in body:
+        assert body["rerank"]["reranked"] is False
+        assert body["rerank"]["reason"] == answer.headers["X-Rerank-Reason"]
+
+
+def raising(error: Exception) -> StandIn:
+    def behaviour(
+        query: str, documents: Sequence[Any], first_stage: FirstStage, deadline_ms: float | None
+    ) -> RerankResult:
+        raise error
+
+    return StandIn(behaviour)
+
+
+@pytest.mark.parametrize(
+    ("reranker", "reason"),
+    [
+        (raising(ValueError("é\n")), "failed: ValueError"),
+        (StandIn(not_reranked("failed: Ünsinn\nx")), "failed: \\xdcnsinn x"),
+        (StandIn(not_reranked("deadline")), "deadline"),
+        (StandIn(lambda *_: RerankResult((), True)), "failed: RuntimeError"),
+    ],
+)
+@pytest.mark.parametrize("policy", ["first_stage", "rerank"])
+def test_a_model_that_fails(make_gateway: GatewayFactory, reranker: StandIn, reason: str, policy: str) -> None:
+    client = make_gateway({"serve.gateway_scores": policy}, reranker=reranker)
+    check_first_stage(client.post("/books/_search?from=1&size=2", json=CATS), reason)
+    assert 'rh_reranked_total{outcome="fallback"} 1.0' in client.get("/metrics").text
+
+
+def test_a_deadline_that_is_over(make_gateway: GatewayFactory) -> None:
+    answer = make_gateway().post("/books/_search?from=1&size=2", json=CATS, headers={"X-Rerank-Deadline-Ms": "0.001"})
+    check_first_stage(answer, "deadline")
+
+
+def test_a_model_that_is_not_there_yet(make_gateway: GatewayFactory) -> None:
+    release = threading.Event()
+
+    def load(_: Any) -> StandIn:
+        release.wait(20)
+        return StandIn()
+
+    client = make_gateway(reranker=load, ready=False)
+    try:
+        check_first_stage(client.post("/books/_search?from=1&size=2", json=CATS), "loading")
+    finally:
+        release.set()
+
+
+def test_a_queue_that_is_full(make_gateway: GatewayFactory) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def behaviour(
+        query: str, documents: Sequence[Any], first_stage: FirstStage, deadline_ms: float | None
+    ) -> RerankResult:
+        started.set()
+        release.wait(20)
+        return not_reranked("failed: woken")(query, documents, first_stage, deadline_ms)
+
+    client = make_gateway({"serve.max_queue": 1}, reranker=StandIn(behaviour))
+    threads = [
+        threading.Thread(target=client.post, args=("/books/_search",), kwargs={"json": CATS}) for _ in range(2)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        assert started.wait(20)
+        app: Any = client.app
+        wait_until(lambda: app.state.admission.inside == 2)
+        check_first_stage(client.post("/books/_search?from=1&size=2", json=CATS), "overloaded")
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join(20)
+
+
+def test_a_window_that_the_cluster_refuses(make_gateway: GatewayFactory, cluster: FakeCluster) -> None:
+    cluster.largest = 10
+    answer = make_gateway({"rerank.window": 11}).post("/books/_search?from=1&size=2", json=CATS)
+    check_first_stage(answer, "the cluster refused a window of 11 hits (400)")
+    assert cluster.asked[-1].target == "/books/_search?from=1&size=2"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429])
+def test_refusals_that_no_other_page_would_change_are_not_repeated(
+    make_gateway: GatewayFactory, cluster: FakeCluster, status: int
+) -> None:
+    headers = {"Content-Type": "application/json", "WWW-Authenticate": "Basic"}
+    cluster.answers["/books/_search"] = (status, headers, b'{"error" : 1}')
+    answer = make_gateway().post("/books/_search", json=CATS)
+    assert (answer.status_code, answer.content, len(cluster.asked)) == (status, b'{"error" : 1}', 1)
+    assert answer.headers["WWW-Authenticate"] == "Basic"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", b"{"),
+        ("application/json", b"[]"),
+        ("application/json", b'{"took":1}'),
+        ("application/json", b'{"hits":{"hits":{}}}'),
+        ("application/json", b'{"hits":{"hits":[1]}}'),
+        ("application/json", b'{"hits":{"hits":' + b"[" * 3000 + b"]" * 3000 + b"}}"),
+        ("application/yaml", b"---"),
+        ("application/json", b""),
+    ],
+)
+def test_answers_that_are_none_pass_untouched(
+    make_gateway: GatewayFactory, cluster: FakeCluster, kind: str, body: bytes
+) -> None:
+    cluster.answers["/books/_search"] = (200, {"Content-Type": kind}, body)
+    answer = make_gateway().post("/books/_search", json=CATS)
+    assert (answer.status_code, answer.content) == (200, body)
+    assert answer.headers["X-Reranked"] == "false"
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[1]", b'{"a":1}{', b"\xff", b"{" * 5000, b'{"query":{"match":{"a":1e999999}}}']
+)
+def test_bodies_that_are_none_go_to_the_cluster_as_they_are(
+    make_gateway: GatewayFactory, cluster: FakeCluster, body: bytes
+) -> None:
+    cluster.answers["/books/_search"] = (400, JSON, b'{"error":"no"}')
+    answer = make_gateway().post("/books/_search", content=body, headers=JSON)
+    assert (answer.status_code, answer.content) == (400, b'{"error":"no"}')
+    assert cluster.asked[-1].body == body
+
+
+def test_a_fault_of_ours_leaves_the_search_as_it_is(
+    make_gateway: GatewayFactory, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(searching, "ranked_edits", fail)
+    check_first_stage(make_gateway().post("/books/_search?from=1&size=2", json=CATS), "failed: KeyError")
+    assert cluster.asked[-1].target == "/books/_search?from=1&size=2"
+
+
+def test_a_body_that_is_too_large(make_gateway: GatewayFactory, cluster: FakeCluster) -> None:
+    answer = make_gateway({"serve.max_body_mb": 1}).post(
+        "/books/_search", content=b'{"x":"' + b"a" * (1 << 20) + b'"}', headers=JSON
+    )
+    assert answer.status_code == answer.json()["status"] == 413
+    assert "serve.max_body_mb" in answer.json()["error"]["reason"]
+    assert cluster.asked == []
+
+
+@pytest.mark.parametrize("path", ["/books/_search", "/books/_mapping"])
+def test_no_cluster(make_client: Callable[..., TestClient], path: str) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        answer = make_client(settings=gateway_settings(url)).request("GET", path, json=CATS)
+    assert answer.status_code == answer.json()["status"] == 502
+    assert answer.json()["error"]["root_cause"][0]["type"] == "connect_exception"
+    assert url in answer.json()["error"]["reason"]
+
+
+@pytest.mark.parametrize("path", ["/books/_search", "/books/_mapping"])
+def test_a_silent_cluster(make_client: Callable[..., TestClient], path: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        chosen = gateway_settings(f"http://127.0.0.1:{silent.getsockname()[1]}", {"engine.timeout_ms": 200})
+        answer = make_client(settings=chosen).request("GET", path, json=CATS)
+    assert answer.status_code == answer.json()["status"] == 504
+    assert answer.json()["error"]["type"] == "timeout_exception"
+
+
+def test_an_unreadable_url_is_told_at_the_start() -> None:
+    for url in ("localhost:9200", "ftp://x", "http://"):
+        with pytest.raises(SettingsError, match="engine.url"):
+            create_app(StandIn(), gateway_settings(url))
+
+
+def test_errors_of_the_gateway_are_json_in_ascii(make_gateway: GatewayFactory) -> None:
+    answer = make_gateway().request("BREW", "/books")
+    assert answer.status_code == 405
+    assert json.loads(answer.content)["error"]["root_cause"][0]["reason"]
