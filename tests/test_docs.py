@@ -36,6 +36,8 @@ def test_links_lead_somewhere(repository: Path, page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_in_the_docs_exist_with_their_options(repository: Path, page: str) -> None:
     for line in re.findall(r"rh-connector [a-z-][^\n`|]*", (repository / page).read_text()):
+        # A command that goes on in the next line.
+        line = line.rstrip("\\ ")
         words = shlex.split(line.split("#")[0].replace("'", "")) if line.count('"') % 2 == 0 else line.split()
         _check(words[1:], line)
 

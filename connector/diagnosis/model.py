@@ -22,7 +22,7 @@ from connector.errors import BackboneError
 from connector.routing.selection import Routes
 from connector.settings import Settings
 
-__all__ = ["golden_query", "heads", "local_checkpoint", "model"]
+__all__ = ["golden_query", "heads", "local_checkpoint", "model", "model_error"]
 
 _CODE = BackboneError.exit_code
 _QUERY = "How long do cats sleep each day?"
@@ -67,8 +67,13 @@ def model(settings: Settings, checkpoint: Checkpoint | None) -> Iterator[Finding
 def model_error(settings: Settings, error: BackboneError) -> Finding:
     """The finding for a checkpoint that could not be opened."""
     seen, _, mend = str(error).rpartition("; ")
-    if is_hub_id(settings.backbone.model):
-        mend = f"rh-connector model pull {settings.backbone.model} ({mend})"
+    if is_hub_id(settings.backbone.model) and "not in the hub's cache" in seen:
+        offline = "--set backbone.offline=false " if settings.backbone.offline else ""
+        # It was only looked for here, whatever the settings allow.
+        seen, mend = (
+            f"{settings.backbone.model} is not here",
+            f"rh-connector {offline}model pull {settings.backbone.model}",
+        )
     return Finding("model", "fail", seen or str(error), mend, error.exit_code)
 
 

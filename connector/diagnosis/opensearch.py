@@ -50,7 +50,8 @@ def plugins(connection: Connection, wanted: bool) -> Iterator[Finding]:
         without = [
             str(node.get("name", identity))
             for identity, node in nodes.items()
-            if plugin not in {entry["name"] for entry in node.get("plugins", ())}
+            # Some builds leave the prefix out.
+            if not {plugin, plugin.removeprefix("opensearch-")} & {entry["name"] for entry in node.get("plugins", ())}
         ]
         if without:
             mend = (
