@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if damage == "silent":
             time.sleep(self.server.patience + 0.7)
-        if damage is not None and (change := DAMAGES[damage]) is not None:
+        if damage is not None and (change := DAMAGES.get(damage)) is not None:
             status, text = change(text)
         with suppress(OSError):
             self.send_response(status)
@@ -93,6 +93,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 time.sleep(self.server.patience + 0.7)
                 self.close_connection = True
+                return
+            if damage == "drip":
+                # Each silence is shorter than the cluster's patience, all of them together are longer.
+                for start in range(0, len(text), len(text) // 3 + 1):
+                    self.wfile.write(text[start : start + len(text) // 3 + 1])
+                    self.wfile.flush()
+                    time.sleep(self.server.patience * 0.5)
                 return
             self.wfile.write(text)
 

@@ -100,6 +100,17 @@ def test_first_stage_order_with_its_scores(
     assert was_reranked(good, plan) and sorted(ids(good)) == sorted(ids(plain)), "it recovers at once"
 
 
+def test_a_dripping_answer_is_waited_for(
+    connection: Connection, installed: tuple[DamagingProxy, PipelinePlan]
+) -> None:
+    """The cluster's time-out is the silence between two bytes: such an answer comes late, and whole."""
+    proxy, plan = installed
+    proxy.damage = "drip"
+    answer = search(connection, plan)
+    proxy.damage = None
+    assert was_reranked(answer, plan) and sorted(ids(answer)) == [f"d{n}" for n in range(9)]
+
+
 def test_under_load(connection: Connection, installed: tuple[DamagingProxy, PipelinePlan]) -> None:
     proxy, plan = installed
     proxy.damage = None
