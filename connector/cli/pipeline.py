@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from connector.cli.context import Context, pass_context
+from connector.cli.pipeline_output import advice, pieces_of, show_calls, show_proofs, show_retrievers
 from connector.errors import EngineError, SettingsError
 from connector.settings import Settings
 
 if TYPE_CHECKING:
     from connector.engines.connection import Connection
+    from connector.writeback.elasticsearch import ElasticsearchEndpoint
+    from connector.writeback.inference_endpoint import InferencePlan, Service
     from connector.writeback.opensearch import Found, OpenSearchPipeline
     from connector.writeback.proving import Proof
 
@@ -33,6 +37,12 @@ _oversample = click.option(
     "--oversample", type=click.IntRange(1, 100), default=1, help="Rerank so many times the page (OpenSearch 2.12+)."
 )
 
+_service = click.option(
+    "--service",
+    type=click.Choice(["hugging_face", "custom"]),
+    help="Elasticsearch: its way to call us; without it the one that is installed, else hugging_face.",
+)
+
 
 @click.group("pipeline")
 def command() -> None:
@@ -49,37 +59,27 @@ def command() -> None:
 @_query_path
 @_oversample
 @click.option("--default-for", metavar="INDEX", help="Make it the default pipeline of that index.")
+@_service
 @click.option("--dry-run", is_flag=True, help="Print the calls, ready for a shell, and change nothing.")
 @pass_context
 def install(
-    context: Context, route: Route, query_path: str | None, oversample: int, default_for: str | None, dry_run: bool
+    context: Context,
+    route: Route,
+    query_path: str | None,
+    oversample: int,
+    default_for: str | None,
+    service: Service | None,
+    dry_run: bool,
 ) -> None:
     """Make what is missing, then prove that it works. Running it again changes nothing that is right."""
-    from connector.writeback.calls import curl
-
     settings = context.settings()
-    if settings.engine.kind == "elasticsearch":
-        from connector.cli import inference_endpoint
-
-        if route != "rerank" or query_path or oversample > 1 or default_for:
-            raise SettingsError(
-                "pipeline install: --route, --query-path, --oversample, --default-for are OpenSearch's"
-            )
-        inference_endpoint.install(context, settings, dry_run)
+    if _is_elasticsearch(settings, route, query_path, oversample, service, default_for):
+        _install_endpoint(context, settings, service, dry_run)
         return
     with _Opened(settings, route, query_path, oversample) as pipeline:
         found = pipeline.find()
         if dry_run:
-            calls = list(pipeline.calls(found, default_for))
-            if context.as_json:
-                context.print_json(
-                    [{"method": c.method, "path": c.path, "body": c.body, "why": c.why} for c in calls]
-                )
-                return
-            for call in calls:
-                click.echo(f"# {call.why}\n{curl(call, pipeline.connection.url)}")
-            if not calls:
-                click.echo("# nothing to do")
+            show_calls(context, pipeline.calls(found, default_for), pipeline.connection.url)
             return
         pipeline.told = lambda call: click.echo(f"{call.method} {call.path}  {call.why}", err=True)
         fresh = found.is_empty
@@ -103,8 +103,8 @@ def install(
                 }
             )
         else:
-            _show_proofs(proofs)
-            click.echo(_advice(pipeline))
+            show_proofs(proofs)
+            click.echo(advice(pipeline))
         if wrong:
             raise EngineError(f"{wrong[0].name}: {wrong[0].detail}")
 
@@ -113,19 +113,18 @@ def install(
 @_route
 @_query_path
 @_oversample
+@_service
 @pass_context
-def status(context: Context, route: Route, query_path: str | None, oversample: int) -> None:
+def status(context: Context, route: Route, query_path: str | None, oversample: int, service: Service | None) -> None:
     """Show every piece, what differs from the settings, and how often reranking failed."""
     settings = context.settings()
-    if settings.engine.kind == "elasticsearch":
-        from connector.cli import inference_endpoint
-
-        inference_endpoint.status(context, settings)
+    if _is_elasticsearch(settings, route, query_path, oversample, service):
+        _show_endpoint(context, settings, service)
         return
     with _Opened(settings, route, query_path, oversample) as pipeline:
         found = pipeline.find()
         drift = pipeline.drift(found)
-        pieces = _pieces(found)
+        pieces = pieces_of(found)
         statistics = pipeline.statistics()
         reach = _predict(pipeline, found)
         if context.as_json:
@@ -157,18 +156,13 @@ def status(context: Context, route: Route, query_path: str | None, oversample: i
 @pass_context
 def uninstall(context: Context, dry_run: bool) -> None:
     """Remove exactly what install made, and set the cluster's settings back."""
-    from connector.writeback.calls import curl
-
     settings = context.settings()
     if settings.engine.kind == "elasticsearch":
-        from connector.cli import inference_endpoint
-
-        inference_endpoint.uninstall(context, settings, dry_run)
+        _uninstall_endpoint(context, settings, dry_run)
         return
     with _Opened(settings, "rerank", None, 1, removes=True) as pipeline:
         if dry_run:
-            for call in pipeline.removal(pipeline.find()):
-                click.echo(f"# {call.why}\n{curl(call, pipeline.connection.url)}")
+            show_calls(context, pipeline.removal(pipeline.find()), pipeline.connection.url)
             return
         pipeline.told = lambda call: click.echo(f"{call.method} {call.path}  {call.why}", err=True)
         sent = pipeline.uninstall()
@@ -176,6 +170,109 @@ def uninstall(context: Context, dry_run: bool) -> None:
             context.print_json({"name": pipeline.plan.name, "calls": len(sent)})
         else:
             click.echo("removed" if sent else f"nothing of {pipeline.plan.name} is installed")
+
+
+def _is_elasticsearch(
+    settings: Settings,
+    route: Route,
+    query_path: str | None,
+    oversample: int,
+    service: Service | None,
+    default_for: str | None = None,
+) -> bool:
+    """Whose functions are asked for; options of the other kind are refused."""
+    if settings.engine.kind == "elasticsearch":
+        if route != "rerank" or query_path or oversample > 1 or default_for:
+            raise SettingsError(
+                "engine.kind = elasticsearch: --route, --query-path, --oversample, --default-for are OpenSearch's; "
+                "leave them out"
+            )
+        return True
+    if service is not None:
+        raise SettingsError(f"engine.kind = {settings.engine.kind}: --service is Elasticsearch's; leave it out")
+    return False
+
+
+def _install_endpoint(context: Context, settings: Settings, service: Service | None, dry_run: bool) -> None:
+    from connector.writeback.inference_endpoint import InferencePlan
+
+    with _opened_endpoint(settings, InferencePlan.of(settings, service)) as endpoint:
+        if dry_run:
+            show_calls(context, endpoint.calls(endpoint.find()), endpoint.connection.url)
+            return
+        sent = endpoint.install()
+        scores = endpoint.prove()
+        if context.as_json:
+            plan = endpoint.plan
+            examples = {"retriever": plan.retriever("QUERY"), "weighted": plan.weighted("QUERY")}
+            context.print_json({"name": plan.name, "calls": len(sent), "scores": scores, **examples})
+            return
+        click.echo(f"ok  two documents through the endpoint: scores {scores[0]:.3f} and {scores[1]:.3f}")
+        show_retrievers(endpoint.plan)
+
+
+def _show_endpoint(context: Context, settings: Settings, service: Service | None) -> None:
+    from connector.writeback.inference_endpoint import InferencePlan
+
+    with _opened_endpoint(settings, InferencePlan.of(settings, service)) as endpoint:
+        endpoint.told = lambda call: None
+        name, found = endpoint.plan.name, endpoint.find()
+        # Raises for an endpoint of somebody else, which install would not mend.
+        list(endpoint.calls(found))
+        drift = endpoint.drift(found)
+        reached, detail = False, "not tried"
+        if found is not None:
+            try:
+                scores = endpoint.prove()
+                reached, detail = True, f"scores {scores[0]:.3f} and {scores[1]:.3f}"
+            except EngineError as error:
+                detail = str(error)
+        if context.as_json:
+            reach = {"reached": reached, "detail": detail}
+            context.print_json({"name": name, "endpoint": found, "drift": drift, "service": reach})
+        else:
+            click.echo(f"{'endpoint':<14}{'missing' if found is None else found['service']}")
+            click.echo(f"{'service':<14}{'reached, ' if reached else 'NOT REACHED: '}{detail}")
+            for line in drift:
+                click.echo(f"{'differs':<14}{line}")
+        if drift:
+            raise EngineError(
+                f"inference endpoint {name}: {'; '.join(drift)}; rh-connector pipeline install mends it"
+            )
+        if not reached:
+            raise EngineError(f"inference endpoint {name}: {detail}")
+
+
+def _uninstall_endpoint(context: Context, settings: Settings, dry_run: bool) -> None:
+    from connector.writeback.inference_endpoint import InferencePlan
+
+    with _opened_endpoint(settings, InferencePlan.for_removal(settings)) as endpoint:
+        if dry_run:
+            show_calls(context, endpoint.removal(endpoint.find()), endpoint.connection.url)
+            return
+        sent = endpoint.uninstall()
+        if context.as_json:
+            context.print_json({"name": endpoint.plan.name, "calls": len(sent)})
+        else:
+            click.echo("removed" if sent else f"nothing of {endpoint.plan.name} is installed")
+
+
+@contextmanager
+def _opened_endpoint(settings: Settings, plan: InferencePlan) -> Iterator[ElasticsearchEndpoint]:
+    from connector.engines.connection import connect
+    from connector.writeback.elasticsearch import ElasticsearchEndpoint
+
+    keys = settings.serve.api_keys
+    connection = connect(settings.engine)
+    try:
+        yield ElasticsearchEndpoint(
+            connection,
+            plan,
+            keys[0].get_secret_value() if keys else "none",
+            lambda call: click.echo(f"{call.method} {call.path}  {call.why}", err=True),
+        )
+    finally:
+        connection.close()
 
 
 class _Opened:
@@ -227,42 +324,4 @@ def _predict(pipeline: OpenSearchPipeline, found: Found) -> Proof:
     scores = "ml_inference" in str(found.pipeline)
     return predict(
         pipeline.connection, replace(pipeline.plan, route="scores" if scores else "rerank"), found.model[0]
-    )
-
-
-def _pieces(found: Found) -> dict[str, str]:
-    def named(part: Any) -> str:
-        return "missing" if part is None else str(part[0])
-
-    state = "" if found.model is None else f" ({found.model[1].get('model_state')})"
-    return {
-        "settings": "missing" if found.record is None else "set",
-        "connector": named(found.connector),
-        "model group": named(found.group),
-        "model": named(found.model) + state,
-        "pipeline": "missing" if found.pipeline is None else "there",
-    }
-
-
-def _show_proofs(proofs: list[Proof]) -> None:
-    for proof in proofs:
-        click.echo(f"{'ok' if proof.holds else '--':<4}{proof.name}: {proof.detail}")
-
-
-def _advice(pipeline: OpenSearchPipeline) -> str:
-    plan = pipeline.plan
-    query_clause = {"multi_match": {"query": "QUERY", "fields": list(plan.fields)}}
-    body = json.dumps(plan.search("QUERY", query_clause), ensure_ascii=False)
-    query = "its query text in ext" if plan.query_path is None else f"its query text in {plan.query_path}"
-    told = (
-        "an answer that was reranked has the key profile"
-        if plan.route == "rerank"
-        else "a hit that was reranked has previous_score in its _source"
-    )
-    return (
-        f"\nSearch with ?search_pipeline={plan.name} and a body like\n  {body}\n"
-        f"Each request needs {query}; without it, and whenever the service fails, hits keep the cluster's order.\n"
-        f"Only the page (from, size) is reranked: --oversample N reranks N times as many.\n"
-        f"_source must hold {', '.join(plan.fields)}. Was it reranked? {told}.\n"
-        f"rh-connector pipeline status counts failures; pipeline uninstall removes everything."
     )

@@ -8,7 +8,8 @@ from connector.diagnosis.findings import Finding
 from connector.engines.connection import ClusterError, Connection
 from connector.errors import EngineError
 from connector.settings import Settings
-from connector.writeback.elasticsearch import ElasticsearchEndpoint, InferencePlan
+from connector.writeback.elasticsearch import ElasticsearchEndpoint
+from connector.writeback.inference_endpoint import InferencePlan
 
 __all__ = ["endpoint", "inference", "licence"]
 

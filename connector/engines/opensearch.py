@@ -16,6 +16,8 @@ from connector.settings import EngineSettings
 
 __all__ = ["OpenSearchConnection"]
 
+_CONNECTIONS = 16
+
 
 class OpenSearchConnection:
     """See ``Connection``. Credentials: basic, API key, bearer token, client certificate, or AWS SigV4."""
@@ -37,6 +39,8 @@ class OpenSearchConnection:
                 hosts=[self.url],
                 timeout=engine.timeout_ms / 1000,
                 max_retries=0,
+                # Its default of one makes every concurrent search open a connection of its own.
+                pool_maxsize=_CONNECTIONS,
                 headers=headers or None,
                 http_compress=self.url.startswith("https://"),
                 **options,

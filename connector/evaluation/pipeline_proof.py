@@ -1,8 +1,9 @@
 """What a search pipeline does to real searches: ``python -m connector.evaluation.pipeline_proof FOLDER``.
 
 The cluster's index must hold the collection, the pipeline must be installed, and the service must run. Quality: each
-query is searched through the pipeline and ranked by the library, from the same hits. Load: many clients search with
-the pipeline and without it, in turns; no search may fail and no hit may be lost.
+query is searched through the pipeline and ranked by the library, from the same hits; with ``--keep FILE`` what was
+killed goes on where it was. Load: many clients search with the pipeline and without it, in turns; no search may fail
+and no hit may be lost.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from connector.errors import RhConnectorError
 from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.measures import mean, per_query
 from connector.evaluation.running import drawn_queries
+from connector.evaluation.runs import read_run
 from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
 from connector.writeback.proving import was_reranked
@@ -75,6 +77,10 @@ class Load:
     pipeline_p95: float
 
 
+# Query id, query, its first-stage hits -> ids.
+Library = Callable[[str, str, list[Hit]], list[str]]
+
+
 class Searches:
     """Searches of one index, with the pipeline and without it."""
 
@@ -95,22 +101,61 @@ class Searches:
         return answer
 
 
-def quality(searches: Searches, collection: Collection, reranker: Reranker) -> Quality:
-    """The pipeline against the library, from the same hits."""
-    orders: dict[str, dict[str, list[str]]] = {"first_stage": {}, "library": {}, "pipeline": {}}
-    reranked = 0
+def quality(searches: Searches, collection: Collection, library: Library, keep: Path | None = None) -> Quality:
+    """The pipeline against the library, from the same hits.
+
+    Args:
+        searches: of the collection's index.
+        collection: its queries and judgments.
+        library: query id, query, its first-stage hits -> ids in the library's order.
+        keep: file of one JSON line a query; queries in it are not searched again.
+    """
+    kept = _kept(keep)
     for query, text in collection.queries.items():
+        if query in kept:
+            continue
         hits = searches(text, "_none")["hits"]["hits"]
         # As the processor does: the places are known, the scores are not sent.
         window = [Hit(hit["_id"], None, hit["_source"]) for hit in hits]
         through = searches(text, searches.plan.name)
-        reranked += was_reranked(through, searches.plan)
-        orders["first_stage"][query] = [hit.id for hit in window]
-        orders["library"][query] = [str(hit.id) for hit in reranker.rerank(text, window).hits] if window else []
-        orders["pipeline"][query] = [hit["_id"] for hit in through["hits"]["hits"]]
-    same = sum(orders["library"][query] == orders["pipeline"][query] for query in collection.queries)
-    found = {name: mean(per_query(["nDCG@10"], collection.qrels, order)["nDCG@10"]) for name, order in orders.items()}
-    return Quality(len(collection.queries), reranked, same, **found)
+        kept[query] = {
+            "reranked": was_reranked(through, searches.plan),
+            "first_stage": [hit.id for hit in window],
+            "library": library(query, text, window),
+            "pipeline": [hit["_id"] for hit in through["hits"]["hits"]],
+        }
+        if keep is not None:
+            with keep.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"query": query, **kept[query]}) + "\n")
+    asked = {query: kept[query] for query in collection.queries}
+    found = {
+        name: mean(
+            per_query(["nDCG@10"], collection.qrels, {query: one[name] for query, one in asked.items()})["nDCG@10"]
+        )
+        for name in ("first_stage", "library", "pipeline")
+    }
+    reranked = sum(one["reranked"] for one in asked.values())
+    same = sum(one["library"] == one["pipeline"] for one in asked.values())
+    return Quality(len(asked), reranked, same, **found)
+
+
+def _ranking(settings: Settings) -> Library:
+    reranker = Reranker.from_settings(settings)
+    return lambda query, text, hits: [str(hit.id) for hit in reranker.rerank(text, hits).hits] if hits else []
+
+
+def _reading(run: Path) -> Library:
+    orders = read_run(run)
+    return lambda query, text, hits: [entry.id for entry in orders.get(query, [])]
+
+
+def _kept(file: Path | None) -> dict[str, dict[str, Any]]:
+    if file is None or not file.exists():
+        return {}
+    whole = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    # A kill leaves half a line, which the next one must not be written behind.
+    file.write_text("".join(whole), encoding="utf-8")
+    return {entry.pop("query"): entry for entry in map(json.loads, whole)}
 
 
 def load(searches: Searches, texts: Sequence[str], count: int, clients: int) -> Load:
@@ -156,18 +201,38 @@ def _percentiles(times: Sequence[float]) -> tuple[float, float]:
 @click.option("--config", help="Settings file: engine.*, writeback.*, rerank.window as for pipeline install.")
 @click.option("--route", type=click.Choice(["rerank", "scores"]), default="rerank", show_default=True)
 @click.option("--limit", type=click.IntRange(1), help="At most so many test queries, drawn with seed 0.")
-@click.option("--searches", "count", type=click.IntRange(20), default=200, show_default=True)
+@click.option(
+    "--run", type=click.Path(path_type=Path), help="TREC run with the library's order, of evaluate --by-rank --runs."
+)
+@click.option("--keep", type=click.Path(path_type=Path), help="File for what is done, to go on from after a kill.")
+@click.option("--searches", "count", type=click.IntRange(0), default=200, show_default=True, help="0: no load.")
 @click.option("--clients", type=click.IntRange(1), default=8, show_default=True)
-def main(folder: Path, config: str | None, route: Any, limit: int | None, count: int, clients: int) -> None:
-    """Print quality and load as one line of JSON."""
+@click.option(
+    "--load-queries", type=click.IntRange(1), default=12, show_default=True, help="Different ones in the load."
+)
+def main(
+    folder: Path,
+    config: str | None,
+    route: Any,
+    limit: int | None,
+    run: Path | None,
+    keep: Path | None,
+    count: int,
+    clients: int,
+    load_queries: int,
+) -> None:
+    """Print quality and load as one line of JSON each."""
     settings = load_settings(config)
     plan = PipelinePlan.of(settings, route)
     connection = connect(settings.engine)
     collection = drawn_queries(load_collection(folder, "test"), limit, 0)
     searches = Searches(connection, settings, plan)
-    found = quality(searches, collection, Reranker.from_settings(settings))
-    under = load(searches, list(collection.queries.values()), count, clients)
-    click.echo(json.dumps({"collection": collection.name, "quality": asdict(found), "load": asdict(under)}))
+    library = _ranking(settings) if run is None else _reading(run)
+    found = quality(searches, collection, library, keep)
+    click.echo(json.dumps({"collection": collection.name, "route": route, "quality": asdict(found)}))
+    if count:
+        under = load(searches, list(collection.queries.values())[:load_queries], count, clients)
+        click.echo(json.dumps({"collection": collection.name, "route": route, "load": asdict(under)}))
 
 
 if __name__ == "__main__":

@@ -1,93 +1,25 @@
 """Install, look at and remove an inference endpoint in Elasticsearch that reranks with our service.
 
-Forms: ``put_hugging_face`` of the Elasticsearch specification; ``HuggingFaceRerankRequestEntity`` and
-``TextSimilarityRankRetrieverBuilder`` of its source. No server with ``_inference`` could be had: see docs.
+No server with ``_inference`` could be had: see docs/elasticsearch.md.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from connector.engines.connection import ClusterError, Connection, ServerVersion
-from connector.errors import EngineError, SettingsError
-from connector.settings import Settings
-from connector.writeback.calls import KEY, Call, without_key
+from connector.errors import EngineError
+from connector.writeback.calls import Call, without_key
+from connector.writeback.inference_endpoint import InferencePlan, Service
 
-__all__ = ["ElasticsearchEndpoint", "InferencePlan"]
+__all__ = ["ElasticsearchEndpoint"]
 
-# The first releases whose hugging_face service reranks at a URL of one's own.
+# The first releases whose hugging_face and custom services rerank at a URL of one's own.
 _FIRST = {8: 19, 9: 1}
 _DOCUMENTS = ["Bread is made of flour.", "A healthy adult cat sleeps between twelve and sixteen hours a day."]
-
-
-@dataclass(frozen=True, slots=True)
-class InferencePlan:
-    """What is wanted: the endpoint's id, the service's URL as the cluster sees it, the field, the window."""
-
-    name: str
-    service_url: str
-    field: str
-    window: int = 20
-
-    @classmethod
-    def of(cls, settings: Settings) -> InferencePlan:
-        """The plan that the settings ask for.
-
-        Raises:
-            SettingsError: what is needed is missing, or more than one field is named.
-        """
-        url = settings.writeback.service_url
-        if url is None or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise SettingsError(
-                f"writeback.service_url = {url}: give the URL of rh-connector serve as the cluster sees it, "
-                f"as in http://10.0.0.7:8080"
-            )
-        fields = tuple(settings.engine.field_weights())
-        if len(fields) != 1:
-            raise SettingsError(
-                f"engine.fields = {','.join(fields) or '(empty)'}: the retriever reads one field; name one, "
-                "or put the gateway in front of the cluster"
-            )
-        return cls(settings.writeback.name, url.rstrip("/"), fields[0], settings.rerank.window)
-
-    @property
-    def path(self) -> str:
-        """Of the endpoint."""
-        return f"/_inference/rerank/{self.name}"
-
-    def endpoint(self) -> dict[str, Any]:
-        """Body of its PUT. No top_n: fewer scores than texts fail the search."""
-        service = {"api_key": KEY, "url": f"{self.service_url}/rerank", "rate_limit": {"requests_per_minute": 3000}}
-        return {
-            "service": "hugging_face",
-            "service_settings": service,
-            "task_settings": {"return_documents": False},
-        }
-
-    def retriever(self, query: str) -> dict[str, Any]:
-        """A search that is reranked; a failure gives the first-stage order."""
-        first = {"standard": {"query": {"match": {self.field: query}}}}
-        reranker = {
-            "retriever": first,
-            "field": self.field,
-            "inference_id": self.name,
-            "inference_text": query,
-            "rank_window_size": self.window,
-            "allow_rerank_failures": True,
-        }
-        return {"retriever": {"text_similarity_reranker": reranker}, "size": min(10, self.window)}
-
-    def weighted(self, query: str) -> dict[str, Any]:
-        """The same, fused with the first stage, which the service is not told."""
-        parts = [{"standard": {"query": {"match": {self.field: query}}}}, self.retriever(query)["retriever"]]
-        linear = [{"retriever": part, "weight": 1.0, "normalizer": "minmax"} for part in parts]
-        return {
-            "retriever": {"linear": {"retrievers": linear, "rank_window_size": self.window}},
-            "size": min(10, self.window),
-        }
 
 
 @dataclass
@@ -118,7 +50,8 @@ class ElasticsearchEndpoint:
         except ClusterError as error:
             if error.status == 404:
                 return None
-            raise _explained(error) from None
+            # 401 is about our own credentials here, not about the service's key.
+            raise (error if error.status == 401 else _explained(error)) from None
         return next((dict(one) for one in answer.get("endpoints", []) if one["inference_id"] == self.plan.name), None)
 
     def calls(self, found: Mapping[str, Any] | None) -> Iterator[Call]:
@@ -127,41 +60,59 @@ class ElasticsearchEndpoint:
         Raises:
             EngineError: the name is taken by an endpoint that is not ours.
         """
-        if found is not None:
-            if not self._is_ours(found):
-                raise EngineError(
-                    f"there is an inference endpoint {self.plan.name} that rh-connector did not make; "
-                    "choose another writeback.name"
-                )
-            if _url(found) == f"{self.plan.service_url}/rerank":
-                return
-            yield from self.removal(found)
-        yield Call("PUT", self.plan.path, self.plan.endpoint(), "inference endpoint")
+        if found is None:
+            yield self._creation(found)
+            return
+        if not self.plan.is_ours(found):
+            raise EngineError(
+                f"there is an inference endpoint {self.plan.name} that rh-connector did not make; "
+                "choose another writeback.name"
+            )
+        if self.plan.differences(found):
+            yield from self._renewal(found)
+
+    def drift(self, found: Mapping[str, Any] | None) -> list[str]:
+        """What differs from the plan, in words; empty: nothing."""
+        return ["nothing is installed"] if found is None else self.plan.differences(found)
 
     def removal(self, found: Mapping[str, Any] | None) -> Iterator[Call]:
         """The calls that remove it; none where there is none of ours."""
-        if found is not None and self._is_ours(found):
+        if found is not None and self.plan.is_ours(found):
             yield Call("DELETE", self.plan.path, None, "inference endpoint")
 
     def install(self) -> list[Call]:
-        """Make what is missing or differs. Elasticsearch calls the service while it makes the endpoint.
+        """Make what is missing or differs, and prove that it works; Elasticsearch calls the service meanwhile.
 
         Returns:
             The calls that were sent.
 
         Raises:
-            EngineError: the cluster or the service refuses; a new endpoint is not left behind.
+            EngineError: the cluster or the service refuses; an endpoint that was not there before is removed again.
         """
-        calls = list(self.calls(self.find()))
-        for call in calls:
-            self._send(call)
+        found = self.find()
+        calls = list(self.calls(found))
+        try:
+            self._send_all(calls)
+            self.prove()
+        except ClusterError as error:
+            if found is None:
+                self._removed_again()
+            if error.status != 401 or found is None or calls:
+                raise
+            # The cluster does not show the key that it has: a refusal is how a changed one is noticed.
+            calls = list(self._renewal(found))
+            self._send_all(calls)
+            self.prove()
+        except BaseException:
+            if found is None:
+                self._removed_again()
+            raise
         return calls
 
     def uninstall(self) -> list[Call]:
         """Remove it. Returns the calls that were sent."""
         calls = list(self.removal(self.find()))
-        for call in calls:
-            self._send(call)
+        self._send_all(calls)
         return calls
 
     def prove(self) -> list[float]:
@@ -177,20 +128,45 @@ class ElasticsearchEndpoint:
             raise EngineError(f"the endpoint {self.plan.name} gave {len(scores)} scores for two documents")
         return [scores[0], scores[1]]
 
-    def _is_ours(self, found: Mapping[str, Any]) -> bool:
-        # Endpoints have no description; a rerank endpoint at a /rerank of one's own is what we make.
-        return found.get("service") == "hugging_face" and _url(found).endswith("/rerank")
+    def _creation(self, found: Mapping[str, Any] | None) -> Call:
+        kept = None if found is None else cast(Service, found.get("service"))
+        wanted = replace(self.plan, service=self.plan.service or kept or "hugging_face")
+        return Call("PUT", self.plan.path, wanted.endpoint(), "inference endpoint")
+
+    def _renewal(self, found: Mapping[str, Any]) -> Iterator[Call]:
+        yield from self.removal(found)
+        yield self._creation(found)
+
+    def _removed_again(self) -> None:
+        try:
+            self.uninstall()
+        except EngineError:
+            # What failed before says more.
+            return
+
+    def _send_all(self, calls: list[Call]) -> None:
+        removed = False
+        for call in calls:
+            try:
+                self._send(call)
+            except ClusterError as error:
+                if not removed:
+                    raise
+                raise ClusterError(
+                    f"{error}. The old endpoint is removed already: searches that allow failures keep the "
+                    "first-stage order until pipeline install works",
+                    error.status,
+                ) from None
+            removed = removed or call.method == "DELETE"
 
     def _send(self, call: Call) -> Any:
         self.told(call)
         try:
             return call.send(self.connection, self.key)
         except ClusterError as error:
-            raise _explained(ClusterError(without_key(str(error), self.key), error.status, error.body)) from None
-
-
-def _url(found: Mapping[str, Any]) -> str:
-    return str(found.get("service_settings", {}).get("url", ""))
+            # Quoted in JSON the key looks otherwise.
+            said = without_key(without_key(str(error), json.dumps(self.key)[1:-1]), self.key)
+            raise _explained(ClusterError(said, error.status)) from None
 
 
 def _check(version: ServerVersion) -> None:
@@ -201,14 +177,21 @@ def _check(version: ServerVersion) -> None:
         )
 
 
-def _explained(error: ClusterError) -> EngineError:
+def _explained(error: ClusterError) -> ClusterError:
     said = str(error)
-    if error.status == 403 or "non-compliant" in said:
-        mend = "inference endpoints need an Enterprise or trial licence and the privilege manage_inference"
-    elif "no handler found" in said or error.status == 405:
-        mend = "this Elasticsearch has no inference API"
-    elif "onnect" in said:
-        mend = "the cluster must reach writeback.service_url while the endpoint is made"
+    gateway = "; the gateway works without: docs/gateway.md"
+    if "no handler found" in said or error.status == 405:
+        mend = f"this Elasticsearch has no inference API (it needs an Enterprise or trial licence){gateway}"
+    elif error.status == 403 or "non-compliant" in said:
+        mend = f"inference endpoints need an Enterprise or trial licence and the privilege manage_inference{gateway}"
+    elif error.status == 409:
+        mend = "something uses the endpoint; take it out there first, then do this again"
+    elif error.status == 401:
+        mend = "the key is wrong; give serve.api_keys here as the service has it, then run pipeline install"
+    elif "being loaded" in said:
+        mend = "the service is loading its model; try again in some seconds"
+    elif error.status is not None and "onnect" in said:
+        mend = f"the cluster must reach writeback.service_url while the endpoint is made{gateway}"
     else:
         return error
-    return EngineError(f"{said}; {mend}; the gateway works without: docs/gateway.md")
+    return ClusterError(f"{said}; {mend}", error.status)

@@ -17,6 +17,7 @@ from connector.settings import load_settings
 from tests.nodes.process import Node
 from tests.service.live import serving
 from tests.service.standin import StandIn
+from tests.writeback.inference_double import inferring
 
 
 def call(*words: str, **settings: Any) -> Result:
@@ -32,6 +33,7 @@ def call(*words: str, **settings: Any) -> Result:
         ({"engine__kind": "opensearch", "writeback__service_url": "http://h"}, ["status"], "engine.fields is empty"),
         ({"engine__kind": "elasticsearch", "writeback__service_url": "http://h"}, ["install"], "reads one field"),
         ({"engine__kind": "elasticsearch"}, ["install", "--route", "scores"], "are OpenSearch's"),
+        ({"engine__kind": "opensearch"}, ["install", "--service", "custom"], "--service is Elasticsearch's"),
     ],
 )
 def test_wrong_settings(settings: dict[str, str], words: list[str], message: str) -> None:
@@ -69,3 +71,37 @@ def test_a_proof_that_fails_leaves_nothing_and_a_good_one_is_told(opensearch_nod
     assert isinstance(result.exception, EngineError) and not json.loads(result.stdout)["service"]["reached"]
     assert call("pipeline", "uninstall", **settings).exit_code == 0
     opened.close()
+
+
+@pytest.mark.parametrize("service", ["hugging_face", "custom"])
+def test_an_inference_endpoint(service: str, cats: list[str]) -> None:
+    settings = {
+        "engine__kind": "elasticsearch",
+        "engine__fields": "text",
+        "serve__api_keys": "s3cret",
+        "writeback__name": "cli",
+    }
+    keyed = load_settings("/dev/null", {"serve.api_keys": "s3cret"}, {})
+    with (
+        serving(StandIn(), keyed) as (url, _),
+        inferring({str(place): text for place, text in enumerate(cats)}) as double,
+    ):
+        settings |= {"engine__url": double.url, "writeback__service_url": url}
+        shown = call("pipeline", "install", "--dry-run", "--service", service, **settings)
+        assert "curl -sS -X PUT" in shown.output and "$RH_KEY" in shown.output and "s3cret" not in shown.output
+        (planned,) = json.loads(
+            call("--json", "pipeline", "install", "--dry-run", "--service", service, **settings).stdout
+        )
+        assert planned["body"]["service"] == service and double.endpoints == {}
+        missing = call("pipeline", "status", **settings)
+        assert isinstance(missing.exception, EngineError) and "missing" in missing.output
+        told = call("pipeline", "install", "--service", service, **settings)
+        assert told.exit_code == 0 and '"linear"' in told.output and "s3cret" not in told.output
+        state = call("--json", "pipeline", "status", **settings)
+        assert state.exit_code == 0 and "s3cret" not in state.output
+        assert json.loads(state.stdout)["service"]["reached"] and json.loads(state.stdout)["drift"] == []
+        again = json.loads(call("--json", "pipeline", "install", **settings).stdout)
+        assert again["calls"] == 0 and again["weighted"]["retriever"]["linear"]
+        assert "curl -sS -X DELETE" in call("pipeline", "uninstall", "--dry-run", **settings).output
+        assert call("pipeline", "uninstall", **settings).exit_code == 0 and double.endpoints == {}
+        assert "nothing of cli is installed" in call("pipeline", "uninstall", **settings).output

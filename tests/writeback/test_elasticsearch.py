@@ -14,7 +14,8 @@ from connector.errors import EngineError, SettingsError
 from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
 from connector.writeback.calls import curl
-from connector.writeback.elasticsearch import ElasticsearchEndpoint, InferencePlan
+from connector.writeback.elasticsearch import ElasticsearchEndpoint
+from connector.writeback.inference_endpoint import InferencePlan, Service
 from tests.nodes.process import Node
 from tests.service.live import serving
 from tests.writeback.inference_double import InferenceDouble, inferring
@@ -52,49 +53,114 @@ def ids(answer: Any) -> list[str]:
     return [hit["_id"] for hit in answer["hits"]["hits"]]
 
 
-def test_from_install_to_uninstall(cluster: InferenceDouble, connection: Connection, reranker: Reranker) -> None:
+@pytest.mark.parametrize("service_kind", ["hugging_face", "custom"])
+def test_from_install_to_uninstall(
+    cluster: InferenceDouble, connection: Connection, reranker: Reranker, service_kind: Service
+) -> None:
     with serving(reranker, options(cluster.url)) as (service, _):
-        plan = InferencePlan.of(options(cluster.url, service))
+        plan = InferencePlan.of(options(cluster.url, service), service_kind)
         endpoint = ElasticsearchEndpoint(connection, plan, KEY)
         assert len(endpoint.install()) == 1 and endpoint.install() == []
+        assert cluster.endpoints["rh"]["service"] == service_kind
         scores = endpoint.prove()
         assert scores[1] > scores[0]
         answer = connection.request("POST", "/i/_search", plan.retriever(QUERY))
         found = [key for key, text in cluster.texts.items() if set(text.lower().split()) & set(QUERY.split())]
         wanted = reranker.rerank(QUERY, [cluster.texts[key] for key in found])
         assert ids(answer) == [found[hit.index] for hit in wanted.hits]
+        fused = connection.request("POST", "/i/_search", plan.weighted(QUERY))
+        assert sorted(ids(fused)) == sorted(found)
         moved = ElasticsearchEndpoint(connection, InferencePlan.of(options(cluster.url, f"{service}/")), KEY)
-        assert moved.install() == []
+        assert moved.install() == [], "what is installed is kept where no service is named"
     calls = cluster.calls
-    answer = connection.request("POST", "/i/_search", plan.retriever(QUERY))
-    assert ids(answer)[0] == "5" and cluster.calls == calls + 1, "first stage, asked once"
+    first = sorted(found, key=lambda key: -sum(word in QUERY.split() for word in cluster.texts[key].lower().split()))
+    for body in (plan.retriever(QUERY), plan.weighted(QUERY)):
+        assert ids(connection.request("POST", "/i/_search", body)) == first
+    assert cluster.calls == calls + 2, "asked once each"
     with pytest.raises(EngineError, match="onnection refused"):
         endpoint.prove()
     assert len(endpoint.uninstall()) == 1 and endpoint.uninstall() == []
     assert cluster.endpoints == {}
 
 
-def test_a_service_elsewhere_makes_the_endpoint_anew(
+def test_the_weighted_search_is_the_sum_of_both(
     cluster: InferenceDouble, connection: Connection, reranker: Reranker
 ) -> None:
     with serving(reranker, options(cluster.url)) as (service, _):
-        cluster.endpoints["rh"] = {"service": "hugging_face", "service_settings": {"url": "http://old/rerank"}}
+        plan = InferencePlan.of(options(cluster.url, service))
+        ElasticsearchEndpoint(connection, plan, KEY).install()
+        shown = {}
+        for name, body in (("fused", plan.weighted(QUERY)), ("llm", plan.retriever(QUERY))):
+            answer = connection.request("POST", "/i/_search", body)
+            shown[name] = {hit["_id"]: hit["_score"] for hit in answer["hits"]["hits"]}
+    counts = {
+        key: float(sum(word in QUERY.split() for word in cluster.texts[key].lower().split())) for key in shown["llm"]
+    }
+
+    def minmax(scores: dict[str, float]) -> dict[str, float]:
+        low, high = min(scores.values()), max(scores.values())
+        return {key: (score - low) / (high - low) for key, score in scores.items()}
+
+    first, llm = minmax(counts), minmax(shown["llm"])
+    assert shown["fused"] == pytest.approx({key: first[key] + llm[key] for key in first})
+
+
+def test_a_service_elsewhere_or_another_kind_makes_the_endpoint_anew(
+    cluster: InferenceDouble, connection: Connection, reranker: Reranker
+) -> None:
+    with serving(reranker, options(cluster.url)) as (service, _):
+        old = InferencePlan("rh", "http://old", "text", service="hugging_face")
+        cluster.endpoints["rh"] = old.endpoint()
         endpoint = ElasticsearchEndpoint(connection, InferencePlan.of(options(cluster.url, service)), KEY)
+        assert endpoint.drift(endpoint.find()) == [f"url is http://old/rerank, not {service}/rerank"]
         assert [call.method for call in endpoint.install()] == ["DELETE", "PUT"]
         assert cluster.endpoints["rh"]["service_settings"]["url"] == f"{service}/rerank"
+        custom = ElasticsearchEndpoint(connection, InferencePlan.of(options(cluster.url, service), "custom"), KEY)
+        assert [call.method for call in custom.install()] == ["DELETE", "PUT"]
+        assert cluster.endpoints["rh"]["service_settings"]["url"] == f"{service}/v2/rerank"
 
 
-def test_a_wrong_key_and_a_dead_service_leave_nothing(
+def test_a_changed_key_is_noticed_and_renewed(
     cluster: InferenceDouble, connection: Connection, reranker: Reranker
 ) -> None:
     with serving(reranker, options(cluster.url)) as (service, _):
-        endpoint = ElasticsearchEndpoint(connection, InferencePlan.of(options(cluster.url, service)), "other")
-        with pytest.raises(EngineError, match="wrong key") as caught:
-            endpoint.install()
-        assert "other" not in str(caught.value).replace("another", "")
+        plan = InferencePlan.of(options(cluster.url, service))
+        ElasticsearchEndpoint(connection, plan, KEY).install()
+        cluster.endpoints["rh"]["service_settings"]["api_key"] = "an older one"
+        with pytest.raises(EngineError, match="key is wrong"):
+            ElasticsearchEndpoint(connection, plan, KEY).prove()
+        assert [call.method for call in ElasticsearchEndpoint(connection, plan, KEY).install()] == ["DELETE", "PUT"]
+        assert cluster.endpoints["rh"]["service_settings"]["api_key"] == KEY
+
+
+@pytest.mark.parametrize("service_kind", ["hugging_face", "custom"])
+def test_a_wrong_key_and_a_dead_service_leave_nothing(
+    cluster: InferenceDouble, connection: Connection, reranker: Reranker, service_kind: Service
+) -> None:
+    with serving(reranker, options(cluster.url)) as (service, _):
+        plan = InferencePlan.of(options(cluster.url, service), service_kind)
+        with pytest.raises(EngineError, match="key is wrong") as caught:
+            ElasticsearchEndpoint(connection, plan, "qu0ted").install()
+        assert "qu0ted" not in str(caught.value)
+    dead = InferencePlan.of(options(cluster.url), service_kind)
     with pytest.raises(EngineError, match="must reach writeback.service_url"):
-        ElasticsearchEndpoint(connection, InferencePlan.of(options(cluster.url)), KEY).install()
+        ElasticsearchEndpoint(connection, dead, KEY).install()
     assert cluster.endpoints == {}
+
+
+def test_custom_reads_placeholders_in_texts(
+    cluster: InferenceDouble, connection: Connection, reranker: Reranker
+) -> None:
+    """Why ``hugging_face`` is what is used unless ``custom`` is asked for."""
+    with serving(reranker, options(cluster.url)) as (service, _):
+        kinds: tuple[Service, ...] = ("hugging_face", "custom")
+        for kind in kinds:
+            plan = InferencePlan.of(options(cluster.url, service), kind)
+            ElasticsearchEndpoint(connection, plan, KEY).install()
+            answer = connection.request("POST", "/i/_search", plan.retriever("how long do ${cats} sleep"))
+            # Between one and two, else counts of words.
+            reranked = all(hit["_score"] < 2.0 for hit in answer["hits"]["hits"])
+            assert reranked == (kind == "hugging_face")
 
 
 def test_an_endpoint_of_somebody_else_is_left_alone(cluster: InferenceDouble, connection: Connection) -> None:

@@ -33,7 +33,7 @@ _ODD_VALUES = [
     '"é東京"',
 ]
 _PROPERTY = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 odd = st.sampled_from(_ODD_VALUES)
