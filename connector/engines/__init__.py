@@ -36,6 +36,7 @@ def open_engine(settings: Settings) -> Engine:
             engine.index,
             engine.field_weights(),
             query_json=engine.query_json,
+            reranking_pipeline=settings.writeback.name if engine.kind == "opensearch" else None,
             retry_ms=engine.retry_ms,
         )
     if engine.query_json is not None:

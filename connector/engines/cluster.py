@@ -28,6 +28,7 @@ _PAGE = 500
 _SCROLL = "5m"
 _MAPPING_SECONDS = 60.0
 _LEAST_WORDS = 8
+_DEFAULT_PIPELINE = "index.search.default_pipeline"
 
 
 class ClusterEngine:
@@ -38,6 +39,8 @@ class ClusterEngine:
         index: its name.
         weights: field -> weight in searches; empty: all text fields.
         query_json: the user's own query (see ``own_query``); None: the words in the fields.
+        reranking_pipeline: OpenSearch's search pipeline that reranks. What is fetched here is ranked here, so our
+            searches go past it where the index has it by default.
         retry_ms: how long requests are repeated that the cluster refuses for now.
     """
 
@@ -48,6 +51,7 @@ class ClusterEngine:
         weights: Mapping[str, float] | None = None,
         *,
         query_json: str | None = None,
+        reranking_pipeline: str | None = None,
         retry_ms: int = 30_000,
     ) -> None:
         self.connection = connection
@@ -56,7 +60,9 @@ class ClusterEngine:
         self._weights = dict(weights or {})
         self._query_json = query_json
         self._retrying = Retrying(retry_ms / 1000)
+        self._reranking_pipeline = reranking_pipeline
         self._fields: tuple[float, list[TextField]] | None = None
+        self._past: tuple[float, dict[str, str]] | None = None
         self._greeted = False
 
     def search(self, query: str, size: int) -> list[Hit]:
@@ -82,7 +88,7 @@ class ClusterEngine:
         for start in range(0, len(wanted), _PAGE):
             part = wanted[start : start + _PAGE]
             body = {"query": {"ids": {"values": part}}, "size": len(part), "track_total_hits": False}
-            for hit in self._request("POST", "/_search", body)["hits"]["hits"]:
+            for hit in self._search(body)["hits"]["hits"]:
                 found[hit["_id"]] = Document(hit["_id"], hit.get("_source") or {})
         return found
 
@@ -90,7 +96,7 @@ class ClusterEngine:
         """See ``Engine.documents``."""
         body = {"query": {"match_all": {}}, "sort": ["_doc"], "size": _PAGE}
         try:
-            answer = self._request("POST", "/_search", body, {"scroll": _SCROLL})
+            answer = self._search(body, {"scroll": _SCROLL})
         except ClusterError as error:
             if _is_missing(error):
                 return
@@ -138,7 +144,8 @@ class ClusterEngine:
     def count(self) -> int:
         """See ``Engine.count``."""
         try:
-            return int(self._request("GET", "/_count")["count"])
+            # Not _count: a search pipeline that the index has by default fails at its answers.
+            return int(self._search({"size": 0, "track_total_hits": True})["hits"]["total"]["value"])
         except ClusterError as error:
             if _is_missing(error):
                 return 0
@@ -159,8 +166,7 @@ class ClusterEngine:
         while True:
             body = self._body(" ".join(words))
             try:
-                answer = self._request("POST", "/_search", {**body, "size": size, "from": 0})
-                hits = answer["hits"]["hits"]
+                hits = self._search({**body, "size": size, "from": 0})["hits"]["hits"]
                 return list(hits)
             except ClusterError as error:
                 too_many = "too_many" in str(error.body) or "maxClauseCount" in str(error.body)
@@ -183,7 +189,26 @@ class ClusterEngine:
 
     def _check_there(self, asks: bool) -> None:
         if not asks:
-            self._request("GET", "/_count")
+            self._search({"size": 0, "track_total_hits": False})
+
+    def _search(self, body: Mapping[str, Any], params: Mapping[str, str] | None = None) -> Any:
+        return self._request("POST", "/_search", body, {**self._past_reranking(), **(params or {})})
+
+    def _past_reranking(self) -> dict[str, str]:
+        if self._reranking_pipeline is None:
+            return {}
+        now = time.monotonic()
+        if self._past is None or now - self._past[0] > _MAPPING_SECONDS:
+            try:
+                found = self._request("GET", f"/_settings/{_DEFAULT_PIPELINE}", None, {"flat_settings": "true"})
+                names = {index["settings"].get(_DEFAULT_PIPELINE) for index in found.values()}
+            except ClusterError as error:
+                # Whoever may search need not be allowed to see settings.
+                if error.status != 403:
+                    raise
+                names = set()
+            self._past = (now, {"search_pipeline": "_none"} if self._reranking_pipeline in names else {})
+        return self._past[1]
 
     def _greet(self) -> None:
         """Before the first request: a wrong product, release or client is told, rather than odd answers later."""

@@ -9,13 +9,18 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-__all__ = ["ClusterDouble", "doubling"]
+__all__ = ["ClusterDouble", "counted", "doubling"]
 
 Answer = tuple[int, Any]
 
 
+def counted(number: int) -> Answer:
+    """The answer of a search that found so many."""
+    return 200, {"hits": {"total": {"value": number, "relation": "eq"}, "hits": []}}
+
+
 class ClusterDouble(ThreadingHTTPServer):
-    """Answers ``GET /`` as its product does, and everything else from ``answers``, the last one for ever."""
+    """Answers ``GET /`` as its product does, has no settings; the rest comes from ``answers``, the last one for ever."""
 
     daemon_threads = True
 
@@ -44,6 +49,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.command, self.path, headers, body))
         if self.path == "/":
             status, value = 200, self.server.about
+        elif "/_settings/" in self.path:
+            status, value = 200, {}
         else:
             status, value = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
         text = b"" if self.command == "HEAD" else json.dumps(value).encode()

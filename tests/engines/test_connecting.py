@@ -18,7 +18,7 @@ from connector.engines.connection import ClusterError, ServerVersion, connect, r
 from connector.engines.engine import Engine
 from connector.errors import EngineError
 from connector.settings import load_settings
-from tests.engines.cluster_double import ClusterDouble, doubling
+from tests.engines.cluster_double import ClusterDouble, counted, doubling
 from tests.nodes.fixtures import running
 
 GOOD = {"opensearch": "2.19.1", "elasticsearch": "9.1.0"}
@@ -46,7 +46,7 @@ def engine_of(double: ClusterDouble, **more: Any) -> Engine:
     ],
 )
 def test_credentials(double: ClusterDouble, given: dict[str, str], header: str | None) -> None:
-    double.answers = [(200, {"count": 3})]
+    double.answers = [counted(3)]
     with engine_of(double, **given) as engine:
         assert engine.count() == 3
     assert {asked[2].get("authorization") for asked in double.asked} == {header}
@@ -54,7 +54,7 @@ def test_credentials(double: ClusterDouble, given: dict[str, str], header: str |
 
 def test_an_api_key_may_be_a_pair() -> None:
     with doubling("elasticsearch", "8.19.0") as double:
-        double.answers = [(200, {"count": 1})]
+        double.answers = [counted(1)]
         engine_of(double, api_key="abc:def").count()
         assert double.asked[-1][2]["authorization"] == "ApiKey " + base64.b64encode(b"abc:def").decode()
 
@@ -63,7 +63,7 @@ def test_requests_to_aws_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with doubling("opensearch", "2.19.1") as double:
-        double.answers = [(200, {"count": 1})]
+        double.answers = [counted(1)]
         engine_of(double, aws_region="eu-west-1", aws_service="aoss").count()
         signed = double.asked[-1][2]["authorization"]
     assert signed.startswith("AWS4-HMAC-SHA256 Credential=AKID/") and "/eu-west-1/aoss/" in signed
@@ -112,7 +112,7 @@ def test_nobody_there(kind: str) -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_what_is_refused_for_now_is_asked_again(double: ClusterDouble, status: int) -> None:
-    double.answers = [(status, {"error": {"type": "x", "reason": "busy"}}), (200, {"count": 7})]
+    double.answers = [(status, {"error": {"type": "x", "reason": "busy"}}), counted(7)]
     assert engine_of(double).count() == 7
 
 
@@ -128,7 +128,7 @@ def test_what_is_refused_for_good_is_not(double: ClusterDouble, status: int) -> 
     double.answers = [(status, {"error": {"type": "x", "reason": "no"}})]
     with pytest.raises(ClusterError, match=f"answered {status}: no"):
         engine_of(double).count()
-    assert [asked[1] for asked in double.asked].count("/i/_count") == 1
+    assert [asked[1] for asked in double.asked].count("/i/_search") == 1
 
 
 def test_items_without_room_are_sent_again(double: ClusterDouble) -> None:

@@ -129,6 +129,11 @@ def test_from_install_to_uninstall(
         proofs = list(prove_searches(connection, plan, "pets"))
         assert [proof for proof in proofs if not proof.holds] == [] and len(proofs) == 5
 
+        calls = pipeline.statistics()
+        with open_engine(settings) as engine:
+            assert engine.count() == len(pets) == len(list(engine.documents())) == len(engine.get(list("012345678")))
+            assert [hit.id for hit in engine.search(QUERY, 3)] == [hit.id for hit in first[:3]]
+        assert pipeline.statistics() == calls, "what the library ranks itself goes past the pipeline"
         ids, answer = search(connection, plan)
         assert was_reranked(answer, plan)
         # The processor sends texts in first-stage order, without scores.
