@@ -20,7 +20,10 @@ def counted(number: int) -> Answer:
 
 
 class ClusterDouble(ThreadingHTTPServer):
-    """Answers ``GET /`` as its product does, has no settings; the rest comes from ``answers``, the last one for ever."""
+    """Answers ``GET /`` as its product does, and everything else from ``answers``, the last one for ever.
+
+    Its indexes have no settings of their own.
+    """
 
     daemon_threads = True
 
