@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from connector.documents import Document
+from connector.engines import open_engine
 from connector.reranker import Reranker
 from connector.settings import load_settings
 from tests.nodes.process import Node
@@ -79,3 +81,31 @@ def test_elasticsearch(repository: Path, tmp_path: Path, elasticsearch_node: Nod
     (tmp_path / "config.yaml").write_text(config.replace("http://localhost:9200", elasticsearch_node.url))
     (output,) = [run(block, tmp_path) for block in blocks(page, "sh")]
     assert "3 documents in articles" in output and output.count("Undo") == 2
+
+
+def test_gateway(repository: Path, tmp_path: Path, opensearch_node: Node, reranker: Reranker) -> None:
+    page = repository / "docs/gateway.md"
+    engine = {"engine.kind": "opensearch", "engine.url": opensearch_node.url, "engine.index": "books"}
+    books = [Document(article["_id"], {"text": f"{article['text']} Cats do not sleep."}) for article in ARTICLES]
+    with open_engine(load_settings("/dev/null", engine, {})) as opened:
+        opened.index(books)
+    started, searched = blocks(page, "bash")
+    line, search = started.split("\n", 1)
+    assert line.startswith("rh-connector serve --port 8080"), "what the other commands are sent to"
+    for keys, block in ((None, search), ("KEY", searched)):
+        settings = load_settings("/dev/null", {**engine, **({"serve.api_keys": keys} if keys else {})}, {})
+        with serving(reranker, settings) as (url, _):
+            answer = json.loads(run(block.replace("http://localhost:8080", url), tmp_path))
+        assert answer["rerank"]["reranked"] and len(answer["hits"]["hits"]) == 3
+
+
+def test_troubleshooting(repository: Path, tmp_path: Path, opensearch_node: Node) -> None:
+    engine = {"engine.kind": "opensearch", "engine.url": opensearch_node.url, "engine.index": "doctored"}
+    with open_engine(load_settings("/dev/null", engine, {})) as opened:
+        opened.index([Document("1", {"text": "one"})])
+    (tmp_path / "config.yaml").write_text(
+        f"engine: {{kind: opensearch, url: '{opensearch_node.url}', index: doctored, fields: [text]}}\n"
+    )
+    (output,) = [run(block, tmp_path) for block in blocks(repository / "docs/troubleshooting.md", "sh")]
+    assert "OpenSearch 2.19.1" in output or "opensearch 2.19.1" in output
+    assert "FAIL" not in output
