@@ -301,6 +301,8 @@ class OpenSearchPipeline:
             return call.send(self.connection, self.key)
         except ClusterError as error:
             message = without_key(f"{call.why}: {error}", self.key)
+            if "Invalid processor type oversample" in message:
+                message += "; this cluster lacks the module search-pipeline-common: leave --oversample out"
             raise ClusterError(message, error.status, error.body) from None
 
     def _get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:

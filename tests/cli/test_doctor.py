@@ -46,6 +46,13 @@ def settings_of(options: dict[str, str]) -> Settings:
     return load_settings("/dev/null", options, {})
 
 
+@pytest.fixture(scope="module", params=["opensearch_node", "opensearch_3_node"])
+def node(request: pytest.FixtureRequest) -> Node:
+    """A real node of either major."""
+    found: Node = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture
 def doctor(smollm2: Checkpoint, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Rows]]:
     """Exit code, and the findings by their check."""
@@ -67,9 +74,9 @@ def doctor(smollm2: Checkpoint, capsys: pytest.CaptureFixture[str]) -> Callable[
 
 
 @pytest.fixture
-def pets(opensearch_node: Node, cats: list[str]) -> Iterator[Connection]:
+def pets(node: Node, cats: list[str]) -> Iterator[Connection]:
     """A connection to a node that has an index of texts."""
-    settings = settings_of(given(opensearch_node))
+    settings = settings_of(given(node))
     with open_engine(settings) as engine:
         engine.index([Document(str(place), {"text": text}) for place, text in enumerate(cats)])
     with closing(connect(settings.engine)) as opened:
@@ -89,9 +96,9 @@ def levels(rows: Rows) -> dict[str, str]:
 
 
 def test_a_pipeline_from_healthy_to_broken(
-    request: pytest.FixtureRequest, opensearch_node: Node, pets: Connection, doctor: Callable[..., tuple[int, Rows]]
+    request: pytest.FixtureRequest, node: Node, pets: Connection, doctor: Callable[..., tuple[int, Rows]]
 ) -> None:
-    options = given(opensearch_node)
+    options = given(node)
     with serving(StandIn(), settings_of(options)) as (url, _):
         options["writeback.service_url"] = url
         code, rows = doctor(options)
@@ -148,9 +155,9 @@ def test_a_pipeline_from_healthy_to_broken(
 
 @pytest.mark.parametrize("route", ["rerank", "scores"])
 def test_options_of_the_installation_are_no_drift(
-    opensearch_node: Node, pets: Connection, doctor: Callable[..., tuple[int, Rows]], route: Any
+    node: Node, pets: Connection, doctor: Callable[..., tuple[int, Rows]], route: Any
 ) -> None:
-    options = given(opensearch_node, **{"writeback.service_url": "http://127.0.0.1:9"})
+    options = given(node, **{"writeback.service_url": "http://127.0.0.1:9"})
     path = "query.match.text.query" if route == "scores" else None
     pipeline = OpenSearchPipeline(pets, PipelinePlan.of(settings_of(options), route, path), KEY)
     pipeline.install()
@@ -163,36 +170,34 @@ def test_options_of_the_installation_are_no_drift(
 
 
 def test_an_index_without_what_is_needed(
-    opensearch_node: Node, pets: Connection, doctor: Callable[..., tuple[int, Rows]]
+    node: Node, pets: Connection, doctor: Callable[..., tuple[int, Rows]]
 ) -> None:
-    code, rows = doctor(given(opensearch_node, **{"engine.index": "dr-none"}))
+    code, rows = doctor(given(node, **{"engine.index": "dr-none"}))
     assert code == 3 and "rh-connector index" in rows["index"]["mend"] and "fields" not in rows
     # What does not depend on the index goes on.
     assert rows["plugins"]["level"] == "ok" and rows["pipeline"]["seen"].startswith("not tried")
-    code, rows = doctor(given(opensearch_node, **{"engine.fields": "body,abstract"}))
+    code, rows = doctor(given(node, **{"engine.fields": "body,abstract"}))
     assert code == 3 and rows["fields"]["level"] == "fail" and "body, abstract" in rows["fields"]["seen"]
     assert "text" in rows["fields"]["mend"]
-    code, rows = doctor(given(opensearch_node, **{"engine.fields": "text,abstract"}))
+    code, rows = doctor(given(node, **{"engine.fields": "text,abstract"}))
     assert code == 0 and levels(rows) == {"fields": "warn"}
     text = {"properties": {"text": {"type": "text"}}}
     for number, source in enumerate(({"enabled": False}, {"excludes": ["te*"]})):
         name = f"dr-source-{number}"
         pets.request("PUT", f"/{name}", {"mappings": {"_source": source, **text}})
         try:
-            code, rows = doctor(given(opensearch_node, **{"engine.index": name}))
+            code, rows = doctor(given(node, **{"engine.index": name}))
             assert code == 3 and levels(rows) == {"index": "warn", "_source": "fail"}
         finally:
             pets.request("DELETE", f"/{name}")
 
 
-def test_settings_that_do_not_suffice(
-    opensearch_node: Node, pets: Connection, doctor: Callable[..., tuple[int, Rows]]
-) -> None:
+def test_settings_that_do_not_suffice(node: Node, pets: Connection, doctor: Callable[..., tuple[int, Rows]]) -> None:
     more = {"engine.fields": "", "writeback.service_url": "http://127.0.0.1:9"}
-    code, rows = doctor(given(opensearch_node, **more))
+    code, rows = doctor(given(node, **more))
     assert code == 2 and "engine.fields is empty" in rows["pipeline"]["seen"]
     # The wrong kind of cluster.
-    code, rows = doctor(given(opensearch_node, "elasticsearch"))
+    code, rows = doctor(given(node, "elasticsearch"))
     assert code == 3 and "engine.kind to opensearch" in rows["cluster"]["mend"] and "index" not in rows
 
 
@@ -206,8 +211,8 @@ def test_unreachable(kind: str, unused_port: int, doctor: Callable[..., tuple[in
 
 
 @pytest.mark.parametrize("kind", ["opensearch", "elasticsearch"])
-def test_tls_where_there_is_none(kind: str, opensearch_node: Node, doctor: Callable[..., tuple[int, Rows]]) -> None:
-    url = opensearch_node.url.replace("http:", "https:")
+def test_tls_where_there_is_none(kind: str, node: Node, doctor: Callable[..., tuple[int, Rows]]) -> None:
+    url = node.url.replace("http:", "https:")
     code, rows = doctor({"engine.kind": kind, "engine.url": url})
     assert code == 3 and "begin engine.url with http://" in rows["cluster"]["mend"], rows["cluster"]
 

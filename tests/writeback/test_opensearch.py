@@ -267,6 +267,45 @@ def test_several_fields_come_joined(node: Node, connection: Connection, pets: li
         pipeline.uninstall()
 
 
+@pytest.mark.parametrize("route", ["rerank", "scores"])
+def test_more_than_the_page_is_reranked(
+    node: Node, connection: Connection, pets: list[str], routed: Reranker, route: Route
+) -> None:
+    first = plain(connection)
+    ranked = routed.rerank(QUERY, [str(hit.fields["text"]) for hit in first], first_stage="order")
+    wanted = [first[hit.index].id for hit in ranked.hits]
+    # The smallest page that holds other hits.
+    size = next(n for n in range(1, len(first)) if set(wanted[:n]) != {hit.id for hit in first[:n]})
+    with serving(routed, options(node)) as (url, _):
+        pipeline = OpenSearchPipeline(connection, PipelinePlan.of(options(node, url), route, None, 10), KEY)
+        if node.version.startswith("2."):
+            # The module is part of the distribution from 2.12 on, but as an artifact of its own only from 3 on.
+            before = state(connection)
+            with pytest.raises(EngineError, match="lacks the module.*leave --oversample out"):
+                pipeline.install()
+            assert state(connection) == before
+            return
+        pipeline.install()
+        ids, answer = search(connection, pipeline.plan, size=size)
+        pipeline.uninstall()
+    assert was_reranked(answer, pipeline.plan) and ids == wanted[:size]
+
+
+def test_words_are_read_from_the_query(node: Node, connection: Connection, pets: list[str], routed: Reranker) -> None:
+    first = plain(connection)
+    wanted = routed.rerank(QUERY, [str(hit.fields["text"]) for hit in first], first_stage="order")
+    with serving(routed, options(node)) as (url, _):
+        plan = PipelinePlan.of(options(node, url), "scores", "query.match.text.query")
+        pipeline = OpenSearchPipeline(connection, plan, KEY)
+        pipeline.install()
+        # Nothing but what any client sends.
+        body = {"query": {"match": {"text": {"query": QUERY}}}}
+        answer = connection.request("POST", "/pets/_search", body, {"search_pipeline": plan.name})
+        pipeline.uninstall()
+    assert was_reranked(answer, plan)
+    assert [hit["_id"] for hit in answer["hits"]["hits"]] == [first[hit.index].id for hit in wanted.hits]
+
+
 def test_what_is_shown_holds_no_key(node: Node, connection: Connection, pets: list[str]) -> None:
     pipeline = OpenSearchPipeline(connection, PipelinePlan.of(options(node), "rerank"), KEY)
     calls = list(pipeline.calls(pipeline.find(), "pets"))
