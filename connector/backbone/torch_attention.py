@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 ATTENTION = "rh_connector"
+_QUERY_BLOCK = 128
 Tensor = torch.Tensor
 
 
@@ -153,7 +154,7 @@ class EncodePass(AttentionPass):
         self._prefix = prefix
         self._kept = kept
         self._deepest = deepest
-        self._biases: dict[tuple[int, int | None], Tensor] = {}
+        self._biases: dict[tuple[int, int, int, int], Tensor] = {}
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 
@@ -176,25 +177,46 @@ class EncodePass(AttentionPass):
         if self._prefix:
             prefix_k, prefix_v = self._prefix[layer]
             k, v = torch.cat((prefix_k, k), dim=1), torch.cat((prefix_v, v), dim=1)
-        bias = self._bias(q.shape[1], k.shape[1], options.window)
-        if options.softcap is not None:
+        if self._device.type == "cpu" or options.softcap is not None:
             # Fused kernels know no soft cap.
-            logits = _logits(q, k, options).view(*q.shape[:2], -1)
-            weights = torch.softmax(logits + bias, dim=-1).to(v.dtype)
-            return torch.matmul(weights.view(k.shape[0], -1, k.shape[1]), v).view(q.shape)
+            return self._in_blocks(q, k, v, options)
         groups = q.shape[0] // k.shape[0]
         if groups > 1:
             k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)
+        bias = self._bias(k.shape[1] - q.shape[1], 0, k.shape[1], options.window)
         out = torch.nn.functional.scaled_dot_product_attention(
             q[None], k[None], v[None], attn_mask=bias.to(q.dtype), scale=options.scaling
         )
         return out[0]
 
-    def _bias(self, queries: int, keys: int, window: int | None) -> Tensor:
-        cached = self._biases.get((queries, window))
+    def _in_blocks(self, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
+        """Causal attention, some queries at a time.
+
+        What no query of a block sees is not computed, and the logits stay in the processor's cache. For passages of
+        180 to 512 tokens on an AVX-512 CPU, torch's fused attention takes 1.3 to 1.5 times as long in float32 and 2.5
+        to 2.8 times in bfloat16, whose fast products it does not use.
+        """
+        before = k.shape[1] - q.shape[1]
+        out = torch.empty_like(q)
+        for start in range(0, q.shape[1], _QUERY_BLOCK):
+            end = min(start + _QUERY_BLOCK, q.shape[1])
+            last = before + end
+            first = 0 if options.window is None else max(0, before + start - options.window + 1)
+            # Without a window, all queries of the block see what is before it.
+            masked = before + start if options.window is None else first
+            logits = _logits(q[:, start:end], k[:, first:last], options).view(q.shape[0], end - start, -1)
+            logits[:, :, masked - first :].add_(self._bias(before + start, masked, last, options.window))
+            weights = torch.softmax(logits, dim=-1).to(v.dtype).view(k.shape[0], -1, last - first)
+            out[:, start:end] = torch.matmul(weights, v[:, first:last]).view(q.shape[0], end - start, -1)
+        return out
+
+    def _bias(self, start: int, first: int, last: int, window: int | None) -> Tensor:
+        """Of the queries at ``start`` to ``last``, over the keys at ``first`` to ``last``."""
+        key = (start, first, last, window or 0)
+        cached = self._biases.get(key)
         if cached is None:
-            positions = torch.arange(keys, device=self._device)
-            cached = self._biases[queries, window] = _causal_bias(positions[keys - queries :], positions, window)
+            positions = torch.arange(last, device=self._device)
+            cached = self._biases[key] = _causal_bias(positions[start:], positions[first:], window)
         return cached
 
 
