@@ -161,10 +161,12 @@ class CacheSettings(_Section):
     """Documents that were encoded before."""
 
     memory_mb: int = Field(1024, ge=0, description="Most memory for encoded documents, in MB; 0 turns it off.")
-    disk_mb: int = Field(0, ge=0, le=0, description="Most disk for encoded documents; only 0 (off) so far.")
+    disk_mb: int = Field(
+        0, ge=0, description="Most disk for encoded documents, in MB; 0 turns it off. See docs/document-cache.md."
+    )
     path: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         default_factory=_default_cache_path,
-        description="Folder for weights and embedded indexes.",
+        description="Folder for weights, embedded indexes and encoded documents.",
     )
     dtype: Literal["float32", "float16", "int8"] = Field(
         "float16", description="Number format of cached keys and values."
@@ -174,9 +176,9 @@ class CacheSettings(_Section):
 class RouterSettings(_Section):
     """Which heads are read."""
 
-    mode: Literal["routed", "static", "all"] = Field(
-        "routed",
-        description="Heads chosen for each query (static, where a model has no router), one fixed set, or all (ICR).",
+    mode: Literal["auto", "routed", "static", "all"] = Field(
+        "auto",
+        description="Heads chosen for each query, one fixed set, or all (ICR); auto: routed, or static without a router.",
     )
     bundle: Path | None = Field(
         None, description="File of the router or head set; null: the one shipped for the model and layout."

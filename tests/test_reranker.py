@@ -237,6 +237,8 @@ def settings_with(settings: Settings, **options: Any) -> Settings:
 def test_layouts_and_heads_without_a_shipped_set_say_what_to_do(settings: Settings) -> None:
     with pytest.raises(BackboneError, match="train --static"):
         Reranker.from_settings(settings_with(settings, **{"backbone.layout": "joint"}))
+    late = Reranker.from_settings(settings_with(settings, **{"router.mode": "auto", "backbone.layout": "late"}))
+    assert late.routes.default == "static", "where there is no router"
     with pytest.raises(BackboneError, match="no router is shipped for smollm2-135m in the layout late"):
         Reranker.from_settings(settings_with(settings, **{"router.mode": "routed", "backbone.layout": "late"}))
 

@@ -1,15 +1,16 @@
-"""The document cache: encoded passages in memory, least recently used out first."""
+"""The document cache: encoded passages in memory, least recently used out first, and behind it on disk."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
 from cachetools import LRUCache
 
+from connector.backbone.disk_cache import DiskCache
 from connector.backbone.runtime import EncodedDocument
 
 __all__ = ["CacheStatistics", "DocumentCache", "passage_key"]
@@ -27,11 +28,20 @@ class CacheStatistics:
     """Counts since the start.
 
     Attributes:
-        hits, misses, evictions: numbers of passages.
-        entries: passages held now.
+        hits: passages that were found, in memory or on disk.
+        misses: passages that were not.
+        evictions: passages that left memory to make room.
+        entries: passages held in memory now.
         tokens: tokens of these passages.
-        bytes: bytes held now.
-        limit: most bytes that are held.
+        bytes: bytes held in memory now.
+        limit: most bytes that are held in memory.
+        disk_hits: passages of ``hits`` that came from disk.
+        disk_evictions: passages that this process removed from disk to make room.
+        disk_entries: passages on disk now.
+        disk_bytes: bytes on disk now.
+        disk_limit: most bytes on disk; 0: there is no disk level.
+        disk_damaged: passages on disk that could not be read, and were dropped.
+        disk_unwritten: passages that the disk did not take.
     """
 
     hits: int
@@ -41,49 +51,84 @@ class CacheStatistics:
     tokens: int
     bytes: int
     limit: int
+    disk_hits: int = 0
+    disk_evictions: int = 0
+    disk_entries: int = 0
+    disk_bytes: int = 0
+    disk_limit: int = 0
+    disk_damaged: int = 0
+    disk_unwritten: int = 0
 
 
 class DocumentCache:
     """Encoded passages, bounded by the bytes of their arrays. Thread-safe.
 
     Args:
-        limit: most bytes; 0 keeps nothing.
+        limit: most bytes in memory; 0 keeps nothing there.
+        disk: where passages also go, and come back from; None: nowhere.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, disk: DiskCache | None = None) -> None:
         self._entries: LRUCache[bytes, EncodedDocument] = _Counting(limit)
+        self._disk = disk
         self._lock = Lock()
         self._hits = 0
         self._misses = 0
 
     def get(self, key: bytes) -> EncodedDocument | None:
-        """The passage's states, or None; counts a hit or a miss."""
+        """The passage's states, or None; counts a hit or a miss. What comes from disk is kept in memory."""
         with self._lock:
             found = self._entries.get(key)
+        if self._disk is not None:
+            if found is not None:
+                self._disk.used(key)
+            else:
+                found = self._disk.get(key)
+                if found is not None:
+                    self._keep(key, found)
+        with self._lock:
             if found is None:
                 self._misses += 1
             else:
                 self._hits += 1
-            return found
+        return found
+
+    def has(self, key: bytes) -> bool:
+        """Whether the passage is kept for good: on disk where there is one, else in memory; nothing is counted."""
+        if self._disk is not None:
+            return self._disk.has(key)
+        with self._lock:
+            return key in self._entries
 
     def put(self, key: bytes, document: EncodedDocument) -> None:
-        """Keep a passage's states; what is larger than the whole cache is not kept."""
-        with self._lock:
-            if document.nbytes <= self._entries.maxsize:
-                self._entries[key] = document
+        """Keep a passage's states; what is larger than the whole memory or disk is not kept there."""
+        self._keep(key, document)
+        if self._disk is not None:
+            self._disk.put(key, document)
 
     def clear(self) -> None:
-        """Forget every passage; the counts stay."""
+        """Forget every passage in memory; the counts, and what is on disk, stay."""
         with self._lock:
             for key in list(self._entries):
                 del self._entries[key]
 
+    def flush(self) -> None:
+        """Wait until what was put is on disk, where there is one."""
+        if self._disk is not None:
+            self._disk.flush()
+
+    def close(self) -> None:
+        """Write what the disk does not have yet and let go of it; memory goes on. May be called again."""
+        if self._disk is not None:
+            self._disk.close()
+
     def statistics(self) -> CacheStatistics:
         """The counts so far."""
+        disk = None if self._disk is None else self._disk.statistics()
         with self._lock:
             entries = self._entries
             assert isinstance(entries, _Counting)
-            return CacheStatistics(
+            memory = CacheStatistics(
                 self._hits,
                 self._misses,
                 entries.evictions,
@@ -92,6 +137,23 @@ class DocumentCache:
                 int(entries.currsize),
                 int(entries.maxsize),
             )
+        if disk is None:
+            return memory
+        return replace(
+            memory,
+            disk_hits=disk.hits,
+            disk_evictions=disk.evictions,
+            disk_entries=disk.entries,
+            disk_bytes=disk.bytes,
+            disk_limit=disk.limit,
+            disk_damaged=disk.damaged,
+            disk_unwritten=disk.unwritten,
+        )
+
+    def _keep(self, key: bytes, document: EncodedDocument) -> None:
+        with self._lock:
+            if document.nbytes <= self._entries.maxsize:
+                self._entries[key] = document
 
 
 class _Counting(LRUCache[bytes, EncodedDocument]):

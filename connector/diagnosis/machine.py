@@ -47,7 +47,7 @@ def packages(settings: Settings) -> Iterator[Finding]:
     named = settings.router.bundle
     routed = shipped_bundle(settings.backbone.model, settings.backbone.layout) if named is None else named
     needed = {"torch": "torch", "transformers": "torch", "safetensors": "torch"}
-    if settings.router.mode == "routed" and routed is not None and routed.suffix == ".onnx":
+    if settings.router.mode in ("auto", "routed") and routed is not None and routed.suffix == ".onnx":
         needed["onnxruntime"] = "gpu" if settings.router.provider == "cuda" else "cpu"
     if settings.engine.kind == "opensearch":
         needed["opensearchpy"] = "opensearch"

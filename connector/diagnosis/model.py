@@ -98,7 +98,7 @@ def heads(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
         yield Finding("heads", "ok", f"router {routes.bundle.path.name} fits {layout}")
     elif routes.default == "all":
         yield Finding("heads", "ok", f"all heads of {layout}")
-    elif settings.router.mode == "routed":
+    elif settings.router.mode in ("auto", "routed"):
         mend = "rh-connector train makes a router; or set router.mode to static"
         yield Finding("heads", "warn", f"static heads fit {layout}; there is no router for it", mend)
     else:

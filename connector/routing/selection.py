@@ -53,12 +53,13 @@ class Routes:
     def from_settings(cls, settings: Settings, reader: Reader) -> Routes:
         """The routes that the settings name, or those shipped for the model and layout.
 
-        Without a router for the model, a ``router.mode`` that nobody has set is ``static``.
+        ``router.mode`` ``auto`` is ``routed``, or ``static`` where there is no router for the model and layout.
 
         Raises:
             BackboneError: a file is missing, damaged or made for something else, or there is none for the mode.
         """
-        mode: Mode = settings.router.mode
+        configured = settings.router.mode
+        mode: Mode = "routed" if configured == "auto" else configured
         # A head set that is named replaces the router; what is not asked for is not loaded.
         wanted = mode == "routed" or settings.router.bundle is not None
         bundle = load_bundle(settings, reader) if wanted else None
@@ -71,7 +72,7 @@ class Routes:
             fixed["static"] = fixed_route(static.for_readout(readout), readout)
         elif bundle is not None:
             fixed["static"] = bundle.static_route()
-        if mode == "routed" and bundle is None and "mode" not in settings.router.model_fields_set:
+        if configured == "auto" and bundle is None:
             mode = "static"
         if mode != "routed" and mode not in fixed or mode == "routed" and bundle is None:
             what = "router" if mode == "routed" else "head set"

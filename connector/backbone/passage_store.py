@@ -1,0 +1,375 @@
+"""Encoded passages in one SQLite file: checked, bounded, least recently used out first, shared between processes.
+
+SQLite and not a memory-mapped store: a passage is copied out of the file anyway (the cache in memory owns its
+arrays), that copy is a small part of what decoding costs, damage to the file is an error here and a crash of the
+process there, and it comes with Python.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from connector.errors import BackboneError
+
+__all__ = ["DamagedPassageError", "PassageStore", "StoreStatus", "remove_store", "store_path"]
+
+# "RHDC" in the file's header, and the version of the tables: a file of another one is not read.
+_APPLICATION = 0x52484443
+_VERSION = 1
+# Passages have from 50 kB to some MB: larger pages waste the end of small ones, smaller ones are slower to read.
+_PAGE = 32_768
+# Log that is kept beside the file.
+_LOG_BYTES = 8 * 1024 * 1024
+# Writers of other processes are waited for so long; readers wait for nobody, but for a file that is being made.
+_PATIENCE_S = 10.0
+# Pages that a passage may need beyond its own bytes: tables, their indexes, the map of pages.
+_SPARE_PAGES = 4
+_TABLES = (
+    "CREATE TABLE passages (number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, used INTEGER NOT NULL,"
+    " tokens INTEGER NOT NULL, bytes INTEGER NOT NULL, checksum INTEGER NOT NULL)",
+    "CREATE INDEX passages_by_use ON passages (used)",
+    # Apart from the rest: what is counted and sorted stays small.
+    "CREATE TABLE states (number INTEGER PRIMARY KEY, data BLOB NOT NULL)",
+)
+
+
+class DamagedPassageError(Exception):
+    """The bytes of one passage are not those that were written."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """What a store holds.
+
+    Attributes:
+        entries: passages.
+        tokens: tokens of the passages.
+        bytes: bytes of the passages' states.
+        file_bytes: bytes of the file and its log.
+        free_bytes: of these, bytes that new passages will take first.
+        oldest, newest: seconds since 1970 when the least and the most recently used passage was used; None: empty.
+    """
+
+    entries: int
+    tokens: int
+    bytes: int
+    file_bytes: int
+    free_bytes: int
+    oldest: float | None
+    newest: float | None
+
+
+def store_path(cache: Path) -> Path:
+    """The file of the document cache in the folder ``cache.path``."""
+    return cache / "documents" / "passages.sqlite3"
+
+
+def remove_store(path: Path) -> None:
+    """Delete a store that cannot be read: its file, its log and the log's index.
+
+    Raises:
+        BackboneError: the files cannot be deleted.
+    """
+    with _telling(path):
+        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+class PassageStore:
+    """One file of encoded passages. Thread-safe; any number of processes may have it open.
+
+    Each passage is written in a transaction of its own: when a process is killed, the passage it was writing is
+    missing and nothing else. After a power cut the last few may be missing. A folder on a network file system is no
+    place for it: SQLite's locks must work there.
+
+    Args:
+        path: the file; it is made with its folders when it is not there.
+        limit: most bytes of the file, without its log (about 8 MB, for a moment as much as the largest passage).
+
+    Raises:
+        BackboneError: the file is no store, was written by another version, or cannot be opened.
+    """
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self.path = path
+        self.limit = limit
+        self._reading, self._writing = Lock(), Lock()
+        with _telling(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = _connect(path)
+            try:
+                _prepare(self._writer, path)
+                held = _number(self._writer, "PRAGMA page_count")
+                # A bound of SQLite's own, should ours fail; a file that is larger already is made smaller by evicting.
+                self._writer.execute(f"PRAGMA max_page_count = {max(limit // _PAGE, held, 16)}")
+                self._reader = _connect(path)
+            except BaseException:
+                self._writer.close()
+                raise
+
+    def get(self, key: bytes) -> bytes | None:
+        """The bytes of a passage, or None.
+
+        Raises:
+            DamagedPassageError: they are not those that were written; ``drop`` it.
+            BackboneError: the store cannot be read.
+        """
+        with _telling(self.path), self._reading:
+            found = self._reader.execute(
+                "SELECT bytes, checksum, data FROM passages JOIN states USING (number) WHERE key = ?", (key,)
+            ).fetchone()
+        if found is None:
+            return None
+        size, checksum, data = found
+        if not isinstance(data, bytes) or len(data) != size or zlib.crc32(data) != checksum:
+            raise DamagedPassageError(key.hex())
+        return data
+
+    def has(self, key: bytes) -> bool:
+        """Whether there is such a passage; it is not read.
+
+        Raises:
+            BackboneError: the store cannot be read.
+        """
+        with _telling(self.path), self._reading:
+            return self._reader.execute("SELECT 1 FROM passages WHERE key = ?", (key,)).fetchone() is not None
+
+    def put(self, key: bytes, data: bytes, tokens: int, uses: Mapping[bytes, float] | None = None) -> int:
+        """Write a passage; the least recently used ones make room. One that is there already stays as it is.
+
+        Args:
+            key: of the passage.
+            data: its bytes.
+            tokens: its tokens.
+            uses: passage -> when it was used (seconds since 1970), noted before others are evicted.
+
+        Returns:
+            How many passages were evicted. What does not fit the whole store is not written.
+
+        Raises:
+            BackboneError: the disk is full, or the store cannot be written.
+        """
+        with self._transaction() as db:
+            _note_uses(db, uses or {})
+            if db.execute("SELECT 1 FROM passages WHERE key = ?", (key,)).fetchone() is not None:
+                return 0
+            pages = -(-len(data) // (_PAGE - 16)) + _SPARE_PAGES
+            if pages > self.limit // _PAGE - _SPARE_PAGES:
+                return 0
+            evicted = _evict(db, self.limit // _PAGE - pages)
+            row = (key, time.time_ns(), tokens, len(data), zlib.crc32(data))
+            made = db.execute("INSERT INTO passages (key, used, tokens, bytes, checksum) VALUES (?, ?, ?, ?, ?)", row)
+            db.execute("INSERT INTO states VALUES (?, ?)", (made.lastrowid, data))
+            return evicted
+
+    def note_uses(self, uses: Mapping[bytes, float]) -> None:
+        """Remember when passages were used (seconds since 1970).
+
+        Raises:
+            BackboneError: the store cannot be written.
+        """
+        if uses:
+            with self._transaction() as db:
+                _note_uses(db, uses)
+
+    def drop(self, key: bytes) -> None:
+        """Forget a passage.
+
+        Raises:
+            BackboneError: the store cannot be written.
+        """
+        with self._transaction() as db:
+            for (number,) in db.execute("SELECT number FROM passages WHERE key = ?", (key,)).fetchall():
+                _delete(db, number)
+
+    def shrink(self, limit: int) -> int:
+        """Evict the least recently used passages until so many bytes are left, and give the room back to the disk.
+
+        Returns:
+            How many passages were evicted.
+
+        Raises:
+            BackboneError: the store cannot be written.
+        """
+        with self._transaction() as db:
+            evicted = _evict(db, limit // _PAGE)
+        with _telling(self.path), self._writing:
+            # A statement that gives no rows, but has to be stepped through.
+            self._writer.execute("PRAGMA incremental_vacuum").fetchall()
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return evicted
+
+    def verify(self, step: Callable[[], None] = lambda: None) -> tuple[int, int]:
+        """Read every passage and drop those that are damaged.
+
+        Args:
+            step: called after each passage.
+
+        Returns:
+            Passages that were read, and how many of them were dropped.
+
+        Raises:
+            BackboneError: more is damaged than passages; the whole store must go.
+        """
+        with _telling(self.path), self._reading:
+            keys = [key for (key,) in self._reader.execute("SELECT key FROM passages ORDER BY number")]
+        damaged = 0
+        for key in keys:
+            try:
+                self.get(key)
+            except DamagedPassageError:
+                self.drop(key)
+                damaged += 1
+            step()
+        with _telling(self.path), self._reading:
+            (told,) = self._reader.execute("PRAGMA quick_check(1)").fetchone()
+        if told != "ok":
+            raise BackboneError(f"the document cache {self.path} is damaged: {told}; {_MEND}")
+        return len(keys), damaged
+
+    def entries(self) -> int:
+        """Number of passages.
+
+        Raises:
+            BackboneError: the store cannot be read.
+        """
+        with _telling(self.path), self._reading:
+            return _number(self._reader, "SELECT count(*) FROM passages")
+
+    def used_bytes(self) -> int:
+        """Bytes of the file that are in use: what the limit bounds.
+
+        Raises:
+            BackboneError: the store cannot be read.
+        """
+        with _telling(self.path), self._reading:
+            return _used_pages(self._reader) * _PAGE
+
+    def status(self) -> StoreStatus:
+        """What the store holds; reads the table of passages once.
+
+        Raises:
+            BackboneError: the store cannot be read.
+        """
+        with _telling(self.path), self._reading:
+            entries, tokens, size, oldest, newest = self._reader.execute(
+                "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(bytes), 0), min(used), max(used) FROM passages"
+            ).fetchone()
+            free = _number(self._reader, "PRAGMA freelist_count") * _PAGE
+            files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+            held = sum(file.stat().st_size for file in files if file.is_file())
+        times = [None if used is None else used / 1e9 for used in (oldest, newest)]
+        return StoreStatus(entries, tokens, size, held, free, times[0], times[1])
+
+    def close(self) -> None:
+        """Let go of the file; may be called again."""
+        with self._reading, self._writing, suppress(sqlite3.Error):
+            self._reader.close()
+            self._writer.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with _telling(self.path), self._writing:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                # SQLite may have rolled back by itself (a full disk), then this is one error more.
+                with suppress(sqlite3.Error):
+                    self._writer.execute("ROLLBACK")
+                raise
+
+
+_MEND = "begin a new one with: rh-connector cache prune --all"
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Whatever SQLite or the file system says, as one line that names the file."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise BackboneError(f"the document cache {path} cannot be used now: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise BackboneError(f"the document cache {path} is damaged: {error}; {_MEND}") from error
+    except sqlite3.Error as error:
+        raise BackboneError(f"the document cache {path} cannot be used: {error}") from error
+    except OSError as error:
+        raise BackboneError(f"the document cache {path} cannot be used: {error.strerror or error}") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # No transactions but those that are begun here; locks of our own keep threads apart.
+    return sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Set up a connection that writes; make the tables in a new file.
+
+    Pages are not mapped into memory: of a file that was cut short, reading then is an error, not the process's end.
+    """
+    for pragma in (f"page_size = {_PAGE}", "auto_vacuum = INCREMENTAL"):
+        db.execute(f"PRAGMA {pragma}")
+    if _number(db, "PRAGMA application_id") != _APPLICATION:
+        with closing(db.cursor()) as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            # Another process may have been first.
+            if not _number(db, "SELECT count(*) FROM sqlite_schema"):
+                for table in _TABLES:
+                    cursor.execute(table)
+                cursor.execute(f"PRAGMA application_id = {_APPLICATION}")
+                cursor.execute(f"PRAGMA user_version = {_VERSION}")
+            cursor.execute("COMMIT")
+    application, version = _number(db, "PRAGMA application_id"), _number(db, "PRAGMA user_version")
+    if application != _APPLICATION:
+        raise BackboneError(f"{path} is no document cache; move it away, or {_MEND}")
+    if version != _VERSION:
+        raise BackboneError(
+            f"the document cache {path} has version {version}, this program reads version {_VERSION}; {_MEND}"
+        )
+    db.execute("PRAGMA journal_mode = WAL").fetchall()
+    for pragma in (
+        # Enough against a killed process; after a power cut the file is whole, its last transactions may be missing.
+        "synchronous = NORMAL",
+        f"wal_autocheckpoint = {_LOG_BYTES // _PAGE}",
+        f"journal_size_limit = {_LOG_BYTES}",
+    ):
+        db.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def _number(db: sqlite3.Connection, query: str) -> int:
+    return int(db.execute(query).fetchone()[0])
+
+
+def _used_pages(db: sqlite3.Connection) -> int:
+    return _number(db, "PRAGMA page_count") - _number(db, "PRAGMA freelist_count")
+
+
+def _note_uses(db: sqlite3.Connection, uses: Mapping[bytes, float]) -> None:
+    rows = [(int(used * 1e9), key) for key, used in uses.items()]
+    db.executemany("UPDATE passages SET used = max(used, ?) WHERE key = ?", rows)
+
+
+def _evict(db: sqlite3.Connection, pages: int) -> int:
+    """Delete passages, least recently used first, until at most so many pages are in use; returns how many."""
+    evicted = 0
+    while _used_pages(db) > pages:
+        oldest = db.execute("SELECT number FROM passages ORDER BY used LIMIT 1").fetchone()
+        if oldest is None:
+            break
+        _delete(db, oldest[0])
+        evicted += 1
+    return evicted
+
+
+def _delete(db: sqlite3.Connection, number: int) -> None:
+    db.execute("DELETE FROM passages WHERE number = ?", (number,))
+    db.execute("DELETE FROM states WHERE number = ?", (number,))
