@@ -178,7 +178,7 @@ class RouterSettings(_Section):
 
     mode: Literal["auto", "routed", "static", "all"] = Field(
         "auto",
-        description="Heads chosen for each query, one fixed set, or all (ICR); auto: routed, or static without a router.",
+        description="Heads chosen for each query, one fixed set, or all (ICR); auto: routed, else static.",
     )
     bundle: Path | None = Field(
         None, description="File of the router or head set; null: the one shipped for the model and layout."
