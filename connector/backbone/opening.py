@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from connector.backbone.cache import DocumentCache
+from connector.backbone.disk_cache import DiskCache
 from connector.backbone.prompts import PromptTemplate
 from connector.backbone.pulling import obtain
 from connector.backbone.reader import Reader
@@ -51,7 +52,9 @@ def open_reader(settings: Settings, progress: Callable[[str, float | None], None
         PromptTemplate.from_folder(checkpoint.path, tokenizer),
         backbone.layout,
         checkpoint.digest(),
-        DocumentCache(settings.cache.memory_mb * 1_000_000),
+        DocumentCache(
+            settings.cache.memory_mb * 1_000_000, DiskCache.from_settings(settings.cache, runtime.load_document)
+        ),
         max_document_tokens=backbone.max_document_tokens,
         max_passages=backbone.max_passages,
     )

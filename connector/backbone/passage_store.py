@@ -11,7 +11,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -107,7 +107,7 @@ class PassageStore:
             try:
                 _prepare(self._writer, path)
                 held = _number(self._writer, "PRAGMA page_count")
-                # A bound of SQLite's own, should ours fail; a file that is larger already is made smaller by evicting.
+                # A bound of SQLite's own, should ours fail; a file that is larger already shrinks by evicting.
                 self._writer.execute(f"PRAGMA max_page_count = {max(limit // _PAGE, held, 16)}")
                 self._reader = _connect(path)
             except BaseException:
@@ -201,8 +201,8 @@ class PassageStore:
         with self._transaction() as db:
             evicted = _evict(db, limit // _PAGE)
         with _telling(self.path), self._writing:
-            # A statement that gives no rows, but has to be stepped through.
-            self._writer.execute("PRAGMA incremental_vacuum").fetchall()
+            # It frees one page a step and gives no rows: only a script is stepped to its end.
+            self._writer.executescript("PRAGMA incremental_vacuum")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return evicted
 
@@ -260,7 +260,8 @@ class PassageStore:
         """
         with _telling(self.path), self._reading:
             entries, tokens, size, oldest, newest = self._reader.execute(
-                "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(bytes), 0), min(used), max(used) FROM passages"
+                "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(bytes), 0), min(used), max(used)"
+                " FROM passages"
             ).fetchone()
             free = _number(self._reader, "PRAGMA freelist_count") * _PAGE
             files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
@@ -316,18 +317,20 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
 
     Pages are not mapped into memory: of a file that was cut short, reading then is an error, not the process's end.
     """
-    for pragma in (f"page_size = {_PAGE}", "auto_vacuum = INCREMENTAL"):
-        db.execute(f"PRAGMA {pragma}")
-    if _number(db, "PRAGMA application_id") != _APPLICATION:
-        with closing(db.cursor()) as cursor:
-            cursor.execute("BEGIN IMMEDIATE")
-            # Another process may have been first.
-            if not _number(db, "SELECT count(*) FROM sqlite_schema"):
-                for table in _TABLES:
-                    cursor.execute(table)
-                cursor.execute(f"PRAGMA application_id = {_APPLICATION}")
-                cursor.execute(f"PRAGMA user_version = {_VERSION}")
-            cursor.execute("COMMIT")
+    if not _number(db, "SELECT count(*) FROM sqlite_schema"):
+        # Both must stand before the first table does.
+        db.execute(f"PRAGMA page_size = {_PAGE}")
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("BEGIN IMMEDIATE")
+        # Another process may have been first.
+        if not _number(db, "SELECT count(*) FROM sqlite_schema"):
+            for statement in (
+                *_TABLES,
+                f"PRAGMA application_id = {_APPLICATION}",
+                f"PRAGMA user_version = {_VERSION}",
+            ):
+                db.execute(statement)
+        db.execute("COMMIT")
     application, version = _number(db, "PRAGMA application_id"), _number(db, "PRAGMA user_version")
     if application != _APPLICATION:
         raise BackboneError(f"{path} is no document cache; move it away, or {_MEND}")

@@ -142,8 +142,12 @@ class Reader:
         return self._budget, self._max_passages
 
     def clear_cache(self) -> None:
-        """Forget every encoded passage."""
+        """Forget every encoded passage in memory; what is on disk stays."""
         self._cache.clear()
+
+    def close(self) -> None:
+        """Write what the cache's disk does not have yet, and let go of it; the reader works on without."""
+        self._cache.close()
 
     def statistics(self) -> CacheStatistics:
         """Counts of the document cache."""
@@ -203,6 +207,31 @@ class Reader:
             timings_ms=clock.laps,
             query_truncated=len(whole_query) > len(query_ids),
         )
+
+    def precompute(self, texts: Sequence[str], pool: Sequence[Head]) -> tuple[int, int]:
+        """Encode documents before anyone asks for them; returns when the cache has them, on disk where it has one.
+
+        Args:
+            texts: document texts.
+            pool: heads that documents are encoded for.
+
+        Returns:
+            Distinct passages that were there already, and those that were encoded now.
+
+        Raises:
+            BackboneError: the layout is ``joint``, whose documents cannot be kept; or the LLM failed.
+        """
+        if self.layout == "joint":
+            raise BackboneError("backbone.layout = joint reads all documents in one prompt; set it to block or late")
+        order = self._order(self._passages(texts)[0])
+        keys = self._keys(order, pool)
+        missing = [at for at, key in enumerate(keys) if not self._cache.has(key)]
+        new = [order[at].ids for at in missing]
+        states = self.runtime.encode(self._template.prefix, new, pool, late=self.layout == "late")
+        for at, state in zip(missing, states, strict=True):
+            self._cache.put(keys[at], state)
+        self._cache.flush()
+        return len(order) - len(missing), len(missing)
 
     def seconds_to_encode(self, texts: Sequence[str], layers: int | None = None) -> float:
         """About how long these texts will take on this machine, equal ones once: two short passes are timed.
@@ -283,10 +312,7 @@ class Reader:
         check: Callable[[], None],
     ) -> tuple[npt.NDArray[np.float32], int, int]:
         late = self.layout == "late"
-        # Block states serve every pool of the same depth; late ones hold exactly their pool's keys.
-        depth = sorted(set(pool)) if late else max(layer for layer, _ in pool)
-        namespace = f"{self.fingerprint} {self.runtime.precision} {json.dumps(depth)}"
-        keys = [passage_key(namespace, passage.ids) for passage in order]
+        keys = self._keys(order, pool)
         states: list[EncodedDocument | None] = [self._cache.get(key) for key in keys]
         missing = [at for at, state in enumerate(states) if state is None]
         texts = [order[at].ids for at in missing]
@@ -306,6 +332,13 @@ class Reader:
         rows = self.runtime.read(self._template.prefix, tail, ready, heads, late=late)
         clock.lap("read")
         return rows, len(order) - len(missing), len(missing)
+
+    def _keys(self, passages: Sequence[Passage], pool: Sequence[Head]) -> list[bytes]:
+        """The cache's keys of passages that are encoded for a pool."""
+        # Block states serve every pool of the same depth; late ones hold exactly their pool's keys.
+        depth = sorted(set(pool)) if self.layout == "late" else max(layer for layer, _ in pool)
+        namespace = f"{self.fingerprint} {self.runtime.precision} {json.dumps(depth)}"
+        return [passage_key(namespace, passage.ids) for passage in passages]
 
     def _read_joint(
         self,

@@ -18,7 +18,7 @@ class Sized:
     tokens: int = 1
 
     def to_bytes(self) -> bytes:
-        return b""
+        return (b"states" * self.nbytes)[: self.nbytes]
 
 
 def test_hits_misses_and_evictions_are_counted() -> None:
