@@ -143,7 +143,9 @@ class BackboneSettings(_Section):
     runtime: Literal["auto", "torch", "onnx"] = Field("auto", description="What executes the LLM.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the LLM runs.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Number format of the weights; auto: float32 on CPU, bfloat16 on CUDA."
+        "auto",
+        description="Number format of the weights; auto: bfloat16 on CUDA and on CPUs with instructions for it, "
+        "else float32.",
     )
     max_document_tokens: int = Field(
         512, ge=8, le=32_768, description="Tokens of a passage; longer documents are split into passages."
@@ -168,8 +170,10 @@ class CacheSettings(_Section):
         default_factory=_default_cache_path,
         description="Folder for weights, embedded indexes and encoded documents.",
     )
-    dtype: Literal["float32", "float16", "int8"] = Field(
-        "float16", description="Number format of cached keys and values."
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = Field(
+        "auto",
+        description="Number format of cached keys and values; auto: that of the weights where it has 16 bits, "
+        "else float16.",
     )
 
 

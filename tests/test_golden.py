@@ -31,7 +31,8 @@ DOCUMENTS = [
 
 
 def scores(layout: Layout) -> dict[str, list[float]]:
-    settings = load_settings("/dev/null", {"backbone.layout": layout, "router.mode": "all"}, environment={})
+    options = {"backbone.layout": layout, "router.mode": "all", "backbone.dtype": "float32"}
+    settings = load_settings("/dev/null", options, environment={})
     reader = Reranker.from_settings(settings).reader
     found = {}
     for readout in READOUTS:

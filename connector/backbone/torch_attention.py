@@ -263,15 +263,19 @@ class ReadPass(AttentionPass):
             weights = self._weights(q, torch.cat((prefix_k, k), dim=1), options, with_documents=False)
             values = torch.cat((prefix_v, v), dim=1)
         else:
-            keys = torch.cat((self._documents.keys(layer), prefix_k, k), dim=1)
-            weights = self._weights(q, keys, options, with_documents=True)
-            if layer in self._heads:
-                tokens = self._documents.positions.shape[0]
-                chosen = self._heads[layer]
-                self._keep(layer, chosen, weights[list(chosen)][:, :, :tokens])
+            keys = self._documents.keys(layer, prefix_k, k)
+            tokens = self._documents.positions.shape[0]
+            chosen = list(self._heads.get(layer, ()))
             if layer >= self._deepest:
+                groups = q.shape[0] // k.shape[0]
+                own = keys[[head // groups for head in chosen]]
+                weights = self._weights(q[chosen], own, options, with_documents=True)
+                self._keep(layer, chosen, weights[:, :, :tokens])
                 raise LayersDone
-            values = torch.cat((self._documents.values(layer), prefix_v, v), dim=1)
+            weights = self._weights(q, keys, options, with_documents=True)
+            if chosen:
+                self._keep(layer, chosen, weights[chosen][:, :, :tokens])
+            values = self._documents.values(layer, prefix_v, v)
         grouped = weights.to(values.dtype).view(values.shape[0], -1, values.shape[1])
         return torch.matmul(grouped, values).view(q.shape)
 

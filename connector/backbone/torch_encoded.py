@@ -1,4 +1,4 @@
-"""Encoded passages of the torch runtime: keys and values as float32, float16, or int8 with scales."""
+"""Encoded passages of the torch runtime: keys and values as float32, float16, bfloat16, or int8 with scales."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from connector.errors import BackboneError
 
 __all__ = ["CacheDtype", "PackedDocuments", "StoredTensor", "TorchEncodedDocument"]
 
-CacheDtype = Literal["float32", "float16", "int8"]
+CacheDtype = Literal["float32", "float16", "bfloat16", "int8"]
 _FORMAT = "rh-encoded-1"
 
 
@@ -42,7 +42,7 @@ class StoredTensor:
             scale = tensor.float().abs().amax(dim=1, keepdim=True).div_(127.0).clamp_(min=1e-12)
             data, kept_scale = torch.round(tensor.float() / scale).to(torch.int8), scale
         else:
-            data, kept_scale = tensor.to(torch.float16 if dtype == "float16" else torch.float32), None
+            data, kept_scale = tensor.to(getattr(torch, dtype)), None
         if not torch.isfinite(tensor if dtype == "int8" else data).all():
             raise BackboneError(
                 f"the backbone gave keys or values that {dtype} cannot hold; set cache.dtype to float32, "
@@ -161,14 +161,15 @@ class PackedDocuments:
         """For late: layer -> kv heads that ``keys`` has."""
         return self.documents[0].kept
 
-    def keys(self, layer: int) -> torch.Tensor:
-        """[kv heads, tokens, d]; for late only the kept kv heads, ascending."""
-        return self._join([document.keys[layer] for document in self.documents])
+    def keys(self, layer: int, *after: torch.Tensor) -> torch.Tensor:
+        """[kv heads, tokens, d], with ``after`` behind them; for late only the kept kv heads, ascending."""
+        return self._join([document.keys[layer] for document in self.documents], after)
 
-    def values(self, layer: int) -> torch.Tensor:
-        """[kv heads, tokens, d]; not for late."""
-        return self._join([document.values[layer] for document in self.documents])
+    def values(self, layer: int, *after: torch.Tensor) -> torch.Tensor:
+        """[kv heads, tokens, d], with ``after`` behind them; not for late."""
+        return self._join([document.values[layer] for document in self.documents], after)
 
-    def _join(self, parts: Sequence[StoredTensor]) -> torch.Tensor:
+    def _join(self, parts: Sequence[StoredTensor], after: Sequence[torch.Tensor]) -> torch.Tensor:
         device = self.positions.device
-        return torch.cat([part.widen(self.dtype).to(device) for part in parts], dim=1)
+        # The one copy that is made of what the cache holds.
+        return torch.cat([*(part.widen(self.dtype).to(device) for part in parts), *after], dim=1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -71,9 +71,16 @@ class TorchRuntime:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        cache_dtype: CacheDtype = "float16",
+        cache_dtype: CacheDtype | Literal["auto"] = "auto",
     ) -> TorchRuntime:
         """Load the decoder of a checkpoint folder; the LM head is dropped.
+
+        Args:
+            path: the folder.
+            device: ``cpu``, ``cuda`` or ``auto``.
+            dtype: of the weights; ``auto``: bfloat16 where the device multiplies it natively, else float32.
+            cache_dtype: of encoded documents; ``auto``: the weights' where that has 16 bits, which loses nothing and
+                needs no conversion when they are read; else float16.
 
         Raises:
             BackboneError: a CUDA device was asked for and is missing, the folder can't be loaded, or the model
@@ -88,7 +95,9 @@ class TorchRuntime:
         if device == "cuda" and not torch.cuda.is_available():
             raise BackboneError("backbone.device = cuda: torch sees no CUDA device; set it to cpu or auto")
         if dtype == "auto":
-            dtype = "bfloat16" if device == "cuda" else "float32"
+            dtype = "bfloat16" if device == "cuda" or _multiplies_bfloat16() else "float32"
+        if cache_dtype == "auto":
+            cache_dtype = "bfloat16" if dtype == "bfloat16" else "float16"
         bars = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
@@ -268,6 +277,12 @@ class TorchRuntime:
         places = torch.tensor([list(positions)], device=self._device)
         with active(attention_pass):
             self._model(input_ids=ids, position_ids=places, use_cache=False)
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; elsewhere it is emulated, slower than float32."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check is not None)
 
 
 def _report_states(layer: int, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

@@ -114,7 +114,7 @@ def test_hostile_documents_do_not_move_spans(open_reader: Open, cats: list[str])
 
 def test_int8_entries_are_half_as_large_and_close(smollm2: Checkpoint, open_reader: Open, cats: list[str]) -> None:
     small = open_reader()
-    small.runtime = TorchRuntime.load(smollm2.path, device="cpu", cache_dtype="int8")
+    small.runtime = TorchRuntime.load(smollm2.path, device="cpu", dtype="float32", cache_dtype="int8")
     exact = open_reader()
     before, after = exact.read(QUERY, cats, HEADS), small.read(QUERY, cats, HEADS)
     assert small.statistics().bytes < 0.65 * exact.statistics().bytes

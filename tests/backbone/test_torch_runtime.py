@@ -32,7 +32,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def runtime(folder: Path) -> TorchRuntime:
-    return TorchRuntime.load(folder, device="cpu", cache_dtype="float32")
+    return TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype="float32")
 
 
 def tail() -> Tail:
@@ -213,7 +213,7 @@ def test_embedding_is_the_mean_and_the_last_of_hidden_states(folder: Path, runti
 
 
 def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
-    runtime = TorchRuntime.load(folder, device="cpu", cache_dtype="float32")
+    runtime = TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype="float32")
     run: list[int] = []
     for index, layer in enumerate(runtime._model.layers):
         layer.mlp.register_forward_pre_hook(lambda *args, index=index: run.append(index))
@@ -228,7 +228,7 @@ def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
 
 @pytest.mark.parametrize(("dtype", "most"), [("float16", 2e-3), ("int8", 5e-2)])
 def test_stored_formats_cost_little(folder: Path, runtime: TorchRuntime, dtype: Any, most: float) -> None:
-    small = TorchRuntime.load(folder, device="cpu", cache_dtype=dtype)
+    small = TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype=dtype)
     heads = runtime.shape.all_heads()
     exact = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
     stored = list(small.encode(PREFIX, DOCUMENTS, heads, late=False))
@@ -236,6 +236,27 @@ def test_stored_formats_cost_little(folder: Path, runtime: TorchRuntime, dtype: 
     before = runtime.read(PREFIX, tail(), exact, heads, late=False)
     after = small.read(PREFIX, tail(), stored, heads, late=False)
     assert 0 < np.abs(before - after).mean() < most
+
+
+def test_sixteen_bits_of_the_weights_are_stored_without_loss(folder: Path, runtime: TorchRuntime) -> None:
+    exact, stored = (
+        TorchRuntime.load(folder, device="cpu", dtype="bfloat16", cache_dtype=dtype) for dtype in ("float32", "auto")
+    )
+    assert (exact.precision, stored.precision) == ("bfloat16-float32", "bfloat16-bfloat16")
+    assert TorchRuntime.load(folder, device="cpu", dtype="float32").precision == "float32-float16"
+    heads = runtime.shape.all_heads()
+    for late in (False, True):
+        rows = [
+            one.read(PREFIX, tail(), list(one.encode(PREFIX, DOCUMENTS, heads, late=late)), heads, late=late)
+            for one in (exact, stored)
+        ]
+        assert np.array_equal(*rows)
+        full = runtime.read(
+            PREFIX, tail(), list(runtime.encode(PREFIX, DOCUMENTS, heads, late=late)), heads, late=late
+        )
+        assert np.corrcoef(rows[0].ravel(), full.ravel())[0, 1] > 0.99
+    copy = stored.load_document(next(iter(stored.encode(PREFIX, DOCUMENTS[:1], heads, late=False))).to_bytes())
+    assert copy.nbytes == next(iter(stored.encode(PREFIX, DOCUMENTS[:1], heads, late=False))).nbytes
 
 
 def test_unknown_layer_kinds_are_refused(tmp_path: Path) -> None:
