@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,11 +206,11 @@ class PassageStore:
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return evicted
 
-    def verify(self, step: Callable[[], None] = lambda: None) -> tuple[int, int]:
+    def verify(self, passing: Callable[[list[bytes]], Iterable[bytes]] = iter) -> tuple[int, int]:
         """Read every passage and drop those that are damaged.
 
         Args:
-            step: called after each passage.
+            passing: gives the passages' keys one by one, and may show how far it is.
 
         Returns:
             Passages that were read, and how many of them were dropped.
@@ -221,13 +221,12 @@ class PassageStore:
         with _telling(self.path), self._reading:
             keys = [key for (key,) in self._reader.execute("SELECT key FROM passages ORDER BY number")]
         damaged = 0
-        for key in keys:
+        for key in passing(keys):
             try:
                 self.get(key)
             except DamagedPassageError:
                 self.drop(key)
                 damaged += 1
-            step()
         with _telling(self.path), self._reading:
             (told,) = self._reader.execute("PRAGMA quick_check(1)").fetchone()
         if told != "ok":

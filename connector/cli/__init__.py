@@ -19,6 +19,7 @@ _COMMANDS = {
     "demo": "Real documents, real model, no set-up: before and after for some questions.",
     "model": "List, fetch and show the language models.",
     "index": "Put documents into the engine's index.",
+    "cache": "The encoded documents on disk: status, prune, verify.",
     "search": "Search, rerank, and show what moved.",
     "rerank": "Rerank JSON lines from standard input, or a whole TREC run.",
     "train": "Train a router for a model, or find the heads that rank best.",

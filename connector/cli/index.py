@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from connector.cli.context import Context, pass_context
 from connector.cli.hit_table import printable
+from connector.cli.precompute import Precomputed, check_precompute, precompute
 from connector.errors import DataError, SettingsError
 from connector.settings import Settings
 
 if TYPE_CHECKING:
     from connector.engines.indexing import IndexOutcome
-    from connector.engines.sources import BadLine
+    from connector.engines.sources import BadLine, Source
 
 # Bad lines that are printed one by one, and that --json holds.
 _SHOWN = 20
@@ -28,15 +31,19 @@ _SHOWN = 20
 @click.option("--fields", metavar="NAME,...", help="Take only these fields of the documents; default: all.")
 @click.option("--strict", is_flag=True, help="Stop at the first bad line instead of skipping it.")
 @click.option("--restart", is_flag=True, help="Begin at the first line, also where an earlier run was interrupted.")
+@click.option("--precompute", "ahead", is_flag=True, help="Then encode the documents into the cache on disk.")
 @pass_context
 def command(
-    context: Context, source: str, index: str | None, fields: str | None, strict: bool, restart: bool
+    context: Context, source: str, index: str | None, fields: str | None, strict: bool, restart: bool, ahead: bool
 ) -> None:
     """Put the documents of SOURCE into the index: a JSONL file, a BEIR folder, or - for standard input.
 
     Each line is an object with _id (or id); its other keys are the document's fields. A document with a known id
     replaces the older one. Bad lines are named and skipped. Gzip is unpacked. When a run was interrupted, the same
     command continues it.
+
+    With --precompute, no query has to wait for a document to be encoded: all are kept on disk (cache.disk_mb), as
+    the model, layout and heads of the settings need them.
     """
     from connector.engines import open_engine, progress_folder
     from connector.engines.indexing import index_source
@@ -44,6 +51,8 @@ def command(
     from connector.engines.sources import Source
 
     settings = context.settings(engine__index=index)
+    if ahead:
+        check_precompute(settings, source)
     opened = Source(source, _names(fields))
     console = Console(stderr=True, highlight=False)
     started = time.perf_counter()
@@ -79,7 +88,30 @@ def command(
         documents = engine.count()
     if unnamed:
         click.echo(f"... and {unnamed:,} more lines", err=True)
-    _finish(context, settings, source, outcome, bad, documents, started)
+    seconds = time.perf_counter() - started
+    encoded = (
+        _encode(settings, Source(source, _names(fields)), console) if ahead and outcome.reached.indexed else None
+    )
+    _finish(context, settings, source, outcome, bad, documents, seconds, encoded)
+
+
+def _encode(settings: Settings, source: Source, console: Console) -> Precomputed:
+    done: Precomputed | None = None
+    with _bar(console) as bar:
+        task = bar.add_task("encoding", total=source.size, documents="loading the model")
+
+        def report(now: Precomputed) -> None:
+            nonlocal done
+            done = now
+            bar.update(task, completed=source.position(), documents=f"{now.documents:,} documents")
+
+        try:
+            return precompute(settings, source, report)
+        except KeyboardInterrupt:
+            bar.stop()
+            documents = 0 if done is None else done.documents
+            click.echo(f"Stopped: {documents:,} documents are encoded. The same command continues.", err=True)
+            raise
 
 
 def _finish(
@@ -89,9 +121,10 @@ def _finish(
     outcome: IndexOutcome,
     bad: list[BadLine],
     documents: int,
-    started: float,
+    seconds: float,
+    encoded: Precomputed | None,
 ) -> None:
-    seconds, reached = time.perf_counter() - started, outcome.reached
+    reached = outcome.reached
     if context.as_json:
         context.print_json(
             {
@@ -104,6 +137,7 @@ def _finish(
                 "resumed_after_line": outcome.resumed_after,
                 "bad_lines": [{"file": line.file, "line": line.line, "reason": line.reason} for line in bad],
                 "seconds": round(seconds, 3),
+                **({} if encoded is None else {"precomputed": asdict(encoded)}),
             }
         )
     else:
@@ -113,6 +147,11 @@ def _finish(
             f"indexed {reached.indexed:,}, replaced {reached.replaced:,}, skipped {reached.skipped:,} "
             f"({seconds:.1f} s); {documents:,} documents in {settings.engine.index}"
         )
+        if encoded is not None:
+            click.echo(
+                f"encoded {encoded.encoded:,} passages, {encoded.present:,} were there ({encoded.seconds:.1f} s); "
+                f"the cache takes {decimal(encoded.file_bytes)}"
+            )
     if not reached.indexed:
         what = "every line is bad; see above" if reached.skipped else "it is empty"
         raise DataError(f'{source}: no document was indexed, {what}; give lines as {{"_id": "1", "text": "..."}}')

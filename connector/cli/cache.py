@@ -1,0 +1,139 @@
+"""``rh-connector cache``: the documents that are kept encoded on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.filesize import decimal
+
+from connector.cli.context import Context, pass_context
+from connector.errors import BackboneError, SettingsError
+from connector.settings import Settings
+
+if TYPE_CHECKING:
+    from connector.backbone.passage_store import PassageStore
+
+_MILLION = 1_000_000
+
+
+@click.group("cache")
+def command() -> None:
+    """The encoded documents on disk: what is there, make it smaller, check it."""
+
+
+@command.command("status")
+@pass_context
+def status(context: Context) -> None:
+    """What is kept, how large a document is, and what a million of them would need."""
+    settings = context.settings()
+    with _existing(settings) as store:
+        facts = _facts(settings, store)
+    if context.as_json:
+        context.print_json(facts)
+        return
+    for label, value in _lines(facts):
+        click.echo(f"{label:14}{value}")
+
+
+@command.command("prune")
+@click.option("--to-mb", type=click.IntRange(min=0), help="Keep so many MB at most; default: cache.disk_mb.")
+@click.option("--all", "everything", is_flag=True, help="Keep nothing; a damaged file is deleted too.")
+@pass_context
+def prune(context: Context, to_mb: int | None, everything: bool) -> None:
+    """Remove the documents that were not used for longest, and give their room back to the disk."""
+    from connector.backbone.passage_store import remove_store, store_path
+
+    settings = context.settings()
+    if everything and to_mb is not None:
+        raise SettingsError("--all keeps nothing; leave out --to-mb")
+    if not everything and to_mb is None and not settings.cache.disk_mb:
+        raise SettingsError("cache.disk_mb = 0 says not how much to keep; give --to-mb or --all")
+    keep = 0 if everything else (settings.cache.disk_mb if to_mb is None else to_mb) * _MILLION
+    removed = 0
+    try:
+        with _existing(settings) as store:
+            if store is not None:
+                removed = store.shrink(keep)
+            facts = _facts(settings, store)
+    except BackboneError:
+        if not everything:
+            raise
+        remove_store(store_path(settings.cache.path))
+        facts = _facts(settings, None)
+    if context.as_json:
+        context.print_json({"removed": removed, "passages": facts["passages"], "file_bytes": facts["file_bytes"]})
+    else:
+        click.echo(f"removed {removed:,} passages; {facts['passages']:,} are left ({decimal(facts['file_bytes'])})")
+
+
+@command.command("verify")
+@pass_context
+def verify(context: Context) -> None:
+    """Read every document, and drop those that are damaged: they are encoded again when they are needed."""
+    from connector.cli.progress import progress
+
+    settings = context.settings()
+    started = time.perf_counter()
+    checked = damaged = 0
+    with _existing(settings) as store:
+        if store is not None:
+            console = Console(stderr=True)
+            checked, damaged = store.verify(lambda keys: progress(console, "checking", keys, len(keys)))
+    seconds = round(time.perf_counter() - started, 3)
+    if context.as_json:
+        context.print_json({"checked": checked, "damaged": damaged, "seconds": seconds})
+    else:
+        click.echo(f"checked {checked:,} passages, {damaged:,} damaged and dropped ({seconds:.1f} s)")
+
+
+@contextmanager
+def _existing(settings: Settings) -> Iterator[PassageStore | None]:
+    """The store; None where nothing was ever kept: looking makes no file."""
+    from connector.backbone.passage_store import PassageStore, store_path
+
+    path = store_path(settings.cache.path)
+    if not path.is_file():
+        yield None
+        return
+    with closing(PassageStore(path, settings.cache.disk_mb * _MILLION)) as store:
+        yield store
+
+
+def _facts(settings: Settings, store: PassageStore | None) -> dict[str, Any]:
+    from connector.backbone.passage_store import StoreStatus, store_path
+
+    held = StoreStatus(0, 0, 0, 0, 0, None, None) if store is None else store.status()
+    # With what the file needs beside the states.
+    each = (held.file_bytes - held.free_bytes) / held.entries if held.entries else None
+    record = asdict(held)
+    return {
+        "path": str(store_path(settings.cache.path)),
+        "limit_bytes": settings.cache.disk_mb * _MILLION,
+        "passages": record.pop("entries"),
+        **record,
+        "bytes_per_passage": None if each is None else round(each),
+        "tokens_per_passage": None if each is None else round(held.tokens / held.entries, 1),
+        "million_passages_bytes": None if each is None else round(each * _MILLION),
+    }
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    limit = facts["limit_bytes"]
+    yield "file", facts["path"]
+    yield "at most", decimal(limit) if limit else "off: cache.disk_mb = 0"
+    yield "passages", f"{facts['passages']:,} ({facts['tokens']:,} tokens)"
+    yield "on disk", f"{decimal(facts['file_bytes'])}, of these {decimal(facts['free_bytes'])} free"
+    if facts["passages"]:
+        yield "a passage", f"{decimal(facts['bytes_per_passage'])} ({facts['tokens_per_passage']} tokens)"
+        yield "a million", f"{decimal(facts['million_passages_bytes'])}, at one passage a document"
+        yield "used", f"{_moment(facts['oldest'])} to {_moment(facts['newest'])}"
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -1,0 +1,106 @@
+"""``rh-connector index --precompute``: the documents of a source into the document cache on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from connector.errors import BackboneError, SettingsError
+from connector.settings import Settings
+
+if TYPE_CHECKING:
+    from connector.engines.sources import Source
+
+__all__ = ["Precomputed", "check_precompute", "precompute"]
+
+# Documents that become durable together: what an interruption costs at most.
+_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Precomputed:
+    """What is in the cache of a source.
+
+    Attributes:
+        documents: documents that were looked at.
+        present: passages that were there before.
+        encoded: passages that were encoded now.
+        file_bytes: bytes that the cache takes on disk now, with all else that it holds.
+        seconds: what it took, without loading the model.
+    """
+
+    documents: int
+    present: int
+    encoded: int
+    file_bytes: int
+    seconds: float
+
+
+def check_precompute(settings: Settings, source: str) -> None:
+    """Refuse what cannot work before anything is done.
+
+    Raises:
+        SettingsError: there is no disk cache, the source cannot be read twice, or the layout keeps no documents.
+    """
+    if not settings.cache.disk_mb:
+        raise SettingsError(
+            "--precompute keeps documents on disk; set cache.disk_mb, as in --set cache.disk_mb=20000"
+        )
+    if settings.backbone.layout == "joint":
+        raise SettingsError("--precompute: backbone.layout = joint keeps no documents; set it to block or late")
+    if source == "-":
+        raise SettingsError("--precompute reads the documents a second time; give a file instead of -")
+
+
+def precompute(settings: Settings, source: Source, report: Callable[[Precomputed], None]) -> Precomputed:
+    """Encode a source's documents into the cache on disk; those that are there are passed over.
+
+    Args:
+        settings: of the model, the heads and the cache.
+        source: the documents; lines that hold none are left out.
+        report: called after each batch.
+
+    Raises:
+        BackboneError: the LLM failed, the disk takes no more, or the cache is too small for the source.
+        DataError: the source cannot be read.
+    """
+    from connector.documents import document_text
+    from connector.reranker import Reranker
+
+    reranker = Reranker.from_settings(settings)
+    reader, pool = reranker.reader, reranker.routes.pool()
+    fields = tuple(settings.engine.field_weights())
+    documents = source.documents(lambda line: None)
+    before = reader.statistics()
+    started = time.perf_counter()
+    done = Precomputed(0, 0, 0, before.disk_bytes, 0.0)
+    try:
+        while batch := [document_text(document.fields, fields) for _, document in islice(documents, _BATCH)]:
+            present, encoded = reader.precompute(batch, pool)
+            now = reader.statistics()
+            done = Precomputed(
+                done.documents + len(batch),
+                done.present + present,
+                done.encoded + encoded,
+                now.disk_bytes,
+                time.perf_counter() - started,
+            )
+            report(done)
+            if now.disk_unwritten:
+                raise BackboneError(
+                    f"the document cache took {done.documents:,} documents, then its disk failed (see above); "
+                    "mend that, the same command continues"
+                )
+            # What others left there may go; what this source has there may not.
+            if now.disk_evictions > max(0, before.disk_entries - done.present):
+                raise BackboneError(
+                    f"the document cache is full after {done.documents:,} documents; raise cache.disk_mb = "
+                    f"{settings.cache.disk_mb} (rh-connector cache status: what a million need), the same command "
+                    "continues"
+                )
+    finally:
+        reader.close()
+    return done
