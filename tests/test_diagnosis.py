@@ -21,6 +21,7 @@ from connector.diagnosis.findings import run
 from connector.engines.connection import ClusterError, Product, ServerVersion
 from connector.errors import BackboneError, EngineError, SettingsError
 from connector.settings import Settings, load_settings
+from connector.writeback.inference_endpoint import InferencePlan
 
 
 class Cluster:
@@ -167,7 +168,7 @@ def test_an_endpoint_is_compared_and_tried() -> None:
         Cluster("9.1.0", "elasticsearch", **{path: ClusterError("no", 404)}), more
     )
     assert (found.level, found.mend, reached) == ("warn", "rh-connector pipeline install", None)
-    there = {"inference_id": "dr", "service": "hugging_face", "service_settings": {"url": "http://h:2/rerank"}}
+    there = {"inference_id": "dr", **InferencePlan("dr", "http://h:2", "text", service="hugging_face").endpoint()}
     found, reached = elasticsearch_checks.endpoint(
         Cluster("9.1.0", "elasticsearch", **{path: {"endpoints": [there]}}), more
     )
