@@ -58,12 +58,20 @@ class DiskCache:
         limit: most bytes of it.
         load: the runtime's ``load_document``.
         pause_s: seconds that the disk is left alone after a failure.
+        uses_every_s: seconds between two times that it is written down which passages were used.
     """
 
     def __init__(
-        self, path: Path, limit: int, load: Callable[[bytes], EncodedDocument], *, pause_s: float = _PAUSE_S
+        self,
+        path: Path,
+        limit: int,
+        load: Callable[[bytes], EncodedDocument],
+        *,
+        pause_s: float = _PAUSE_S,
+        uses_every_s: float = _USES_EVERY_S,
     ) -> None:
-        self._path, self._limit, self._load, self._pause_s = path, limit, load, pause_s
+        self._path, self._limit, self._load = path, limit, load
+        self._pause_s, self._uses_every_s = pause_s, uses_every_s
         self._opening = Lock()
         self._store: PassageStore | None = None
         self._open_after = self._write_after = float("-inf")
@@ -113,7 +121,7 @@ class DiskCache:
             return None
         with self._changed:
             self._hits += 1
-            self._uses[key] = time.time()
+            self._note_use(key)
         return document
 
     def has(self, key: bytes) -> bool:
@@ -131,7 +139,7 @@ class DiskCache:
     def used(self, key: bytes) -> None:
         """Note that a passage was used without being read from disk, so that it is not the next to go."""
         with self._changed:
-            self._uses[key] = time.time()
+            self._note_use(key)
 
     def put(self, key: bytes, document: EncodedDocument) -> None:
         """Write a passage soon; returns at once."""
@@ -144,9 +152,7 @@ class DiskCache:
                 return
             self._waiting[key] = document
             self._waiting_bytes += document.nbytes
-            if self._thread is None:
-                self._thread = Thread(target=self._write, name="document cache", daemon=True)
-                self._thread.start()
+            self._begin_writing()
             self._changed.notify_all()
 
     def flush(self) -> None:
@@ -220,20 +226,44 @@ class DiskCache:
         except BackboneError as error:
             self._unreadable(error)
 
+    def _note_use(self, key: bytes) -> None:
+        if not self._closed:
+            self._uses[key] = time.time()
+            self._begin_writing()
+
+    def _begin_writing(self) -> None:
+        if self._thread is None:
+            self._thread = Thread(target=self._write, name="document cache", daemon=True)
+            self._thread.start()
+
     def _write(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if not self._waiting:
+                # Without a passage to write, uses are written alone: a service whose documents are all known.
+                self._changed.wait_for(lambda: self._waiting or self._closed, self._uses_every_s)
+                if self._closed and not self._waiting:
                     return
-                key, document = next(iter(self._waiting.items()))
+                key, document = next(iter(self._waiting.items()), (b"", None))
                 uses = self._due_uses()
+            if document is None:
+                self._write_uses(uses)
+                continue
             written = self._write_one(key, document, uses)
             with self._changed:
                 del self._waiting[key]
                 self._waiting_bytes -= document.nbytes
                 self._unwritten += not written
                 self._changed.notify_all()
+
+    def _write_uses(self, uses: dict[bytes, float]) -> None:
+        store = self._opened() if uses and time.monotonic() >= self._write_after else None
+        if store is None:
+            return
+        try:
+            store.note_uses(uses)
+        except BackboneError as error:
+            self._write_after = time.monotonic() + self._pause_s
+            self._failed(error)
 
     def _write_one(self, key: bytes, document: EncodedDocument, uses: dict[bytes, float]) -> bool:
         if time.monotonic() < self._write_after:
@@ -252,7 +282,7 @@ class DiskCache:
         return True
 
     def _due_uses(self) -> dict[bytes, float]:
-        if time.monotonic() - self._uses_written < _USES_EVERY_S:
+        if time.monotonic() - self._uses_written < self._uses_every_s:
             return {}
         uses, self._uses, self._uses_written = self._uses, {}, time.monotonic()
         return uses

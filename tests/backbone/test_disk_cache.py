@@ -22,6 +22,7 @@ from connector.backbone.reader import Reader
 from connector.errors import BackboneError
 from connector.settings import Settings
 from tests.backbone.test_cache import Sized
+from tests.service.waiting import wait_until
 
 MB = 1_000_000
 
@@ -88,6 +89,23 @@ def test_two_levels(disk: DiskCache) -> None:
     assert cache.statistics().entries == 0 and cache.get(key(9)) == Sized(20)
     cache.close()
     assert cache.get(key(9)) == Sized(20) and cache.get(key(8)) is None
+
+
+@pytest.mark.parametrize("ending", ["waiting", "closing"])
+def test_uses_from_memory_keep_a_passage_from_being_the_next_to_go(path: Path, ending: str) -> None:
+    with closing(PassageStore(path, 2 * MB)) as store:
+        for number in range(5):
+            store.put(key(number), b"states" * 50_000, 1)
+        with closing(DiskCache(path, 2 * MB, load, uses_every_s=0.01 if ending == "waiting" else 1000)) as disk:
+            cache = DocumentCache(MB, disk)
+            before = store.status().newest
+            assert cache.get(key(0)) is not None and cache.get(key(0)) is not None
+            if ending == "closing":
+                disk.close()
+            wait_until(lambda: store.status().newest != before)
+        while store.put(key(100 + store.entries()), b"states" * 50_000, 1) == 0:
+            pass
+        assert store.has(key(0)) and not store.has(key(1))
 
 
 def test_damaged_and_foreign_passages_are_dropped_counted_and_taken_again(path: Path) -> None:
@@ -261,6 +279,7 @@ def test_joint_prompts_cannot_be_precomputed(settings: Settings, smollm2: Checkp
 
 _RERANK = """
 import sys
+from connector.reranker import Reranker
 from connector.settings import load_settings
 folder, *documents = sys.argv[1:]
 options = {"cache.path": folder, "cache.disk_mb": 500, "router.mode": "static"}
