@@ -23,6 +23,7 @@ _PARTS = [
     "diagnosis",
     "evaluation",
     "service",
+    "benchmark",
     "cli",
 ]
 # Heads work on the backbone's arrays; its only import of ours is none at all but documents and errors.
@@ -66,6 +67,8 @@ def test_torch_and_transformers_are_imported_where_the_llm_runs_only(repository:
     allowed = {"torch_attention.py", "torch_encoded.py", "torch_runtime.py", "gguf_conversion.py", "opening.py"}
     # Routers are trained in torch, and run without it.
     allowed |= {"router.py", "router_fitting.py", "router_training.py"}
+    # The peers of benchmarks.
+    allowed |= {"cross_encoder.py", "floor.py"}
     users = {
         path.name
         for path in modules(repository)

@@ -25,6 +25,7 @@ _COMMANDS = {
     "train": "Train a router for a model, or find the heads that rank best.",
     "export": "Write a trained router as an ONNX bundle, or show what one holds.",
     "evaluate": "Measure first stage, heads and fusion on a judged collection.",
+    "bench": "Time reranking against a small cross-encoder and others, on this machine.",
     "serve": "Answer rerank requests over HTTP.",
     "pipeline": "Reranked results through the cluster's own searches: install, status, uninstall.",
     "doctor": "Check machine, model, cluster and write-back, and say how to mend what is wrong.",

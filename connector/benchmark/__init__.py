@@ -1,0 +1,1 @@
+"""Speed against peers and against the floor, on this machine, in one run."""

@@ -1,0 +1,92 @@
+"""One LLM in memory, with a reranker in each layout over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from connector.backbone.cache import DocumentCache
+from connector.backbone.opening import open_reader
+from connector.backbone.prompts import PromptTemplate
+from connector.backbone.pulling import obtain
+from connector.backbone.reader import Layout, Reader
+from connector.backbone.runtime import Runtime
+from connector.backbone.tokenizer import Tokenizer
+from connector.heads.head_sets import HeadSet
+from connector.reranker import Reranker
+from connector.routing.selection import Routes
+from connector.settings import Settings
+
+__all__ = ["SharedBackbone"]
+
+
+@dataclass(frozen=True)
+class SharedBackbone:
+    """What all rerankers of one benchmark share, so that they have the same weights and threads.
+
+    Attributes:
+        settings: of the run.
+        runtime: executes the LLM.
+        tokenizer: of its checkpoint.
+        template: the prompt.
+        path: folder of the checkpoint.
+        digest: of the checkpoint.
+    """
+
+    settings: Settings
+    runtime: Runtime
+    tokenizer: Tokenizer
+    template: PromptTemplate
+    path: Path
+    digest: str
+
+    @classmethod
+    def open(cls, settings: Settings, progress: Callable[[str, float | None], None] | None = None) -> SharedBackbone:
+        """Load the LLM that the settings name; documents are cached in memory only.
+
+        Raises:
+            SettingsError, BackboneError: see ``open_reader``.
+        """
+        cache = settings.cache.model_copy(update={"disk_mb": 0})
+        backbone = settings.backbone.model_copy(update={"layout": "block"})
+        settings = settings.model_copy(update={"cache": cache})
+        reader = open_reader(settings.model_copy(update={"backbone": backbone}), progress)
+        checkpoint = obtain(backbone.model, cache=cache.path, offline=True)
+        tokenizer = Tokenizer.from_folder(checkpoint.path)
+        template = PromptTemplate.from_folder(checkpoint.path, tokenizer)
+        return cls(settings, reader.runtime, tokenizer, template, checkpoint.path, checkpoint.digest())
+
+    def reranker(self, layout: Layout, memory: int = 0) -> Reranker:
+        """A reranker with its own document cache.
+
+        Args:
+            layout: with the heads that the settings name if it is theirs, else those shipped for it; ``joint``: all
+                heads, as ICR reads them.
+            memory: most bytes of cached documents.
+
+        Raises:
+            BackboneError: there are no heads for the layout.
+        """
+        reader = self._reader(layout, memory)
+        if layout == "joint":
+            return Reranker(reader, HeadSet(reader.runtime.shape.all_heads(), 1.0), readout="icr")
+        backbone = self.settings.backbone.model_copy(update={"layout": layout})
+        router = self.settings.router
+        if layout != self.settings.backbone.layout:
+            router = router.model_copy(update={"bundle": None, "mode": "auto"})
+        settings = self.settings.model_copy(update={"backbone": backbone, "router": router})
+        return Reranker(reader, Routes.from_settings(settings, reader), fusion=settings.rerank.fusion)
+
+    def _reader(self, layout: Layout, memory: int) -> Reader:
+        backbone = self.settings.backbone
+        return Reader(
+            self.runtime,
+            self.tokenizer,
+            self.template,
+            layout,
+            self.digest,
+            DocumentCache(memory),
+            max_document_tokens=backbone.max_document_tokens,
+            max_passages=backbone.max_passages,
+        )

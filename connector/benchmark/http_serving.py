@@ -1,0 +1,124 @@
+"""The real application on a loopback port of this process, and clients that wait for each answer."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from connector.errors import BackboneError, MissingExtraError
+from connector.reranker import Reranker
+from connector.settings import Settings
+
+__all__ = ["Client", "Served", "clients_seconds", "serving"]
+
+_STOP_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Served:
+    """One answered request, in seconds.
+
+    Attributes:
+        seconds: from before the request is written until the answer is read.
+        rerank: of the reranker, within that.
+        fusion: of the reranker's scoring, fusion and ordering, within that.
+    """
+
+    seconds: float
+    rerank: float
+    fusion: float
+
+
+@contextmanager
+def serving(reranker: Reranker, settings: Settings) -> Iterator[int]:
+    """The service on a free port, with the settings' limits but without keys and gateway; yields the port.
+
+    Raises:
+        MissingExtraError: fastapi or uvicorn is not installed.
+        BackboneError: the service does not get ready.
+    """
+    try:
+        import uvicorn
+
+        from connector.service.app import create_app
+        from connector.service.server import listen
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "fastapi", "serve") from None
+    serve = settings.serve.model_copy(update={"api_keys": (), "gateway": False})
+    app = create_app(reranker, settings.model_copy(update={"serve": serve}))
+    config = uvicorn.Config(app, lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    with listen("127.0.0.1", 0) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="bench-server")
+        thread.start()
+        try:
+            while thread.is_alive() and not (server.started and app.state.loading.status != "loading"):
+                time.sleep(0.01)
+            if app.state.loading.status != "ready":
+                raise BackboneError(f"the service did not get ready: {app.state.loading.error}")
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(_STOP_SECONDS)
+
+
+class Client:
+    """One connection that is kept open."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port)
+
+    def rerank(self, query: str, documents: Sequence[str]) -> Served:
+        """Ask once, documents in first-stage order.
+
+        Raises:
+            BackboneError: the answer is no reranked window.
+        """
+        started = time.perf_counter()
+        body = json.dumps({"query": query, "documents": list(documents), "first_stage": "order"})
+        self._connection.request("POST", "/v1/rerank", body, {"content-type": "application/json"})
+        with self._connection.getresponse() as answer:
+            read = answer.read()
+        json.loads(read)
+        seconds = time.perf_counter() - started
+        if answer.status != 200 or answer.headers.get("X-Reranked") != "true":
+            raise BackboneError(f"the service answered {answer.status}: {read[:200].decode(errors='replace')}")
+        timing = dict(entry.strip().split(";dur=") for entry in answer.headers["Server-Timing"].split(","))
+        return Served(seconds, float(timing["rerank"]) / 1000, float(timing["score"]) / 1000)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def clients_seconds(port: int, queries: Sequence[str], documents: Sequence[str], clients: int) -> float:
+    """Seconds a request when so many clients ask at once: wall-clock time divided by the number of requests.
+
+    Args:
+        port: of the service.
+        queries: asked once each, shared out among the clients.
+        documents: the window of every request.
+        clients: each waits for its answer before it asks again.
+
+    Raises:
+        BackboneError: an answer is no reranked window.
+    """
+
+    def ask(share: Sequence[str]) -> None:
+        client = Client(port)
+        try:
+            for query in share:
+                client.rerank(query, documents)
+        finally:
+            client.close()
+
+    with ThreadPoolExecutor(clients) as pool:
+        started = time.perf_counter()
+        list(pool.map(ask, [queries[at::clients] for at in range(clients)]))
+        return (time.perf_counter() - started) / len(queries)

@@ -1,0 +1,57 @@
+"""Where and how a benchmark ran."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from connector.backbone.allocator import keep_big_buffers
+from connector.benchmark.texts import Texts
+from connector.evaluation.provenance import installed_versions, processor_name, today
+
+if TYPE_CHECKING:
+    from connector.benchmark.backbones import SharedBackbone
+
+__all__ = ["describe_machine", "memory_in_use"]
+
+
+def describe_machine(
+    backbone: SharedBackbone, texts: Texts, repeats: int, at_most: float, command: str
+) -> dict[str, Any]:
+    """What the numbers depend on. Sets the allocator for the whole process, so that every peer has the same."""
+    kept = keep_big_buffers()
+    runtime, settings = backbone.runtime, backbone.settings
+    return {
+        "cpu": processor_name(),
+        "device": runtime.device,
+        "threads": runtime.threads,
+        "precision": runtime.precision,
+        "model": settings.backbone.model,
+        "layout": settings.backbone.layout,
+        "router_mode": settings.router.mode,
+        "texts": texts.source,
+        "tokens": texts.tokens,
+        "repeats": repeats,
+        "at_most_seconds": at_most,
+        "allocator": "glibc keeps big buffers" if kept else "as the system has it",
+        "load_average_at_start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "python": sys.version.split()[0],
+        "versions": installed_versions(),
+        "date": today(),
+        "command": command,
+    }
+
+
+def memory_in_use() -> dict[str, int]:
+    """Bytes of memory of this process: now, and at most so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        now = pages * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        now = most
+    return {"now": now, "most": most}

@@ -1,0 +1,202 @@
+"""docs/performance.md from the committed reports: ``python -m connector.benchmark.performance_page FOLDER PAGE``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from connector.benchmark.report import read_report
+from connector.errors import DataError, RhConnectorError
+
+__all__ = ["main", "performance_page", "read_reports"]
+
+_TITLE = "# Performance\n"
+_INTRODUCTION = """\
+Ratios, because seconds are those of one machine: all rows of a report were measured in one run, in turns (A B C A B
+C). This page is made from the files in `docs/performance/` with `make docs`; do not edit it by hand. Measure your own
+machine with `rh-connector bench COLLECTION --out report.json --plot report.svg`.
+"""
+_EMPTY = "There are no reports yet: `docs/performance/` holds none.\n"
+_READING = """\
+- `warm`: the documents were encoded before, the query is new. `cold`: the documents are new too. `tail`: the LLM over
+  the query, within warm. `encode`: the LLM over the documents, within cold. `fusion`: from attention to the order.
+- `cross_encoder`: a cross-encoder of MiniLM-L6's shape (6 layers, 384 wide, random weights: only its time counts),
+  with the batch size that suits it best on this machine; its tokenization is not counted, ours is.
+- `icr`: the same LLM as ICR runs it: one prompt with all documents, all layers, all heads, query and N/A.
+- `floor`: the operations of `encode` up to the deepest head, at the speed of the machine's matrix products at the
+  layers' shapes (the better of one document and a whole window at once), in the same number format.
+- `http_overhead`: what a request over loopback takes more than the reranker within it; `http_fusion`: its fusion.
+  `clients`: seconds a request, wall-clock over all requests; the clients run in the server's process.
+- Medians; in brackets the shortest and the longest run.
+"""
+# measure, ratio of a report, must, aim, whether more is better, shown as a percentage
+_TARGETS: tuple[tuple[str, str, float, float, bool, bool], ...] = (
+    ("warm block / MiniLM-L6 ONNX Runtime fp32", "warm_block_over_cross_encoder", 0.25, 0.15, False, False),
+    ("warm late / MiniLM-L6 ONNX Runtime fp32", "warm_late_over_cross_encoder", 0.10, 0.06, False, False),
+    ("cold + tail / ICR's way", "cold_over_icr", 0.35, 0.20, False, False),
+    ("cold encode / its floor at the machine's GEMM rate", "cold_over_floor", 1.5, 1.2, False, False),
+    (
+        "warm late k = 1,000 / MiniLM-L6 ONNX Runtime fp32 at k = 20",
+        "warm_late_1000_over_cross_encoder_20",
+        0.35,
+        0.15,
+        False,
+        False,
+    ),
+    ("warm block k = 100 / warm block k = 20", "warm_block_100_over_20", 5.5, 4.0, False, False),
+    ("8 clients, warm: throughput / one client", "clients_8_over_1", 1.5, 1.9, True, False),
+    ("HTTP + JSON + fusion, part of a warm request", "http_part", 0.15, 0.05, False, True),
+)
+_OTHERS = (
+    ("warm block / MiniLM-L6 ONNX Runtime int8", "warm_block_over_cross_encoder_int8"),
+    ("warm late / MiniLM-L6 ONNX Runtime int8", "warm_late_over_cross_encoder_int8"),
+    ("warm block / MiniLM-L6 torch fp32", "warm_block_over_cross_encoder_torch"),
+    ("cold / MiniLM-L6 ONNX Runtime fp32", "cold_over_cross_encoder"),
+)
+Report = Mapping[str, Any]
+
+
+def read_reports(folder: Path) -> list[tuple[str, Report]]:
+    """The reports in a folder's ``bench*.json``, by name.
+
+    Raises:
+        DataError: a file is none.
+    """
+    return [(path.stem, read_report(path)) for path in sorted(folder.glob("bench*.json"))]
+
+
+def performance_page(reports: Sequence[tuple[str, Report]]) -> str:
+    """The page in Markdown: targets and what was measured of each, then every report."""
+    parts = [_TITLE, _INTRODUCTION]
+    if not reports:
+        return "\n".join([*parts, _EMPTY])
+    parts.extend(_targets(reports))
+    parts.append(_READING)
+    for name, report in reports:
+        parts.extend(_report(name, report))
+    return "\n".join(parts)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page; the exit code, errors on standard error."""
+    if len(arguments) != 2:
+        print("usage: python -m connector.benchmark.performance_page FOLDER PAGE", file=sys.stderr)
+        return 2
+    folder, page = map(Path, arguments)
+    try:
+        page.write_text(performance_page(read_reports(folder)), encoding="utf-8", newline="\n")
+    except RhConnectorError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"Error: cannot write {page}: {error.strerror or error}", file=sys.stderr)
+        return DataError.exit_code
+    return 0
+
+
+def _targets(reports: Sequence[tuple[str, Report]]) -> Iterator[str]:
+    yield "## Targets\n"
+    header = ["measure (k = 20, 180 tokens)", "must", "aim", *(_label(report) for _, report in reports)]
+    table = []
+    for measure, key, must, aim, more, part in _TARGETS:
+        sign = ">=" if more else "<="
+        cells = [measure, *(f"{sign} {_number(limit, part)}" for limit in (must, aim))]
+        for _, report in reports:
+            value = report["ratios"].get(key)
+            cells.append("not measured" if value is None else _verdict(value, must, aim, more, part))
+        table.append(cells)
+    for measure, key in _OTHERS:
+        values = [report["ratios"].get(key) for _, report in reports]
+        table.append([measure, "", "", *("not measured" if v is None else _number(v, False) for v in values)])
+    yield _table(header, table)
+
+
+def _label(report: Report) -> str:
+    machine = report["machine"]
+    return f"{machine['model']}, {machine['precision']}, {machine['threads']} threads"
+
+
+def _verdict(value: float, must: float, aim: float, more: bool, part: bool) -> str:
+    def reached(limit: float) -> bool:
+        return value >= limit if more else value <= limit
+
+    word = "aim" if reached(aim) else "must" if reached(must) else "**missed**"
+    return f"{_number(value, part)} ({word})"
+
+
+def _number(value: float, part: bool) -> str:
+    return f"{value * 100:.2g} %" if part else f"{value:.3g}"
+
+
+def _report(name: str, report: Report) -> Iterator[str]:
+    machine = report["machine"]
+    yield f"## {_label(report)}\n"
+    yield (
+        f"{name}: {machine['date']}, {machine['cpu']}; device {machine['device']}; {machine['threads']} threads for "
+        f"the LLM and for every peer; allocator: {machine['allocator']}; load before the run "
+        f"{machine['load_average_at_start']}; documents of {machine['tokens']} tokens from {machine['texts']}; "
+        f"Python {machine['python']}, {', '.join(f'{key} {value}' for key, value in machine['versions'].items())}.\n"
+    )
+    yield f"```\n{machine['command']}\n```\n"
+    yield _table(["row", "seconds", "runs", "notes"], [_row(row) for row in report["rows"]])
+    if report.get("growth"):
+        yield "### Growth\n"
+        for by in ("window", "tokens", "clients"):
+            rows = [row for row in report["growth"] if row["by"] == by]
+            if rows:
+                yield _growth(by, rows)
+    cached = report.get("cached_document", {})
+    for layout, held in cached.items():
+        if held:
+            yield (
+                f"A cached document of {held['tokens']:.0f} tokens takes {held['bytes'] / 1000:,.1f} kB in the "
+                f"layout {layout}; a million of them {held['bytes'] / 1000:,.1f} GB.\n"
+            )
+    for when, used in report.get("memory_bytes", {}).items():
+        yield (
+            f"Memory of the process, {when.replace('_', ' ')}: {used['now'] / 1e9:.2f} GB (at most "
+            f"{used['most'] / 1e9:.2f} GB), peers and benchmark included.\n"
+        )
+    for skipped, why in report.get("skipped", {}).items():
+        yield f"No row `{skipped}`: {why}.\n"
+
+
+def _row(row: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if "batch" in row:
+        notes.append(f"batch {row['batch']}")
+    if "operations" in row:
+        rate = row["operations"] / row["seconds"]
+        notes.append(f"{row['operations'] / 1e9:.1f} GFLOP at {rate / 1e9:.0f} GFLOP/s")
+    if row.get("deepest_layer") is not None:
+        notes.append(f"layers 0 to {row['deepest_layer']}")
+    if row.get("note"):
+        notes.append(str(row["note"]))
+    return [f"`{row['name']}`", _spread(row), str(row["runs"]), "; ".join(notes)]
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    return f"{row['seconds']:.3g} ({row['least']:.3g} to {row['most']:.3g})"
+
+
+def _growth(by: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    values = sorted({row["value"] for row in rows})
+    layouts = sorted({row["layout"] for row in rows})
+    by_place = {(row["layout"], row["value"]): row for row in rows}
+    table = []
+    for layout in layouts:
+        found = [by_place.get((layout, value)) for value in values]
+        table.append([f"warm {layout}", *("" if row is None else f"{row['seconds']:.3g}" for row in found)])
+    return _table([f"seconds, by {by}", *(f"{value:,}" for value in values)], table)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in header[1:])]
+    lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rule, *rows))
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

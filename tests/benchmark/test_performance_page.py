@@ -1,0 +1,92 @@
+"""docs/performance.md: made from what is committed, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.benchmark.performance_page import main, performance_page, read_reports
+from connector.benchmark.plot import check_plot_path, plot_svg
+from connector.errors import DataError, SettingsError
+
+
+def report(**ratios: float) -> dict[str, Any]:
+    machine = {
+        "cpu": "a processor <fast>",
+        "device": "cpu",
+        "threads": 2,
+        "precision": "float32-float16",
+        "model": "smollm2-135m",
+        "texts": "scifact",
+        "tokens": 180,
+        "allocator": "as the system has it",
+        "load_average_at_start": 0.1,
+        "python": "3.11.9",
+        "versions": {"torch": "2.7"},
+        "date": "2026-01-02",
+        "command": "rh-connector bench DATA/scifact",
+    }
+    row = {"name": "warm_block_20", "seconds": 0.2, "least": 0.1, "most": 0.4, "runs": 5}
+    grown = [{**row, "layout": "late", "by": "window", "value": value} for value in (10, 1000)]
+    return {
+        "machine": machine,
+        "rows": [row, {**row, "name": "floor_block_20", "operations": 2e9}],
+        "ratios": ratios,
+        "growth": grown,
+        "memory_bytes": {"model_loaded": {"now": 10**9, "most": 2 * 10**9}},
+        "cached_document": {"block": {"bytes": 2_700_000, "tokens": 180}, "late": {}},
+        "skipped": {"icr_100": "too long"},
+    }
+
+
+def test_the_committed_page_is_what_the_committed_reports_give(repository: Path) -> None:
+    committed = (repository / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert committed == performance_page(read_reports(repository / "docs" / "performance")), "run: make docs"
+
+
+def test_committed_reports_name_no_folder_of_a_machine(repository: Path) -> None:
+    for name, value in read_reports(repository / "docs" / "performance"):
+        for word in value["machine"]["command"].split():
+            assert not word.lstrip("'\"").startswith("/"), f"{name}: {word}"
+
+
+def test_without_reports_the_page_says_so(tmp_path: Path) -> None:
+    assert "There are no reports yet" in performance_page(read_reports(tmp_path))
+
+
+def test_targets_are_judged_in_both_directions() -> None:
+    found = {"warm_block_over_cross_encoder": 0.2, "cold_over_icr": 0.5, "clients_8_over_1": 2.0, "http_part": 0.12}
+    page = performance_page([("bench-a", report(**found))])
+    assert "| warm block / MiniLM-L6 ONNX Runtime fp32 | <= 0.25 | <= 0.15 | 0.2 (must) |" in page
+    assert "| cold + tail / ICR's way | <= 0.35 | <= 0.2 | 0.5 (**missed**) |" in page
+    assert "| 8 clients, warm: throughput / one client | >= 1.5 | >= 1.9 | 2 (aim) |" in page
+    assert "| HTTP + JSON + fusion, part of a warm request | <= 15 % | <= 5 % | 12 % (must) |" in page
+    assert "| warm late / MiniLM-L6 ONNX Runtime fp32 | <= 0.1 | <= 0.06 | not measured |" in page
+    assert "| `warm_block_20` | 0.2 (0.1 to 0.4) | 5 |  |" in page
+    assert "2.0 GFLOP at 10 GFLOP/s" in page
+    assert "takes 2,700.0 kB in the layout block; a million of them 2,700.0 GB" in page
+    assert "No row `icr_100`: too long." in page
+    assert "| seconds, by window | 10 | 1,000 |" in page
+
+
+def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, page = tmp_path / "reports", tmp_path / "page.md"
+    folder.mkdir()
+    (folder / "bench-a.json").write_text(json.dumps(report()))
+    assert main([str(folder), str(page)]) == 0
+    assert page.read_text() == performance_page([("bench-a", report())])
+    (folder / "bench-b.json").write_text("{}")
+    assert main([str(folder), str(page)]) == DataError.exit_code
+    assert "it lacks machine, rows or ratios" in capsys.readouterr().err
+    assert main([]) == 2
+
+
+def test_a_picture_has_a_bar_for_each_row() -> None:
+    drawn = plot_svg(report())
+    assert drawn.count('height="14"') == 4
+    assert "a processor &lt;fast&gt;" in drawn
+    with pytest.raises(SettingsError, match="a name that ends in .svg"):
+        check_plot_path(Path("x.png"))
