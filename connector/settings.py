@@ -166,6 +166,9 @@ class CacheSettings(_Section):
     disk_mb: int = Field(
         0, ge=0, description="Most disk for encoded documents, in MB; 0 turns it off. See docs/document-cache.md."
     )
+    scores_mb: int = Field(
+        0, ge=0, description="Most memory for queries that were read before, over the same documents; 0 turns it off."
+    )
     path: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         default_factory=_default_cache_path,
         description="Folder for weights, embedded indexes and encoded documents.",

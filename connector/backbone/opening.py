@@ -9,6 +9,7 @@ from connector.backbone.disk_cache import DiskCache
 from connector.backbone.prompts import PromptTemplate
 from connector.backbone.pulling import obtain
 from connector.backbone.reader import Reader
+from connector.backbone.reading_cache import ReadingCache
 from connector.backbone.runtime import Runtime
 from connector.backbone.tokenizer import Tokenizer
 from connector.errors import MissingExtraError, SettingsError
@@ -55,6 +56,7 @@ def open_reader(settings: Settings, progress: Callable[[str, float | None], None
         DocumentCache(
             settings.cache.memory_mb * 1_000_000, DiskCache.from_settings(settings.cache, runtime.load_document)
         ),
+        readings=ReadingCache(settings.cache.scores_mb * 1_000_000),
         max_document_tokens=backbone.max_document_tokens,
         max_passages=backbone.max_passages,
     )

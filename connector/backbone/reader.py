@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from connector.backbone.cache import CacheStatistics, DocumentCache, passage_key
 from connector.backbone.prompts import NOT_APPLICABLE, PromptTemplate
+from connector.backbone.reading_cache import ReadingCache, ReadingStatistics
 from connector.backbone.runtime import EncodedDocument, Head, Runtime, Tail
 from connector.backbone.tokenizer import EncodedText, Tokenizer
 from connector.errors import BackboneError
@@ -101,6 +102,7 @@ class Reader:
             tail sees no document, only the pooled heads' keys meet its queries; ``joint``: one causal prompt (ICR).
         digest: the checkpoint's digest.
         cache: encoded passages.
+        readings: what was read before; None: every query is read anew.
         max_document_tokens: longest passage; longer documents are split evenly.
         max_passages: passages read of one document.
 
@@ -118,6 +120,7 @@ class Reader:
         digest: str,
         cache: DocumentCache,
         *,
+        readings: ReadingCache | None = None,
         max_document_tokens: int = 512,
         max_passages: int = 8,
     ) -> None:
@@ -126,6 +129,7 @@ class Reader:
         self.fingerprint = fingerprint(digest, template, layout)
         self.template_hash = _template_hash(template)
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
+        self._readings = ReadingCache(0) if readings is None else readings
         self._budget, self._max_passages = max_document_tokens, max_passages
         not_applicable = tokenizer.encode_user([NOT_APPLICABLE])[0].ids
         self._not_applicable = not_applicable
@@ -142,8 +146,9 @@ class Reader:
         return self._budget, self._max_passages
 
     def clear_cache(self) -> None:
-        """Forget every encoded passage in memory; what is on disk stays."""
+        """Forget every encoded passage in memory, and what was read; what is on disk stays."""
         self._cache.clear()
+        self._readings.clear()
 
     def close(self) -> None:
         """Write what the cache's disk does not have yet, and let go of it; the reader works on without."""
@@ -152,6 +157,10 @@ class Reader:
     def statistics(self) -> CacheStatistics:
         """Counts of the document cache."""
         return self._cache.statistics()
+
+    def reading_statistics(self) -> ReadingStatistics:
+        """Counts of the score cache."""
+        return self._readings.statistics()
 
     def read(
         self,
@@ -187,10 +196,16 @@ class Reader:
             raise BackboneError("no document has any text to read")
         pool = tuple(pool or heads)
         shared = self._template.other_before_query if other_wording else self._template.before_query
-        if self.layout == "joint":
+        key = self._reading_key(shared, query_ids, order, heads, pool) if self._readings else b""
+        known = self._readings.get(key) if self._readings else None
+        if known is not None:
+            rows, cached, encoded = known, len(order), 0
+        elif self.layout == "joint":
             rows, cached, encoded = self._read_joint(shared, query_ids, order, heads, clock, check)
         else:
             rows, cached, encoded = self._read_apart(shared, query_ids, order, heads, pool, clock, check)
+        if self._readings and known is None:
+            self._readings.put(key, rows)
         place = {} if self.layout == "joint" else {passage.ids: at for at, passage in enumerate(order)}
         counter = iter(range(len(order)))
         return Reading(
@@ -339,6 +354,20 @@ class Reader:
         depth = sorted(set(pool)) if self.layout == "late" else max(layer for layer, _ in pool)
         namespace = f"{self.fingerprint} {self.runtime.precision} {json.dumps(depth)}"
         return [passage_key(namespace, passage.ids) for passage in passages]
+
+    def _reading_key(
+        self,
+        shared: Sequence[int],
+        query: Sequence[int],
+        order: Sequence[Passage],
+        heads: Sequence[Head],
+        pool: Sequence[Head],
+    ) -> bytes:
+        """What the rows of a reading depend on; the passages' keys hold weights, template, layout and formats."""
+        digest = hashlib.blake2b(json.dumps([shared, query, heads]).encode(), digest_size=16)
+        for key in self._keys(order, pool):
+            digest.update(key)
+        return digest.digest()
 
     def _read_joint(
         self,

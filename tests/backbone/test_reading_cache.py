@@ -1,0 +1,85 @@
+"""The score cache: the same query over the same documents is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from connector.backbone.cache import DocumentCache
+from connector.backbone.checkpoint import Checkpoint
+from connector.backbone.prompts import PromptTemplate
+from connector.backbone.reader import Layout, Reader, Reading
+from connector.backbone.reading_cache import ReadingCache
+from connector.backbone.tokenizer import Tokenizer
+from connector.backbone.torch_runtime import TorchRuntime
+
+HEADS = ((2, 4), (7, 7))
+QUERY = "how long do cats sleep"
+Open = Callable[[Layout, int], Reader]
+
+
+@pytest.fixture(scope="module")
+def open_reader(smollm2: Checkpoint) -> Open:
+    runtime = TorchRuntime.load(smollm2.path, device="cpu")
+    tokenizer = Tokenizer.from_folder(smollm2.path)
+    template = PromptTemplate.from_folder(smollm2.path, tokenizer)
+
+    def opened(layout: Layout, limit: int) -> Reader:
+        cache, readings = DocumentCache(200_000_000), ReadingCache(limit)
+        return Reader(runtime, tokenizer, template, layout, smollm2.digest(), cache, readings=readings)
+
+    return opened
+
+
+def rows(size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.zeros(size // 4, dtype=np.float32)
+
+
+def test_bounded_counted_and_least_recently_used_out_first() -> None:
+    cache = ReadingCache(100)
+    cache.put(b"a", rows(60))
+    cache.put(b"b", rows(40))
+    assert cache.get(b"a") is not None
+    cache.put(b"c", rows(40))
+    cache.put(b"d", rows(104))
+    assert cache.get(b"b") is None and cache.get(b"d") is None and cache.get(b"c") is not None
+    found = cache.statistics()
+    assert (found.hits, found.misses, found.entries, found.bytes, found.limit) == (2, 2, 2, 100, 100)
+    cache.clear()
+    assert cache.statistics().entries == 0
+
+
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_the_same_query_over_the_same_documents_is_read_once(
+    open_reader: Open, layout: Layout, cats: list[str]
+) -> None:
+    reader = open_reader(layout, 10_000_000)
+    first = reader.read(QUERY, cats, HEADS)
+    again = reader.read(QUERY, [*cats[::-1], cats[0]], HEADS)
+    assert np.array_equal(first.rows, again.rows) and (again.encoded, again.cached) == (0, len(cats))
+    assert again.documents == (*first.documents[::-1], first.documents[0])
+    assert reader.reading_statistics().hits == 1
+    # Anything else is another reading, and right.
+    plain = open_reader(layout, 0)
+    others: list[Callable[[Reader], Reading]] = [
+        lambda r: r.read("cats", cats, HEADS),
+        lambda r: r.read(QUERY, cats[:4], HEADS),
+        lambda r: r.read(QUERY, cats, HEADS[::-1]),
+        lambda r: r.read(QUERY, cats, HEADS, pool=(*HEADS, (9, 0))),
+        lambda r: r.read(QUERY, cats, HEADS, other_wording=True),
+    ]
+    for other in others:
+        assert np.array_equal(other(reader).rows, other(plain).rows)
+    assert reader.reading_statistics().hits == 1 and plain.reading_statistics().misses == 0
+    reader.clear_cache()
+    assert reader.read(QUERY, cats, HEADS).encoded == len(cats)
+
+
+def test_in_a_joint_prompt_the_order_matters(open_reader: Open, cats: list[str]) -> None:
+    reader = open_reader("joint", 10_000_000)
+    first = reader.read(QUERY, cats[:2], HEADS)
+    assert not np.array_equal(reader.read(QUERY, cats[1::-1], HEADS).rows, first.rows)
+    assert np.array_equal(reader.read(QUERY, cats[:2], HEADS).rows, first.rows)
+    assert reader.reading_statistics().hits == 1
