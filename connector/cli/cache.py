@@ -109,8 +109,8 @@ def _facts(settings: Settings, store: PassageStore | None) -> dict[str, Any]:
     from connector.backbone.passage_store import StoreStatus, store_path
 
     held = StoreStatus(0, 0, 0, 0, 0, None, None) if store is None else store.status()
-    # With what the file needs beside the states.
-    each = (held.file_bytes - held.free_bytes) / held.entries if held.entries else None
+    # With what the file needs beside the states, without its log.
+    each = None if store is None or not held.entries else store.used_bytes() / held.entries
     record = asdict(held)
     return {
         "path": str(store_path(settings.cache.path)),
