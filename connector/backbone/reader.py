@@ -352,7 +352,9 @@ class Reader:
         """The cache's keys of passages that are encoded for a pool."""
         # Block states serve every pool of the same depth; late ones hold exactly their pool's keys.
         depth = sorted(set(pool)) if self.layout == "late" else max(layer for layer, _ in pool)
-        namespace = f"{self.fingerprint} {self.runtime.precision} {json.dumps(depth)}"
+        # Runtimes round differently, and do not read each other's states.
+        runtime = f"{type(self.runtime).__name__} {self.runtime.precision}"
+        namespace = f"{self.fingerprint} {runtime} {json.dumps(depth)}"
         return [passage_key(namespace, passage.ids) for passage in passages]
 
     def _reading_key(
