@@ -14,8 +14,6 @@ from connector.benchmark.texts import Texts
 
 __all__ = ["GrowthPlan", "growth"]
 
-_REQUESTS = 16
-
 
 @dataclass(frozen=True)
 class GrowthPlan:
@@ -80,18 +78,19 @@ def _way(bench: Bench, layout: Layout, name: str, texts: Texts, documents: Seque
 def _by_clients(bench: Bench, plan: GrowthPlan, stack: ExitStack) -> Iterator[Way]:
     if not plan.clients:
         return
-    from connector.benchmark.http_serving import clients_seconds, serving
+    from connector.benchmark.http_serving import clients_way, serving
 
     layouts: tuple[Layout, ...] = ("block", "late")
     for layout in layouts:
         port = stack.enter_context(serving(bench.warm[layout], bench.backbone.settings))
+        window = bench.plan.windows.small
         for clients in plan.clients:
+            about = {
+                "layout": layout,
+                "by": "clients",
+                "value": clients,
+                "window": window,
+                "tokens": bench.texts.tokens,
+            }
             name = f"warm_{layout}_by_clients_{clients}"
-
-            def call(turn: int, name: str = name, port: int = port, clients: int = clients) -> dict[str, float]:
-                queries = [bench.texts.query((turn + 1) * _REQUESTS + at) for at in range(_REQUESTS)]
-                window = bench.texts.documents[: bench.plan.windows.small]
-                return {name: clients_seconds(port, queries, window, clients)}
-
-            about = {"layout": layout, "by": "clients", "value": clients, "window": bench.plan.windows.small}
-            yield Way(name, call, about={**about, "tokens": bench.texts.tokens}, warm_up=False)
+            yield clients_way(name, port, clients, bench.texts, window, about, stack)

@@ -6,17 +6,23 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+from connector.benchmark.measuring import Way
+from connector.benchmark.texts import Texts
 from connector.errors import BackboneError, MissingExtraError
 from connector.reranker import Reranker
 from connector.settings import Settings
 
-__all__ = ["Client", "Served", "clients_seconds", "serving"]
+__all__ = ["WARM_UP", "Client", "Served", "clients_seconds", "clients_way", "serving"]
 
+WARM_UP = 3
+"""Requests on a new connection that are not timed: Linux acknowledges its first segments sooner than later ones."""
+_REQUESTS = 16
 _STOP_SECONDS = 20
 
 
@@ -97,28 +103,51 @@ class Client:
         self._connection.close()
 
 
-def clients_seconds(port: int, queries: Sequence[str], documents: Sequence[str], clients: int) -> float:
+def clients_seconds(clients: Sequence[Client], queries: Sequence[str], documents: Sequence[str]) -> float:
     """Seconds a request when so many clients ask at once: wall-clock time divided by the number of requests.
 
     Args:
-        port: of the service.
+        clients: each waits for its answer before it asks again.
         queries: asked once each, shared out among the clients.
         documents: the window of every request.
-        clients: each waits for its answer before it asks again.
 
     Raises:
         BackboneError: an answer is no reranked window.
     """
 
-    def ask(share: Sequence[str]) -> None:
-        client = Client(port)
-        try:
-            for query in share:
-                client.rerank(query, documents)
-        finally:
-            client.close()
+    def ask(client: Client, share: Sequence[str]) -> None:
+        for query in share:
+            client.rerank(query, documents)
 
-    with ThreadPoolExecutor(clients) as pool:
+    with ThreadPoolExecutor(len(clients)) as pool:
         started = time.perf_counter()
-        list(pool.map(ask, [queries[at::clients] for at in range(clients)]))
+        list(pool.map(ask, clients, [queries[at :: len(clients)] for at in range(len(clients))]))
         return (time.perf_counter() - started) / len(queries)
+
+
+def clients_way(
+    name: str, port: int, count: int, texts: Texts, window: int, about: Mapping[str, Any], stack: ExitStack
+) -> Way:
+    """A way whose seconds are those of one request among many clients' requests.
+
+    Args:
+        name: of the way.
+        port: of the service.
+        count: clients.
+        texts: the queries, and the documents of the window.
+        window: how many documents.
+        about: see ``Way``.
+        stack: closes the connections.
+    """
+    clients = [Client(port) for _ in range(count)]
+    for client in clients:
+        stack.callback(client.close)
+    documents = texts.documents[:window]
+
+    def call(turn: int) -> dict[str, float]:
+        # Before the first round every connection is used until it is no new one any more: see WARM_UP.
+        asked = max(_REQUESTS, count) if turn >= 0 else WARM_UP * count
+        queries = [texts.query((turn + 1) * _REQUESTS + at) for at in range(asked)]
+        return {name: clients_seconds(clients, queries, documents)}
+
+    return Way(name, call, about={**about, "clients": count, "requests": max(_REQUESTS, count)})

@@ -23,7 +23,6 @@ PARTS: tuple[Part, ...] = ("warm", "cold", "router", "cross-encoder", "icr", "fl
 _LAYOUTS: tuple[Layout, ...] = ("block", "late")
 # Cached documents of a benchmark are never thrown out.
 _MEMORY = 1 << 40
-_REQUESTS = 16
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ class Bench:
                 yield Way(f"cross_encoder_{peer.name}_{size}", call, about=about, warm_up=size == sizes[0])
 
     def _http_ways(self, stack: ExitStack) -> Iterator[Way]:
-        from connector.benchmark.http_serving import Client, clients_seconds, serving
+        from connector.benchmark.http_serving import WARM_UP, Client, clients_way, serving
 
         size = self.plan.windows.small
         reranker, documents = self.warm[self._layout], self.texts.documents[:size]
@@ -214,6 +213,8 @@ class Bench:
         stack.callback(client.close)
 
         def ask(turn: int) -> dict[str, float]:
+            for warming in range(WARM_UP if turn < 0 else 0):
+                client.rerank(self.texts.query(turn - 1 - warming), documents)
             served = client.rerank(self.texts.query(turn), documents)
             overhead = served.seconds - served.rerank
             return {
@@ -226,13 +227,7 @@ class Bench:
         yield Way(f"http_{size}", ask, about=about)
 
         for clients in (1, 8):
-
-            def work(turn: int, clients: int = clients) -> dict[str, float]:
-                queries = [self.texts.query((turn + 1) * _REQUESTS + at) for at in range(_REQUESTS)]
-                return {f"clients_{clients}_{size}": clients_seconds(port, queries, documents, clients)}
-
-            own = {**about, "clients": clients, "requests": _REQUESTS}
-            yield Way(f"clients_{clients}_{size}", work, about=own, warm_up=False)
+            yield clients_way(f"clients_{clients}_{size}", port, clients, self.texts, size, about, stack)
 
     def _icr_ways(self) -> Iterator[Way]:
         reranker = self.backbone.reranker("joint")
