@@ -24,6 +24,7 @@ WARM_UP = 3
 """Requests on a new connection that are not timed: Linux acknowledges its first segments sooner than later ones."""
 _REQUESTS = 16
 _STOP_SECONDS = 20
+_KEPT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,15 @@ def serving(reranker: Reranker, settings: Settings) -> Iterator[int]:
         raise MissingExtraError(error.name or "fastapi", "serve") from None
     serve = settings.serve.model_copy(update={"api_keys": (), "gateway": False})
     app = create_app(reranker, settings.model_copy(update={"serve": serve}))
-    config = uvicorn.Config(app, lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        # Connections stay open while other ways have their turn.
+        timeout_keep_alive=_KEPT_SECONDS,
+    )
     server = uvicorn.Server(config)
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="bench-server")
@@ -84,13 +93,16 @@ class Client:
         """Ask once, documents in first-stage order.
 
         Raises:
-            BackboneError: the answer is no reranked window.
+            BackboneError: no answer, or one that is no reranked window.
         """
         started = time.perf_counter()
         body = json.dumps({"query": query, "documents": list(documents), "first_stage": "order"})
-        self._connection.request("POST", "/v1/rerank", body, {"content-type": "application/json"})
-        with self._connection.getresponse() as answer:
-            read = answer.read()
+        try:
+            self._connection.request("POST", "/v1/rerank", body, {"content-type": "application/json"})
+            with self._connection.getresponse() as answer:
+                read = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise BackboneError(f"the service did not answer: {type(error).__name__}: {error}") from None
         json.loads(read)
         seconds = time.perf_counter() - started
         if answer.status != 200 or answer.headers.get("X-Reranked") != "true":

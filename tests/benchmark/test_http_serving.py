@@ -1,0 +1,32 @@
+"""The real server and its clients."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from connector.benchmark.http_serving import Client, clients_seconds, serving
+from connector.errors import BackboneError
+from connector.reranker import Reranker
+from connector.settings import Settings
+
+
+def test_a_connection_outlives_other_work_and_ends_with_the_server(
+    reranker: Reranker, settings: Settings, cats: list[str]
+) -> None:
+    keyed = settings.model_copy(update={"serve": settings.serve.model_copy(update={"api_keys": ("x",)})})
+    with serving(reranker, keyed) as port:
+        client, other = Client(port), Client(port)
+        served = client.rerank("how long do cats sleep", cats)
+        assert 0 < served.fusion < served.rerank < served.seconds
+        # Longer than a server waits for the next request by default.
+        time.sleep(6)
+        assert client.rerank("who bakes bread", cats).seconds > 0
+        assert clients_seconds([client, other], ["one", "two", "three"], cats) > 0
+        with pytest.raises(BackboneError, match="the service answered 4"):
+            client.rerank("", cats)
+    with pytest.raises(BackboneError, match="the service did not answer"):
+        client.rerank("who bakes bread", cats)
+    client.close()
+    other.close()
