@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +40,20 @@ def describe_machine(
         "allocator": "glibc keeps big buffers" if kept else "as the system has it",
         "load_average_at_start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": sys.version.split()[0],
-        "versions": installed_versions(),
+        "versions": {**installed_versions(), **_of_peers()},
         "date": today(),
         "command": command,
     }
+
+
+def _of_peers() -> dict[str, str]:
+    found = {}
+    for package in ("onnxruntime", "onnxruntime-gpu", "onnx"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def memory_in_use() -> dict[str, int]:

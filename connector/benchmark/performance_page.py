@@ -111,6 +111,7 @@ def _targets(reports: Sequence[tuple[str, Report]]) -> Iterator[str]:
         values = [report["ratios"].get(key) for _, report in reports]
         table.append([measure, "", "", *("not measured" if v is None else _number(v, False) for v in values)])
     yield _table(header, table)
+    yield "Size and start of the slim serving environment (<= 500 MB; <= 5 s) are not measured by this command.\n"
 
 
 def _label(report: Report) -> str:
