@@ -217,6 +217,9 @@ class ServeSettings(_Section):
     api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_split_keys)] = Field(
         (), description="Bearer keys that are let in; empty: everybody."
     )
+    at_once: int | None = Field(
+        None, ge=1, description="Requests that are ranked at the same time; null: one a core, or one on a GPU."
+    )
     max_queue: int = Field(32, ge=1, description="Requests that may wait; more are answered 429.")
     max_documents: int = Field(1000, ge=1, description="Documents one request may hold.")
     max_body_mb: int = Field(16, ge=1, description="Largest request body, in MB.")

@@ -14,6 +14,7 @@ import torch
 from cachetools import LRUCache
 
 from connector.backbone.allocator import keep_big_buffers
+from connector.backbone.core_sharing import CoreSharing
 from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Tail
 from connector.backbone.torch_attention import (
     ATTENTION,
@@ -61,6 +62,7 @@ class TorchRuntime:
         )
         self._prefixes: LRUCache[tuple[int, ...], _Prefix] = LRUCache(4)
         self._lock = Lock()
+        self._sharing = CoreSharing()
         for index, layer in enumerate(model.layers):
             layer.register_forward_pre_hook(partial(_report_states, index), with_kwargs=True)
 
@@ -139,7 +141,7 @@ class TorchRuntime:
     @property
     def threads(self) -> int:
         """See ``Runtime.threads``."""
-        return torch.get_num_threads()
+        return self._sharing.cores
 
     @property
     def kind(self) -> str:
@@ -275,7 +277,7 @@ class TorchRuntime:
     def _run(self, attention_pass: AttentionPass, tokens: Sequence[int], positions: Sequence[int]) -> None:
         ids = torch.tensor([list(tokens)], device=self._device)
         places = torch.tensor([list(positions)], device=self._device)
-        with active(attention_pass):
+        with self._sharing.share(), active(attention_pass):
             self._model(input_ids=ids, position_ids=places, use_cache=False)
 
 

@@ -1,19 +1,31 @@
-"""Who may use the LLM when: one request at a time, a bounded queue, deadlines that count the waiting."""
+"""Who may use the LLM when: some requests at a time, a bounded queue, deadlines that count the waiting."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
-__all__ = ["Admission", "ClientGone", "Deadline", "DeadlinePassed", "QueueFull", "while_connected"]
+__all__ = ["Admission", "ClientGone", "Deadline", "DeadlinePassed", "QueueFull", "places", "while_connected"]
 
 T = TypeVar("T")
+
+
+def places(device: str) -> int:
+    """How many requests to run together on ``backbone.device``: one a core, which they then divide among themselves.
+
+    On a GPU one, which fills it. Which of the two ``auto`` will be is not known before the model is loaded.
+    """
+    if device == "cuda" or (device == "auto" and Path("/dev/nvidia0").exists()):
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class QueueFull(Exception):
@@ -49,7 +61,7 @@ class Admission:
 
     Args:
         max_queue: how many may wait.
-        at_once: how many run together; one request already uses all cores.
+        at_once: how many run together.
     """
 
     def __init__(self, *, max_queue: int, at_once: int = 1) -> None:

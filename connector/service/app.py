@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from anyio import to_thread
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from connector import __version__
-from connector.service.admission import Admission
+from connector.service.admission import Admission, places
 from connector.service.authentication import BearerAuthentication
 from connector.service.errors import Failure, ServiceError, error_response, failure_of_status, style_of
 from connector.service.gateway.cluster_errors import GatewayError, cluster_error_response
@@ -26,8 +27,6 @@ from connector.settings import Settings
 __all__ = ["create_app"]
 
 _OPEN_PATHS = ("/live", "/ready")
-# One request already uses all cores.
-_AT_ONCE = 1
 
 
 def create_app(
@@ -50,13 +49,15 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        admission = Admission(max_queue=settings.serve.max_queue, at_once=_AT_ONCE)
-        metrics.watch_queue(lambda: admission.inside, _AT_ONCE)
+        at_once = settings.serve.at_once or places(settings.backbone.device)
+        admission = Admission(max_queue=settings.serve.max_queue, at_once=at_once)
+        metrics.watch_queue(lambda: admission.inside, at_once)
         app.state.admission = admission
         loading.start()
         yield
         if gateway is not None:
             await gateway.aclose()
+        await to_thread.run_sync(loading.close)
 
     app = FastAPI(
         title="rh-connector",

@@ -81,6 +81,12 @@ class Loading:
         if self._when_failed is not None:
             self._when_failed()
 
+    def close(self) -> None:
+        """Let go of what the reranker holds outside of the process: its document cache writes what is left."""
+        reader = getattr(self._reranker, "reader", None)
+        if reader is not None:
+            reader.close()
+
     def reranker(self) -> SupportsRerank:
         """The reranker.
 

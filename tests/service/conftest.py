@@ -19,8 +19,9 @@ ClientFactory = Callable[..., TestClient]
 
 
 def service_settings(**options: Any) -> Settings:
-    """Settings of the service alone; nothing of the machine."""
-    return load_settings(options={f"serve.{name}": value for name, value in options.items()}, environment={})
+    """Settings of the service alone; nothing of the machine, not even its number of cores."""
+    chosen = {"at_once": 1, **options}
+    return load_settings(options={f"serve.{name}": value for name, value in chosen.items()}, environment={})
 
 
 @pytest.fixture

@@ -44,15 +44,16 @@ def inside(client: TestClient) -> int:
     return count
 
 
-def test_one_request_runs_at_a_time_and_the_others_wait(make_client: ClientFactory) -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_some_requests_run_and_the_others_wait(make_client: ClientFactory, at_once: int) -> None:
     gate = Gate()
-    client = make_client(StandIn(gate))
+    client = make_client(StandIn(gate), at_once=at_once)
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(post, client, "/v1/rerank") for _ in range(4)]
-        wait_until(lambda: inside(client) == 4)
+        wait_until(lambda: inside(client) == 4 and gate.running == at_once)
         gate.open.set()
         assert [answer.result().status_code for answer in answers] == [200] * 4
-    assert gate.most == 1
+    assert gate.most == at_once
     assert inside(client) == 0
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from contextlib import closing
 
 import pytest
 
@@ -95,3 +96,10 @@ def test_a_body_without_end_is_not_read_for_ever() -> None:
             for _ in range(10_000):
                 connection.send(chunk)
         connection.close()
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with closing(listen("127.0.0.1", 0)) as listening, closing(socket.create_connection(listening.getsockname())):
+        accepted, _ = listening.accept()
+        with closing(accepted):
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -20,7 +20,8 @@ GatewayFactory = Callable[..., TestClient]
 
 def gateway_settings(url: str, options: dict[str, Any] | None = None, kind: str = "opensearch") -> Settings:
     """Settings of a gateway in front of ``url``; ``options``: dotted keys."""
-    return load_settings(options={"engine.kind": kind, "engine.url": url, **(options or {})}, environment={})
+    chosen = {"engine.kind": kind, "engine.url": url, "serve.at_once": 1, **(options or {})}
+    return load_settings(options=chosen, environment={})
 
 
 def shuffling() -> StandIn:
