@@ -1,4 +1,7 @@
-"""Export of trained routers to ONNX bundles. Importing this loads neither torch nor ONNX."""
+"""Export of trained routers to ONNX bundles, and of backbones to ONNX graphs.
+
+Importing this loads neither torch nor ONNX.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from connector.backbone.checkpoint import Checkpoint
     from connector.routing.metadata import RouterMetadata
     from connector.routing.router import Router
+    from router_export.backbone import ExportedGraphs
     from router_export.exporting import Exported
 
-__all__ = ["export"]
+__all__ = ["export", "export_backbone"]
 
 
 def export(
@@ -40,3 +45,10 @@ def export(
     from router_export.exporting import export_router
 
     return export_router(router, metadata, path, embeddings)
+
+
+def export_backbone(checkpoint: Checkpoint, folder: Path, layers: int | None = None) -> ExportedGraphs:
+    """Write the first layers of a backbone as ONNX graphs: see ``router_export.backbone``."""
+    from router_export.backbone import export_backbone as write
+
+    return write(checkpoint, folder, layers)

@@ -1,39 +1,85 @@
-"""From settings to a reader: weights, runtime, tokenizer, template, cache."""
+"""From settings to a reader: weights or their export, runtime, tokenizer, template, cache."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 from connector.backbone.cache import DocumentCache
+from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.disk_cache import DiskCache
+from connector.backbone.onnx_folder import RECORD, ExportedBackbone, exported_folder
 from connector.backbone.prompts import PromptTemplate
 from connector.backbone.pulling import obtain
 from connector.backbone.reader import Reader
 from connector.backbone.reading_cache import ReadingCache
 from connector.backbone.runtime import Runtime
 from connector.backbone.tokenizer import Tokenizer
-from connector.errors import MissingExtraError, SettingsError
+from connector.errors import BackboneError, MissingExtraError
 from connector.settings import Settings
 
 __all__ = ["open_reader"]
 
 
+class _Opened(NamedTuple):
+    runtime: Runtime
+    folder: Path
+    digest: str
+
+
 def open_reader(settings: Settings, progress: Callable[[str, float | None], None] | None = None) -> Reader:
     """Load the backbone that the settings name; its weights are fetched first where that is needed and allowed.
 
+    ``backbone.runtime`` ``auto`` is torch where torch and transformers are installed, else the export of the model if
+    there is one. ``backbone.model`` may name an exported folder, which no other runtime reads.
+
     Raises:
-        SettingsError: a runtime that this version does not have.
-        BackboneError: the weights are missing, damaged, not licensed, or of a kind that is not read.
-        MissingExtraError: torch or transformers is not installed.
+        BackboneError: the weights are missing, damaged, not licensed, or of a kind that is not read; or the export is
+            missing, damaged, or of other weights.
+        MissingExtraError: torch, transformers or ONNX Runtime is not installed.
     """
+    runtime, folder, digest = _open(settings, progress)
+    tokenizer = Tokenizer.from_folder(folder)
     backbone = settings.backbone
-    if backbone.runtime == "onnx":
-        raise SettingsError("backbone.runtime = onnx: this version runs backbones in torch; set it to auto or torch")
+    return Reader(
+        runtime,
+        tokenizer,
+        PromptTemplate.from_folder(folder, tokenizer),
+        backbone.layout,
+        digest,
+        DocumentCache(
+            settings.cache.memory_mb * 1_000_000, DiskCache.from_settings(settings.cache, runtime.load_document)
+        ),
+        readings=ReadingCache(settings.cache.scores_mb * 1_000_000),
+        max_document_tokens=backbone.max_document_tokens,
+        max_passages=backbone.max_passages,
+    )
+
+
+def _open(settings: Settings, progress: Callable[[str, float | None], None] | None) -> _Opened:
+    backbone = settings.backbone
+    folder = exported_folder(backbone.model, settings.cache.path)
+    named = (Path(backbone.model).expanduser() / RECORD).is_file()
+    if backbone.runtime == "torch" and named:
+        raise BackboneError(
+            f"backbone.model = {backbone.model} is an exported backbone, which torch does not read; "
+            "set backbone.runtime to onnx, or name the model itself"
+        )
+    if backbone.runtime == "onnx" or named:
+        return _open_exported(settings, folder)
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ModuleNotFoundError as error:
+        if backbone.runtime == "auto" and (folder / RECORD).is_file():
+            return _open_exported(settings, folder)
         raise MissingExtraError(error.name or "torch", "torch") from None
+    return _open_torch(settings, progress)
+
+
+def _open_torch(settings: Settings, progress: Callable[[str, float | None], None] | None) -> _Opened:
+    backbone = settings.backbone
     checkpoint = obtain(
         backbone.model,
         cache=settings.cache.path,
@@ -43,20 +89,30 @@ def open_reader(settings: Settings, progress: Callable[[str, float | None], None
     )
     from connector.backbone.torch_runtime import TorchRuntime
 
-    runtime: Runtime = TorchRuntime.load(
+    runtime = TorchRuntime.load(
         checkpoint.path, device=backbone.device, dtype=backbone.dtype, cache_dtype=settings.cache.dtype
     )
-    tokenizer = Tokenizer.from_folder(checkpoint.path)
-    return Reader(
-        runtime,
-        tokenizer,
-        PromptTemplate.from_folder(checkpoint.path, tokenizer),
-        backbone.layout,
-        checkpoint.digest(),
-        DocumentCache(
-            settings.cache.memory_mb * 1_000_000, DiskCache.from_settings(settings.cache, runtime.load_document)
-        ),
-        readings=ReadingCache(settings.cache.scores_mb * 1_000_000),
-        max_document_tokens=backbone.max_document_tokens,
-        max_passages=backbone.max_passages,
-    )
+    return _Opened(runtime, checkpoint.path, checkpoint.digest())
+
+
+def _open_exported(settings: Settings, folder: Path) -> _Opened:
+    backbone = settings.backbone
+    if not (folder / RECORD).is_file():
+        raise BackboneError(
+            f"backbone.runtime = onnx: {backbone.model} was not exported (there is no {folder}); where torch is "
+            "installed, run rh-connector export --backbone, or set backbone.runtime to torch"
+        )
+    exported = ExportedBackbone.read(folder)
+    source = Path(backbone.model).expanduser()
+    if source.is_dir() and source != folder:
+        # The folder's weights may have changed since.
+        digest = Checkpoint(source, source.resolve().name, settings.cache.path).digest()
+        if digest != exported.digest:
+            raise BackboneError(
+                f"{folder} was exported from other files than {source} holds now; "
+                "export again with rh-connector export --backbone"
+            )
+    from connector.backbone.onnx_runtime import OnnxRuntime
+
+    runtime = OnnxRuntime.load(folder, device=backbone.device, dtype=backbone.dtype, cache_dtype=settings.cache.dtype)
+    return _Opened(runtime, folder, exported.digest)

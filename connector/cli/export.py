@@ -1,4 +1,4 @@
-"""``rh-connector export``: a trained router becomes an ONNX bundle; or what a bundle holds."""
+"""``rh-connector export``: a router becomes an ONNX bundle, the LLM becomes ONNX graphs; or what a bundle holds."""
 
 from __future__ import annotations
 
@@ -14,21 +14,53 @@ from connector.errors import SettingsError
 
 if TYPE_CHECKING:
     from connector.routing.bundle import Bundle
+    from connector.settings import Settings
 
+_LAYOUTS = ("block", "late", "joint")
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("export")
 @click.argument("router", type=_FILE, required=False)
-@click.option("--out", type=_FILE, metavar="FILE.onnx", help="Default: ROUTER with the suffix .onnx.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="FILE.onnx of a bundle (default: ROUTER with the suffix .onnx), or the folder of a backbone (default: where "
+    "backbone.runtime=onnx looks for it, in cache.path).",
+)
 @click.option("--inspect", type=_FILE, metavar="FILE.onnx", help="Show what a bundle holds; nothing is written.")
+@click.option("--backbone", is_flag=True, help="Write the LLM that backbone.model names as ONNX graphs.")
+@click.option(
+    "--layers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --backbone: only the first N layers (default: those that the model's routers and head sets read).",
+)
 @pass_context
-def command(context: Context, router: Path | None, out: Path | None, inspect: Path | None) -> None:
-    """Write ROUTER, a .safetensors file of train, as an ONNX bundle, and verify it.
+def command(
+    context: Context,
+    router: Path | None,
+    out: Path | None,
+    inspect: Path | None,
+    backbone: bool,
+    layers: int | None,
+) -> None:
+    """Write ROUTER, a .safetensors file of train, as an ONNX bundle, or the LLM as ONNX graphs; and verify them.
 
     ONNX Runtime must answer as torch does, within 1e-5 and with the same heads, or nothing is written. Use the bundle
-    with --set router.bundle=FILE.onnx.
+    with --set router.bundle=FILE.onnx, and the graphs, without torch, with --set backbone.runtime=onnx: see
+    docs/onnx.md.
     """
+    if backbone:
+        if router is not None or inspect is not None:
+            raise SettingsError(
+                "export: --backbone goes without ROUTER and --inspect; name the LLM by backbone.model"
+            )
+        _export_backbone(context, out, layers)
+        return
+    if layers is not None:
+        raise SettingsError(f"export: --layers {layers} is of backbones; give --backbone too")
     if inspect is not None:
         if router is not None or out is not None:
             raise SettingsError("export: --inspect goes alone; give a ROUTER to export, or --inspect FILE.onnx")
@@ -58,6 +90,59 @@ def command(context: Context, router: Path | None, out: Path | None, inspect: Pa
         f"Written to {target} ({written.bundle.size / 1000:.0f} kB). ONNX Runtime and torch agree on {written.real} "
         f"real and {written.random} random query embeddings; largest difference {written.difference:.1e}."
     )
+
+
+def _export_backbone(context: Context, out: Path | None, layers: int | None) -> None:
+    from connector.backbone.onnx_folder import exported_folder
+    from connector.backbone.pulling import obtain
+    from router_export import export_backbone
+
+    settings = context.settings()
+    checkpoint = obtain(
+        settings.backbone.model,
+        cache=settings.cache.path,
+        offline=settings.backbone.offline,
+        accept_license=(lambda name, terms: True) if settings.backbone.accept_license else None,
+    )
+    folder = out or exported_folder(settings.backbone.model, settings.cache.path)
+    written = export_backbone(checkpoint, folder, layers or _layers_read(settings))
+    exported = written.exported
+    if context.as_json:
+        context.print_json(
+            {
+                "folder": str(folder),
+                "bytes": written.bytes,
+                "layers": exported.layers,
+                "dtype": exported.dtype,
+                "largest_difference": written.rows_difference,
+                "largest_embedding_difference": written.embedding_difference,
+            }
+        )
+        return
+    click.echo(
+        f"Written to {folder} ({written.bytes / 1e6:.0f} MB): {exported.layers} of {exported.shape.layers} layers. "
+        f"Largest difference from torch: {written.rows_difference:.1e} in attention, "
+        f"{written.embedding_difference:.1e} in query embeddings."
+    )
+
+
+def _layers_read(settings: Settings) -> int | None:
+    """Layers that what is configured or shipped for the model, in any layout, reads; None: all."""
+    from connector.heads.head_sets import StaticHeads, shipped_path
+    from connector.routing.bundle import Bundle, shipped_bundle
+
+    if settings.router.mode == "all":
+        return None
+    files = [find(settings.backbone.model, layout) for find in (shipped_path, shipped_bundle) for layout in _LAYOUTS]
+    read = set()
+    for path in {settings.router.bundle, *files} - {None}:
+        assert path is not None
+        if path.suffix == ".onnx":
+            metadata = Bundle.load(path).metadata
+            read |= {metadata.deepest_layer, *metadata.embedding.layers}
+        else:
+            read |= {layer for heads in StaticHeads.load(path).sets.values() for layer, _ in heads.heads}
+    return max(read) + 1 if read else None
 
 
 def _inspect(context: Context, path: Path) -> None:

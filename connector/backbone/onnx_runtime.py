@@ -1,0 +1,361 @@
+"""The ONNX runtime: an exported decoder in ONNX Runtime and numpy, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from cachetools import LRUCache
+
+from connector.backbone.allocator import keep_big_buffers
+from connector.backbone.onnx_encoded import ArrayDtype, Kept, OnnxEncodedDocument, StoredArray, same_kept
+from connector.backbone.onnx_folder import ExportedBackbone
+from connector.backbone.onnx_graphs import Array, LayerStates, OnnxGraphs, causal_bias, thread_count
+from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Tail
+from connector.errors import BackboneError
+
+__all__ = ["OnnxRuntime"]
+
+# Longer passages are encoded in parts, each seeing those before it: the same states, with logits that fit in memory.
+_PART_TOKENS = 1024
+_Prefix = list[tuple[Array, Array]]
+
+
+class OnnxRuntime:
+    """One frozen LLM in ONNX Runtime, on the CPU. Thread-safe.
+
+    Every passage is encoded by itself, so a cached state is bit-equal to a fresh one whatever else was in the
+    request; with int8 weights, whose activations are rounded a run, this is what keeps states apart at all.
+
+    Args:
+        folder: of the export.
+        exported: what its record says.
+        cache_dtype: of encoded documents.
+    """
+
+    def __init__(self, folder: Path, exported: ExportedBackbone, *, cache_dtype: ArrayDtype = "float16") -> None:
+        self._exported, self._shape, self._cache_dtype = exported, exported.shape, cache_dtype
+        self._threads = thread_count()
+        self._graphs = OnnxGraphs(folder, exported, self._threads)
+        self._windows = frozenset(exported.windows)
+        self._prefixes: LRUCache[tuple[int, ...], _Prefix] = LRUCache(4)
+        self._lock = Lock()
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str = "auto", dtype: str = "auto", cache_dtype: str = "auto"
+    ) -> OnnxRuntime:
+        """Load an exported backbone.
+
+        Args:
+            folder: the folder that ``export --backbone`` wrote.
+            device: ``cpu`` or ``auto``.
+            dtype: of the weights; ``auto``: as they were exported.
+            cache_dtype: of encoded documents: float32, float16 or int8; ``auto``: float16.
+
+        Raises:
+            BackboneError: the export is missing or damaged, or it cannot do what is asked.
+            MissingExtraError: ONNX Runtime is not installed.
+        """
+        exported = ExportedBackbone.read(folder)
+        if device == "cuda":
+            raise BackboneError(
+                "backbone.device = cuda: exported backbones run on the CPU; set it to cpu or auto, "
+                "or backbone.runtime to torch"
+            )
+        if dtype not in ("auto", exported.dtype):
+            raise BackboneError(
+                f"backbone.dtype = {dtype}: the backbone in {folder} was exported with {exported.dtype} weights; "
+                "set it to auto, or backbone.runtime to torch"
+            )
+        stored: Literal["float32", "float16", "int8"]
+        if cache_dtype in ("auto", "float16"):
+            stored = "float16"
+        elif cache_dtype == "float32":
+            stored = "float32"
+        elif cache_dtype == "int8":
+            stored = "int8"
+        else:
+            raise BackboneError(
+                f"cache.dtype = {cache_dtype}: the onnx runtime keeps float32, float16 or int8; set one of them"
+            )
+        keep_big_buffers()
+        return cls(folder, exported, cache_dtype=stored)
+
+    @property
+    def shape(self) -> BackboneShape:
+        return self._shape
+
+    @property
+    def device(self) -> str:
+        """See ``Runtime.device``."""
+        return "cpu"
+
+    @property
+    def precision(self) -> str:
+        """See ``Runtime.precision``."""
+        return f"{self._exported.dtype}-{self._cache_dtype}"
+
+    @property
+    def threads(self) -> int:
+        """See ``Runtime.threads``."""
+        return self._threads
+
+    @property
+    def kind(self) -> str:
+        """What an encoded document must have been made by."""
+        s = self._shape
+        return f"onnx {s.family} {s.layers}x{s.kv_heads}x{s.head_dim} {self._exported.dtype}"
+
+    def encode(
+        self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool
+    ) -> Iterator[EncodedDocument]:
+        """See ``Runtime.encode``."""
+        deepest = self._deepest(heads)
+        kept = self._kept(heads, deepest, late=late)
+        before = self._prefix_states(prefix)
+        for document in documents:
+            keys, values = self._encode(document, len(prefix), before, deepest)
+            held = np.concatenate([keys[layer][list(kv_heads)] for layer, kv_heads in kept])
+            # The deepest layer is read, never attended through: its values are not needed.
+            seen = None if late else np.concatenate([*values[:deepest], keys[0][:0]])
+            yield OnnxEncodedDocument(
+                len(document),
+                kept,
+                StoredArray.store(held, self._cache_dtype),
+                None if seen is None else StoredArray.store(seen, self._cache_dtype),
+                self.kind,
+            )
+
+    def read(
+        self,
+        prefix: Sequence[int],
+        tail: Tail,
+        documents: Sequence[EncodedDocument],
+        heads: Sequence[Head],
+        *,
+        late: bool,
+    ) -> npt.NDArray[np.float32]:
+        """See ``Runtime.read``."""
+        own = [document for document in documents if isinstance(document, OnnxEncodedDocument)]
+        if len(own) != len(documents):
+            raise BackboneError("documents encoded by another runtime cannot be read by onnx")
+        deepest = self._deepest(heads)
+        window = _Window(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
+        ids, positions, apart = _tail(tail)
+        biases = {
+            size: np.concatenate(
+                [_window_bias(positions, window.positions, size), _own_bias(apart, positions, size)], 1
+            )
+            for size in self._windows
+        }
+        passing = biases
+        if late:
+            # The documents take part in the rows only, never in what the tail becomes.
+            passing = {size: bias[:, window.tokens :] for size, bias in biases.items()}
+        groups = self._shape.heads // self._shape.kv_heads
+        found: dict[Head, Array] = {}
+        for layer, states in self._graphs.run(ids, positions, passing, window.seen):
+            by_kv_head: dict[int, list[int]] = {}
+            for at, head in heads:
+                if at == layer and head not in by_kv_head.setdefault(head // groups, []):
+                    by_kv_head[head // groups].append(head)
+            for kv_head, chosen in by_kv_head.items():
+                keys = window.keys_of(layer, kv_head, states)
+                bias = biases[self._exported.windows[layer]]
+                rows = self._graphs.rows(layer, states.q[chosen], keys, bias, tail.rows)
+                found.update({(layer, head): row[:, : window.tokens] for head, row in zip(chosen, rows, strict=True)})
+            if layer == deepest:
+                break
+        result = np.stack([found[layer, head] for layer, head in heads])
+        if not np.isfinite(result).all():
+            raise BackboneError("the backbone gave attention that is not finite; check the weights and the dtype")
+        return result
+
+    def embed(self, tokens: Sequence[int], layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
+        """See ``Runtime.embed``."""
+        deepest = self._deepest([(layer, 0) for layer in layers])
+        positions = np.arange(len(tokens))
+        biases = {size: causal_bias(positions, positions, size) for size in self._windows}
+        pooled: dict[int, Array] = {}
+        for layer, states in self._graphs.run(tokens, positions, biases, lambda _, states: (states.k, states.v)):
+            own = states.hidden[0, start:]
+            pooled[layer] = np.stack((own.mean(axis=0, dtype=np.float32), own[-1]))
+            if layer == deepest:
+                break
+        return np.stack([pooled[layer] for layer in layers])
+
+    def load_document(self, data: bytes) -> EncodedDocument:
+        """See ``Runtime.load_document``."""
+        return OnnxEncodedDocument.from_bytes(data, self.kind)
+
+    def _deepest(self, heads: Sequence[Head]) -> int:
+        deepest = max(layer for layer, _ in heads)
+        if deepest >= self._exported.layers:
+            raise BackboneError(
+                f"layer {deepest} is wanted, the exported backbone ends with layer {self._exported.layers - 1}; "
+                f"export again with rh-connector export --backbone --layers {deepest + 1}"
+            )
+        return deepest
+
+    def _kept(self, heads: Sequence[Head], deepest: int, *, late: bool) -> Kept:
+        if not late:
+            return tuple((layer, tuple(range(self._shape.kv_heads))) for layer in range(deepest + 1))
+        groups = self._shape.heads // self._shape.kv_heads
+        kept: dict[int, set[int]] = {}
+        for layer, head in heads:
+            kept.setdefault(layer, set()).add(head // groups)
+        return tuple((layer, tuple(sorted(kv_heads))) for layer, kv_heads in sorted(kept.items()))
+
+    def _prefix_states(self, prefix: Sequence[int]) -> _Prefix:
+        key = tuple(prefix)
+        with self._lock:
+            known = self._prefixes.get(key)
+        if known is None:
+            nothing = np.zeros((self._shape.kv_heads, 0, self._shape.head_dim), dtype=np.float32)
+            empty = [(nothing, nothing)] * self._exported.layers
+            known = list(zip(*self._encode(key, 0, empty, self._exported.layers - 1), strict=True)) if key else empty
+            with self._lock:
+                self._prefixes[key] = known
+        return known
+
+    def _encode(
+        self, ids: Sequence[int], start: int, before: _Prefix, deepest: int
+    ) -> tuple[list[Array], list[Array]]:
+        """Keys and values [kv heads, tokens, d] of each layer up to the deepest."""
+        keys: list[list[Array]] = [[] for _ in range(deepest + 1)]
+        values: list[list[Array]] = [[] for _ in range(deepest + 1)]
+
+        def seen(layer: int, states: LayerStates) -> tuple[Array, Array]:
+            prefix_k, prefix_v = before[layer]
+            return np.concatenate([prefix_k, *keys[layer]], axis=1), np.concatenate(
+                [prefix_v, *values[layer]], axis=1
+            )
+
+        for at in range(0, len(ids), _PART_TOKENS):
+            part = ids[at : at + _PART_TOKENS]
+            positions = np.arange(start + at, start + at + len(part))
+            behind = np.arange(start + at + len(part))
+            biases = {size: causal_bias(positions, behind, size) for size in self._windows}
+            for layer, states in self._graphs.run(part, positions, biases, seen):
+                keys[layer].append(states.k)
+                values[layer].append(states.v)
+                if layer == deepest:
+                    break
+        return [_joined(parts) for parts in keys], [_joined(parts) for parts in values]
+
+
+class _Window:
+    """The passages of a window and the prefix behind them, packed for each layer when it is read.
+
+    Attributes:
+        tokens: of all passages.
+        positions: int64 [tokens + prefix]: position of every token in its own prompt.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[OnnxEncodedDocument],
+        start: int,
+        prefix: _Prefix,
+        deepest: int,
+        *,
+        late: bool,
+    ) -> None:
+        self._documents, self._prefix, self._late = documents, prefix, late
+        self._kept = dict(same_kept(documents))
+        if deepest > max(self._kept):
+            raise BackboneError(
+                f"documents were encoded up to layer {max(self._kept)}, not {deepest}; clear the cache"
+            )
+        if late != (documents[0].values is None):
+            layout = "block" if late else "late"
+            raise BackboneError(
+                f"documents encoded for the {layout} layout cannot be read as another; clear the cache"
+            )
+        self.tokens = sum(document.tokens for document in documents)
+        places = [np.arange(start, start + document.tokens) for document in documents]
+        self.positions = np.concatenate([*places, np.arange(start)])
+        self._packed: tuple[int, Array] | None = None
+
+    def seen(self, layer: int, states: LayerStates) -> tuple[Array, Array]:
+        """Keys and values that the tail attends to; for late without the passages."""
+        prefix_k, prefix_v = self._prefix[layer]
+        if self._late:
+            return np.concatenate((prefix_k, states.k), axis=1), np.concatenate((prefix_v, states.v), axis=1)
+        values = self._room(states.v)
+        every = slice(layer * states.v.shape[0], (layer + 1) * states.v.shape[0])
+        for document, start in self._starts():
+            assert document.values is not None
+            document.values.widen(every, values[:, start : start + document.tokens])
+        values[:, self.tokens :] = np.concatenate((prefix_v, states.v), axis=1)
+        return self._keys(layer, states), values
+
+    def keys_of(self, layer: int, kv_head: int, states: LayerStates) -> Array:
+        """Keys [passages + prefix + tail, d] of one kv head."""
+        if layer not in self._kept or kv_head not in self._kept[layer]:
+            raise BackboneError(f"documents were not encoded for layer {layer}, kv head {kv_head}; clear the cache")
+        if not self._late:
+            packed: Array = self._keys(layer, states)[kv_head]
+            return packed
+        keys: Array = self._room(states.k[:1])
+        for document, start in self._starts():
+            row = document.places[layer].start + self._kept[layer].index(kv_head)
+            document.keys.widen(slice(row, row + 1), keys[:, start : start + document.tokens])
+        keys[0, self.tokens :] = np.concatenate((self._prefix[layer][0][kv_head], states.k[kv_head]))
+        only: Array = keys[0]
+        return only
+
+    def _keys(self, layer: int, states: LayerStates) -> Array:
+        # Rows and attention of a layer need the same.
+        if self._packed is None or self._packed[0] != layer:
+            keys = self._room(states.k)
+            for document, start in self._starts():
+                document.keys.widen(document.places[layer], keys[:, start : start + document.tokens])
+            keys[:, self.tokens :] = np.concatenate((self._prefix[layer][0], states.k), axis=1)
+            self._packed = layer, keys
+        return self._packed[1]
+
+    def _room(self, own: Array) -> Array:
+        heads, tail, dim = own.shape
+        return np.empty((heads, len(self.positions) + tail, dim), dtype=np.float32)
+
+    def _starts(self) -> Iterator[tuple[OnnxEncodedDocument, int]]:
+        start = 0
+        for document in self._documents:
+            yield document, start
+            start += document.tokens
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _tail(tail: Tail) -> tuple[list[int], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Ids, positions, and who is hidden from whom: a variant sees the shared part and itself."""
+    ids, variant = list(tail.shared), [-1] * len(tail.shared)
+    positions = [tail.position + at for at in range(len(tail.shared))]
+    for number, own in enumerate(tail.variants):
+        ids.extend(own)
+        variant.extend([number] * len(own))
+        positions.extend(tail.position + len(tail.shared) + at for at in range(len(own)))
+    of = np.array(variant)
+    return ids, np.array(positions), (of[None, :] != -1) & (of[:, None] != of[None, :])
+
+
+def _own_bias(apart: npt.NDArray[np.bool_], positions: npt.NDArray[np.int64], window: int | None) -> Array:
+    bias: Array = causal_bias(positions, positions, window)
+    bias[apart] = np.float32("-inf")
+    return bias
+
+
+def _window_bias(queries: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], window: int | None) -> Array:
+    """Documents and prefix are always behind the tail: only a sliding window can hide them."""
+    bias: Array = np.zeros((len(queries), len(keys)), dtype=np.float32)
+    if window is not None:
+        bias[queries[:, None] - keys[None, :] >= window] = np.float32("-inf")
+    return bias

@@ -1,0 +1,144 @@
+"""Writing a backbone's graphs: traced, cut, run against torch, and only then put in their place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from connector.backbone.checkpoint import Checkpoint
+from connector.backbone.onnx_folder import RECORD, ExportedBackbone
+from connector.backbone.onnx_runtime import OnnxRuntime
+from connector.backbone.runtime import Runtime, Tail
+from connector.errors import BackboneError, MissingExtraError
+
+__all__ = ["TOLERANCE", "ExportedGraphs", "export_backbone"]
+
+TOLERANCE = 1e-5
+_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedGraphs:
+    """A backbone that was written.
+
+    Attributes:
+        folder: where it is.
+        exported: what its record says.
+        rows_difference: largest absolute difference of an attention row from torch's, over the layouts.
+        embedding_difference: of a query embedding, as a part of its largest entry.
+        bytes: of all files.
+    """
+
+    folder: Path
+    exported: ExportedBackbone
+    rows_difference: float
+    embedding_difference: float
+    bytes: int
+
+
+def export_backbone(checkpoint: Checkpoint, folder: Path, layers: int | None = None) -> ExportedGraphs:
+    """Write the first layers of a backbone as graphs that were found equal to it; an older export is replaced.
+
+    Args:
+        checkpoint: the LLM.
+        folder: where the files go.
+        layers: how many; None: all.
+
+    Raises:
+        MissingExtraError: torch, onnx, onnxscript or ONNX Runtime is not installed.
+        BackboneError: the family cannot be exported, the graphs do not give torch's numbers, the folder holds
+            something else, or it cannot be written. An older export stays then.
+    """
+    config = checkpoint.config()
+    config = config.get("text_config") or config
+    depth = int(config["num_hidden_layers"])
+    layers = depth if layers is None else layers
+    if not 1 <= layers <= depth:
+        raise BackboneError(f"export: --layers {layers}: {checkpoint.name} has {depth} layers; give 1 to {depth}")
+    if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BackboneError(f"{folder} is no exported backbone; name an empty or new folder with --out")
+    work = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        made = _write(checkpoint, work, layers)
+        shutil.rmtree(folder, ignore_errors=True)
+        work.rename(folder)
+    except OSError as error:
+        raise BackboneError(f"cannot write the exported backbone {folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    exported, rows, embedding = made
+    return ExportedGraphs(folder, exported, rows, embedding, sum(exported.files.values()))
+
+
+def _write(checkpoint: Checkpoint, work: Path, layers: int) -> tuple[ExportedBackbone, float, float]:
+    try:
+        from connector.backbone.torch_runtime import TorchRuntime
+        from router_export.backbone_graphs import cut, write_rows
+        from router_export.backbone_trace import OPSET, load_decoder, trace
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "export") from None
+    whole = work / "whole.onnx"
+    decoder = load_decoder(checkpoint.path, layers)
+    traced = trace(decoder, whole)
+    # Before the weights are loaded once more.
+    del decoder
+    cut(whole, work, layers)
+    write_rows(work, traced.softcap, OPSET)
+    whole.unlink()
+    for name in _TEXT_FILES:
+        if (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, work / name)
+    torch_runtime = TorchRuntime.load(checkpoint.path, device="cpu", dtype="float32", cache_dtype="float32")
+    shape = torch_runtime.shape
+    exported = ExportedBackbone(
+        name=checkpoint.name,
+        digest=checkpoint.digest(),
+        shape=shape,
+        layers=layers,
+        dtype="float32",
+        opset=OPSET,
+        scaling=traced.scaling,
+        windows=traced.windows,
+        softcap=traced.softcap,
+        files={path.name: path.stat().st_size for path in sorted(work.iterdir())},
+    )
+    exported.write(work)
+    tokens = traced.vocabulary
+    rows, embedding = _compare(torch_runtime, OnnxRuntime.load(work, cache_dtype="float32"), layers, tokens)
+    for what, difference in (("attention", rows), ("a query embedding", embedding)):
+        if not difference <= TOLERANCE:
+            raise BackboneError(
+                f"the export of {shape.family} is not the backbone: {what} differs from torch's by {difference:.2g}, "
+                f"more than {TOLERANCE:g}; nothing was written; set backbone.runtime to torch"
+            )
+    return exported, rows, embedding
+
+
+def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tuple[float, float]:
+    """Largest differences of rows and of embeddings, on made-up token ids at shapes other than those traced."""
+    random = np.random.default_rng(0)
+
+    def ids(count: int) -> list[int]:
+        return [int(token) for token in random.integers(3, vocabulary, count)]
+
+    prefix, documents = ids(9), [ids(count) for count in (37, 1, 120, 12)]
+    shared, variants = tuple(ids(6)), (tuple(ids(8)), tuple(ids(3)))
+    total = len(shared) + sum(map(len, variants))
+    tail = Tail(shared, variants, np.eye(total, dtype=np.float32), len(prefix) + max(map(len, documents)))
+    heads = [(layer, head) for layer in range(layers) for head in range(theirs.shape.heads)]
+    largest = 0.0
+    for late in (False, True):
+        rows = [
+            runtime.read(prefix, tail, list(runtime.encode(prefix, documents, heads, late=late)), heads, late=late)
+            for runtime in (theirs, ours)
+        ]
+        largest = max(largest, float(np.abs(rows[0] - rows[1]).max()))
+    embeddings = [runtime.embed(documents[0], range(layers), 2) for runtime in (theirs, ours)]
+    scale = np.abs(embeddings[0]).max(axis=(1, 2), keepdims=True)
+    return largest, float((np.abs(embeddings[0] - embeddings[1]) / scale).max())

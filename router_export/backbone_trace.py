@@ -1,0 +1,221 @@
+"""The frozen LLM, traced by torch into one ONNX graph with a door at every layer's attention."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from connector.backbone.torch_attention import ATTENTION, AttentionPass, LayerOptions, LayersDone, active
+from connector.errors import BackboneError, MissingExtraError
+from router_export.backbone_graphs import COMMON
+
+__all__ = ["OPSET", "Traced", "load_decoder", "trace"]
+
+# The first with an operator for RMS norms and for rotary embeddings.
+OPSET = 23
+_TOKENS, _KEYS = 5, 7
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What was seen of each layer while it was traced.
+
+    Attributes:
+        scaling: factor of the logits.
+        windows: sliding window in tokens, or None.
+        softcap: of the logits, the same for every layer, or None.
+        vocabulary: number of token ids.
+    """
+
+    scaling: tuple[float, ...]
+    windows: tuple[int | None, ...]
+    softcap: float | None
+    vocabulary: int
+
+
+def load_decoder(path: Path, layers: int) -> Any:
+    """The first layers of a checkpoint's decoder, in float32; LM head and all other layers are dropped.
+
+    Raises:
+        BackboneError: the folder cannot be loaded.
+    """
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=ATTENTION,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BackboneError(f"cannot load the backbone in {path}: {' '.join(str(error).split())}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    decoder: Any = model.get_decoder().eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+    decoder.layers = decoder.layers[:layers]
+    decoder.config.num_hidden_layers = layers
+    return decoder
+
+
+class _Doors(AttentionPass):
+    """Gives away what enters each layer's attention, and takes the keys and values to attend to from outside."""
+
+    def __init__(
+        self,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        bias: Tensor,
+        window_bias: Tensor,
+        hidden: Mapping[int, Tensor],
+    ) -> None:
+        self._keys, self._values, self._hidden = keys, values, hidden
+        self._bias, self._window_bias = bias, window_bias
+        self.options: list[LayerOptions] = []
+        self.outputs: list[Tensor] = []
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
+        self.options.append(options)
+        self.outputs.extend((self._hidden[layer], q, k, v))
+        if layer == len(self._keys):
+            raise LayersDone
+        keys, values = self._keys[layer], self._values[layer]
+        # Queries of a group share their keys, which are not repeated.
+        grouped = (q * options.scaling).reshape(k.shape[0], (q.shape[0] // k.shape[0]) * q.shape[1], k.shape[2])
+        logits = torch.matmul(grouped, keys.transpose(1, 2)).view(q.shape[0], q.shape[1], -1)
+        if options.softcap is not None:
+            logits = torch.tanh(logits / options.softcap) * options.softcap
+        bias = self._bias if options.window is None else self._window_bias
+        weights = torch.softmax(logits + bias, dim=-1)
+        # Only the tokens' number may be worked out: the keys' would be taken from some other layer's.
+        grouped_weights = weights.reshape(k.shape[0], (q.shape[0] // k.shape[0]) * q.shape[1], -1)
+        return torch.matmul(grouped_weights, values).view(q.shape)
+
+
+class _Traceable(torch.nn.Module):
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.options: list[LayerOptions] = []
+        self._hidden: dict[int, Tensor] = {}
+        for layer, module in enumerate(decoder.layers):
+            module.register_forward_pre_hook(partial(self._enter, layer), with_kwargs=True)
+
+    def _enter(self, layer: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._hidden[layer] = args[0] if args else kwargs["hidden_states"]
+
+    def forward(
+        self,
+        keys: list[Tensor],
+        values: list[Tensor],
+        bias: Tensor,
+        window_bias: Tensor,
+        ids: Tensor,
+        positions: Tensor,
+    ) -> list[Tensor]:
+        doors = _Doors(keys, values, bias, window_bias, self._hidden)
+        with active(doors):
+            self.decoder(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+        self.options = doors.options
+        return doors.outputs
+
+
+def trace(decoder: Any, path: Path) -> Traced:
+    """Write the whole decoder as one graph, ``path``, with its weights in ``path`` + ``.data``.
+
+    Inputs: ``COMMON``, and of each layer but the last ``keys.i``, ``values.i``; outputs of each layer ``h.i``,
+    ``q.i``, ``k.i``, ``v.i``: see ``connector.backbone.onnx_graphs``.
+
+    Raises:
+        MissingExtraError: onnxscript is not installed.
+        BackboneError: the family cannot be exported.
+    """
+    config = decoder.config
+    family = config.model_type
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    between = range(len(decoder.layers) - 1)
+    module = _Traceable(decoder)
+    example = (
+        [torch.randn(kv_heads, _KEYS, dim) for _ in between],
+        [torch.randn(kv_heads, _KEYS, dim) for _ in between],
+        torch.zeros(_TOKENS, _KEYS),
+        torch.zeros(_TOKENS, _KEYS),
+        # Last: the exporter takes the number of tokens from the last input that has it, and every graph has these.
+        torch.arange(_TOKENS),
+        torch.arange(_TOKENS),
+    )
+    free = torch.export.Dim.DYNAMIC
+    each, bias = [{1: free} for _ in between], {0: free, 1: free}
+    shapes = (each, each, bias, bias, {0: free}, {0: free})
+    inputs = [*(f"{name}.{layer}" for name in ("keys", "values") for layer in between), *COMMON]
+    outputs = [f"{name}.{layer}" for layer in range(len(decoder.layers)) for name in "hqkv"]
+    try:
+        with _quiet():
+            # Run once as it is: what the module notes while it is traced is lost.
+            module(*example)
+            options = module.options
+            torch.onnx.export(
+                module,
+                example,
+                path,
+                dynamo=True,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                external_data=True,
+                optimize=True,
+                verbose=False,
+            )
+    except ImportError as error:
+        raise MissingExtraError(error.name or "onnxscript", "export") from None
+    except Exception as error:  # whatever the exporter and its passes raise
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise BackboneError(
+            f"{family} cannot be exported to ONNX ({reason}); run it in torch: set backbone.runtime to torch"
+        ) from error
+    if len({one.softcap for one in options}) > 1 or len({one.window for one in options} - {None}) > 1:
+        raise BackboneError(
+            f"{family} has layers with different windows or caps of logits and cannot be exported; "
+            "set backbone.runtime to torch"
+        )
+    return Traced(
+        tuple(float(one.scaling) for one in options),
+        tuple(None if one.window is None else int(one.window) for one in options),
+        options[0].softcap,
+        int(config.vocab_size),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks about libraries that we do not use."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

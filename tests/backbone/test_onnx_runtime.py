@@ -1,0 +1,322 @@
+"""Exported backbones in ONNX Runtime against the same weights in torch, for every family; and without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from connector.backbone.checkpoint import Checkpoint
+from connector.backbone.onnx_folder import RECORD, ROWS, WEIGHTS, exported_folder, graph_name
+from connector.backbone.onnx_runtime import OnnxRuntime
+from connector.backbone.opening import open_reader
+from connector.backbone.torch_runtime import TorchRuntime
+from connector.cli import cli
+from connector.errors import BackboneError
+from connector.settings import Settings
+from router_export import export_backbone
+from tests.backbone.test_torch_runtime import DOCUMENTS, PREFIX, tail
+from tests.backbone.tiny import FAMILIES, save_tiny
+
+TOLERANCE = 1e-5
+# Reading them takes torch's blocks, and ours in parts.
+LONG = [3 + at % 110 for at in range(190)]
+
+
+class Both(NamedTuple):
+    folder: Path
+    exported: Path
+    torch: TorchRuntime
+    onnx: OnnxRuntime
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(smollm2: Checkpoint) -> Path:
+    return smollm2.path / "tokenizer.json"
+
+
+def export_tiny(family: str, path: Path, tokenizer_file: Path, layers: int | None = None) -> tuple[Path, Path]:
+    folder, exported = path / family, path / f"{family}-exported"
+    save_tiny(family, folder)
+    shutil.copy(tokenizer_file, folder)
+    export_backbone(Checkpoint.open(folder, family), exported, layers)
+    return folder, exported
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Both:
+    folder, exported = export_tiny(request.param, tmp_path_factory.mktemp(request.param), tokenizer_file)
+    return Both(
+        folder,
+        exported,
+        TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype="float32"),
+        OnnxRuntime.load(exported, cache_dtype="float32"),
+    )
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Both:
+    """The first two of four layers."""
+    folder, exported = export_tiny("llama", tmp_path_factory.mktemp("short"), tokenizer_file, layers=2)
+    torch = TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype="float32")
+    return Both(folder, exported, torch, OnnxRuntime.load(exported, cache_dtype="float32"))
+
+
+def rows_of(runtime: Any, documents: list[list[int]], heads: Any, pool: Any, *, late: bool) -> Any:
+    encoded = list(runtime.encode(PREFIX, documents, pool, late=late))
+    return runtime.read(PREFIX, tail(), encoded, heads, late=late)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
+def test_rows_are_torch_s(both: Both, late: bool) -> None:
+    heads = both.torch.shape.all_heads()
+    assert both.onnx.shape == both.torch.shape
+    expected = rows_of(both.torch, DOCUMENTS, heads, heads, late=late)
+    np.testing.assert_allclose(rows_of(both.onnx, DOCUMENTS, heads, heads, late=late), expected, atol=TOLERANCE)
+    # The comparison must be about something: attention that differs between heads and tokens.
+    assert expected.std(axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
+def test_some_heads_in_any_order_from_a_deeper_pool(both: Both, late: bool) -> None:
+    pool = [(3, 1), (0, 2), (2, 0), (2, 3), (1, 1)]
+    heads = [(2, 3), (0, 2), (2, 0)]
+    expected = rows_of(both.torch, DOCUMENTS, heads, pool, late=late)
+    np.testing.assert_allclose(rows_of(both.onnx, DOCUMENTS, heads, pool, late=late), expected, atol=TOLERANCE)
+
+
+def test_one_long_prompt_in_parts_is_torch_s(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = both.torch.shape.all_heads()
+    expected = rows_of(both.torch, [LONG], heads, heads, late=False)
+    monkeypatch.setattr("connector.backbone.onnx_runtime._PART_TOKENS", 50)
+    np.testing.assert_allclose(rows_of(both.onnx, [LONG], heads, heads, late=False), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
+def test_batch_equals_single_bit_for_bit(both: Both, late: bool) -> None:
+    heads = both.torch.shape.all_heads()
+    batch = list(both.onnx.encode(PREFIX, [*DOCUMENTS, LONG], heads, late=late))
+    again = OnnxRuntime.load(both.exported, cache_dtype="float32")
+    single = [next(again.encode(PREFIX, [document], heads, late=late)) for document in [*DOCUMENTS, LONG]]
+    assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
+    together = both.onnx.read(PREFIX, tail(), batch, heads, late=late)
+    np.testing.assert_array_equal(again.read(PREFIX, tail(), single, heads, late=late), together)
+
+
+def test_embeddings_are_torch_s(both: Both) -> None:
+    layers = [3, 0, 2]
+    expected = both.torch.embed([1, 30, 31, 32, 33], layers, 2)
+    np.testing.assert_allclose(both.onnx.embed([1, 30, 31, 32, 33], layers, 2), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
+def test_encoded_documents_survive_bytes(short: Both, late: bool, dtype: str) -> None:
+    runtime = OnnxRuntime.load(short.exported, cache_dtype=dtype)
+    heads = [(0, 1), (1, 2)]
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=late))
+    loaded = [runtime.load_document(state.to_bytes()) for state in encoded]
+    assert [state.nbytes for state in loaded] == [state.nbytes for state in encoded]
+    assert [state.tokens for state in loaded] == [len(document) for document in DOCUMENTS]
+    before = runtime.read(PREFIX, tail(), encoded, heads, late=late)
+    np.testing.assert_array_equal(runtime.read(PREFIX, tail(), loaded, heads, late=late), before)
+    exact = rows_of(short.onnx, DOCUMENTS, heads, heads, late=late)
+    most = {"float32": 0, "float16": 2e-3, "int8": 5e-2}[dtype]
+    assert np.abs(before - exact).mean() <= most
+    data = encoded[0].to_bytes()
+    for damaged in (data[:-30], data[:100], b"", data.replace(b"tokens", b"toquens")):
+        with pytest.raises(BackboneError, match="damaged"):
+            runtime.load_document(damaged)
+
+
+def test_other_backbones_documents_are_refused(short: Both) -> None:
+    theirs = next(short.torch.encode(PREFIX, DOCUMENTS, [(1, 0)], late=False))
+    with pytest.raises(BackboneError, match="another runtime"):
+        short.onnx.read(PREFIX, tail(), [theirs], [(1, 0)], late=False)
+    with pytest.raises(BackboneError, match="damaged"):
+        short.onnx.load_document(theirs.to_bytes())
+    own = next(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 0)], late=False))
+    other = own.to_bytes().replace(b"onnx llama", b"onnx qwen3")
+    with pytest.raises(BackboneError, match="damaged|made by"):
+        short.onnx.load_document(other)
+
+
+def test_what_was_not_encoded_is_not_read(short: Both) -> None:
+    block = list(short.onnx.encode(PREFIX, DOCUMENTS, [(0, 0)], late=False))
+    with pytest.raises(BackboneError, match="up to layer 0, not 1"):
+        short.onnx.read(PREFIX, tail(), block, [(1, 0)], late=False)
+    with pytest.raises(BackboneError, match="encoded for the block layout"):
+        short.onnx.read(PREFIX, tail(), block, [(0, 0)], late=True)
+    late = list(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 0)], late=True))
+    with pytest.raises(BackboneError, match="not encoded for layer 1, kv head 1"):
+        short.onnx.read(PREFIX, tail(), late, [(1, 3)], late=True)
+    with pytest.raises(BackboneError, match="different heads"):
+        other = list(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 3)], late=True))
+        short.onnx.read(PREFIX, tail(), [late[0], other[1]], [(1, 0)], late=True)
+
+
+def test_layers_that_were_not_exported_say_how_to_export_them(short: Both) -> None:
+    assert short.onnx.shape.layers == 4
+    heads = [(0, 0), (1, 3)]
+    expected = rows_of(short.torch, DOCUMENTS, heads, heads, late=False)
+    np.testing.assert_allclose(rows_of(short.onnx, DOCUMENTS, heads, heads, late=False), expected, atol=TOLERANCE)
+    for ask in (
+        lambda: list(short.onnx.encode(PREFIX, DOCUMENTS, [(3, 0)], late=False)),
+        lambda: short.onnx.embed([1, 2], [3]),
+    ):
+        with pytest.raises(BackboneError, match=r"layer 3 is wanted, .* ends with layer 1; .*--layers 4"):
+            ask()
+
+
+def test_settings_that_it_cannot_do_are_refused(short: Both) -> None:
+    for options, message in (
+        ({"device": "cuda"}, r"backbone\.device = cuda"),
+        ({"dtype": "bfloat16"}, r"backbone\.dtype = bfloat16.*float32 weights"),
+        ({"cache_dtype": "bfloat16"}, r"cache\.dtype = bfloat16"),
+    ):
+        with pytest.raises(BackboneError, match=message):
+            OnnxRuntime.load(short.exported, **options)
+    assert OnnxRuntime.load(short.exported).precision == "float32-float16"
+
+
+@pytest.mark.parametrize("file", [RECORD, WEIGHTS, ROWS, graph_name(1), "tokenizer.json"])
+def test_damaged_exports_are_refused(short: Both, tmp_path: Path, file: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(short.exported, copy)
+    (copy / file).write_bytes((copy / file).read_bytes()[:-7])
+    with pytest.raises(BackboneError, match="damaged"):
+        OnnxRuntime.load(copy)
+    (copy / file).unlink()
+    with pytest.raises(BackboneError, match=file):
+        OnnxRuntime.load(copy)
+
+
+def test_another_format_is_refused(short: Both, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(short.exported, copy)
+    record = json.loads((copy / RECORD).read_text())
+    (copy / RECORD).write_text(json.dumps({**record, "format": "rh-backbone-onnx-0"}))
+    with pytest.raises(BackboneError, match="export again"):
+        OnnxRuntime.load(copy)
+
+
+def with_backbone(settings: Settings, cache: Path, **values: Any) -> Settings:
+    backbone = settings.backbone.model_copy(update=values)
+    return settings.model_copy(
+        update={"backbone": backbone, "cache": settings.cache.model_copy(update={"path": cache})}
+    )
+
+
+def test_a_folder_s_export_is_found_beside_the_weights(short: Both, settings: Settings, tmp_path: Path) -> None:
+    asked = with_backbone(settings, tmp_path, model=str(short.folder), runtime="onnx", max_document_tokens=8)
+    with pytest.raises(BackboneError, match=r"backbone\.runtime = onnx: .* was not exported"):
+        open_reader(asked)
+    shutil.copytree(short.exported, exported_folder(str(short.folder), tmp_path))
+    # The tiny model has too few positions for the prompt: all else has been opened by then.
+    with pytest.raises(BackboneError, match="positions"):
+        open_reader(
+            asked.model_copy(update={"backbone": asked.backbone.model_copy(update={"max_document_tokens": 512})})
+        )
+    changed = tmp_path / "changed"
+    shutil.copytree(short.folder, changed)
+    (changed / "tokenizer_config.json").write_text("{}")
+    shutil.copytree(short.exported, exported_folder(str(changed), tmp_path))
+    with pytest.raises(BackboneError, match="exported from other files"):
+        open_reader(with_backbone(settings, tmp_path, model=str(changed), runtime="onnx"))
+
+
+def test_torch_does_not_read_an_export(short: Both, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match="set backbone.runtime to onnx"):
+        open_reader(with_backbone(settings, tmp_path, model=str(short.exported), runtime="torch"))
+
+
+@pytest.fixture(scope="module")
+def cache_with_export(smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with the export of SmolLM2, as far as the shipped heads read, and without its weights."""
+    cache = tmp_path_factory.mktemp("cache")
+    folder = str(exported_folder("smollm2-135m", cache))
+    done = CliRunner().invoke(cli, ["--json", "export", "--backbone", "--out", folder], catch_exceptions=False)
+    written = json.loads(done.stdout)
+    assert written["largest_difference"] <= TOLERANCE and written["largest_embedding_difference"] <= TOLERANCE
+    # The deepest head that is shipped for it.
+    assert written["layers"] == 20
+    return cache
+
+
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_smollm2_s_rows_and_embeddings_are_torch_s(
+    cache_with_export: Path, settings: Settings, cats: list[str], layout: str
+) -> None:
+    exact = settings.model_copy(update={"cache": settings.cache.model_copy(update={"dtype": "float32"})})
+    theirs = open_reader(with_backbone(exact, settings.cache.path, layout=layout, runtime="torch"))
+    ours = open_reader(with_backbone(exact, cache_with_export, layout=layout, runtime="onnx"))
+    assert ours.fingerprint == theirs.fingerprint
+    heads = [(layer, head) for layer in (3, 11, 18) for head in range(9)]
+    query = "how long do cats sleep"
+    expected, found = (reader.read(query, cats, heads).rows for reader in (theirs, ours))
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    backwards = ours.read(query, cats[::-1], heads).rows
+    np.testing.assert_array_equal(backwards, found)
+    embeddings = [reader.embed(query, [0, 6, 18]) for reader in (theirs, ours)]
+    np.testing.assert_allclose(embeddings[1], embeddings[0], rtol=1e-4, atol=1e-5 * np.abs(embeddings[0]).max())
+
+
+_WITHOUT_TORCH = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "safetensors", "onnx", "onnxscript", "gguf"):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+sys.meta_path.insert(0, Refuse())
+from connector.cli import main
+sys.argv = ["rh-connector", *sys.argv[1:]]
+main()
+"""
+
+
+def without_torch(cache: Path, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH, "--set", f"cache.path={cache}", *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cache,
+    )
+
+
+def test_rerank_search_and_serve_need_no_torch(
+    cache_with_export: Path, cats: list[str], settings: Settings, tmp_path: Path
+) -> None:
+    request = json.dumps({"query": "how long do cats sleep", "documents": cats})
+    done = without_torch(cache_with_export, "--json", "rerank", given=request)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["reranked"] and answer["hits"][0]["index"] == 2
+    source = tmp_path / "cats.jsonl"
+    source.write_text("".join(json.dumps({"_id": str(at), "text": text}) + "\n" for at, text in enumerate(cats)))
+    assert without_torch(cache_with_export, "index", str(source)).returncode == 0
+    found = without_torch(cache_with_export, "--json", "search", "how long do cats sleep")
+    assert found.returncode == 0 and json.loads(found.stdout)["reranked"], found.stderr
+    ready = without_torch(cache_with_export, "serve", "--get", "/ready")
+    assert ready.returncode == 0, ready.stdout + ready.stderr
+
+
+def test_without_torch_and_without_export_both_ways_are_named(tmp_path: Path) -> None:
+    done = without_torch(tmp_path, "rerank", given=json.dumps({"query": "q", "documents": ["a"]}))
+    assert done.returncode == 4
+    assert "torch is not installed" in done.stderr
+    named = without_torch(
+        tmp_path, "--set", "backbone.runtime=onnx", "rerank", given='{"query": "q", "documents": ["a"]}'
+    )
+    assert named.returncode == 4
+    assert "rh-connector export --backbone" in named.stderr
