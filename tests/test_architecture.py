@@ -68,6 +68,8 @@ def test_torch_and_transformers_are_imported_where_the_llm_runs_only(repository:
     allowed |= {"core_sharing.py"}
     # Routers are trained in torch, and run without it.
     allowed |= {"router.py", "router_fitting.py", "router_training.py"}
+    # The LLM's layers are traced from torch, and run without it.
+    allowed |= {"backbone_trace.py"}
     # The peers of benchmarks.
     allowed |= {"cross_encoder.py", "floor.py"}
     users = {

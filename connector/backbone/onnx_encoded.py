@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from connector.errors import BackboneError
 
-__all__ = ["ArrayDtype", "Kept", "OnnxEncodedDocument", "StoredArray"]
+__all__ = ["ArrayDtype", "Kept", "OnnxEncodedDocument", "StoredArray", "same_kept"]
 
 ArrayDtype = Literal["float32", "float16", "int8"]
 Kept = tuple[tuple[int, tuple[int, ...]], ...]

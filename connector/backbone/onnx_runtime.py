@@ -12,9 +12,10 @@ import numpy.typing as npt
 from cachetools import LRUCache
 
 from connector.backbone.allocator import keep_big_buffers
-from connector.backbone.onnx_encoded import ArrayDtype, Kept, OnnxEncodedDocument, StoredArray, same_kept
+from connector.backbone.onnx_encoded import ArrayDtype, Kept, OnnxEncodedDocument, StoredArray
 from connector.backbone.onnx_folder import ExportedBackbone
 from connector.backbone.onnx_graphs import Array, LayerStates, OnnxGraphs, causal_bias, thread_count
+from connector.backbone.onnx_window import OnnxWindow, PrefixStates
 from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Tail
 from connector.errors import BackboneError
 
@@ -22,7 +23,6 @@ __all__ = ["OnnxRuntime"]
 
 # Longer passages are encoded in parts, each seeing those before it: the same states, with logits that fit in memory.
 _PART_TOKENS = 1024
-_Prefix = list[tuple[Array, Array]]
 
 
 class OnnxRuntime:
@@ -42,7 +42,7 @@ class OnnxRuntime:
         self._threads = thread_count()
         self._graphs = OnnxGraphs(folder, exported, self._threads)
         self._windows = frozenset(exported.windows)
-        self._prefixes: LRUCache[tuple[int, ...], _Prefix] = LRUCache(4)
+        self._prefixes: LRUCache[tuple[int, ...], PrefixStates] = LRUCache(4)
         self._lock = Lock()
 
     @classmethod
@@ -145,7 +145,7 @@ class OnnxRuntime:
         if len(own) != len(documents):
             raise BackboneError("documents encoded by another runtime cannot be read by onnx")
         deepest = self._deepest(heads)
-        window = _Window(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
+        window = OnnxWindow(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
         ids, positions, apart = _tail(tail)
         biases = {
             size: np.concatenate(
@@ -211,7 +211,7 @@ class OnnxRuntime:
             kept.setdefault(layer, set()).add(head // groups)
         return tuple((layer, tuple(sorted(kv_heads))) for layer, kv_heads in sorted(kept.items()))
 
-    def _prefix_states(self, prefix: Sequence[int]) -> _Prefix:
+    def _prefix_states(self, prefix: Sequence[int]) -> PrefixStates:
         key = tuple(prefix)
         with self._lock:
             known = self._prefixes.get(key)
@@ -224,7 +224,7 @@ class OnnxRuntime:
         return known
 
     def _encode(
-        self, ids: Sequence[int], start: int, before: _Prefix, deepest: int
+        self, ids: Sequence[int], start: int, before: PrefixStates, deepest: int
     ) -> tuple[list[Array], list[Array]]:
         """Keys and values [kv heads, tokens, d] of each layer up to the deepest."""
         keys: list[list[Array]] = [[] for _ in range(deepest + 1)]
@@ -247,88 +247,6 @@ class OnnxRuntime:
                 if layer == deepest:
                     break
         return [_joined(parts) for parts in keys], [_joined(parts) for parts in values]
-
-
-class _Window:
-    """The passages of a window and the prefix behind them, packed for each layer when it is read.
-
-    Attributes:
-        tokens: of all passages.
-        positions: int64 [tokens + prefix]: position of every token in its own prompt.
-    """
-
-    def __init__(
-        self,
-        documents: Sequence[OnnxEncodedDocument],
-        start: int,
-        prefix: _Prefix,
-        deepest: int,
-        *,
-        late: bool,
-    ) -> None:
-        self._documents, self._prefix, self._late = documents, prefix, late
-        self._kept = dict(same_kept(documents))
-        if deepest > max(self._kept):
-            raise BackboneError(
-                f"documents were encoded up to layer {max(self._kept)}, not {deepest}; clear the cache"
-            )
-        if late != (documents[0].values is None):
-            layout = "block" if late else "late"
-            raise BackboneError(
-                f"documents encoded for the {layout} layout cannot be read as another; clear the cache"
-            )
-        self.tokens = sum(document.tokens for document in documents)
-        places = [np.arange(start, start + document.tokens) for document in documents]
-        self.positions = np.concatenate([*places, np.arange(start)])
-        self._packed: tuple[int, Array] | None = None
-
-    def seen(self, layer: int, states: LayerStates) -> tuple[Array, Array]:
-        """Keys and values that the tail attends to; for late without the passages."""
-        prefix_k, prefix_v = self._prefix[layer]
-        if self._late:
-            return np.concatenate((prefix_k, states.k), axis=1), np.concatenate((prefix_v, states.v), axis=1)
-        values = self._room(states.v)
-        every = slice(layer * states.v.shape[0], (layer + 1) * states.v.shape[0])
-        for document, start in self._starts():
-            assert document.values is not None
-            document.values.widen(every, values[:, start : start + document.tokens])
-        values[:, self.tokens :] = np.concatenate((prefix_v, states.v), axis=1)
-        return self._keys(layer, states), values
-
-    def keys_of(self, layer: int, kv_head: int, states: LayerStates) -> Array:
-        """Keys [passages + prefix + tail, d] of one kv head."""
-        if layer not in self._kept or kv_head not in self._kept[layer]:
-            raise BackboneError(f"documents were not encoded for layer {layer}, kv head {kv_head}; clear the cache")
-        if not self._late:
-            packed: Array = self._keys(layer, states)[kv_head]
-            return packed
-        keys: Array = self._room(states.k[:1])
-        for document, start in self._starts():
-            row = document.places[layer].start + self._kept[layer].index(kv_head)
-            document.keys.widen(slice(row, row + 1), keys[:, start : start + document.tokens])
-        keys[0, self.tokens :] = np.concatenate((self._prefix[layer][0][kv_head], states.k[kv_head]))
-        only: Array = keys[0]
-        return only
-
-    def _keys(self, layer: int, states: LayerStates) -> Array:
-        # Rows and attention of a layer need the same.
-        if self._packed is None or self._packed[0] != layer:
-            keys = self._room(states.k)
-            for document, start in self._starts():
-                document.keys.widen(document.places[layer], keys[:, start : start + document.tokens])
-            keys[:, self.tokens :] = np.concatenate((self._prefix[layer][0], states.k), axis=1)
-            self._packed = layer, keys
-        return self._packed[1]
-
-    def _room(self, own: Array) -> Array:
-        heads, tail, dim = own.shape
-        return np.empty((heads, len(self.positions) + tail, dim), dtype=np.float32)
-
-    def _starts(self) -> Iterator[tuple[OnnxEncodedDocument, int]]:
-        start = 0
-        for document in self._documents:
-            yield document, start
-            start += document.tokens
 
 
 def _joined(parts: Sequence[Array]) -> Array:
