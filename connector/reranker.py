@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from connector.backbone.reader import Reader, Reading
 from connector.documents import Hit, RankedHit, RerankResult, UsedHead, document_text
@@ -235,20 +234,23 @@ class _Shown:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self._weights = np.maximum(token_weights(reading.rows), 0.0)
-        self._starts = np.concatenate(([0], np.cumsum(reading.lengths)))
+        weights = np.maximum(token_weights(reading.rows), 0.0)
+        # All passages in one go: a sum that reaches into the next passage is never looked at.
+        self._sums = (
+            np.convolve(weights, np.ones(_SHOWN_TOKENS), mode="valid") if len(weights) >= _SHOWN_TOKENS else weights
+        )
+        self._ends = np.cumsum(reading.lengths).tolist()
 
     def span(self, document: int, place: int | None) -> tuple[int, int] | None:
         """(start, end) characters, or None for an empty document."""
         if place is None:
             return None
-        passage = self._reading.documents[document][place]
-        offsets = self._reading.texts[document][place].offsets
-        weights: npt.NDArray[np.float64] = self._weights[self._starts[passage] : self._starts[passage + 1]]
-        width = min(_SHOWN_TOKENS, len(weights))
-        sums = np.convolve(weights, np.ones(width), mode="valid")
-        first = int(sums.argmax())
-        return offsets[first][0], offsets[first + width - 1][1]
+        passage = self._reading.texts[document][place]
+        if passage.tokens <= _SHOWN_TOKENS:
+            return passage.characters(0, passage.tokens - 1)
+        end = self._ends[self._reading.documents[document][place]]
+        first = int(self._sums[end - passage.tokens : end - _SHOWN_TOKENS + 1].argmax())
+        return passage.characters(first, first + _SHOWN_TOKENS - 1)
 
 
 def _first_stage(

@@ -77,21 +77,30 @@ class DocumentCache:
 
     def get(self, key: bytes) -> EncodedDocument | None:
         """The passage's states, or None; counts a hit or a miss. What comes from disk is kept in memory."""
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[bytes]) -> list[EncodedDocument | None]:
+        """``get`` for each key."""
         with self._lock:
-            found = self._entries.get(key)
+            found = [self._entries.get(key) for key in keys]
         if self._disk is not None:
-            if found is not None:
-                self._disk.used(key)
-            else:
-                found = self._disk.get(key)
-                if found is not None:
-                    self._keep(key, found)
+            for at, key in enumerate(keys):
+                if found[at] is not None:
+                    self._disk.used(key)
+                    continue
+                read = found[at] = self._disk.get(key)
+                if read is not None:
+                    self._keep(key, read)
         with self._lock:
-            if found is None:
-                self._misses += 1
-            else:
-                self._hits += 1
+            missed = found.count(None)
+            self._misses += missed
+            self._hits += len(found) - missed
         return found
+
+    def peek(self, key: bytes) -> EncodedDocument | None:
+        """The passage's states where memory has them; nothing is counted."""
+        with self._lock:
+            return self._entries.get(key)
 
     def has(self, key: bytes) -> bool:
         """Whether the passage is kept for good: on disk where there is one, else in memory; nothing is counted."""

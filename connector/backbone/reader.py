@@ -5,90 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from math import ceil
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from connector.backbone.cache import CacheStatistics, DocumentCache, passage_key
+from connector.backbone.cache import CacheStatistics, DocumentCache
+from connector.backbone.fingerprint import Layout, fingerprint, template_hash
+from connector.backbone.in_flight import SharedEncoding
+from connector.backbone.passages import Passage, Passages
 from connector.backbone.prompts import NOT_APPLICABLE, PromptTemplate
+from connector.backbone.reading import Reading, Rows
 from connector.backbone.reading_cache import ReadingCache, ReadingStatistics
-from connector.backbone.runtime import EncodedDocument, Head, Runtime, Tail
-from connector.backbone.tokenizer import EncodedText, Tokenizer
+from connector.backbone.runtime import EncodedDocument, Head, Runtime
+from connector.backbone.tails import GROUPS, make_tail
+from connector.backbone.tokenizer import Tokenizer
 from connector.errors import BackboneError
 
 __all__ = ["GROUPS", "EmbeddedForm", "Layout", "Passage", "Reader", "Reading", "fingerprint"]
 
-Layout = Literal["block", "late", "joint"]
 EmbeddedForm = Literal["query", "prompt"]
-GROUPS = ("tail", "tail N/A", "query", "query N/A")
-"""Row groups of a reading: attention averaged over all tail rows or the query's own, for the query and for N/A."""
 
-# Raised whenever a change of layout makes other scores: head sets and caches must not survive it.
-_LAYOUT_VERSION = 1
 _MAX_QUERY_TOKENS = 512
 _PROBE_TOKENS = 256
-# No tokenizer makes fewer tokens than one per so many characters of real text; what is longer is cut before it is
-# tokenized, so that a document of 100 MB costs no more than one of the size that is read.
-_CHARACTERS_PER_TOKEN = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A part of a document that is scored by itself.
-
-    Attributes:
-        ids: token ids, never empty.
-        offsets: (start, end) characters of each token in the document.
-    """
-
-    ids: tuple[int, ...]
-    offsets: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Attention of one query to the passages of its documents.
-
-    Attributes:
-        rows: float32 [heads, groups, tokens]: see ``GROUPS``; equal passages are read once.
-        lengths: int64 [passages]: tokens of each passage, in the order of ``rows``.
-        heads: (layer, head) of each row.
-        documents: for each document, the passages (indices into ``lengths``) it consists of.
-        texts: for each document, its passages with their character offsets.
-        truncated: for each document, whether text was left out.
-        cached, encoded: passages that came from the cache, or were encoded now.
-        timings_ms: milliseconds of ``tokenize``, ``encode``, ``read``.
-        query_truncated: only the beginning of the query was read.
-    """
-
-    rows: npt.NDArray[np.float32]
-    lengths: npt.NDArray[np.int64]
-    heads: tuple[Head, ...]
-    documents: tuple[tuple[int, ...], ...]
-    texts: tuple[tuple[Passage, ...], ...] = field(repr=False)
-    truncated: tuple[bool, ...]
-    cached: int
-    encoded: int
-    timings_ms: dict[str, float]
-    query_truncated: bool
-
-
-def fingerprint(checkpoint_digest: str, template: PromptTemplate, layout: Layout) -> str:
-    """What a head set, a router or a cached document is bound to: weights, tokenizer, template and layout."""
-    record = [checkpoint_digest, _segments(template), [layout, _LAYOUT_VERSION]]
-    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
-
-
-def _segments(template: PromptTemplate) -> list[tuple[int, ...]]:
-    return [template.prefix, template.before_query, template.after_query, template.separator]
-
-
-def _template_hash(template: PromptTemplate) -> str:
-    return hashlib.sha256(json.dumps(_segments(template)).encode()).hexdigest()
+# Texts and their token ids that are remembered, beside the document cache: about 20,000 passages of 180 tokens.
+_REMEMBERED_BYTES = 64_000_000
 
 
 class Reader:
@@ -103,6 +45,8 @@ class Reader:
         digest: the checkpoint's digest.
         cache: encoded passages.
         readings: what was read before; None: every query is read anew.
+        not_applicable: what "N/A" got of sets of documents; None: it is read with every query. With it, query and
+            N/A are read in a pass each, so that scores do not depend on what is remembered.
         max_document_tokens: longest passage; longer documents are split evenly.
         max_passages: passages read of one document.
 
@@ -121,18 +65,21 @@ class Reader:
         cache: DocumentCache,
         *,
         readings: ReadingCache | None = None,
+        not_applicable: ReadingCache | None = None,
         max_document_tokens: int = 512,
         max_passages: int = 8,
     ) -> None:
         self.runtime = runtime
         self.layout: Layout = layout
         self.fingerprint = fingerprint(digest, template, layout)
-        self.template_hash = _template_hash(template)
+        self.template_hash = template_hash(template)
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
+        self._encoding = SharedEncoding(cache)
+        self._passages = Passages(tokenizer, max_document_tokens, max_passages, _REMEMBERED_BYTES)
         self._readings = ReadingCache(0) if readings is None else readings
+        self._not_applicable_rows = ReadingCache(0) if not_applicable is None else not_applicable
         self._budget, self._max_passages = max_document_tokens, max_passages
-        not_applicable = tokenizer.encode_user([NOT_APPLICABLE])[0].ids
-        self._not_applicable = not_applicable
+        self._not_applicable = tokenizer.encode_user([NOT_APPLICABLE])[0].ids
         longest = len(template.prefix) + max_document_tokens + len(template.before_query) + _MAX_QUERY_TOKENS
         if layout != "joint" and longest + len(template.after_query) > runtime.shape.max_positions:
             raise BackboneError(
@@ -146,9 +93,11 @@ class Reader:
         return self._budget, self._max_passages
 
     def clear_cache(self) -> None:
-        """Forget every encoded passage in memory, and what was read; what is on disk stays."""
+        """Forget every text and encoded passage in memory, and what was read; what is on disk stays."""
+        self._passages.clear()
         self._cache.clear()
         self._readings.clear()
+        self._not_applicable_rows.clear()
 
     def close(self) -> None:
         """Write what the cache's disk does not have yet, and let go of it; the reader works on without."""
@@ -188,10 +137,10 @@ class Reader:
         clock = _Clock()
         whole_query = self._tokenizer.encode_user([query])[0].ids
         query_ids = whole_query[:_MAX_QUERY_TOKENS]
-        documents, truncated = self._passages(texts)
+        split = self._passages.of(texts)
         clock.lap("tokenize")
         check()
-        order = self._order(documents)
+        order = self._order([text.passages for text in split])
         if not order:
             raise BackboneError("no document has any text to read")
         pool = tuple(pool or heads)
@@ -206,17 +155,17 @@ class Reader:
             rows, cached, encoded = self._read_apart(shared, query_ids, order, heads, pool, clock, check)
         if self._readings and known is None:
             self._readings.put(key, rows)
-        place = {} if self.layout == "joint" else {passage.ids: at for at, passage in enumerate(order)}
+        place = {} if self.layout == "joint" else {passage.packed: at for at, passage in enumerate(order)}
         counter = iter(range(len(order)))
         return Reading(
             rows=rows,
-            lengths=np.array([len(passage.ids) for passage in order], dtype=np.int64),
+            lengths=np.array([passage.tokens for passage in order], dtype=np.int64),
             heads=tuple(heads),
             documents=tuple(
-                tuple(place[p.ids] if place else next(counter) for p in passages) for passages in documents
+                tuple([place[p.packed] if place else next(counter) for p in text.passages]) for text in split
             ),
-            texts=tuple(map(tuple, documents)),
-            truncated=tuple(truncated),
+            texts=tuple([text.passages for text in split]),
+            truncated=tuple([text.truncated for text in split]),
             cached=cached,
             encoded=encoded,
             timings_ms=clock.laps,
@@ -238,7 +187,7 @@ class Reader:
         """
         if self.layout == "joint":
             raise BackboneError("backbone.layout = joint reads all documents in one prompt; set it to block or late")
-        order = self._order(self._passages(texts)[0])
+        order = self._order([text.passages for text in self._passages.of(texts)])
         keys = self._keys(order, pool)
         missing = [at for at, key in enumerate(keys) if not self._cache.has(key)]
         new = [order[at].ids for at in missing]
@@ -256,8 +205,7 @@ class Reader:
             layers: encoded up to so many layers; None: all.
         """
         distinct = list(dict.fromkeys(texts))
-        passages, _ = self._passages(distinct)
-        tokens = sum(len(passage.ids) for document in passages for passage in document)
+        tokens = sum(passage.tokens for text in self._passages.of(distinct) for passage in text.passages)
         depth = min(layers or self.runtime.shape.layers, self.runtime.shape.layers) - 1
         probe = [self._template.prefix[:1] * _PROBE_TOKENS]
         taken = []
@@ -267,7 +215,7 @@ class Reader:
                 taken.append(time.perf_counter() - started)
         return tokens * min(taken) / _PROBE_TOKENS
 
-    def embed(self, query: str, layers: Sequence[int], form: EmbeddedForm = "query") -> npt.NDArray[np.float32]:
+    def embed(self, query: str, layers: Sequence[int], form: EmbeddedForm = "query") -> Rows:
         """Hidden states of the query alone, without any document.
 
         Args:
@@ -284,26 +232,6 @@ class Reader:
             before = self._template.prefix + self._template.before_query
         return self.runtime.embed((*before, *(ids or self._not_applicable)), layers, len(before))
 
-    def _passages(self, texts: Sequence[str]) -> tuple[list[list[Passage]], list[bool]]:
-        most = self._budget * self._max_passages
-        cut = [text[: most * _CHARACTERS_PER_TOKEN] for text in texts]
-        encodings = self._tokenizer.encode_user(cut)
-        documents = [self._split(encoding) for encoding in encodings]
-        truncated = [
-            len(encoding.ids) > most or len(short) < len(text)
-            for encoding, short, text in zip(encodings, cut, texts, strict=True)
-        ]
-        return documents, truncated
-
-    def _split(self, encoding: EncodedText) -> list[Passage]:
-        total = min(len(encoding.ids), self._budget * self._max_passages)
-        parts = ceil(total / self._budget)
-        bounds = [total * at // parts for at in range(parts + 1)] if parts else []
-        return [
-            Passage(encoding.ids[start:end], encoding.offsets[start:end])
-            for start, end in zip(bounds, bounds[1:], strict=False)
-        ]
-
     def _order(self, documents: Sequence[Sequence[Passage]]) -> list[Passage]:
         """The passages as they are laid side by side.
 
@@ -314,7 +242,7 @@ class Reader:
         passages = [passage for document in documents for passage in document]
         if self.layout == "joint":
             return passages
-        return sorted({passage.ids: passage for passage in passages}.values(), key=lambda passage: passage.ids)
+        return sorted({passage.packed: passage for passage in passages}.values(), key=attrgetter("packed"))
 
     def _read_apart(
         self,
@@ -325,28 +253,36 @@ class Reader:
         pool: tuple[Head, ...],
         clock: _Clock,
         check: Callable[[], None],
-    ) -> tuple[npt.NDArray[np.float32], int, int]:
+    ) -> tuple[Rows, int, int]:
         late = self.layout == "late"
         keys = self._keys(order, pool)
-        states: list[EncodedDocument | None] = [self._cache.get(key) for key in keys]
-        missing = [at for at, state in enumerate(states) if state is None]
-        texts = [order[at].ids for at in missing]
-        for at, state in zip(
-            missing, self.runtime.encode(self._template.prefix, texts, pool, late=late), strict=True
-        ):
-            states[at] = state
-            # Kept at once: when the deadline stops this request, the next one goes on from here.
-            self._cache.put(keys[at], state)
-            check()
+
+        def encode(places: Sequence[int]) -> Iterator[EncodedDocument]:
+            return self.runtime.encode(self._template.prefix, [order[at].ids for at in places], pool, late=late)
+
+        states, encoded = self._encoding.states(keys, encode, check)
         clock.lap("encode")
         # The tail stands right behind the longest passage, as if that one were alone with it. On train queries this
         # did as well as a fixed place behind the token budget, and far better than a place inside of the passages.
-        longest = max(len(passage.ids) for passage in order)
-        tail = self._tail(shared, query, len(self._template.prefix) + longest)
-        ready = [state for state in states if state is not None]
-        rows = self.runtime.read(self._template.prefix, tail, ready, heads, late=late)
+        position = len(self._template.prefix) + max(passage.tokens for passage in order)
+
+        def rows_of(*asked: Sequence[int]) -> Rows:
+            tail = make_tail(shared, asked, self._template.after_query, position)
+            return self.runtime.read(self._template.prefix, tail, states, heads, late=late)
+
+        if self._not_applicable_rows:
+            key = self._reading_key(shared, (), order, heads, pool)
+            compared = self._not_applicable_rows.get(key)
+            if compared is None:
+                compared = rows_of(self._not_applicable)
+                self._not_applicable_rows.put(key, compared)
+                check()
+            # In the order of ``GROUPS``.
+            rows = np.stack((rows_of(query), compared), axis=2).reshape(len(heads), len(GROUPS), -1)
+        else:
+            rows = rows_of(query, self._not_applicable)
         clock.lap("read")
-        return rows, len(order) - len(missing), len(missing)
+        return rows, len(order) - encoded, encoded
 
     def _keys(self, passages: Sequence[Passage], pool: Sequence[Head]) -> list[bytes]:
         """The cache's keys of passages that are encoded for a pool."""
@@ -355,7 +291,7 @@ class Reader:
         # Runtimes round differently, and do not read each other's states.
         runtime = f"{type(self.runtime).__name__} {self.runtime.precision}"
         namespace = f"{self.fingerprint} {runtime} {json.dumps(depth)}"
-        return [passage_key(namespace, passage.ids) for passage in passages]
+        return [passage.key(namespace) for passage in passages]
 
     def _reading_key(
         self,
@@ -379,16 +315,17 @@ class Reader:
         heads: Sequence[Head],
         clock: _Clock,
         check: Callable[[], None],
-    ) -> tuple[npt.NDArray[np.float32], int, int]:
+    ) -> tuple[Rows, int, int]:
         ids: list[int] = []
         columns: list[int] = []
         for number, passage in enumerate(order, 1):
             if ids:
                 ids.extend(self._template.separator)
             ids.extend(self._tokenizer.encode_user([f"[{number}] "])[0].ids)
-            columns.extend(range(len(ids), len(ids) + len(passage.ids)))
+            columns.extend(range(len(ids), len(ids) + passage.tokens))
             ids.extend(passage.ids)
-        tail = self._tail(shared, query, len(self._template.prefix) + len(ids))
+        asked = (query, self._not_applicable)
+        tail = make_tail(shared, asked, self._template.after_query, len(self._template.prefix) + len(ids))
         longest = tail.position + len(tail.shared) + max(map(len, tail.variants))
         if longest > self.runtime.shape.max_positions:
             raise BackboneError(
@@ -402,19 +339,6 @@ class Reader:
         rows = self.runtime.read(self._template.prefix, tail, encoded, heads, late=False)
         clock.lap("read")
         return np.ascontiguousarray(rows[:, :, columns]), 0, len(order)
-
-    def _tail(self, shared: tuple[int, ...], query: Sequence[int], position: int) -> Tail:
-        """The tail for the query and for N/A, with the row groups of ``GROUPS``."""
-        after = self._template.after_query
-        variants = ((*query, *after), (*self._not_applicable, *after))
-        total = len(shared) + sum(map(len, variants))
-        rows = np.zeros((len(GROUPS), total), dtype=np.float32)
-        start = len(shared)
-        for number, (own, ids) in enumerate(zip((query, self._not_applicable), variants, strict=True)):
-            rows[number, : len(shared)] = rows[number, start : start + len(ids)] = 1 / (len(shared) + len(ids))
-            rows[number + 2, start : start + len(own)] = 1 / len(own)
-            start += len(ids)
-        return Tail(shared, variants, rows, position)
 
 
 class _Clock:

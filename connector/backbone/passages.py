@@ -1,0 +1,155 @@
+"""Passages: the parts of a document that are read, tokenized once and remembered for as long as there is room."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from math import ceil
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+from cachetools import LRUCache
+
+from connector.backbone.cache import passage_key
+from connector.backbone.tokenizer import EncodedText, Tokenizer
+
+__all__ = ["Passage", "Passages", "SplitText", "split_text"]
+
+# No tokenizer makes fewer tokens than one per so many characters of real text; what is longer is cut before it is
+# tokenized, so that a document of 100 MB costs no more than one of the size that is read.
+_CHARACTERS_PER_TOKEN = 64
+# What Python keeps beside the characters and numbers, measured: of a text, and of each of its passages.
+_BYTES_A_TEXT, _BYTES_A_PASSAGE = 550, 300
+
+
+@dataclass(slots=True, eq=False)
+class Passage:
+    """A part of a document that is scored by itself. Not to be changed.
+
+    Attributes:
+        packed: token ids as big-endian 32-bit numbers, never empty: bytes compare as the ids themselves would.
+        spans: int32 [tokens, 2]: (start, end) characters of each token in the document.
+    """
+
+    packed: bytes
+    spans: npt.NDArray[np.int32] = field(repr=False)
+    _key: tuple[str, bytes] = field(default=("", b""), init=False, repr=False)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens."""
+        return len(self.spans)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Token ids."""
+        return tuple(np.frombuffer(self.packed, dtype=">u4").tolist())
+
+    @property
+    def offsets(self) -> tuple[tuple[int, int], ...]:
+        """(start, end) characters of each token in the document."""
+        return tuple((start, end) for start, end in self.spans.tolist())
+
+    def characters(self, first: int, last: int) -> tuple[int, int]:
+        """(start, end) characters of the tokens ``first`` to ``last``, both of them included."""
+        return self.spans.item(first, 0), self.spans.item(last, 1)
+
+    def key(self, namespace: str) -> bytes:
+        """The document cache's key; the one asked for last is remembered."""
+        known, key = self._key
+        if known != namespace:
+            key = passage_key(namespace, self.ids)
+            self._key = (namespace, key)
+        return key
+
+
+@dataclass(frozen=True, slots=True)
+class SplitText:
+    """A text's passages, and whether tokens were left out behind them."""
+
+    passages: tuple[Passage, ...]
+    truncated: bool
+
+
+def split_text(encoding: EncodedText, budget: int, most: int) -> SplitText:
+    """Cut a text into passages of equal length.
+
+    Args:
+        encoding: the whole text.
+        budget: most tokens of a passage.
+        most: most passages; tokens behind them are left out.
+    """
+    total = min(len(encoding.ids), budget * most)
+    if not total:
+        return SplitText((), False)
+    packed = np.array(encoding.ids[:total], dtype=">u4").tobytes()
+    spans = np.frombuffer(array("i", chain.from_iterable(encoding.offsets[:total])), dtype=np.int32).reshape(-1, 2)
+    parts = ceil(total / budget)
+    bounds = [total * at // parts for at in range(parts + 1)]
+    passages = tuple(
+        Passage(packed[4 * start : 4 * end], spans[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)
+    )
+    return SplitText(passages, len(encoding.ids) > total)
+
+
+class Passages:
+    """Makes passages of texts. Thread-safe.
+
+    Args:
+        tokenizer: of the LLM that reads them.
+        budget: most tokens of a passage; longer texts are split evenly.
+        most: most passages of a text.
+        limit: most bytes of texts and passages that are remembered, least recently used out first; 0: none.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, budget: int, most: int, limit: int) -> None:
+        self._tokenizer, self._budget, self._most = tokenizer, budget, most
+        self._known: LRUCache[str, _Remembered] = LRUCache(limit, getsizeof=lambda known: known.nbytes)
+        self._lock = Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is remembered."""
+        with self._lock:
+            return int(self._known.currsize)
+
+    def of(self, texts: Sequence[str]) -> list[SplitText]:
+        """The passages of each text; only texts that are not remembered are tokenized."""
+        longest = self._budget * self._most * _CHARACTERS_PER_TOKEN
+        cut = [text[:longest] for text in texts]
+        with self._lock:
+            remembered = [self._known.get(text) for text in cut]
+        found = {text: known.split for text, known in zip(cut, remembered, strict=True) if known is not None}
+        new = [text for text in dict.fromkeys(cut) if text not in found]
+        for text, encoding in zip(new, self._tokenizer.encode_user(new) if new else (), strict=True):
+            found[text] = split_text(encoding, self._budget, self._most)
+        with self._lock:
+            for text in new:
+                entry = _Remembered.of(text, found[text])
+                if entry.nbytes <= self._known.maxsize:
+                    self._known[text] = entry
+        return [
+            found[short] if len(short) == len(text) else SplitText(found[short].passages, True)
+            for short, text in zip(cut, texts, strict=True)
+        ]
+
+    def clear(self) -> None:
+        """Forget every text."""
+        with self._lock:
+            for text in list(self._known):
+                del self._known[text]
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    split: SplitText
+    nbytes: int
+
+    @classmethod
+    def of(cls, text: str, split: SplitText) -> _Remembered:
+        own = sum(len(passage.packed) + passage.spans.nbytes + _BYTES_A_PASSAGE for passage in split.passages)
+        return cls(split, sys.getsizeof(text) + own + _BYTES_A_TEXT)

@@ -1,0 +1,44 @@
+"""What reading some documents for a query gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from connector.backbone.passages import Passage
+from connector.backbone.runtime import Head
+
+__all__ = ["Reading", "Rows"]
+
+Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Attention of one query to the passages of its documents.
+
+    Attributes:
+        rows: float32 [heads, groups, tokens]: see ``GROUPS``; equal passages are read once.
+        lengths: int64 [passages]: tokens of each passage, in the order of ``rows``.
+        heads: (layer, head) of each row.
+        documents: for each document, the passages (indices into ``lengths``) it consists of.
+        texts: for each document, its passages with their character offsets.
+        truncated: for each document, whether text was left out.
+        cached: passages that came from the cache, or from another request that was encoding them.
+        encoded: passages that were encoded for this reading.
+        timings_ms: milliseconds of ``tokenize``, ``encode``, ``read``.
+        query_truncated: only the beginning of the query was read.
+    """
+
+    rows: Rows
+    lengths: npt.NDArray[np.int64]
+    heads: tuple[Head, ...]
+    documents: tuple[tuple[int, ...], ...]
+    texts: tuple[tuple[Passage, ...], ...] = field(repr=False)
+    truncated: tuple[bool, ...]
+    cached: int
+    encoded: int
+    timings_ms: dict[str, float]
+    query_truncated: bool
