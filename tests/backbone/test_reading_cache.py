@@ -17,18 +17,26 @@ from connector.backbone.torch_runtime import TorchRuntime
 
 HEADS = ((2, 4), (7, 7))
 QUERY = "how long do cats sleep"
-Open = Callable[[Layout, int], Reader]
+Open = Callable[..., Reader]
 
 
 @pytest.fixture(scope="module")
 def open_reader(smollm2: Checkpoint) -> Open:
-    runtime = TorchRuntime.load(smollm2.path, device="cpu")
+    runtime = TorchRuntime.load(smollm2.path, device="cpu", dtype="float32")
     tokenizer = Tokenizer.from_folder(smollm2.path)
     template = PromptTemplate.from_folder(smollm2.path, tokenizer)
 
-    def opened(layout: Layout, limit: int) -> Reader:
-        cache, readings = DocumentCache(200_000_000), ReadingCache(limit)
-        return Reader(runtime, tokenizer, template, layout, smollm2.digest(), cache, readings=readings)
+    def opened(layout: Layout, limit: int, not_applicable: int = 0) -> Reader:
+        return Reader(
+            runtime,
+            tokenizer,
+            template,
+            layout,
+            smollm2.digest(),
+            DocumentCache(200_000_000),
+            readings=ReadingCache(limit),
+            not_applicable=ReadingCache(not_applicable),
+        )
 
     return opened
 
@@ -83,3 +91,36 @@ def test_in_a_joint_prompt_the_order_matters(open_reader: Open, cats: list[str])
     assert not np.array_equal(reader.read(QUERY, cats[1::-1], HEADS).rows, first.rows)
     assert np.array_equal(reader.read(QUERY, cats[:2], HEADS).rows, first.rows)
     assert reader.reading_statistics().hits == 1
+
+
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_what_is_remembered_of_not_applicable_changes_no_bit(
+    open_reader: Open, layout: Layout, cats: list[str]
+) -> None:
+    reader, fresh, plain = open_reader(layout, 0, 10_000_000), open_reader(layout, 0, 1), open_reader(layout, 0)
+    asked: list[Callable[[Reader], Reading]] = [
+        lambda r: r.read(QUERY, cats, HEADS),
+        lambda r: r.read("bread", cats[::-1], HEADS),
+        lambda r: r.read(QUERY, cats, HEADS),
+        lambda r: r.read(QUERY, cats[:4], HEADS),
+        lambda r: r.read(QUERY, cats, HEADS[::-1]),
+        lambda r: r.read(QUERY, cats, HEADS[:1], pool=HEADS),
+        lambda r: r.read(QUERY, cats, HEADS, other_wording=True),
+    ]
+    for ask in asked:
+        # A byte holds nothing: N/A is read anew each time, in a pass of its own.
+        rows = ask(reader).rows
+        assert np.array_equal(rows, ask(fresh).rows)
+        np.testing.assert_allclose(rows, ask(plain).rows, rtol=0, atol=1e-6)
+
+
+def test_scores_with_and_without_it_agree(open_reader: Open, cats: list[str]) -> None:
+    from connector.heads.head_sets import HeadSet
+    from connector.reranker import Reranker
+
+    plain, split = (
+        Reranker(open_reader("block", 0, size), HeadSet(HEADS, 1.0)).rerank(QUERY, cats) for size in (0, 1_000_000)
+    )
+    assert [hit.index for hit in plain.hits] == [hit.index for hit in split.hits]
+    for one, other in zip(plain.hits, split.hits, strict=True):
+        assert one.head_score == pytest.approx(other.head_score, abs=1e-6)
