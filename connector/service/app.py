@@ -45,6 +45,7 @@ def create_app(
     loading = Loading(reranker, settings, when_load_failed)
     metrics = Metrics(settings.backbone.model)
     metrics.watch_model(lambda: loading.status == "ready")
+    metrics.watch_cache(loading.cache_statistics)
     gateway: Gateway | None = None
 
     @asynccontextmanager

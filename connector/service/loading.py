@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from connector.backbone.cache import CacheStatistics
 from connector.errors import BackboneError, RhConnectorError
 from connector.service.errors import Failure, ServiceError
 from connector.service.scoring import SupportsRerank, check_result
@@ -86,6 +87,11 @@ class Loading:
         reader = getattr(self._reranker, "reader", None)
         if reader is not None:
             reader.close()
+
+    def cache_statistics(self) -> CacheStatistics | None:
+        """Counts of the reranker's document cache; None while there is no reranker, or it has no cache."""
+        reader = getattr(self._reranker, "reader", None)
+        return None if reader is None else reader.statistics()
 
     def reranker(self) -> SupportsRerank:
         """The reranker.

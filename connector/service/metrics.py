@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connector import __version__
+from connector.backbone.cache import CacheStatistics
 from connector.documents import Hit, RerankResult
 from connector.service.errors import Failure
 from connector.service.scoring import FirstStage, Mode, Ranking, SupportsRerank
@@ -85,6 +87,10 @@ class Metrics:
         self._running.set_function(lambda: min(inside(), at_once))
         self._waiting.set_function(lambda: max(0, inside() - at_once))
 
+    def watch_cache(self, statistics: Callable[[], CacheStatistics | None]) -> None:
+        """Ask this for ``rh_cache_…`` and ``rh_disk_cache_…`` at every scrape; None: no reranker that has a cache."""
+        self._registry.register(_CacheMetrics(statistics))
+
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered. ``route`` must come from a bounded set."""
         self._requests.labels(route, str(status)).inc()
@@ -115,6 +121,41 @@ class Metrics:
     def _count_passages(self, result: RerankResult) -> None:
         self._encoded.inc(result.encoded)
         self._cached.inc(result.cached)
+
+
+class _CacheMetrics:
+    """The document cache's own counts, as metrics; those of the disk only where there is one."""
+
+    def __init__(self, statistics: Callable[[], CacheStatistics | None]) -> None:
+        self._statistics = statistics
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the names are known when they are collected."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, as prometheus_client asks for them."""
+        found = self._statistics()
+        if found is None:
+            return
+        yield GaugeMetricFamily("rh_cache_entries", "Encoded passages in memory.", found.entries)
+        yield GaugeMetricFamily("rh_cache_bytes", "Bytes of encoded passages in memory.", found.bytes)
+        yield CounterMetricFamily("rh_cache_evictions", "Passages that left memory to make room.", found.evictions)
+        if not found.disk_limit:
+            return
+        yield CounterMetricFamily("rh_disk_cache_hits", "Passages that were read from disk.", found.disk_hits)
+        yield CounterMetricFamily(
+            "rh_disk_cache_evictions", "Passages removed from disk to make room.", found.disk_evictions
+        )
+        yield CounterMetricFamily(
+            "rh_disk_cache_damaged", "Passages on disk that could not be read, and were dropped.", found.disk_damaged
+        )
+        yield CounterMetricFamily(
+            "rh_disk_cache_unwritten", "Passages that the disk did not take.", found.disk_unwritten
+        )
+        yield GaugeMetricFamily("rh_disk_cache_entries", "Encoded passages on disk.", found.disk_entries)
+        yield GaugeMetricFamily("rh_disk_cache_bytes", "Bytes of encoded passages on disk.", found.disk_bytes)
+        yield GaugeMetricFamily("rh_disk_cache_limit_bytes", "Most bytes on disk.", found.disk_limit)
 
 
 class _MeasuredReranker:

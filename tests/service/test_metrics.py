@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from connector import __version__
+from connector.backbone.cache import CacheStatistics
 from connector.documents import RankedHit, RerankResult
+from connector.reranker import Reranker
 from connector.service.metrics import FALLBACK_REASONS, fallback_reason
 from connector.settings import Settings
 from tests.service.conftest import ClientFactory, service_settings
@@ -206,3 +210,45 @@ def test_the_format_is_negotiated(client: TestClient) -> None:
     asked = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert asked.headers["content-type"].startswith("application/openmetrics-text")
     assert asked.text.endswith("# EOF\n")
+
+
+def test_the_document_cache_tells_its_counts(make_client: ClientFactory) -> None:
+    class Cached(StandIn):
+        """A stand-in with a reader whose cache has a disk level or none."""
+
+        def __init__(self, counts: CacheStatistics) -> None:
+            super().__init__()
+            self.reader = SimpleNamespace(statistics=lambda: counts, close=lambda: None)
+
+    memory = CacheStatistics(5, 4, 3, 2, 360, 1_000, 2_000)
+    disk = replace(
+        memory,
+        disk_hits=11,
+        disk_evictions=12,
+        disk_entries=13,
+        disk_bytes=14,
+        disk_limit=15,
+        disk_damaged=16,
+        disk_unwritten=17,
+    )
+    client = make_client(Cached(disk))
+    assert value(client, "rh_cache_entries") == 2
+    assert value(client, "rh_cache_bytes") == 1_000
+    assert value(client, "rh_cache_evictions_total") == 3
+    assert value(client, "rh_disk_cache_hits_total") == 11
+    assert value(client, "rh_disk_cache_evictions_total") == 12
+    assert value(client, "rh_disk_cache_entries") == 13
+    assert value(client, "rh_disk_cache_bytes") == 14
+    assert value(client, "rh_disk_cache_limit_bytes") == 15
+    assert value(client, "rh_disk_cache_damaged_total") == 16
+    assert value(client, "rh_disk_cache_unwritten_total") == 17
+    # Without a disk level there is nothing to tell of it; without a cache, nothing at all.
+    client = make_client(Cached(memory))
+    assert value(client, "rh_cache_entries") == 2 and value(client, "rh_disk_cache_hits_total") is None
+    assert value(make_client(), "rh_cache_entries") is None
+
+
+def test_counts_of_a_real_cache(reranker: Reranker, make_client: ClientFactory) -> None:
+    client = make_client(reranker)
+    entries = value(client, "rh_cache_entries")
+    assert entries == reranker.reader.statistics().entries and entries >= 3
