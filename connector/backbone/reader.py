@@ -14,6 +14,7 @@ import numpy as np
 from connector.backbone.cache import CacheStatistics, DocumentCache
 from connector.backbone.fingerprint import Layout, fingerprint, template_hash
 from connector.backbone.in_flight import SharedEncoding
+from connector.backbone.laps import Clock
 from connector.backbone.passages import Passage, Passages
 from connector.backbone.prompts import NOT_APPLICABLE, PromptTemplate
 from connector.backbone.reading import Reading, Rows
@@ -29,7 +30,7 @@ EmbeddedForm = Literal["query", "prompt"]
 
 _MAX_QUERY_TOKENS = 512
 _PROBE_TOKENS = 256
-# Texts and their token ids that are remembered, beside the document cache: about 20,000 passages of 180 tokens.
+# Texts and their token ids that are remembered, beside the document cache: about 17,000 passages of 180 tokens.
 _REMEMBERED_BYTES = 64_000_000
 
 
@@ -134,7 +135,7 @@ class Reader:
         Raises:
             BackboneError: the LLM failed, or a joint prompt is longer than it can take.
         """
-        clock = _Clock()
+        clock = Clock()
         whole_query = self._tokenizer.encode_user([query])[0].ids
         query_ids = whole_query[:_MAX_QUERY_TOKENS]
         split = self._passages.of(texts)
@@ -251,7 +252,7 @@ class Reader:
         order: Sequence[Passage],
         heads: Sequence[Head],
         pool: tuple[Head, ...],
-        clock: _Clock,
+        clock: Clock,
         check: Callable[[], None],
     ) -> tuple[Rows, int, int]:
         late = self.layout == "late"
@@ -313,7 +314,7 @@ class Reader:
         query: Sequence[int],
         order: Sequence[Passage],
         heads: Sequence[Head],
-        clock: _Clock,
+        clock: Clock,
         check: Callable[[], None],
     ) -> tuple[Rows, int, int]:
         ids: list[int] = []
@@ -339,16 +340,3 @@ class Reader:
         rows = self.runtime.read(self._template.prefix, tail, encoded, heads, late=False)
         clock.lap("read")
         return np.ascontiguousarray(rows[:, :, columns]), 0, len(order)
-
-
-class _Clock:
-    """Milliseconds between laps."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = self.laps.get(name, 0.0) + (now - self._last) * 1000
-        self._last = now
