@@ -13,6 +13,7 @@ from urllib.parse import quote
 from connector.engines.connection import ClusterError, Connection
 from connector.errors import EngineError
 from connector.writeback.calls import Call, without_key
+from connector.writeback.deployment import MODELS, Deployment
 from connector.writeback.search_pipeline import TRUSTED, PipelinePlan
 from connector.writeback.settings_record import PREFIX, SettingsRecord
 
@@ -124,7 +125,7 @@ class OpenSearchPipeline:
         if found.model is None:
             yield Call(
                 "POST",
-                f"{_ML}/models/_register?deploy=true",
+                f"{MODELS}/_register?deploy=true",
                 plan.model(connector, group),
                 "remote model, deployed",
                 ("MODEL_ID", "model_id"),
@@ -132,7 +133,7 @@ class OpenSearchPipeline:
         else:
             model = found.model[0]
             if remade or found.model[1].get("model_state") != "DEPLOYED":
-                yield Call("POST", f"{_ML}/models/{model}/_deploy", None, "deploy the model")
+                yield Call("POST", f"{MODELS}/{model}/_deploy", None, "deploy the model")
         wanted = plan.pipeline(model)
         if found.pipeline != wanted:
             yield Call("PUT", f"/_search/pipeline/{plan.name}", wanted, "search pipeline")
@@ -163,9 +164,9 @@ class OpenSearchPipeline:
                     known[call.gives[0]] = str(answer[call.gives[1]])
             if calls:
                 self._wait_until_deployed()
-        except BaseException:
+        except BaseException as error:
             if found.is_empty and sent:
-                self.uninstall()
+                self._roll_back(error)
             raise
         return sent
 
@@ -177,7 +178,7 @@ class OpenSearchPipeline:
         """
         found = self.find()
         assert found.connector and found.model
-        for call in (*self._connector_update(found), Call("POST", f"{_ML}/models/{found.model[0]}/_deploy")):
+        for call in (*self._connector_update(found), Call("POST", f"{MODELS}/{found.model[0]}/_deploy")):
             self._send(call)
         self._wait_until_deployed()
 
@@ -207,8 +208,8 @@ class OpenSearchPipeline:
         if found.pipeline is not None and self._is_ours(found.pipeline):
             yield Call("DELETE", f"/_search/pipeline/{self.plan.name}", None, "search pipeline")
         if found.model is not None:
-            yield Call("POST", f"{_ML}/models/{found.model[0]}/_undeploy", None, "undeploy the model")
-            yield Call("DELETE", f"{_ML}/models/{found.model[0]}", None, "model")
+            yield Call("POST", f"{MODELS}/{found.model[0]}/_undeploy", None, "undeploy the model")
+            yield Call("DELETE", f"{MODELS}/{found.model[0]}", None, "model")
         if found.group is not None:
             yield Call("DELETE", f"{_ML}/model_groups/{found.group[0]}", None, "group of the model")
         if found.connector is not None:
@@ -267,7 +268,7 @@ class OpenSearchPipeline:
         assert found.connector is not None
         if found.model is not None:
             # A connector of a deployed model cannot be changed.
-            yield Call("POST", f"{_ML}/models/{found.model[0]}/_undeploy", None, "undeploy the model")
+            yield Call("POST", f"{MODELS}/{found.model[0]}/_undeploy", None, "undeploy the model")
         yield Call("PUT", f"{_ML}/connectors/{found.connector[0]}", self.plan.connector(), "connector to the service")
 
     def _named(self, kind: str) -> tuple[str, Mapping[str, Any]] | None:
@@ -292,12 +293,24 @@ class OpenSearchPipeline:
             time.sleep(0.2)
         raise ClusterError(f"the model {self.plan.mark} stays {state}; look at the cluster's log")
 
+    def _roll_back(self, reason: BaseException) -> None:
+        try:
+            self.uninstall()
+        except EngineError as error:
+            # The first error is what the user must mend; this one comes along.
+            reason.args = (
+                f"{reason}; what had been made was not all removed ({error}): run rh-connector pipeline uninstall",
+                *reason.args[1:],
+            )
+
     def _is_ours(self, pipeline: Mapping[str, Any]) -> bool:
         return str(pipeline.get("description", "")).startswith(f"{self.plan.mark}:")
 
     def _send(self, call: Call) -> Any:
         self.told(call)
         try:
+            if call.path.startswith(MODELS) and call.path.endswith("/_undeploy"):
+                return Deployment(self.connection, call.path.split("/")[-2]).undeploy()
             return call.send(self.connection, self.key)
         except ClusterError as error:
             message = without_key(f"{call.why}: {error}", self.key)
