@@ -15,9 +15,16 @@ from connector.backbone.onnx_runtime import OnnxRuntime
 from connector.backbone.runtime import Runtime, Tail
 from connector.errors import BackboneError, MissingExtraError
 
-__all__ = ["TOLERANCE", "ExportedGraphs", "export_backbone"]
+__all__ = ["EMBEDDING_TOLERANCE", "TOLERANCE", "ExportedGraphs", "export_backbone"]
 
 TOLERANCE = 1e-5
+"""Largest difference of an attention weight from torch's."""
+EMBEDDING_TOLERANCE = 1e-4
+"""Of a number of a query embedding, as part of the layer's largest one.
+
+One layer can add a direction that dwarfs all else (SmolLM2-135M's thirteenth, for made-up tokens): there
+float32 itself is 1.3e-5 to 1.8e-5 from float64 in torch, by the order of its sums.
+"""
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -111,11 +118,12 @@ def _write(checkpoint: Checkpoint, work: Path, layers: int) -> tuple[ExportedBac
     exported.write(work)
     tokens = traced.vocabulary
     rows, embedding = _compare(torch_runtime, OnnxRuntime.load(work, cache_dtype="float32"), layers, tokens)
-    for what, difference in (("attention", rows), ("a query embedding", embedding)):
-        if not difference <= TOLERANCE:
+    limits = (("attention", rows, TOLERANCE), ("a query embedding", embedding, EMBEDDING_TOLERANCE))
+    for what, difference, most in limits:
+        if not difference <= most:
             raise BackboneError(
                 f"the export of {shape.family} is not the backbone: {what} differs from torch's by {difference:.2g}, "
-                f"more than {TOLERANCE:g}; nothing was written; set backbone.runtime to torch"
+                f"more than {most:g}; nothing was written; set backbone.runtime to torch"
             )
     return exported, rows, embedding
 

@@ -13,7 +13,7 @@ import sys
 __all__ = ["keep_big_buffers"]
 
 # From malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _KEPT_BYTES = 1 << 30
 _PAD_BYTES = 1 << 26
 
@@ -39,6 +39,8 @@ def keep_big_buffers() -> bool:
             (_M_MMAP_THRESHOLD, _KEPT_BYTES),
             (_M_TRIM_THRESHOLD, _KEPT_BYTES),
             (_M_TOP_PAD, _PAD_BYTES),
+            # Threads have heaps of 64 MB of their own, which go back to the kernel whenever they are empty.
+            (_M_ARENA_MAX, 1),
         )
     )
     logger.debug("malloc keeps big buffers: %s", done)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from threading import Lock
+from typing import TypeVar
 
 import torch
 
-__all__ = ["CoreSharing"]
+__all__ = ["CoreSharing", "on_cores"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class CoreSharing:
-    """Gives a call that is alone all cores, and each of several its part. Thread-safe.
+    """Gives a call that is alone all cores, and each of several one core. Thread-safe.
 
     One call on two cores is not twice as fast as on one: short products, copies and Python keep to one core. Two
-    calls, each on a core of its own, waste nothing. torch's thread count belongs to the calling thread, and what is
-    computed does not depend on it.
+    calls, each on a core of its own, waste nothing. What is computed does not depend on it.
+
+    Calls on all cores run in one thread that is kept for them. OpenMP (libgomp) keeps a team of threads for every
+    thread that ever computed on several cores, and once these are more than there are cores, they sleep whenever they
+    wait for each other: everything then takes up to twice as long, in all threads, for good. What computes in torch
+    beside should therefore be called here too.
 
     Args:
         cores: to be divided; None: as many as torch would use.
@@ -24,22 +34,69 @@ class CoreSharing:
 
     def __init__(self, cores: int | None = None) -> None:
         self.cores = cores or torch.get_num_threads()
+        self._all = ThreadPoolExecutor(1, thread_name_prefix="rh-all-cores")
         self._running = 0
         self._lock = Lock()
 
+    @staticmethod
+    @cache
+    def of_process() -> CoreSharing:
+        """The one that all of this process's calls on the CPU go through."""
+        return CoreSharing()
+
+    def run(self, call: Callable[[], R]) -> R:
+        """Make one call, on all cores if no other runs, else on one; what it raises is raised."""
+        with self._entered() as others:
+            if others or self.cores == 1:
+                return _on(1, call)
+            return self._all.submit(_on, self.cores, call).result()
+
+    def map(self, call: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """Make a call for each item, several at once on a core each; results come in the order of the items.
+
+        When the iterator is closed early, calls that have not begun are not made.
+        """
+        with self._entered() as others:
+            width = min(self.cores // (others + 1), len(items))
+            if width > 1:
+                pool = ThreadPoolExecutor(width, thread_name_prefix="rh-one-core")
+                try:
+                    for made in [pool.submit(_on, 1, lambda item=item: call(item)) for item in items]:
+                        yield made.result()
+                finally:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                return
+        for item in items:
+            yield self.run(lambda item=item: call(item))  # type: ignore[misc]
+
     @contextmanager
-    def share(self) -> Iterator[int]:
-        """Run a part of a call on its share of the cores; gives their number."""
+    def _entered(self) -> Iterator[int]:
+        """Counts a call as running; gives the number of others."""
         with self._lock:
+            others = self._running
             self._running += 1
-            share = max(1, self.cores // self._running)
-        before = torch.get_num_threads()
         try:
-            if before != share:
-                torch.set_num_threads(share)
-            yield share
+            yield others
         finally:
-            if before != share:
-                torch.set_num_threads(before)
             with self._lock:
                 self._running -= 1
+
+
+@contextmanager
+def on_cores(cores: int) -> Iterator[None]:
+    """Let torch compute on so many cores in this thread."""
+    # Asking first makes torch set up a new thread, which would otherwise happen later and undo what is set here.
+    before = torch.get_num_threads()
+    if before == cores:
+        yield
+        return
+    torch.set_num_threads(cores)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _on(cores: int, call: Callable[[], R]) -> R:
+    with on_cores(cores):
+        return call()

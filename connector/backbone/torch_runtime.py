@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate, groupby
+from math import ceil
+from operator import itemgetter
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -17,7 +20,6 @@ from connector.backbone.allocator import keep_big_buffers
 from connector.backbone.core_sharing import CoreSharing
 from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Tail
 from connector.backbone.torch_attention import (
-    ATTENTION,
     AttentionPass,
     EncodePass,
     ReadPass,
@@ -25,23 +27,30 @@ from connector.backbone.torch_attention import (
     active,
     report_states,
 )
+from connector.backbone.torch_decoder import load_decoder, multiplies_bfloat16
 from connector.backbone.torch_encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
+from connector.backbone.torch_linear import ONE_ROW, pack_linears
 from connector.errors import BackboneError
 
 __all__ = ["TorchRuntime"]
 
-_LAYER_TYPES = {"full_attention", "sliding_attention"}
-# On a GPU, passages are packed into one sequence of up to this many tokens.
+# Passages are packed into one sequence of about so many tokens: on a GPU; and on a CPU, by the bytes of a number.
+# There larger sequences have no faster products, but states that leave the processor's cache.
 _PACKED_TOKENS = 16_384
+_PACKED_TOKENS_CPU = {2: 768, 4: 384}
+# What is tried out to learn whether passages may be packed.
+_PROBE_LENGTHS, _PROBE_LAYERS = (33, 2, 117, 7, 200, 3), 2
+# Numbers of the widest vectors, twice.
+_VECTOR = 32
 _Prefix = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 
 class TorchRuntime:
     """One frozen LLM in torch. Thread-safe.
 
-    On a CPU every passage is encoded by itself: what is computed then depends on the passage alone, so a cached
-    state is bit-equal to a fresh one whatever else was in the request; matrix products reach most of their speed
-    from 100 rows on. On a GPU passages are packed, which keeps states equal to rounding only.
+    Passages are packed, a few in one sequence, each blind to the others. On a CPU that is done only where no bit of a
+    passage depends on the others, which is tried out at the start: a cached state is bit-equal to a fresh one
+    whatever else was in the request. On a GPU states are equal to rounding.
     """
 
     def __init__(self, model: Any, *, cache_dtype: CacheDtype = "float16") -> None:
@@ -62,9 +71,11 @@ class TorchRuntime:
         )
         self._prefixes: LRUCache[tuple[int, ...], _Prefix] = LRUCache(4)
         self._lock = Lock()
-        self._sharing = CoreSharing()
+        on_cpu = self._device.type == "cpu"
+        self._sharing = CoreSharing.of_process() if on_cpu else CoreSharing(1)
         for index, layer in enumerate(model.layers):
             layer.register_forward_pre_hook(partial(_report_states, index), with_kwargs=True)
+        self._packs = not on_cpu or (self._sharing.run(lambda: pack_linears(model)) and self._passages_stand_alone())
 
     @classmethod
     def load(
@@ -88,40 +99,16 @@ class TorchRuntime:
             BackboneError: a CUDA device was asked for and is missing, the folder can't be loaded, or the model
                 is of a kind whose attention is not captured.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM
-        from transformers.utils import logging as transformers_logging
-
         keep_big_buffers()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and not torch.cuda.is_available():
             raise BackboneError("backbone.device = cuda: torch sees no CUDA device; set it to cpu or auto")
         if dtype == "auto":
-            dtype = "bfloat16" if device == "cuda" or _multiplies_bfloat16() else "float32"
+            dtype = "bfloat16" if device == "cuda" or multiplies_bfloat16() else "float32"
         if cache_dtype == "auto":
             cache_dtype = "bfloat16" if dtype == "bfloat16" else "float16"
-        bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        try:
-            # A config object of our own: models made from one config share its attention setting.
-            config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-            _refuse_unknown_layers(config)
-            model = AutoModelForCausalLM.from_pretrained(
-                path,
-                config=config,
-                dtype=getattr(torch, dtype),
-                attn_implementation=ATTENTION,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise BackboneError(f"cannot load the backbone in {path}: {' '.join(str(error).split())}") from error
-        finally:
-            if bars:
-                transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-        decoder = model.get_decoder().to(device)  # type: ignore[no-untyped-call]
-        decoder = decoder.eval().requires_grad_(False)
+        decoder = CoreSharing.of_process().run(lambda: load_decoder(path, device, getattr(torch, dtype)))
         return cls(decoder, cache_dtype=cache_dtype)
 
     @property
@@ -154,28 +141,65 @@ class TorchRuntime:
     ) -> Iterator[EncodedDocument]:
         """See ``Runtime.encode``."""
         deepest = max(layer for layer, _ in heads)
-        prefix_states = self._prefix_states(prefix)
+        prefix_states = self._sharing.run(lambda: self._prefix_states(prefix))
         kept = self._kept(heads) if late else None
-        for batch in self._batches(documents):
-            lengths = [len(document) for document in batch]
-            encode = EncodePass(lengths, prefix_states, kept, deepest, self._device)
-            tokens = [token for document in batch for token in document]
-            positions = [len(prefix) + at for length in lengths for at in range(length)]
-            self._run(encode, tokens, positions)
-            yield from self._store(encode, lengths, deepest, kept)
 
-    def _batches(self, documents: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-        if self._device.type == "cpu":
+        def encoded(batch: Sequence[Sequence[int]]) -> list[TorchEncodedDocument]:
+            lengths = [len(document) for document in batch]
+            if sum(lengths) == ONE_ROW:
+                # With a twin beside it, it is the same as among others.
+                return encoded([*batch, *batch])[:1]
+            encode = EncodePass(lengths, prefix_states, kept, deepest, self._device)
+            self._encode(encode, len(prefix), batch)
+            return list(self._store(encode, lengths, deepest, kept))
+
+        for batch in self._sharing.map(encoded, list(self._batches(documents))):
+            yield from batch
+
+    def _encode(self, encode: EncodePass, start: int, batch: Sequence[Sequence[int]]) -> None:
+        tokens = [token for document in batch for token in document]
+        self._forward(encode, tokens, [start + at for document in batch for at in range(len(document))])
+
+    def _passages_stand_alone(self) -> bool:
+        """Whether passages in one sequence have the same bits as alone, in the layer that only the first ones feed.
+
+        Libraries may sum in another order when there are more rows, and compute the numbers that do not fill a vector
+        in another way: tensors of other sizes than whole vectors are not even tried.
+        """
+        sizes = (getattr(self._model.config, "intermediate_size", None), self._shape.hidden, self._shape.head_dim)
+        if not all(isinstance(size, int) and size % _VECTOR == 0 for size in sizes):
+            return False
+        highest = self._model.config.vocab_size - 1
+        passages = [[min(at, highest) for at in range(length)] for length in _PROBE_LENGTHS]
+        depth = min(_PROBE_LAYERS, self._shape.layers - 1)
+
+        def keys(batch: Sequence[Sequence[int]]) -> torch.Tensor:
+            encode = EncodePass([len(passage) for passage in batch], {}, None, depth, self._device)
+            self._encode(encode, 0, batch)
+            return encode.keys[depth]
+
+        # Several at once are each on one core, one passage alone is on all.
+        together = next(iter(self._sharing.map(keys, [passages, passages])))
+        alone = [self._sharing.run(partial(keys, [passage])) for passage in passages]
+        return self._sharing.run(lambda: torch.equal(together, torch.cat(alone, dim=1)))
+
+    def _batches(self, documents: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
+        """In order, of about the same number of tokens, as many as there are cores or a multiple of that."""
+        if not self._packs or len(documents) < 2:
             yield from ([document] for document in documents)
             return
-        batch: list[Sequence[int]] = []
-        for document in documents:
-            if batch and sum(map(len, batch)) + len(document) > _PACKED_TOKENS:
-                yield batch
-                batch = []
-            batch.append(document)
-        if batch:
-            yield batch
+        most = _PACKED_TOKENS
+        if self._device.type == "cpu":
+            most = _PACKED_TOKENS_CPU[self._dtype.itemsize]
+        ends = list(accumulate(map(len, documents)))
+        cores = self._sharing.cores
+        parts = ceil(ends[-1] / (most * cores)) * cores
+        # A passage belongs to the part in which its middle lies.
+        places = [
+            int((end - len(document) / 2) * parts / ends[-1]) for end, document in zip(ends, documents, strict=True)
+        ]
+        for _, batch in groupby(zip(places, documents, strict=True), key=itemgetter(0)):
+            yield [document for _, document in batch]
 
     def _store(
         self,
@@ -210,22 +234,33 @@ class TorchRuntime:
         own = [document for document in documents if isinstance(document, TorchEncodedDocument)]
         if len(own) != len(documents):
             raise BackboneError("documents encoded by another runtime cannot be read by torch")
-        by_layer = _by_layer(heads)
+        rows = self._sharing.run(lambda: self._rows(prefix, tail, own, heads, late=late))
+        if not np.isfinite(rows).all():
+            raise BackboneError("the backbone gave attention that is not finite; check the weights and the dtype")
+        return rows
+
+    def _rows(
+        self,
+        prefix: Sequence[int],
+        tail: Tail,
+        documents: Sequence[TorchEncodedDocument],
+        heads: Sequence[Head],
+        *,
+        late: bool,
+    ) -> npt.NDArray[np.float32]:
         tokens, positions, bias = self._tail(tail)
         read = ReadPass(
             self._prefix_states(prefix),
-            PackedDocuments.pack(own, len(prefix), self._dtype, self._device),
+            PackedDocuments.pack(documents, len(prefix), self._dtype, self._device),
             bias,
             torch.tensor(positions, device=self._device),
             torch.arange(len(prefix), device=self._device),
             torch.from_numpy(tail.rows).to(self._device),
-            by_layer,
+            _by_layer(heads),
             late=late,
         )
-        self._run(read, tokens, positions)
+        self._forward(read, tokens, positions)
         rows = torch.stack([read.captured[head] for head in heads]).cpu().numpy()
-        if not np.isfinite(rows).all():
-            raise BackboneError("the backbone gave attention that is not finite; check the weights and the dtype")
         return np.asarray(rows, dtype=np.float32)
 
     def _tail(self, tail: Tail) -> tuple[list[int], list[int], torch.Tensor]:
@@ -244,11 +279,15 @@ class TorchRuntime:
 
     def embed(self, tokens: Sequence[int], layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
         """See ``Runtime.embed``."""
-        states = StatesPass(len(tokens), layers, self._device)
-        self._run(states, tokens, range(len(tokens)))
-        own = [states.states[layer][start:].float() for layer in layers]
-        pooled = torch.stack([torch.stack((state.mean(dim=0), state[-1])) for state in own])
-        return np.asarray(pooled.cpu().numpy(), dtype=np.float32)
+
+        def pooled() -> npt.NDArray[np.float32]:
+            states = StatesPass(len(tokens), layers, self._device)
+            self._forward(states, tokens, range(len(tokens)))
+            own = [states.states[layer][start:].float() for layer in layers]
+            both = torch.stack([torch.stack((state.mean(dim=0), state[-1])) for state in own])
+            return np.asarray(both.cpu().numpy(), dtype=np.float32)
+
+        return self._sharing.run(pooled)
 
     def load_document(self, data: bytes) -> EncodedDocument:
         """See ``Runtime.load_document``."""
@@ -260,7 +299,7 @@ class TorchRuntime:
             known = self._prefixes.get(key)
         if known is None:
             encode = EncodePass([len(key)], {}, None, self._shape.layers, self._device)
-            self._run(encode, key, range(len(key)))
+            self._forward(encode, key, range(len(key)))
             known = {layer: (encode.keys[layer], encode.values[layer]) for layer in encode.keys}
             with self._lock:
                 self._prefixes[key] = known
@@ -274,17 +313,11 @@ class TorchRuntime:
         return {layer: sorted(kv_heads) for layer, kv_heads in sorted(kept.items())}
 
     @torch.inference_mode()
-    def _run(self, attention_pass: AttentionPass, tokens: Sequence[int], positions: Sequence[int]) -> None:
+    def _forward(self, attention_pass: AttentionPass, tokens: Sequence[int], positions: Sequence[int]) -> None:
         ids = torch.tensor([list(tokens)], device=self._device)
         places = torch.tensor([list(positions)], device=self._device)
-        with self._sharing.share(), active(attention_pass):
+        with active(attention_pass):
             self._model(input_ids=ids, position_ids=places, use_cache=False)
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for it; elsewhere it is emulated, slower than float32."""
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(check() for check in checks if check is not None)
 
 
 def _report_states(layer: int, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -296,12 +329,3 @@ def _by_layer(heads: Sequence[Head]) -> dict[int, list[int]]:
     for layer, head in heads:
         layers.setdefault(layer, []).append(head)
     return layers
-
-
-def _refuse_unknown_layers(config: Any) -> None:
-    unknown = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
-    if unknown:
-        raise BackboneError(
-            f"{config.model_type} has layers of kind {', '.join(sorted(unknown))}, whose attention is not captured; "
-            "choose a decoder with full or sliding-window attention"
-        )

@@ -2,50 +2,104 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from contextlib import closing
+from threading import Barrier, Event, Lock
+from typing import cast
 
+import pytest
 import torch
 
 from connector.backbone.core_sharing import CoreSharing
 
 
-def test_a_call_alone_has_all_and_several_divide_them() -> None:
-    sharing = CoreSharing(4)
+def test_a_call_alone_has_all_and_several_have_one_each() -> None:
+    sharing, together = CoreSharing(2), Barrier(5)
     before = torch.get_num_threads()
-    with sharing.share() as alone:
-        assert alone == 4 == torch.get_num_threads()
-        with sharing.share() as second:
-            assert second == 2 == torch.get_num_threads()
-        assert torch.get_num_threads() == 4
+
+    def call() -> int:
+        together.wait(20)
+        found = torch.get_num_threads()
+        together.wait(20)
+        return found
+
+    with ThreadPoolExecutor(5) as pool:
+        found = list(pool.map(lambda _: sharing.run(call), range(5)))
+    assert sorted(found) == [1, 1, 1, 1, 2]
+    assert sharing.run(torch.get_num_threads) == 2
     assert torch.get_num_threads() == before
 
 
-def test_never_less_than_one_in_any_thread() -> None:
-    sharing, together = CoreSharing(2), Barrier(5)
+@pytest.mark.parametrize("cores", [1, 3])
+def test_an_error_is_raised_and_gives_the_cores_back(cores: int) -> None:
+    sharing = CoreSharing(cores)
 
-    def call(_: int) -> tuple[int, int]:
-        with sharing.share() as share:
-            together.wait(20)
-            found = share, torch.get_num_threads()
-            together.wait(20)
-            return found
+    def wrong() -> None:
+        raise ValueError("wrong")
 
-    with ThreadPoolExecutor(5) as pool:
-        found = list(pool.map(call, range(5)))
-    assert all(share == threads for share, threads in found)
-    assert sorted(share for share, _ in found) == [1, 1, 1, 1, 2]
-    with sharing.share() as alone:
-        assert alone == 2
-
-
-def test_an_error_gives_them_back() -> None:
-    sharing = CoreSharing(3)
     for _ in range(3):
-        try:
-            with sharing.share():
-                raise ValueError
-        except ValueError:
-            pass
-    with sharing.share() as alone:
-        assert alone == 3
+        with pytest.raises(ValueError, match="wrong"):
+            sharing.run(wrong)
+        with pytest.raises(ValueError, match="wrong"):
+            list(sharing.map(lambda _: wrong(), range(5)))
+    assert sharing.run(torch.get_num_threads) == cores
+
+
+@pytest.mark.parametrize(("cores", "items"), [(1, 5), (2, 0), (2, 1), (2, 9), (4, 3)])
+def test_a_call_for_each_item_in_order(cores: int, items: int) -> None:
+    assert list(CoreSharing(cores).map(lambda item: item * 2, range(items))) == list(range(0, 2 * items, 2))
+
+
+def test_so_many_calls_at_once_each_on_one_core() -> None:
+    sharing, together = CoreSharing(3), Barrier(3)
+
+    def call(_: int) -> int:
+        # Goes on only when three are here.
+        together.wait(20)
+        return torch.get_num_threads()
+
+    assert list(sharing.map(call, range(6))) == [1] * 6
+
+
+def test_beside_another_call_there_are_fewer() -> None:
+    sharing, inside, go = CoreSharing(2), Event(), Event()
+    running, most, lock = 0, 0, Lock()
+
+    def other() -> None:
+        inside.set()
+        assert go.wait(20)
+
+    def call(_: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        threads = torch.get_num_threads()
+        with lock:
+            running -= 1
+        return threads
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(sharing.run, other)
+        assert inside.wait(20)
+        assert list(sharing.map(call, range(4))) == [1] * 4
+        go.set()
+        waiting.result()
+    assert most == 1
+
+
+def test_what_is_not_wanted_any_more_is_not_begun() -> None:
+    sharing, begun = CoreSharing(2), []
+
+    def call(item: int) -> int:
+        begun.append(item)
+        return item
+
+    with closing(cast("Iterator[int]", sharing.map(call, range(1000)))) as results:  # type: ignore[type-var]
+        assert next(results) == 0
+    count = len(begun)
+    assert count < 1000
+    # And the cores are free again.
+    assert sharing.run(torch.get_num_threads) == 2
+    assert len(begun) <= count + 2
