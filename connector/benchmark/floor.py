@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
+from connector.backbone.core_sharing import CoreSharing
 from connector.backbone.runtime import BackboneShape
+from connector.backbone.torch_linear import pack_linears
 from connector.errors import BackboneError
 
 __all__ = ["LayerShape", "encode_operations", "gemm_way"]
@@ -72,32 +74,44 @@ def encode_operations(layer: LayerShape, lengths: Sequence[int], prefix: int, de
     return products + deepest * 2 * 2.0 * layer.queries * seen
 
 
-def gemm_way(layer: LayerShape, rows: int, dtype: str) -> tuple[Callable[[], float], float]:
+def gemm_way(layer: LayerShape, rows: int, dtype: str, *, packed: bool) -> tuple[Callable[[], float], float]:
     """Matrix products at the shapes of a layer.
 
     Args:
         layer: the shapes.
         rows: tokens that are multiplied at once.
         dtype: number format, as torch calls it.
+        packed: with the weights laid out for the CPU's products beforehand, as ours are.
 
     Returns:
         What multiplies once through all matrices and returns the seconds, and its floating-point operations.
+
+    Raises:
+        BackboneError: this CPU or number format has no such layout.
     """
     generator = torch.Generator().manual_seed(0)
 
     def random(*size: int) -> torch.Tensor:
         return torch.randn(*size, generator=generator).to(getattr(torch, dtype))
 
-    weights = [[random(outputs, inputs) for inputs, outputs in layer.products()] for _ in range(_COPIES)]
+    def linear(inputs: int, outputs: int) -> torch.nn.Linear:
+        made = torch.nn.Linear(inputs, outputs, bias=False)
+        made.weight = torch.nn.Parameter(random(outputs, inputs), requires_grad=False)
+        return made
+
+    sizes = [each for _ in range(_COPIES) for each in layer.products()]
+    weights = torch.nn.ModuleList(linear(*each) for each in sizes)
+    sharing = CoreSharing.of_process()
+    if packed and not sharing.run(lambda: pack_linears(weights)):
+        raise BackboneError(f"{dtype} weights cannot be laid out for this CPU")
     given = {inputs: random(rows, inputs) for inputs, _ in layer.products()}
     operations = 2.0 * rows * _COPIES * sum(a * b for a, b in layer.products())
 
     @torch.inference_mode()
-    def run() -> float:
+    def multiply() -> float:
         started = time.perf_counter()
-        for copy in weights:
-            for weight in copy:
-                torch.nn.functional.linear(given[weight.shape[1]], weight)
+        for weight, (inputs, _) in zip(weights, sizes, strict=True):
+            weight(given[inputs])
         return time.perf_counter() - started
 
-    return run, operations
+    return lambda: sharing.run(multiply), operations

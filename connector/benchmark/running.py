@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Literal
 
 from connector.backbone.reader import Layout
@@ -254,11 +255,15 @@ class Bench:
 
         layer = LayerShape.of(self.backbone.runtime.shape, self.backbone.path)
         dtype = self.backbone.runtime.precision.partition("-")[0]
-        for name, rows in (
-            ("gemm_document", self.texts.tokens),
-            ("gemm_window", self.texts.tokens * self.plan.windows.small),
-        ):
-            run, operations = gemm_way(layer, rows, dtype if dtype != "int8" else "float32")
+        dtype = dtype if dtype != "int8" else "float32"
+        tokens = self.texts.tokens
+        for packed, rows in product((False, True), (tokens, tokens * self.plan.windows.small)):
+            name = f"gemm_{'packed' if packed else 'plain'}_{rows}"
+            try:
+                run, operations = gemm_way(layer, rows, dtype, packed=packed)
+            except BackboneError as error:
+                self.skipped[name] = str(error)
+                continue
 
             def call(turn: int, run: Callable[[], float] = run, name: str = name) -> dict[str, float]:
                 return {name: run()}

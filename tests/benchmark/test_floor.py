@@ -25,9 +25,15 @@ def test_operations_of_a_small_layer() -> None:
 def test_the_real_model_and_its_products(reranker: Reranker, smollm2: Checkpoint) -> None:
     layer = LayerShape.of(reranker.reader.runtime.shape, smollm2.path)
     assert layer == LayerShape(576, 576, 192, 1536)
-    run, operations = gemm_way(layer, 16, "float32")
-    assert run() > 0
-    assert operations == 2 * 16 * 8 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
+    for packed in (False, True):
+        run, operations = gemm_way(layer, 16, "float32", packed=packed)
+        assert run() > 0
+        assert operations == 2 * 16 * 8 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
+
+
+def test_a_number_format_without_a_layout() -> None:
+    with pytest.raises(BackboneError, match="float64 weights cannot be laid out"):
+        gemm_way(LayerShape(4, 4, 4, 4), 2, "float64", packed=True)
 
 
 def test_a_checkpoint_that_does_not_say(tmp_path: Path) -> None:
