@@ -10,6 +10,7 @@ Masks are ours as well: the mask function registered with ``AttentionMaskInterfa
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,13 +113,21 @@ AttentionMaskInterface.register(ATTENTION, _no_mask)
 
 
 def _logits(q: Tensor, k: Tensor, options: LayerOptions) -> Tensor:
-    """Scaled logits in float32: [kv heads, group x tokens, keys], without repeating keys for grouped queries."""
+    """Scaled logits [heads, tokens, keys], without repeating keys for grouped queries.
+
+    In the number format of the queries where float32 would hold nothing more: softmax computes in float32 in any
+    case, and a scale that is a power of two loses nothing in the queries. That saves three passes over the logits,
+    which are the largest tensors that there are.
+    """
     kv_heads, _, dim = k.shape
-    grouped = q.reshape(kv_heads, -1, dim)
-    logits = torch.matmul(grouped, k.transpose(1, 2)).float().mul_(options.scaling)
+    exact = q.dtype == torch.float32 or math.frexp(options.scaling)[0] == 0.5
+    if exact and options.softcap is None:
+        grouped = (q * options.scaling).reshape(kv_heads, -1, dim)
+        return torch.matmul(grouped, k.transpose(1, 2)).view(*q.shape[:2], -1)
+    logits = torch.matmul(q.reshape(kv_heads, -1, dim), k.transpose(1, 2)).float().mul_(options.scaling)
     if options.softcap is not None:
         logits.div_(options.softcap).tanh_().mul_(options.softcap)
-    return logits
+    return logits.view(*q.shape[:2], -1)
 
 
 def _causal_bias(query_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
@@ -204,7 +213,8 @@ class EncodePass(AttentionPass):
             first = 0 if options.window is None else max(0, before + start - options.window + 1)
             # Without a window, all queries of the block see what is before it.
             masked = before + start if options.window is None else first
-            logits = _logits(q[:, start:end], k[:, first:last], options).view(q.shape[0], end - start, -1)
+            # In the cache, float32 costs nothing, and its softmax is the faster one.
+            logits = _logits(q[:, start:end], k[:, first:last], options).float()
             logits[:, :, masked - first :].add_(self._bias(before + start, masked, last, options.window))
             weights = torch.softmax(logits, dim=-1).to(v.dtype).view(k.shape[0], -1, last - first)
             out[:, start:end] = torch.matmul(weights, v[:, first:last]).view(q.shape[0], end - start, -1)
@@ -260,29 +270,32 @@ class ReadPass(AttentionPass):
                 self._capture_late(layer, q, torch.cat((prefix_k, k), dim=1), options)
             if layer >= self._deepest:
                 raise LayersDone
-            weights = self._weights(q, torch.cat((prefix_k, k), dim=1), options, with_documents=False)
+            weights = torch.softmax(
+                self._biased(q, torch.cat((prefix_k, k), dim=1), options, documents=False), dim=-1
+            )
             values = torch.cat((prefix_v, v), dim=1)
         else:
             keys = self._documents.keys(layer, prefix_k, k)
-            tokens = self._documents.positions.shape[0]
             chosen = list(self._heads.get(layer, ()))
             if layer >= self._deepest:
                 groups = q.shape[0] // k.shape[0]
-                own = keys[[head // groups for head in chosen]]
-                weights = self._weights(q[chosen], own, options, with_documents=True)
-                self._keep(layer, chosen, weights[:, :, :tokens])
+                self._keep(layer, chosen, self._biased(q[chosen], keys[[head // groups for head in chosen]], options))
                 raise LayersDone
-            weights = self._weights(q, keys, options, with_documents=True)
+            logits = self._biased(q, keys, options)
             if chosen:
-                self._keep(layer, chosen, weights[chosen][:, :, :tokens])
+                self._keep(layer, chosen, logits[chosen])
+            weights = torch.softmax(logits, dim=-1)
             values = self._documents.values(layer, prefix_v, v)
         grouped = weights.to(values.dtype).view(values.shape[0], -1, values.shape[1])
         return torch.matmul(grouped, values).view(q.shape)
 
-    def _weights(self, q: Tensor, k: Tensor, options: LayerOptions, *, with_documents: bool) -> Tensor:
-        """Attention weights [heads, tail, keys] in float32."""
-        logits = _logits(q, k, options).view(*q.shape[:2], -1)
-        return torch.softmax(logits.add_(self._bias(options.window, with_documents)), dim=-1)
+    def _biased(self, q: Tensor, k: Tensor, options: LayerOptions, *, documents: bool = True) -> Tensor:
+        """Logits [heads, tail, keys] in which what is not seen is -inf."""
+        logits = _logits(q, k, options)
+        # Documents and prefix are always behind the tail: only a sliding window can hide them.
+        masked = self._own.shape[1] if options.window is None else logits.shape[-1]
+        logits[:, :, -masked:].add_(self._bias(options.window, documents)[:, -masked:])
+        return logits
 
     def _capture_late(self, layer: int, q: Tensor, own_k: Tensor, options: LayerOptions) -> None:
         if self._documents.kept is None:
@@ -292,11 +305,11 @@ class ReadPass(AttentionPass):
         document_k = self._documents.keys(layer)
         at = [kept.index(head // groups) for head in chosen]
         keys = torch.cat((document_k[at], own_k[[head // groups for head in chosen]]), dim=1)
-        weights = self._weights(q[chosen], keys, options, with_documents=True)
-        self._keep(layer, chosen, weights[:, :, : document_k.shape[1]])
+        self._keep(layer, chosen, self._biased(q[chosen], keys, options))
 
-    def _keep(self, layer: int, chosen: Sequence[int], weights: Tensor) -> None:
-        averaged = torch.matmul(self._rows, weights)
+    def _keep(self, layer: int, chosen: Sequence[int], logits: Tensor) -> None:
+        weights = torch.softmax(logits.float(), dim=-1)
+        averaged = torch.matmul(self._rows, weights[:, :, : self._documents.positions.shape[0]])
         for at, head in enumerate(chosen):
             self.captured[layer, head] = averaged[at]
 
@@ -306,7 +319,6 @@ class ReadPass(AttentionPass):
             before = [self._documents.positions] if with_documents else []
             seen = torch.cat((*before, self._prefix_positions, self._positions))
             cached = torch.zeros(self._positions.shape[0], seen.shape[0], device=seen.device)
-            # Documents and prefix are always behind the tail: only a sliding window can hide them.
             cached[:, -self._own.shape[1] :] = self._own
             if window is not None:
                 distance = self._positions[:, None] - seen[None, :]

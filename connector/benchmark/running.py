@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
@@ -188,12 +189,14 @@ class Bench:
         yield Way("router", call, about={"used": used, "note": "" if used else "this router keeps to its static set"})
 
     def _cross_encoder_ways(self) -> Iterator[Way]:
+        from connector.backbone.core_sharing import CoreSharing
         from connector.benchmark.cross_encoder import best_batch, make_peers
 
         queries = [text.ids for text in self.backbone.tokenizer.encode_user(self.texts.queries)]
         sizes = (self.plan.windows.small, self.plan.windows.middle)
         ids = [text.ids for text in self.backbone.tokenizer.encode_user(self.texts.documents[: max(sizes)])]
-        for peer in make_peers(self.backbone.runtime.threads):
+        threads = self.backbone.runtime.threads
+        for peer in CoreSharing.of_process().run(lambda: make_peers(threads)):
             self.progress(f"cross_encoder_{peer.name}: batch size")
             batch = best_batch(peer, queries[0], ids[: sizes[0]])
             for size in sizes:
@@ -251,8 +254,10 @@ class Bench:
         if self.backbone.runtime.device != "cpu":
             self.skipped["floor"] = "matrix products are measured on the CPU only"
             return
+        from connector.backbone.core_sharing import CoreSharing
         from connector.benchmark.floor import LayerShape, gemm_way
 
+        sharing = CoreSharing.of_process()
         layer = LayerShape.of(self.backbone.runtime.shape, self.backbone.path)
         dtype = self.backbone.runtime.precision.partition("-")[0]
         dtype = dtype if dtype != "int8" else "float32"
@@ -260,7 +265,7 @@ class Bench:
         for packed, rows in product((False, True), (tokens, tokens * self.plan.windows.small)):
             name = f"gemm_{'packed' if packed else 'plain'}_{rows}"
             try:
-                run, operations = gemm_way(layer, rows, dtype, packed=packed)
+                run, operations = sharing.run(partial(gemm_way, layer, rows, dtype, packed=packed))
             except BackboneError as error:
                 self.skipped[name] = str(error)
                 continue
