@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +22,9 @@ R = TypeVar("R")
 class CoreSharing:
     """Gives a call that is alone all cores, and each of several one core. Thread-safe.
 
+    A call that is alone for a moment only, between those of busy clients, gets one core too: once another comes
+    beside it, its threads would wait for each other, several times as long as it saved.
+
     One call on two cores is not twice as fast as on one: short products, copies and Python keep to one core. Two
     calls, each on a core of its own, waste nothing. What is computed does not depend on it.
 
@@ -30,12 +35,14 @@ class CoreSharing:
 
     Args:
         cores: to be divided; None: as many as torch would use.
+        crowded: seconds for which calls keep to one core after several have run at the same time.
     """
 
-    def __init__(self, cores: int | None = None) -> None:
+    def __init__(self, cores: int | None = None, *, crowded: float = 0.1) -> None:
         self.cores = cores or torch.get_num_threads()
         self._all = ThreadPoolExecutor(1, thread_name_prefix="rh-all-cores")
         self._running = 0
+        self._crowded, self._crowded_until = crowded, -math.inf
         self._lock = Lock()
 
     @staticmethod
@@ -71,15 +78,22 @@ class CoreSharing:
 
     @contextmanager
     def _entered(self) -> Iterator[int]:
-        """Counts a call as running; gives the number of others."""
+        """Counts a call as running; gives the number of others, which are taken to be there a moment longer."""
         with self._lock:
             others = self._running
             self._running += 1
+            now = time.monotonic()
+            if others:
+                self._crowded_until = now + self._crowded
+            elif now < self._crowded_until:
+                others = 1
         try:
             yield others
         finally:
             with self._lock:
                 self._running -= 1
+                if self._running:
+                    self._crowded_until = time.monotonic() + self._crowded
 
 
 @contextmanager

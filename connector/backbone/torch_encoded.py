@@ -155,8 +155,10 @@ class PackedDocuments:
         """
         if any(document.kept != documents[0].kept for document in documents):
             raise BackboneError("documents of one window were encoded for different heads; clear the cache")
-        positions = [torch.arange(start, start + document.tokens) for document in documents]
-        return cls(documents, torch.cat(positions).to(device), dtype)
+        lengths = torch.tensor([document.tokens for document in documents])
+        before = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        positions = torch.arange(start, start + before.shape[0]) - before
+        return cls(documents, positions.to(device), dtype)
 
     @property
     def kept(self) -> Mapping[int, Sequence[int]] | None:

@@ -15,7 +15,7 @@ from connector.backbone.core_sharing import CoreSharing
 
 
 def test_a_call_alone_has_all_and_several_have_one_each() -> None:
-    sharing, together = CoreSharing(2), Barrier(5)
+    sharing, together = CoreSharing(2, crowded=0), Barrier(5)
     before = torch.get_num_threads()
 
     def call() -> int:
@@ -31,9 +31,18 @@ def test_a_call_alone_has_all_and_several_have_one_each() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize(("crowded", "cores"), [(0.0, 2), (1000.0, 1)])
+def test_after_several_at_once_calls_keep_to_one_core_for_a_while(crowded: float, cores: int) -> None:
+    sharing, together = CoreSharing(2, crowded=crowded), Barrier(2)
+    assert sharing.run(torch.get_num_threads) == sharing.run(torch.get_num_threads) == 2
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: sharing.run(lambda: together.wait(20)), range(2)))
+    assert sharing.run(torch.get_num_threads) == cores
+
+
 @pytest.mark.parametrize("cores", [1, 3])
 def test_an_error_is_raised_and_gives_the_cores_back(cores: int) -> None:
-    sharing = CoreSharing(cores)
+    sharing = CoreSharing(cores, crowded=0)
 
     def wrong() -> None:
         raise ValueError("wrong")
@@ -90,7 +99,7 @@ def test_beside_another_call_there_are_fewer() -> None:
 
 
 def test_what_is_not_wanted_any_more_is_not_begun() -> None:
-    sharing, begun = CoreSharing(2), []
+    sharing, begun = CoreSharing(2, crowded=0), []
 
     def call(item: int) -> int:
         begun.append(item)
