@@ -179,10 +179,10 @@ class CacheSettings(_Section):
         default_factory=_default_cache_path,
         description="Folder for weights, embedded indexes and encoded documents.",
     )
-    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = Field(
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "int4", "int2"] = Field(
         "auto",
         description="Number format of cached keys and values; auto: that of the weights where it has 16 bits, "
-        "else float16.",
+        "else float16. int4 and int2: layout late only. See docs/document-cache.md.",
     )
 
 

@@ -16,7 +16,7 @@ from connector.backbone.reader import Reader
 from connector.backbone.reading_cache import ReadingCache
 from connector.backbone.runtime import Runtime
 from connector.backbone.tokenizer import Tokenizer
-from connector.errors import BackboneError, MissingExtraError
+from connector.errors import BackboneError, MissingExtraError, SettingsError
 from connector.settings import Settings
 
 __all__ = ["open_reader"]
@@ -35,6 +35,7 @@ def open_reader(settings: Settings, progress: Callable[[str, float | None], None
     there is one. ``backbone.model`` may name an exported folder, which no other runtime reads.
 
     Raises:
+        SettingsError: the cache's number format does not go with the layout.
         BackboneError: the weights are missing, damaged, not licensed, or of a kind that is not read; or the export is
             missing, damaged, or of other weights.
         MissingExtraError: torch, transformers or ONNX Runtime is not installed.
@@ -60,6 +61,11 @@ def open_reader(settings: Settings, progress: Callable[[str, float | None], None
 
 def _open(settings: Settings, progress: Callable[[str, float | None], None] | None) -> _Opened:
     backbone = settings.backbone
+    if settings.cache.dtype in ("int4", "int2") and backbone.layout != "late":
+        raise SettingsError(
+            f"cache.dtype = {settings.cache.dtype} codes keys alone, and backbone.layout = {backbone.layout} keeps "
+            "values too; set cache.dtype to int8, or backbone.layout to late"
+        )
     folder = exported_folder(backbone.model, settings.cache.path)
     named = (Path(backbone.model).expanduser() / RECORD).is_file()
     if backbone.runtime == "torch" and named:

@@ -1,4 +1,4 @@
-"""Encoded passages of the torch runtime: keys and values as float32, float16, bfloat16, or int8 with scales."""
+"""Encoded passages of the torch runtime: keys and values as floats, int8 with scales, or keys as 4- or 2-bit codes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from connector.backbone.core_sharing import on_cores
+from connector.backbone.key_codes import CODE_BITS, CodeDtype, code_keys, widen_keys
 from connector.errors import BackboneError
 
 __all__ = ["CacheDtype", "PackedDocuments", "StoredTensor", "TorchEncodedDocument"]
 
-CacheDtype = Literal["float32", "float16", "bfloat16", "int8"]
+CacheDtype = Literal["float32", "float16", "bfloat16", "int8"] | CodeDtype
 _FORMAT = "rh-encoded-1"
 
 
@@ -26,7 +27,7 @@ class StoredTensor:
     """Keys or values of one layer, [kv heads, tokens, d], as they are kept.
 
     int8 has one scale for each head and channel: keys have a few channels far larger than the others, which a
-    single scale a head would drown.
+    single scale a head would drown. int4 and int2 are for keys: see ``key_codes``; their data is uint8.
     """
 
     data: torch.Tensor
@@ -37,15 +38,20 @@ class StoredTensor:
         """Round a [kv heads, tokens, d] tensor to the storage format.
 
         Raises:
-            BackboneError: the model gave a number that is not finite, or too large for float16.
+            BackboneError: the model gave a number that is not finite, or too large for float16; or int4 or int2
+                does not fit the size of its heads.
         """
-        if dtype == "int8":
+        kept_scale: torch.Tensor | None
+        if dtype in CODE_BITS:
+            data, kept_scale = code_keys(tensor, CODE_BITS[dtype])
+        elif dtype == "int8":
             scale = tensor.float().abs().amax(dim=1, keepdim=True).div_(127.0).clamp_(min=1e-12)
             data, kept_scale = torch.round(tensor.float() / scale).to(torch.int8), scale
         else:
             data, kept_scale = tensor.to(getattr(torch, dtype)), None
         # A sum shows it as well, in a tenth of the time: what is not finite stays so, and makes its sum so.
-        if not torch.isfinite((tensor if dtype == "int8" else data).sum(dtype=torch.float32)):
+        checked = kept_scale if dtype in CODE_BITS else tensor if dtype == "int8" else data
+        if checked is None or not torch.isfinite(checked.sum(dtype=torch.float32)):
             raise BackboneError(
                 f"the backbone gave keys or values that {dtype} cannot hold; set cache.dtype to float32, "
                 "or check the weights"
@@ -64,6 +70,8 @@ class StoredTensor:
         """The tensor in the runtime's number format."""
         if self.scale is None:
             return self.data.to(dtype)
+        if self.data.dtype == torch.uint8:
+            return widen_keys(self.data, self.scale, dtype)
         return (self.data.to(torch.float32) * self.scale).to(dtype)
 
 

@@ -18,6 +18,7 @@ from cachetools import LRUCache
 
 from connector.backbone.allocator import keep_big_buffers
 from connector.backbone.core_sharing import CoreSharing
+from connector.backbone.key_codes import CODE_BITS
 from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Tail
 from connector.backbone.torch_attention import (
     AttentionPass,
@@ -140,6 +141,8 @@ class TorchRuntime:
         self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool
     ) -> Iterator[EncodedDocument]:
         """See ``Runtime.encode``."""
+        if self._cache_dtype in CODE_BITS and not late:
+            raise BackboneError(f"cache.dtype = {self._cache_dtype} is for the layout late; set it to int8")
         deepest = max(layer for layer, _ in heads)
         prefix_states = self._sharing.run(lambda: self._prefix_states(prefix))
         kept = self._kept(heads) if late else None

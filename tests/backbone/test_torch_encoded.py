@@ -1,0 +1,116 @@
+"""Passages whose keys are kept as codes: the reader's view of ``cache.dtype`` int4 and int2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from connector.backbone.cache import DocumentCache
+from connector.backbone.checkpoint import Checkpoint
+from connector.backbone.disk_cache import DiskCache
+from connector.backbone.opening import open_reader
+from connector.backbone.prompts import PromptTemplate
+from connector.backbone.reader import Reader
+from connector.backbone.tokenizer import Tokenizer
+from connector.backbone.torch_encoded import CacheDtype, StoredTensor, TorchEncodedDocument
+from connector.backbone.torch_runtime import TorchRuntime
+from connector.errors import BackboneError, SettingsError
+from connector.settings import Settings
+from tests.backbone.tiny import save_tiny
+
+QUERY = "How long do cats sleep?"
+# Two heads of one kv head, and one of another layer.
+HEADS = ((3, 1), (3, 2), (12, 4))
+BITS: dict[CacheDtype, int] = {"int4": 4, "int2": 2}
+LAYERS, SIZE = 2, 64
+
+
+def runtime_of(checkpoint: Checkpoint, dtype: CacheDtype) -> TorchRuntime:
+    return TorchRuntime.load(checkpoint.path, device="cpu", dtype="float32", cache_dtype=dtype)
+
+
+def reader_of(checkpoint: Checkpoint, dtype: CacheDtype, disk: Path | None = None) -> Reader:
+    runtime = runtime_of(checkpoint, dtype)
+    tokenizer = Tokenizer.from_folder(checkpoint.path)
+    kept = None if disk is None else DiskCache(disk / "passages.sqlite3", 50_000_000, runtime.load_document)
+    template = PromptTemplate.from_folder(checkpoint.path, tokenizer)
+    return Reader(runtime, tokenizer, template, "late", checkpoint.digest(), DocumentCache(50_000_000, kept))
+
+
+@pytest.mark.parametrize("dtype", BITS)
+def test_a_document_takes_the_bytes_of_its_codes_and_channels(smollm2: Checkpoint, dtype: CacheDtype) -> None:
+    ids = tuple(range(100, 280))
+    (document,) = runtime_of(smollm2, dtype).encode((1, 2, 3), [ids], HEADS, late=True)
+    assert isinstance(document, TorchEncodedDocument)
+    codes = LAYERS * len(ids) * SIZE * BITS[dtype] // 8
+    assert document.nbytes == codes + LAYERS * 2 * SIZE * 2
+    assert document.nbytes < len(document.to_bytes()) < document.nbytes + 700
+
+
+@pytest.mark.parametrize("dtype", BITS)
+def test_bytes_round_trip(smollm2: Checkpoint, dtype: CacheDtype) -> None:
+    runtime = runtime_of(smollm2, dtype)
+    documents = [(20, 21, 22, 23), (30,)]
+    for document in runtime.encode((1, 2, 3), documents, HEADS, late=True):
+        again = runtime.load_document(document.to_bytes())
+        assert isinstance(document, TorchEncodedDocument) and isinstance(again, TorchEncodedDocument)
+        assert (again.nbytes, again.kept) == (document.nbytes, document.kept)
+        for layer in (3, 12):
+            assert torch.equal(again.keys[layer].widen(torch.float32), document.keys[layer].widen(torch.float32))
+    with pytest.raises(BackboneError, match="damaged"):
+        runtime.load_document(document.to_bytes()[:-1])
+
+
+@pytest.mark.parametrize("dtype", BITS)
+def test_new_cached_and_from_disk_give_the_same_bits(
+    smollm2: Checkpoint, tmp_path: Path, cats: list[str], dtype: CacheDtype
+) -> None:
+    first = reader_of(smollm2, dtype, tmp_path)
+    new = first.read(QUERY, cats, HEADS)
+    cached = first.read(QUERY, cats[::-1], HEADS)
+    first.close()
+    second = reader_of(smollm2, dtype, tmp_path)
+    stored = second.read(QUERY, cats, HEADS)
+    second.close()
+    assert (new.encoded, cached.cached, stored.cached) == (len(cats),) * 3
+    assert np.array_equal(new.rows, stored.rows)
+    assert np.array_equal(new.rows, cached.rows)
+    assert len(new.documents) == len(cats)
+
+
+def test_fewer_bits_are_smaller_and_further_off(smollm2: Checkpoint, cats: list[str]) -> None:
+    exact = reader_of(smollm2, "float32").read(QUERY, cats, HEADS).rows
+    dtypes: tuple[CacheDtype, ...] = ("int8", "int4", "int2")
+    lost = [float(np.abs(reader_of(smollm2, dtype).read(QUERY, cats, HEADS).rows - exact).mean()) for dtype in dtypes]
+    assert 0 < lost[0] < lost[1] < lost[2]
+
+
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e6])
+def test_numbers_that_codes_cannot_hold_are_refused(dtype: CacheDtype, number: float) -> None:
+    keys = torch.zeros(1, 5, 8)
+    keys[0, :, 3] = number
+    with pytest.raises(BackboneError, match=f"{dtype} cannot hold; set cache.dtype to float32"):
+        StoredTensor.store(keys, dtype)
+
+
+@pytest.mark.parametrize("layout", ["block", "joint"])
+def test_layouts_that_keep_values_are_refused_at_the_start(settings: Settings, layout: str) -> None:
+    wrong = settings.model_copy(
+        update={
+            "cache": settings.cache.model_copy(update={"dtype": "int4"}),
+            "backbone": settings.backbone.model_copy(update={"layout": layout}),
+        }
+    )
+    with pytest.raises(SettingsError, match=r"cache\.dtype = int4 .*set cache\.dtype to int8, or backbone\.layout"):
+        open_reader(wrong)
+
+
+def test_values_are_never_coded(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    runtime = TorchRuntime.load(tmp_path, device="cpu", dtype="float32", cache_dtype="int2")
+    with pytest.raises(BackboneError, match=r"cache\.dtype = int2 is for the layout late; set it to int8"):
+        next(runtime.encode((1, 2), [(3, 4)], ((1, 0),), late=False))
