@@ -1,4 +1,4 @@
-"""Encoded passages of the torch runtime: keys and values as floats, int8 with scales, or keys as 4- or 2-bit codes."""
+"""Encoded passages of the torch runtime: keys and values as floats or int8 with scales, keys also as codes."""
 
 from __future__ import annotations
 
