@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 ATTENTION = "rh_connector"
-_QUERY_BLOCK = 128
+_QUERY_BLOCK = 192
 Tensor = torch.Tensor
 
 
