@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,11 +27,12 @@ class StoredTensor:
     """Keys or values of one layer, [kv heads, tokens, d], as they are kept.
 
     int8 has one scale for each head and channel: keys have a few channels far larger than the others, which a
-    single scale a head would drown. int4 and int2 are for keys: see ``key_codes``; their data is uint8.
+    single scale a head would drown. int4 and int2 are for keys, and have a mean key as well: see ``key_codes``.
     """
 
     data: torch.Tensor
-    scale: torch.Tensor | None
+    scale: torch.Tensor | None = None
+    mean: torch.Tensor | None = None
 
     @classmethod
     def store(cls, tensor: torch.Tensor, dtype: CacheDtype) -> StoredTensor:
@@ -41,17 +42,19 @@ class StoredTensor:
             BackboneError: the model gave a number that is not finite, or too large for float16; or int4 or int2
                 does not fit the size of its heads.
         """
-        kept_scale: torch.Tensor | None
+        scale = mean = None
         if dtype in CODE_BITS:
-            data, kept_scale = code_keys(tensor, CODE_BITS[dtype])
+            # A passage's codes are the same bits wherever it was encoded: on all cores, or with others at once.
+            with on_cores(1):
+                data, scale, mean = code_keys(tensor, CODE_BITS[dtype])
+            checked = scale + mean
         elif dtype == "int8":
             scale = tensor.float().abs().amax(dim=1, keepdim=True).div_(127.0).clamp_(min=1e-12)
-            data, kept_scale = torch.round(tensor.float() / scale).to(torch.int8), scale
+            data, checked = torch.round(tensor.float() / scale).to(torch.int8), tensor
         else:
-            data, kept_scale = tensor.to(getattr(torch, dtype)), None
+            data = checked = tensor.to(getattr(torch, dtype))
         # A sum shows it as well, in a tenth of the time: what is not finite stays so, and makes its sum so.
-        checked = kept_scale if dtype in CODE_BITS else tensor if dtype == "int8" else data
-        if checked is None or not torch.isfinite(checked.sum(dtype=torch.float32)):
+        if not torch.isfinite(checked.sum(dtype=torch.float32)):
             raise BackboneError(
                 f"the backbone gave keys or values that {dtype} cannot hold; set cache.dtype to float32, "
                 "or check the weights"
@@ -59,19 +62,20 @@ class StoredTensor:
         # A view would keep the whole batch's memory alive.
         return cls(
             data.contiguous().clone() if data.data_ptr() == tensor.data_ptr() else data.contiguous(),
-            kept_scale,
+            scale,
+            mean,
         )
 
     @property
     def nbytes(self) -> int:
-        return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
+        return sum(tensor.nbytes for tensor in (self.data, self.scale, self.mean) if tensor is not None)
 
     def widen(self, dtype: torch.dtype) -> torch.Tensor:
         """The tensor in the runtime's number format."""
         if self.scale is None:
             return self.data.to(dtype)
-        if self.data.dtype == torch.uint8:
-            return widen_keys(self.data, self.scale, dtype)
+        if self.mean is not None:
+            return widen_keys((self.data, self.scale, self.mean), dtype)
         return (self.data.to(torch.float32) * self.scale).to(dtype)
 
 
@@ -97,6 +101,18 @@ class TorchEncodedDocument:
     def nbytes(self) -> int:
         return sum(t.nbytes for part in (self.keys, self.values) for t in part.values())
 
+    def stored_as(self, dtype: CacheDtype) -> TorchEncodedDocument:
+        """The same states, rounded to another format.
+
+        Raises:
+            BackboneError: see ``StoredTensor.store``.
+        """
+
+        def again(part: Mapping[int, StoredTensor]) -> dict[int, StoredTensor]:
+            return {layer: StoredTensor.store(stored.widen(torch.float32), dtype) for layer, stored in part.items()}
+
+        return replace(self, keys=again(self.keys), values=again(self.values))
+
     def to_bytes(self) -> bytes:
         """safetensors with a metadata record."""
         tensors: dict[str, torch.Tensor] = {}
@@ -105,6 +121,8 @@ class TorchEncodedDocument:
                 tensors[f"{name}.{layer}"] = stored.data
                 if stored.scale is not None:
                     tensors[f"{name}.{layer}.scale"] = stored.scale
+                if stored.mean is not None:
+                    tensors[f"{name}.{layer}.mean"] = stored.mean
         kept = None if self.kept is None else {str(layer): list(heads) for layer, heads in self.kept.items()}
         record = {"format": _FORMAT, "tokens": self.tokens, "kind": self.kind, "kept": kept}
         return save_tensors(tensors, metadata={"rh": json.dumps(record)})
@@ -133,7 +151,9 @@ class TorchEncodedDocument:
         for name, tensor in tensors.items():
             part, layer, *rest = name.split(".")
             if not rest:
-                parts[part][int(layer)] = StoredTensor(tensor, tensors.get(f"{name}.scale"))
+                parts[part][int(layer)] = StoredTensor(
+                    tensor, tensors.get(f"{name}.scale"), tensors.get(f"{name}.mean")
+                )
         kept = record["kept"] and {int(layer): heads for layer, heads in record["kept"].items()}
         return cls(record["tokens"], parts["k"], parts["v"], kind, kept)
 

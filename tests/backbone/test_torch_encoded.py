@@ -46,8 +46,8 @@ def test_a_document_takes_the_bytes_of_its_codes_and_channels(smollm2: Checkpoin
     (document,) = runtime_of(smollm2, dtype).encode((1, 2, 3), [ids], HEADS, late=True)
     assert isinstance(document, TorchEncodedDocument)
     codes = LAYERS * len(ids) * SIZE * BITS[dtype] // 8
-    assert document.nbytes == codes + LAYERS * 2 * SIZE * 2
-    assert document.nbytes < len(document.to_bytes()) < document.nbytes + 700
+    assert document.nbytes == codes + LAYERS * 2 * (SIZE + len(ids))
+    assert document.nbytes < len(document.to_bytes()) < document.nbytes + 900
 
 
 @pytest.mark.parametrize("dtype", BITS)
@@ -88,13 +88,26 @@ def test_fewer_bits_are_smaller_and_further_off(smollm2: Checkpoint, cats: list[
     assert 0 < lost[0] < lost[1] < lost[2]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int8", "int4", "int2"])
+def test_a_document_stored_again_is_as_if_encoded_so(smollm2: Checkpoint, dtype: CacheDtype) -> None:
+    documents = [tuple(range(100, 140)), tuple(range(300, 420))]
+    exact = runtime_of(smollm2, "float32").encode((1, 2, 3), documents, HEADS, late=True)
+    coded = runtime_of(smollm2, dtype).encode((1, 2, 3), documents, HEADS, late=True)
+    for found, wanted in zip(exact, coded, strict=True):
+        assert isinstance(found, TorchEncodedDocument)
+        assert found.stored_as(dtype).to_bytes() == wanted.to_bytes()
+
+
 @pytest.mark.parametrize("dtype", BITS)
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e6])
 def test_numbers_that_codes_cannot_hold_are_refused(dtype: CacheDtype, number: float) -> None:
     keys = torch.zeros(1, 5, 8)
     keys[0, :, 3] = number
-    with pytest.raises(BackboneError, match=f"{dtype} cannot hold; set cache.dtype to float32"):
-        StoredTensor.store(keys, dtype)
+    alone = torch.zeros(1, 500, 8)
+    alone[0, 17] = number
+    for wrong in (keys, alone):
+        with pytest.raises(BackboneError, match=f"{dtype} cannot hold; set cache.dtype to float32"):
+            StoredTensor.store(wrong, dtype)
 
 
 @pytest.mark.parametrize("layout", ["block", "joint"])
