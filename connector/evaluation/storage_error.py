@@ -1,32 +1,104 @@
 """What storing encoded documents in fewer bits costs: ``python -m connector.evaluation.storage_error FOLDER``.
 
-The same windows are read with the static heads from documents kept as float32, float16 and int8 (one scale for each
-head and channel). Scores are compared with float32's.
+The same windows are read with the static heads from documents that are encoded once and stored as float32, float16
+and int8, with the layout ``late`` also as int4 and int2. Scores are compared with float32's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 import numpy.typing as npt
 
+from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Runtime, Tail
 from connector.documents import Hit
 from connector.errors import RhConnectorError
 from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.first_stage import first_stage, open_collection_engine
 from connector.evaluation.measures import mean, per_query
 from connector.evaluation.running import drawn_queries
+from connector.evaluation.runs import read_run
 from connector.heads.fusion import standardize
 from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from connector.backbone.torch_encoded import CacheDtype, TorchEncodedDocument
+
 __all__ = ["StorageError", "measure"]
 
-FORMATS = ("float32", "float16", "int8")
+FORMATS: dict[str, tuple[CacheDtype, ...]] = {
+    "block": ("float32", "float16", "int8"),
+    "late": ("float32", "float16", "int8", "int4", "int2"),
+}
+"""Layout -> formats that are compared, the exact one first."""
+
+
+class EncodedOnce:
+    """A torch runtime that encodes a passage once, and stores it as it is told.
+
+    Args:
+        runtime: keeps documents as float32.
+
+    Attributes:
+        stored_as: format of the documents that ``encode`` gives.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._known: dict[tuple[int, ...], TorchEncodedDocument] = {}
+        self.stored_as: CacheDtype = "float32"
+
+    @property
+    def shape(self) -> BackboneShape:
+        """See ``Runtime``; so all that follows."""
+        return self._runtime.shape
+
+    @property
+    def device(self) -> str:
+        return self._runtime.device
+
+    @property
+    def precision(self) -> str:
+        return f"{self._runtime.precision}-{self.stored_as}"
+
+    @property
+    def threads(self) -> int:
+        return self._runtime.threads
+
+    def encode(
+        self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool
+    ) -> Iterator[EncodedDocument]:
+        from connector.backbone.torch_encoded import TorchEncodedDocument
+
+        new = [ids for ids in map(tuple, documents) if ids not in self._known]
+        for ids, document in zip(new, self._runtime.encode(prefix, new, heads, late=late), strict=True):
+            assert isinstance(document, TorchEncodedDocument)
+            self._known[ids] = document
+        for wanted in documents:
+            yield self._known[tuple(wanted)].stored_as(self.stored_as)
+
+    def read(
+        self,
+        prefix: Sequence[int],
+        tail: Tail,
+        documents: Sequence[EncodedDocument],
+        heads: Sequence[Head],
+        *,
+        late: bool,
+    ) -> npt.NDArray[np.float32]:
+        return self._runtime.read(prefix, tail, documents, heads, late=late)
+
+    def embed(self, tokens: Sequence[int], layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
+        return self._runtime.embed(tokens, layers, start)
+
+    def load_document(self, data: bytes) -> EncodedDocument:
+        return self._runtime.load_document(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +106,7 @@ class StorageError:
     """One storage format.
 
     Attributes:
-        format: ``float32``, ``float16`` or ``int8``.
+        format: one of ``FORMATS``.
         bytes_per_token: of the cached states.
         score_error: mean absolute difference of a document's head score to float32's, in standard deviations of its
             window.
@@ -61,11 +133,18 @@ def measure(settings: Settings, collection: Collection, windows: dict[str, list[
     """
     exact: dict[str, npt.NDArray[np.float64]] = {}
     found = []
-    for name in FORMATS:
-        cache = settings.cache.model_copy(update={"dtype": name, "memory_mb": 8000})
-        # One set for every query: a router's pool would be cached, and a few of its heads read.
-        static = settings.router.model_copy(update={"mode": "static"})
-        reranker = Reranker.from_settings(settings.model_copy(update={"cache": cache, "router": static}))
+    cache = settings.cache.model_copy(update={"dtype": "float32", "memory_mb": 8000, "disk_mb": 0})
+    # One set for every query: a router's pool would be cached, and a few of its heads read.
+    static = settings.router.model_copy(update={"mode": "static"})
+    torch = settings.backbone.model_copy(update={"runtime": "torch"})
+    reranker = Reranker.from_settings(
+        settings.model_copy(update={"backbone": torch, "cache": cache, "router": static})
+    )
+    encoded = EncodedOnce(reranker.reader.runtime)
+    reranker.reader.runtime = encoded
+    for name in FORMATS[settings.backbone.layout]:
+        encoded.stored_as = name
+        reranker.reader.clear_cache()
         differences, correlations = [], []
         alone: dict[str, list[str]] = {}
         fused: dict[str, list[str]] = {}
@@ -119,13 +198,19 @@ def table(rows: Iterable[StorageError]) -> str:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--limit", default=40, show_default=True, help="Queries.")
 @click.option("--split", default="train", show_default=True)
-@click.option("--layout", type=click.Choice(["block", "late"]), default="block", show_default=True)
-def _main(folder: Path, limit: int, split: str, layout: str) -> None:
-    """Print what float16 and int8 cost against float32, on a judged collection."""
+@click.option("--layout", type=click.Choice(list(FORMATS)), default="block", show_default=True)
+@click.option("--run", "run_file", help="A TREC run in the folder as first stage; default: engine.kind's search.")
+@click.option("--qrels", help="Another file of judgments in the folder.")
+def _main(folder: Path, limit: int, split: str, layout: str, run_file: str | None, qrels: str | None) -> None:
+    """Print what the formats cost against float32, on a judged collection."""
     settings = load_settings(options={"backbone.layout": layout})
     try:
-        collection = drawn_queries(load_collection(folder, split=split), limit, 0)
-        windows = first_stage(collection, settings.rerank.window, engine=open_collection_engine(collection, settings))
+        collection = drawn_queries(load_collection(folder, split=split, qrels=qrels), limit, 0)
+        if run_file is None:
+            engine = open_collection_engine(collection, settings)
+            windows = first_stage(collection, settings.rerank.window, engine=engine)
+        else:
+            windows = first_stage(collection, settings.rerank.window, run=read_run(folder / run_file))
         click.echo(table(measure(settings, collection, windows)))
     except RhConnectorError as error:
         raise click.ClickException(str(error)) from error
