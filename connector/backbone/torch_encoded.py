@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -13,13 +13,15 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from connector.backbone.core_sharing import on_cores
-from connector.backbone.key_codes import CODE_BITS, CodeDtype, code_keys, widen_keys
+from connector.backbone.key_codes import CODE_BITS, CodedKeys, CodeDtype, code_keys, widen_keys
 from connector.errors import BackboneError
 
 __all__ = ["CacheDtype", "PackedDocuments", "StoredTensor", "TorchEncodedDocument"]
 
 CacheDtype = Literal["float32", "float16", "bfloat16", "int8"] | CodeDtype
 _FORMAT = "rh-encoded-1"
+# Coded passages that are widened at once: few enough to stay in the processor's cache.
+_WIDENED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,17 @@ class StoredTensor:
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in (self.data, self.scale, self.mean) if tensor is not None)
 
+    @property
+    def coded(self) -> CodedKeys | None:
+        """The parts of int4 and int2."""
+        return None if self.scale is None or self.mean is None else (self.data, self.scale, self.mean)
+
     def widen(self, dtype: torch.dtype) -> torch.Tensor:
         """The tensor in the runtime's number format."""
+        if self.coded is not None:
+            return widen_keys([self.coded], dtype)
         if self.scale is None:
             return self.data.to(dtype)
-        if self.mean is not None:
-            return widen_keys((self.data, self.scale, self.mean), dtype)
         return (self.data.to(torch.float32) * self.scale).to(dtype)
 
 
@@ -206,4 +213,13 @@ class PackedDocuments:
         # The one copy that is made of what the cache holds. On several cores torch would copy passage by passage, and
         # let all cores wait for each other after each.
         with on_cores(1):
-            return torch.cat([*(part.widen(self.dtype).to(device) for part in parts), *after], dim=1)
+            return torch.cat([*(part.to(device) for part in self._widened(parts)), *after], dim=1)
+
+    def _widened(self, parts: Sequence[StoredTensor]) -> Iterator[torch.Tensor]:
+        for start in range(0, len(parts), _WIDENED):
+            some = parts[start : start + _WIDENED]
+            coded = [part.coded for part in some if part.coded is not None]
+            if len(coded) == len(some):
+                yield widen_keys(coded, self.dtype)
+            else:
+                yield from (part.widen(self.dtype) for part in some)

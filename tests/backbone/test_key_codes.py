@@ -25,7 +25,7 @@ def keys(tokens: int = 200, size: int = 64) -> torch.Tensor:
 
 def lost(exact: torch.Tensor, bits: int) -> torch.Tensor:
     """[2, tokens]: squared error, of the token's distance to the mean key."""
-    error = (widen_keys(code_keys(exact, bits), torch.float32) - exact).square().sum(dim=2)
+    error = (widen_keys([code_keys(exact, bits)], torch.float32) - exact).square().sum(dim=2)
     return error / (exact - exact.mean(dim=1, keepdim=True)).square().sum(dim=2)
 
 
@@ -51,7 +51,7 @@ def test_sizes(bits: int, size: int) -> None:
     assert (scale.shape, scale.dtype) == ((2, 200, 1), torch.float16)
     assert (mean.shape, mean.dtype) == ((2, 1, size), torch.float16)
     for dtype in (torch.float32, torch.bfloat16):
-        wide = widen_keys(coded, dtype)
+        wide = widen_keys([coded], dtype)
         assert (wide.shape, wide.dtype) == ((2, 200, size), dtype)
 
 
@@ -66,13 +66,13 @@ def test_a_part_of_a_batch_is_coded_as_if_alone(bits: int) -> None:
 @pytest.mark.parametrize("bits", [4, 2])
 def test_a_single_token_keeps_its_key(bits: int) -> None:
     exact = keys(tokens=1)
-    torch.testing.assert_close(widen_keys(code_keys(exact, bits), torch.float32), exact, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(widen_keys([code_keys(exact, bits)], torch.float32), exact, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("bits", [4, 2])
 def test_equal_keys_are_kept(bits: int) -> None:
     exact = keys(tokens=1).half().float().expand(2, 9, 64)
-    torch.testing.assert_close(widen_keys(code_keys(exact, bits), torch.float32), exact, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(widen_keys([code_keys(exact, bits)], torch.float32), exact, rtol=1e-3, atol=1e-3)
 
 
 def test_heads_that_do_not_fill_bytes_are_refused() -> None:

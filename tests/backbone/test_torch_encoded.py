@@ -15,7 +15,7 @@ from connector.backbone.opening import open_reader
 from connector.backbone.prompts import PromptTemplate
 from connector.backbone.reader import Reader
 from connector.backbone.tokenizer import Tokenizer
-from connector.backbone.torch_encoded import CacheDtype, StoredTensor, TorchEncodedDocument
+from connector.backbone.torch_encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
 from connector.backbone.torch_runtime import TorchRuntime
 from connector.errors import BackboneError, SettingsError
 from connector.settings import Settings
@@ -86,6 +86,19 @@ def test_fewer_bits_are_smaller_and_further_off(smollm2: Checkpoint, cats: list[
     dtypes: tuple[CacheDtype, ...] = ("int8", "int4", "int2")
     lost = [float(np.abs(reader_of(smollm2, dtype).read(QUERY, cats, HEADS).rows - exact).mean()) for dtype in dtypes]
     assert 0 < lost[0] < lost[1] < lost[2]
+
+
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("number_format", [torch.float32, torch.bfloat16])
+def test_passages_widened_together_are_as_alone(dtype: CacheDtype, number_format: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = [1 + 37 * at % 90 for at in range(70)]
+    keys = [StoredTensor.store(torch.randn(2, n, SIZE, generator=generator), dtype) for n in lengths]
+    documents = [TorchEncodedDocument(n, {3: k}, {}, "", {3: [0, 1]}) for n, k in zip(lengths, keys, strict=True)]
+    own = torch.randn(2, 4, SIZE).to(number_format)
+    found = PackedDocuments.pack(documents, 5, number_format, torch.device("cpu")).keys(3, own)
+    wanted = torch.cat([*(key.widen(number_format) for key in keys), own], dim=1)
+    torch.testing.assert_close(found, wanted, rtol=1e-2 if number_format == torch.bfloat16 else 1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "int4", "int2"])
