@@ -142,10 +142,10 @@ class BackboneSettings(_Section):
     )
     runtime: Literal["auto", "torch", "onnx"] = Field("auto", description="What executes the LLM.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the LLM runs.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
         description="Number format of the weights; auto: bfloat16 on CUDA and on CPUs with instructions for it, "
-        "else float32.",
+        "else float32; int8: of a backbone exported so, for the runtime onnx.",
     )
     max_document_tokens: int = Field(
         512, ge=8, le=32_768, description="Tokens of a passage; longer documents are split into passages."

@@ -6,7 +6,7 @@ Importing this loads neither torch nor ONNX.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +47,13 @@ def export(
     return export_router(router, metadata, path, embeddings)
 
 
-def export_backbone(checkpoint: Checkpoint, folder: Path, layers: int | None = None) -> ExportedGraphs:
+def export_backbone(
+    checkpoint: Checkpoint,
+    folder: Path,
+    layers: int | None = None,
+    precision: Literal["float32", "int8"] = "float32",
+) -> ExportedGraphs:
     """Write the first layers of a backbone as ONNX graphs: see ``router_export.backbone``."""
     from router_export.backbone import export_backbone as write
 
-    return write(checkpoint, folder, layers)
+    return write(checkpoint, folder, layers, precision)

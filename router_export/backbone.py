@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from connector.backbone.onnx_runtime import OnnxRuntime
 from connector.backbone.runtime import Runtime, Tail
 from connector.errors import BackboneError, MissingExtraError
 
-__all__ = ["EMBEDDING_TOLERANCE", "TOLERANCE", "ExportedGraphs", "export_backbone"]
+__all__ = ["EMBEDDING_TOLERANCE", "INT8_TOLERANCE", "TOLERANCE", "ExportedGraphs", "export_backbone"]
 
 TOLERANCE = 1e-5
 """Largest difference of an attention weight from torch's."""
@@ -24,6 +25,12 @@ EMBEDDING_TOLERANCE = 1e-4
 
 One layer can add a direction that dwarfs all else (SmolLM2-135M's thirteenth, for made-up tokens): there
 float32 itself is 1.3e-5 to 1.8e-5 from float64 in torch, by the order of its sums.
+"""
+INT8_TOLERANCE = 0.25
+"""Of the states behind int8 weights: length of the difference from torch's, as part of their own length.
+
+SmolLM2-135M has .09 at its 20th layer. Weights of 8 bits instead of 7 would overflow on some processors, and keys be
+off by .88 (see ``backbone_int8``).
 """
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -47,13 +54,19 @@ class ExportedGraphs:
     bytes: int
 
 
-def export_backbone(checkpoint: Checkpoint, folder: Path, layers: int | None = None) -> ExportedGraphs:
+def export_backbone(
+    checkpoint: Checkpoint,
+    folder: Path,
+    layers: int | None = None,
+    precision: Literal["float32", "int8"] = "float32",
+) -> ExportedGraphs:
     """Write the first layers of a backbone as graphs that were found equal to it; an older export is replaced.
 
     Args:
         checkpoint: the LLM.
         folder: where the files go.
         layers: how many; None: all.
+        precision: of the weights.
 
     Raises:
         MissingExtraError: torch, onnx, onnxscript or ONNX Runtime is not installed.
@@ -72,7 +85,7 @@ def export_backbone(checkpoint: Checkpoint, folder: Path, layers: int | None = N
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        made = _write(checkpoint, work, layers)
+        made = _write(checkpoint, work, layers, precision, int(config.get("intermediate_size") or 0))
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     except OSError as error:
@@ -83,10 +96,13 @@ def export_backbone(checkpoint: Checkpoint, folder: Path, layers: int | None = N
     return ExportedGraphs(folder, exported, rows, embedding, sum(exported.files.values()))
 
 
-def _write(checkpoint: Checkpoint, work: Path, layers: int) -> tuple[ExportedBackbone, float, float]:
+def _write(
+    checkpoint: Checkpoint, work: Path, layers: int, precision: Literal["float32", "int8"], widest: int
+) -> tuple[ExportedBackbone, float, float]:
     try:
         from connector.backbone.torch_runtime import TorchRuntime
         from router_export.backbone_graphs import cut, write_rows
+        from router_export.backbone_int8 import quantize
         from router_export.backbone_trace import OPSET, load_decoder, trace
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "export") from None
@@ -98,6 +114,8 @@ def _write(checkpoint: Checkpoint, work: Path, layers: int) -> tuple[ExportedBac
     cut(whole, work, layers)
     write_rows(work, traced.softcap, OPSET)
     whole.unlink()
+    if precision == "int8":
+        quantize(work, layers, widest)
     for name in _TEXT_FILES:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, work / name)
@@ -108,7 +126,7 @@ def _write(checkpoint: Checkpoint, work: Path, layers: int) -> tuple[ExportedBac
         digest=checkpoint.digest(),
         shape=shape,
         layers=layers,
-        dtype="float32",
+        dtype=precision,
         opset=OPSET,
         scaling=traced.scaling,
         windows=traced.windows,
@@ -117,8 +135,11 @@ def _write(checkpoint: Checkpoint, work: Path, layers: int) -> tuple[ExportedBac
     )
     exported.write(work)
     tokens = traced.vocabulary
-    rows, embedding = _compare(torch_runtime, OnnxRuntime.load(work, cache_dtype="float32"), layers, tokens)
-    limits = (("attention", rows, TOLERANCE), ("a query embedding", embedding, EMBEDDING_TOLERANCE))
+    onnx_runtime = OnnxRuntime.load(work, cache_dtype="float32")
+    rows, embedding, states = _compare(torch_runtime, onnx_runtime, layers, tokens)
+    limits = [("attention", rows, TOLERANCE), ("a query embedding", embedding, EMBEDDING_TOLERANCE)]
+    if precision == "int8":
+        limits = [("the length of the states", states, INT8_TOLERANCE)]
     for what, difference, most in limits:
         if not difference <= most:
             raise BackboneError(
@@ -128,8 +149,11 @@ def _write(checkpoint: Checkpoint, work: Path, layers: int) -> tuple[ExportedBac
     return exported, rows, embedding
 
 
-def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tuple[float, float]:
-    """Largest differences of rows and of embeddings, on made-up token ids at shapes other than those traced."""
+def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tuple[float, float, float]:
+    """Largest differences of rows, of embeddings, and of the length of a layer's embedding.
+
+    On made-up token ids, at shapes other than those traced.
+    """
     random = np.random.default_rng(0)
 
     def ids(count: int) -> list[int]:
@@ -149,4 +173,6 @@ def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tu
         largest = max(largest, float(np.abs(rows[0] - rows[1]).max()))
     embeddings = [runtime.embed(documents[0], range(layers), 2) for runtime in (theirs, ours)]
     scale = np.abs(embeddings[0]).max(axis=(1, 2), keepdims=True)
-    return largest, float((np.abs(embeddings[0] - embeddings[1]) / scale).max())
+    difference = embeddings[0] - embeddings[1]
+    lengths = [np.linalg.norm(each, axis=2) for each in (difference, embeddings[0])]
+    return largest, float((np.abs(difference) / scale).max()), float((lengths[0] / lengths[1]).max())

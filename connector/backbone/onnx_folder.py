@@ -38,16 +38,23 @@ def graph_name(layer: int) -> str:
     return f"layer-{layer:02}.onnx"
 
 
-def exported_folder(model: str, cache: Path) -> Path:
-    """Where the export of a model belongs: the folder that ``model`` names if it is one, else beside its weights."""
+def exported_folder(model: str, cache: Path, dtype: str = "float32") -> Path:
+    """Where the export of a model belongs: the folder that ``model`` names if it is one, else beside its weights.
+
+    Args:
+        model: as in ``backbone.model``.
+        cache: the cache folder.
+        dtype: of the exported weights: ``float32`` or ``int8``; each has a folder of its own.
+    """
     path = Path(model).expanduser()
     if (path / RECORD).is_file():
         return path
+    suffix = ".onnx" if dtype == "float32" else f".{dtype}.onnx"
     if model in CATALOGUE:
-        return cache / "models" / f"{model}.onnx"
+        return cache / "models" / f"{model}{suffix}"
     place = f"{path.resolve()}" if path.exists() else model
     name = re.sub(r"[^\w.-]+", "--", path.resolve().name if path.exists() else model)
-    return cache / "models" / f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.onnx"
+    return cache / "models" / f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}{suffix}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from connector.errors import BackboneError, MissingExtraError
 __all__ = ["Array", "LayerStates", "OnnxGraphs", "Seen", "causal_bias", "thread_count"]
 
 Array = npt.NDArray[np.float32]
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +66,25 @@ class OnnxGraphs:
         folder: of the export.
         exported: what it says.
         threads: of one call.
+        device: ``cpu``, ``cuda``, or ``auto``: CUDA where this ONNX Runtime has it.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
-        BackboneError: a graph cannot be loaded.
+        BackboneError: a graph cannot be loaded, or CUDA is asked for and missing.
     """
 
-    def __init__(self, folder: Path, exported: ExportedBackbone, threads: int) -> None:
+    def __init__(self, folder: Path, exported: ExportedBackbone, threads: int, device: str = "cpu") -> None:
         try:
             import onnxruntime
         except ImportError:
             raise MissingExtraError("onnxruntime", "cpu") from None
+        has_cuda = _CUDA in onnxruntime.get_available_providers()
+        if device == "cuda" and not has_cuda:
+            raise BackboneError(
+                "backbone.device = cuda: this ONNX Runtime has no CUDA; install onnxruntime-gpu in place of "
+                "onnxruntime, or set it to cpu or auto"
+            )
+        providers = [_CPU] if device == "cpu" or not has_cuda else [_CUDA, _CPU]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
@@ -85,7 +94,7 @@ class OnnxGraphs:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             sessions = [
-                onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
+                onnxruntime.InferenceSession(folder / name, options, providers=providers)
                 for name in (*map(graph_name, range(exported.layers)), ROWS)
             ]
         except Exception as error:  # ONNX Runtime's own exceptions have no common base
@@ -96,6 +105,12 @@ class OnnxGraphs:
         *self._layers, self._rows = sessions
         self._inputs = [[given.name for given in session.get_inputs()] for session in self._layers]
         self._exported = exported
+        # CUDA may be there without a device: ONNX Runtime then takes the CPU.
+        self.device = "cuda" if _CUDA in self._rows.get_providers() else "cpu"
+        if device == "cuda" and self.device == "cpu":
+            raise BackboneError(
+                "backbone.device = cuda: ONNX Runtime could not start CUDA; look at its messages, or set it to cpu"
+            )
 
     def run(
         self,

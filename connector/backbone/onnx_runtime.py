@@ -26,7 +26,7 @@ _PART_TOKENS = 1024
 
 
 class OnnxRuntime:
-    """One frozen LLM in ONNX Runtime, on the CPU. Thread-safe.
+    """One frozen LLM in ONNX Runtime. Thread-safe.
 
     Every passage is encoded by itself, so a cached state is bit-equal to a fresh one whatever else was in the
     request; with int8 weights, whose activations are rounded a run, this is what keeps states apart at all.
@@ -34,13 +34,21 @@ class OnnxRuntime:
     Args:
         folder: of the export.
         exported: what its record says.
+        device: see ``OnnxGraphs``.
         cache_dtype: of encoded documents.
     """
 
-    def __init__(self, folder: Path, exported: ExportedBackbone, *, cache_dtype: ArrayDtype = "float16") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        exported: ExportedBackbone,
+        *,
+        device: str = "cpu",
+        cache_dtype: ArrayDtype = "float16",
+    ) -> None:
         self._exported, self._shape, self._cache_dtype = exported, exported.shape, cache_dtype
         self._threads = thread_count()
-        self._graphs = OnnxGraphs(folder, exported, self._threads)
+        self._graphs = OnnxGraphs(folder, exported, self._threads, device)
         self._windows = frozenset(exported.windows)
         self._prefixes: LRUCache[tuple[int, ...], PrefixStates] = LRUCache(4)
         self._lock = Lock()
@@ -53,7 +61,7 @@ class OnnxRuntime:
 
         Args:
             folder: the folder that ``export --backbone`` wrote.
-            device: ``cpu`` or ``auto``.
+            device: ``cpu``, ``cuda``, or ``auto``: CUDA where this ONNX Runtime has it.
             dtype: of the weights; ``auto``: as they were exported.
             cache_dtype: of encoded documents: float32, float16 or int8; ``auto``: float16.
 
@@ -62,11 +70,6 @@ class OnnxRuntime:
             MissingExtraError: ONNX Runtime is not installed.
         """
         exported = ExportedBackbone.read(folder)
-        if device == "cuda":
-            raise BackboneError(
-                "backbone.device = cuda: exported backbones run on the CPU; set it to cpu or auto, "
-                "or backbone.runtime to torch"
-            )
         if dtype not in ("auto", exported.dtype):
             raise BackboneError(
                 f"backbone.dtype = {dtype}: the backbone in {folder} was exported with {exported.dtype} weights; "
@@ -84,7 +87,7 @@ class OnnxRuntime:
                 f"cache.dtype = {cache_dtype}: the onnx runtime keeps float32, float16 or int8; set one of them"
             )
         keep_big_buffers()
-        return cls(folder, exported, cache_dtype=stored)
+        return cls(folder, exported, device=device, cache_dtype=stored)
 
     @property
     def shape(self) -> BackboneShape:
@@ -93,7 +96,7 @@ class OnnxRuntime:
     @property
     def device(self) -> str:
         """See ``Runtime.device``."""
-        return "cpu"
+        return self._graphs.device
 
     @property
     def precision(self) -> str:

@@ -66,14 +66,19 @@ def _open(settings: Settings, progress: Callable[[str, float | None], None] | No
             f"cache.dtype = {settings.cache.dtype} codes keys alone, and backbone.layout = {backbone.layout} keeps "
             "values too; set cache.dtype to int8, or backbone.layout to late"
         )
-    folder = exported_folder(backbone.model, settings.cache.path)
+    folder = _exported_folder(settings)
     named = (Path(backbone.model).expanduser() / RECORD).is_file()
     if backbone.runtime == "torch" and named:
         raise BackboneError(
             f"backbone.model = {backbone.model} is an exported backbone, which torch does not read; "
             "set backbone.runtime to onnx, or name the model itself"
         )
-    if backbone.runtime == "onnx" or named:
+    if backbone.runtime == "torch" and backbone.dtype == "int8":
+        raise SettingsError(
+            "backbone.dtype = int8: int8 weights are for the runtime onnx; set backbone.runtime to onnx, or "
+            "backbone.dtype to auto"
+        )
+    if backbone.runtime == "onnx" or backbone.dtype == "int8" or named:
         return _open_exported(settings, folder)
     try:
         import torch  # noqa: F401
@@ -83,6 +88,14 @@ def _open(settings: Settings, progress: Callable[[str, float | None], None] | No
             return _open_exported(settings, folder)
         raise MissingExtraError(error.name or "torch", "torch") from None
     return _open_torch(settings, progress)
+
+
+def _exported_folder(settings: Settings) -> Path:
+    """Of the number format that is asked for; int8 where that is all there is and any will do."""
+    backbone, cache = settings.backbone, settings.cache.path
+    whole, small = (exported_folder(backbone.model, cache, dtype) for dtype in ("float32", "int8"))
+    only_small = backbone.dtype == "auto" and not (whole / RECORD).is_file() and (small / RECORD).is_file()
+    return small if backbone.dtype == "int8" or only_small else whole
 
 
 def _open_torch(settings: Settings, progress: Callable[[str, float | None], None] | None) -> _Opened:
@@ -105,9 +118,10 @@ def _open_torch(settings: Settings, progress: Callable[[str, float | None], None
 def _open_exported(settings: Settings, folder: Path) -> _Opened:
     backbone = settings.backbone
     if not (folder / RECORD).is_file():
+        precision = " --precision int8" if backbone.dtype == "int8" else ""
         raise BackboneError(
             f"backbone.runtime = onnx: {backbone.model} was not exported (there is no {folder}); where torch is "
-            "installed, run rh-connector export --backbone, or set backbone.runtime to torch"
+            f"installed, run rh-connector export --backbone{precision}, or set backbone.runtime to torch"
         )
     exported = ExportedBackbone.read(folder)
     source = Path(backbone.model).expanduser()

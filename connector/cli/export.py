@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.console import Console
@@ -37,6 +37,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     metavar="N",
     help="With --backbone: only the first N layers (default: those that the model's routers and head sets read).",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "int8"]),
+    help="With --backbone: number format of the weights (default: float32). Use int8 with --set backbone.dtype=int8.",
+)
 @pass_context
 def command(
     context: Context,
@@ -45,6 +50,7 @@ def command(
     inspect: Path | None,
     backbone: bool,
     layers: int | None,
+    precision: Literal["float32", "int8"] | None,
 ) -> None:
     """Write ROUTER, a .safetensors file of train, as an ONNX bundle, or the LLM as ONNX graphs; and verify them.
 
@@ -57,10 +63,11 @@ def command(
             raise SettingsError(
                 "export: --backbone goes without ROUTER and --inspect; name the LLM by backbone.model"
             )
-        _export_backbone(context, out, layers)
+        _export_backbone(context, out, layers, precision or "float32")
         return
-    if layers is not None:
-        raise SettingsError(f"export: --layers {layers} is of backbones; give --backbone too")
+    for option, given in (("--layers", layers), ("--precision", precision)):
+        if given is not None:
+            raise SettingsError(f"export: {option} {given} is of backbones; give --backbone too")
     if inspect is not None:
         if router is not None or out is not None:
             raise SettingsError("export: --inspect goes alone; give a ROUTER to export, or --inspect FILE.onnx")
@@ -92,7 +99,9 @@ def command(
     )
 
 
-def _export_backbone(context: Context, out: Path | None, layers: int | None) -> None:
+def _export_backbone(
+    context: Context, out: Path | None, layers: int | None, precision: Literal["float32", "int8"]
+) -> None:
     from connector.backbone.onnx_folder import exported_folder
     from connector.backbone.pulling import obtain
     from router_export import export_backbone
@@ -104,8 +113,8 @@ def _export_backbone(context: Context, out: Path | None, layers: int | None) -> 
         offline=settings.backbone.offline,
         accept_license=(lambda name, terms: True) if settings.backbone.accept_license else None,
     )
-    folder = out or exported_folder(settings.backbone.model, settings.cache.path)
-    written = export_backbone(checkpoint, folder, layers or _layers_read(settings))
+    folder = out or exported_folder(settings.backbone.model, settings.cache.path, precision)
+    written = export_backbone(checkpoint, folder, layers or _layers_read(settings), precision)
     exported = written.exported
     if context.as_json:
         context.print_json(
@@ -120,7 +129,8 @@ def _export_backbone(context: Context, out: Path | None, layers: int | None) -> 
         )
         return
     click.echo(
-        f"Written to {folder} ({written.bytes / 1e6:.0f} MB): {exported.layers} of {exported.shape.layers} layers. "
+        f"Written to {folder} ({written.bytes / 1e6:.0f} MB, {exported.dtype}): {exported.layers} of "
+        f"{exported.shape.layers} layers. "
         f"Largest difference from torch: {written.rows_difference:.1e} in attention, "
         f"{written.embedding_difference:.1e} in query embeddings."
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 
@@ -178,13 +179,33 @@ def test_layers_that_were_not_exported_say_how_to_export_them(short: Both) -> No
 
 def test_settings_that_it_cannot_do_are_refused(short: Both) -> None:
     for options, message in (
-        ({"device": "cuda"}, r"backbone\.device = cuda"),
         ({"dtype": "bfloat16"}, r"backbone\.dtype = bfloat16.*float32 weights"),
         ({"cache_dtype": "bfloat16"}, r"cache\.dtype = bfloat16"),
     ):
         with pytest.raises(BackboneError, match=message):
             OnnxRuntime.load(short.exported, **options)
     assert OnnxRuntime.load(short.exported).precision == "float32-float16"
+
+
+def test_cuda_where_onnx_runtime_has_none(short: Both) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(BackboneError, match=r"backbone\.device = cuda: this ONNX Runtime has no CUDA"):
+        OnnxRuntime.load(short.exported, device="cuda")
+    assert OnnxRuntime.load(short.exported).device == "cpu"
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
+def test_rows_on_cuda_are_torch_s(short: Both, late: bool) -> None:
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA: run on a GPU, with onnxruntime-gpu")
+    try:
+        cuda = OnnxRuntime.load(short.exported, device="cuda", cache_dtype="float32")
+    except BackboneError as error:
+        pytest.skip(f"no CUDA device: {error}")
+    heads = [(layer, head) for layer in range(2) for head in range(short.torch.shape.heads)]
+    expected = rows_of(short.torch, DOCUMENTS, heads, heads, late=late)
+    np.testing.assert_allclose(rows_of(cuda, DOCUMENTS, heads, heads, late=late), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("file", [RECORD, WEIGHTS, ROWS, graph_name(1), "tokenizer.json"])

@@ -117,6 +117,9 @@ def test_the_command_writes_where_the_runtime_looks(checkpoint: Checkpoint, tmp_
     assert Path(written["folder"]).parent == tmp_path / "models"
     assert OnnxRuntime.load(Path(written["folder"])).shape.layers == 4
     assert (written["layers"], written["dtype"]) == (1, "float32")
+    done = CliRunner().invoke(cli, [*common, "--backbone", "--layers", "1", "--precision", "int8"])
+    small = json.loads(done.stdout)
+    assert small["dtype"] == "int8" and Path(small["folder"]).name == f"{Path(written['folder']).stem}.int8.onnx"
 
 
 @pytest.mark.parametrize(
@@ -125,6 +128,7 @@ def test_the_command_writes_where_the_runtime_looks(checkpoint: Checkpoint, tmp_
         (["router.safetensors", "--backbone"], "--backbone goes without ROUTER"),
         (["--backbone", "--inspect", "r.onnx"], "--backbone goes without ROUTER"),
         (["router.safetensors", "--layers", "3"], "--layers 3 is of backbones"),
+        (["router.safetensors", "--precision", "int8"], "--precision int8 is of backbones"),
     ],
 )
 def test_options_that_do_not_go_together(arguments: list[str], message: str) -> None:

@@ -1,0 +1,121 @@
+"""int8 weights: close to float32's states, and as independent of each other."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from connector.backbone.checkpoint import Checkpoint
+from connector.backbone.onnx_folder import RECORD, WEIGHTS, ExportedBackbone, exported_folder, graph_name
+from connector.backbone.onnx_runtime import OnnxRuntime
+from connector.backbone.opening import open_reader
+from connector.errors import BackboneError, SettingsError
+from connector.settings import Settings
+from router_export import export_backbone
+from tests.backbone.test_onnx_runtime import DOCUMENTS, PREFIX, tail, tokenizer_file, with_backbone
+from tests.backbone.tiny import save_tiny
+
+__all__ = ["tokenizer_file"]
+LAYERS = 3
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("int8") / "tiny"
+    save_tiny("llama", folder)
+    shutil.copy(tokenizer_file, folder)
+    return Checkpoint.open(folder, "tiny")
+
+
+@pytest.fixture(scope="module")
+def folders(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same layers in both precisions."""
+    found = {}
+    for precision in ("float32", "int8"):
+        found[precision] = tmp_path_factory.mktemp(precision) / "export"
+        written = export_backbone(checkpoint, found[precision], LAYERS, precision)  # type: ignore[arg-type]
+        assert written.exported.dtype == ExportedBackbone.read(found[precision]).dtype == precision
+    return found
+
+
+def loaded(folder: Path) -> OnnxRuntime:
+    return OnnxRuntime.load(folder, cache_dtype="float32")
+
+
+def test_products_are_of_integers_but_the_widest(folders: dict[str, Path], checkpoint: Checkpoint) -> None:
+    widest = int(checkpoint.config()["intermediate_size"])
+    for layer in range(1, LAYERS):
+        graph = onnx.load(str(folders["int8"] / graph_name(layer))).graph
+        kinds = [node.op_type for node in graph.node]
+        # o, gate and up of the layer before; q, k and v of this one.
+        assert kinds.count("MatMulInteger") == 6
+        shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+        floats = [
+            shapes[node.input[1]] for node in graph.node if node.op_type == "MatMul" and node.input[1] in shapes
+        ]
+        assert [shape[0] for shape in floats] == [widest]
+    sizes = {name: (folder / WEIGHTS).stat().st_size for name, folder in folders.items()}
+    assert sizes["int8"] < sizes["float32"]
+
+
+def test_states_are_near_float32_s(folders: dict[str, Path]) -> None:
+    whole, small = (loaded(folders[name]).embed(range(3, 60), range(LAYERS)) for name in ("float32", "int8"))
+    error = np.linalg.norm(whole - small, axis=2) / np.linalg.norm(whole, axis=2)
+    # They are others, and near.
+    assert 0 < error[1:].max() < 0.1
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
+def test_batch_equals_single_bit_for_bit(folders: dict[str, Path], late: bool) -> None:
+    runtime = loaded(folders["int8"])
+    heads: Any = [(layer, head) for layer in range(LAYERS) for head in range(runtime.shape.heads)]
+    batch = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=late))
+    single = [next(runtime.encode(PREFIX, [document], heads, late=late)) for document in DOCUMENTS]
+    assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
+    rows = [runtime.read(PREFIX, tail(), states, heads, late=late) for states in (batch, single)]
+    np.testing.assert_array_equal(*rows)
+
+
+def test_documents_of_the_other_precision_are_refused(folders: dict[str, Path]) -> None:
+    whole, small = (loaded(folders[name]) for name in ("float32", "int8"))
+    document = next(whole.encode(PREFIX, DOCUMENTS[:1], [(1, 0)], late=False))
+    with pytest.raises(BackboneError):
+        small.load_document(document.to_bytes())
+    assert whole.precision != small.precision
+
+
+def test_nonsense_is_not_written(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router_export.backbone.INT8_TOLERANCE", 1e-9)
+    with pytest.raises(BackboneError, match="the length of the states differs from torch's"):
+        export_backbone(checkpoint, tmp_path / "export", 2, "int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_which_export_is_opened(
+    folders: dict[str, Path], checkpoint: Checkpoint, settings: Settings, tmp_path: Path
+) -> None:
+    def opened(**values: Any) -> str:
+        asked = with_backbone(settings, tmp_path, model=str(checkpoint.path), **values)
+        # The tiny model has too few positions for the prompt: which was loaded is seen by what is missing.
+        try:
+            open_reader(asked)
+        except BackboneError as error:
+            return str(error)
+        return ""
+
+    assert "export --backbone --precision int8" in opened(dtype="int8")
+    shutil.copytree(folders["int8"], exported_folder(str(checkpoint.path), tmp_path, "int8"))
+    assert "positions" in opened(dtype="int8")
+    # All that there is.
+    assert "positions" in opened(runtime="onnx", dtype="auto")
+    shutil.copytree(folders["float32"], exported_folder(str(checkpoint.path), tmp_path))
+    (exported_folder(str(checkpoint.path), tmp_path, "int8") / RECORD).write_text("{}")
+    assert "positions" in opened(runtime="onnx", dtype="auto")
+    assert "damaged" in opened(dtype="int8")
+    with pytest.raises(SettingsError, match=r"backbone\.dtype = int8: int8 weights are for the runtime onnx"):
+        open_reader(with_backbone(settings, tmp_path, model=str(checkpoint.path), dtype="int8", runtime="torch"))
