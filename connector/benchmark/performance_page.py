@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from connector.benchmark.quality_tables import Quality, quality_tables, read_quality
 from connector.benchmark.report import read_report
 from connector.errors import DataError, RhConnectorError
 
-__all__ = ["main", "performance_page", "read_reports"]
+__all__ = ["Notes", "main", "performance_page", "read_notes", "read_reports"]
 
 _TITLE = "# Performance\n"
 _INTRODUCTION = """\
@@ -49,6 +52,10 @@ _TARGETS: tuple[tuple[str, str, float, float, bool, bool], ...] = (
     ("8 clients, warm: throughput / one client", "clients_8_over_1", 1.5, 1.9, True, False),
     ("HTTP + JSON + fusion, part of a warm request", "http_part", 0.15, 0.05, False, True),
 )
+_SLIM: tuple[tuple[str, str, float, float], ...] = (
+    ("slim serving environment, MB", "megabytes", 500, 300),
+    ("slim: process start to the first answer, s", "seconds_to_first_answer", 5, 2),
+)
 _OTHERS = (
     ("warm block / MiniLM-L6 ONNX Runtime int8", "warm_block_over_cross_encoder_int8"),
     ("warm late / MiniLM-L6 ONNX Runtime int8", "warm_late_over_cross_encoder_int8"),
@@ -56,6 +63,24 @@ _OTHERS = (
     ("cold / MiniLM-L6 ONNX Runtime fp32", "cold_over_cross_encoder"),
 )
 Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What no report holds.
+
+    Attributes:
+        targets: ratio of a report, or ``slim_megabytes`` and the like -> ``prediction`` (a number, made before it was
+            measured, or None) and ``tried`` (a text).
+        decisions: what follows from the tables, paragraphs in Markdown.
+        slim: report of ``python -m connector.benchmark.slim``; empty: there is none.
+        quality: see ``Quality``.
+    """
+
+    targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    decisions: Sequence[str] = ()
+    slim: Report = field(default_factory=dict)
+    quality: Quality = field(default_factory=lambda: Quality({}, None, {}))
 
 
 def read_reports(folder: Path) -> list[tuple[str, Report]]:
@@ -67,12 +92,33 @@ def read_reports(folder: Path) -> list[tuple[str, Report]]:
     return [(path.stem, read_report(path)) for path in sorted(folder.glob("bench*.json"))]
 
 
-def performance_page(reports: Sequence[tuple[str, Report]]) -> str:
-    """The page in Markdown: targets and what was measured of each, then every report."""
+def read_notes(folder: Path, results: Path) -> Notes:
+    """``notes.json``, ``slim.json`` and the reports on quality; what is missing is empty.
+
+    Raises:
+        DataError: a file is none of these.
+    """
+    found = {}
+    for name in ("notes", "slim"):
+        path = folder / f"{name}.json"
+        try:
+            found[name] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read ({error})") from None
+    notes = found["notes"]
+    return Notes(notes.get("targets", {}), notes.get("decisions", ()), found["slim"], read_quality(folder, results))
+
+
+def performance_page(reports: Sequence[tuple[str, Report]], notes: Notes | None = None) -> str:
+    """The page in Markdown: targets and what was measured of each, quality, then every report."""
+    notes = notes or Notes()
     parts = [_TITLE, _INTRODUCTION]
     if not reports:
         return "\n".join([*parts, _EMPTY])
-    parts.extend(_targets(reports))
+    parts.extend(_targets(reports, notes))
+    parts.extend(quality_tables(notes.quality))
+    parts.extend(f"{paragraph}\n" for paragraph in notes.decisions)
+    parts.append("## Reports\n")
     parts.append(_READING)
     for name, report in reports:
         parts.extend(_report(name, report))
@@ -81,12 +127,13 @@ def performance_page(reports: Sequence[tuple[str, Report]]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the page; the exit code, errors on standard error."""
-    if len(arguments) != 2:
-        print("usage: python -m connector.benchmark.performance_page FOLDER PAGE", file=sys.stderr)
+    if len(arguments) != 3:
+        print("usage: python -m connector.benchmark.performance_page FOLDER RESULTS PAGE", file=sys.stderr)
         return 2
-    folder, page = map(Path, arguments)
+    folder, results, page = map(Path, arguments)
     try:
-        page.write_text(performance_page(read_reports(folder)), encoding="utf-8", newline="\n")
+        text = performance_page(read_reports(folder), read_notes(folder, results))
+        page.write_text(text, encoding="utf-8", newline="\n")
     except RhConnectorError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
@@ -96,22 +143,48 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _targets(reports: Sequence[tuple[str, Report]]) -> Iterator[str]:
+def _targets(reports: Sequence[tuple[str, Report]], notes: Notes) -> Iterator[str]:
     yield "## Targets\n"
-    header = ["measure (k = 20, 180 tokens)", "must", "aim", *(_label(report) for _, report in reports)]
+    header = [
+        "measure (k = 20, 180 tokens)",
+        "must",
+        "aim",
+        "predicted",
+        *(_label(report) for _, report in reports),
+    ]
     table = []
     for measure, key, must, aim, more, part in _TARGETS:
         sign = ">=" if more else "<="
+        predicted = notes.targets.get(key, {}).get("prediction")
         cells = [measure, *(f"{sign} {_number(limit, part)}" for limit in (must, aim))]
+        cells.append("" if predicted is None else _number(predicted, part))
         for _, report in reports:
             value = report["ratios"].get(key)
             cells.append("not measured" if value is None else _verdict(value, must, aim, more, part))
         table.append(cells)
+    table.extend(_slim_rows(notes, len(reports)))
     for measure, key in _OTHERS:
         values = [report["ratios"].get(key) for _, report in reports]
-        table.append([measure, "", "", *("not measured" if v is None else _number(v, False) for v in values)])
+        table.append([measure, "", "", "", *("not measured" if v is None else _number(v, False) for v in values)])
     yield _table(header, table)
-    yield "Size and start of the slim serving environment (<= 500 MB; <= 5 s) are not measured by this command.\n"
+    tried = [
+        f"- {measure}: {notes.targets[key]['tried']}"
+        for measure, key in [*((row[0], row[1]) for row in _TARGETS), *((row[0], row[1]) for row in _SLIM)]
+        if notes.targets.get(key, {}).get("tried")
+    ]
+    if tried:
+        yield "What was tried, by measure:\n"
+        yield "\n".join(tried) + "\n"
+
+
+def _slim_rows(notes: Notes, columns: int) -> Iterator[list[str]]:
+    for measure, key, must, aim in _SLIM:
+        predicted = notes.targets.get(key, {}).get("prediction")
+        value = notes.slim.get(key)
+        shown = "not measured" if value is None else _verdict(float(value), must, aim, False, False)
+        limits = [f"<= {_number(limit, False)}" for limit in (must, aim)]
+        # Measured apart, in an environment of its own: it belongs to none of the reports.
+        yield [measure, *limits, "" if predicted is None else _number(predicted, False), shown, *[""] * (columns - 1)]
 
 
 def _label(report: Report) -> str:

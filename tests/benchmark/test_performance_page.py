@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from connector.benchmark.performance_page import main, performance_page, read_reports
+from connector.benchmark.performance_page import Notes, main, performance_page, read_notes, read_reports
 from connector.benchmark.plot import check_plot_path, plot_svg
 from connector.errors import DataError, SettingsError
 
@@ -44,7 +44,9 @@ def report(**ratios: float) -> dict[str, Any]:
 
 def test_the_committed_page_is_what_the_committed_reports_give(repository: Path) -> None:
     committed = (repository / "docs" / "performance.md").read_text(encoding="utf-8")
-    assert committed == performance_page(read_reports(repository / "docs" / "performance")), "run: make docs"
+    folder = repository / "docs" / "performance"
+    notes = read_notes(folder, repository / "docs" / "results")
+    assert committed == performance_page(read_reports(folder), notes), "run: make docs"
 
 
 def test_committed_reports_name_no_folder_of_a_machine(repository: Path) -> None:
@@ -59,12 +61,20 @@ def test_without_reports_the_page_says_so(tmp_path: Path) -> None:
 
 def test_targets_are_judged_in_both_directions() -> None:
     found = {"warm_block_over_cross_encoder": 0.2, "cold_over_icr": 0.5, "clients_8_over_1": 2.0, "http_part": 0.12}
-    page = performance_page([("bench-a", report(**found))])
-    assert "| warm block / MiniLM-L6 ONNX Runtime fp32 | <= 0.25 | <= 0.15 | 0.2 (must) |" in page
-    assert "| cold + tail / ICR's way | <= 0.35 | <= 0.2 | 0.5 (**missed**) |" in page
-    assert "| 8 clients, warm: throughput / one client | >= 1.5 | >= 1.9 | 2 (aim) |" in page
-    assert "| HTTP + JSON + fusion, part of a warm request | <= 15 % | <= 5 % | 12 % (must) |" in page
-    assert "| warm late / MiniLM-L6 ONNX Runtime fp32 | <= 0.1 | <= 0.06 | not measured |" in page
+    notes = Notes(
+        {"warm_block_over_cross_encoder": {"prediction": 0.3, "tried": "less"}},
+        ["What follows."],
+        {"megabytes": 256.4, "seconds_to_first_answer": 7},
+    )
+    page = performance_page([("bench-a", report(**found))], notes)
+    assert "- warm block / MiniLM-L6 ONNX Runtime fp32: less\n" in page and "What follows.\n" in page
+    assert "| slim serving environment, MB | <= 500 | <= 300 |  | 256 (aim) |" in page
+    assert "| slim: process start to the first answer, s | <= 5 | <= 2 |  | 7 (**missed**) |" in page
+    assert "| warm block / MiniLM-L6 ONNX Runtime fp32 | <= 0.25 | <= 0.15 | 0.3 | 0.2 (must) |" in page
+    assert "| cold + tail / ICR's way | <= 0.35 | <= 0.2 |  | 0.5 (**missed**) |" in page
+    assert "| 8 clients, warm: throughput / one client | >= 1.5 | >= 1.9 |  | 2 (aim) |" in page
+    assert "| HTTP + JSON + fusion, part of a warm request | <= 15 % | <= 5 % |  | 12 % (must) |" in page
+    assert "| warm late / MiniLM-L6 ONNX Runtime fp32 | <= 0.1 | <= 0.06 |  | not measured |" in page
     assert "| `warm_block_20` | 0.2 (0.1 to 0.4) | 5 |  |" in page
     assert "2.0 GFLOP at 10 GFLOP/s" in page
     assert "takes 2,700.0 kB in the layout block; a million of them 2,700.0 GB" in page
@@ -76,10 +86,14 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
     folder, page = tmp_path / "reports", tmp_path / "page.md"
     folder.mkdir()
     (folder / "bench-a.json").write_text(json.dumps(report()))
-    assert main([str(folder), str(page)]) == 0
+    arguments = [str(folder), str(tmp_path / "results"), str(page)]
+    assert main(arguments) == 0
     assert page.read_text() == performance_page([("bench-a", report())])
+    (folder / "notes.json").write_text("{")
+    assert main(arguments) == DataError.exit_code
+    assert "notes.json cannot be read" in capsys.readouterr().err
     (folder / "bench-b.json").write_text("{}")
-    assert main([str(folder), str(page)]) == DataError.exit_code
+    assert main(arguments) == DataError.exit_code
     assert "it lacks machine, rows or ratios" in capsys.readouterr().err
     assert main([]) == 2
 

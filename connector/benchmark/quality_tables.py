@@ -1,0 +1,189 @@
+"""Quality beside speed, for docs/performance.md: number formats, layouts and windows, from committed reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from connector.errors import DataError
+
+__all__ = ["Quality", "quality_tables", "read_quality"]
+
+_FUSED = "static+first-stage"
+_READOUT = "query"
+_MEASURE = "nDCG@10"
+_SIGNIFICANT = 0.05
+Report = Mapping[str, Any]
+
+_SWEPT = """\
+What a request gets: the shipped heads with the first stage (embedded BM25), through all short cuts; test queries, at
+most 100 a collection, drawn with seed 0. An asterisk marks a difference to the first stage with p < .05 (paired
+randomization test, not corrected for their number). Made with `python -m connector.evaluation.window_sweep`.
+"""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What the tables are made from.
+
+    Attributes:
+        sweeps: (layout, collection) -> report of ``connector.evaluation.window_sweep``.
+        timed: such a report of a quiet machine, for the times; None: there is none.
+        formats: name -> collection -> report of ``rh-connector evaluate``, on the same windows; the first name is
+            the reference.
+    """
+
+    sweeps: Mapping[tuple[str, str], Report]
+    timed: Report | None
+    formats: Mapping[str, Mapping[str, Report]]
+
+
+def read_quality(performance: Path, results: Path) -> Quality:
+    """Read ``windows-*.json`` in one folder, and in the other the reports and those in its folders of formats.
+
+    Raises:
+        DataError: a file is no report.
+    """
+    sweeps = [(path, _read(path)) for path in sorted(performance.glob("windows-*.json"))]
+    timed = [report for path, report in sweeps if path.stem == "windows-timed"]
+    formats: dict[str, dict[str, Report]] = {}
+    folders = {"float32 (reference)": results, "bfloat16": results / "bfloat16"}
+    folders |= {f"ONNX Runtime, {each.name[5:]}": each for each in sorted(results.glob("onnx-*")) if each.is_dir()}
+    for name, folder in folders.items():
+        found = {path.stem: _read(path) for path in sorted(folder.glob("*.json")) if "-" not in path.stem}
+        if found:
+            formats[name] = found
+    return Quality(
+        {(report["layout"], report["collection"]): report for path, report in sweeps if path.stem != "windows-timed"},
+        timed[0] if timed else None,
+        formats,
+    )
+
+
+def quality_tables(quality: Quality, collections: Sequence[str] = ("scifact", "cosqa", "dl19")) -> Iterator[str]:
+    """The sections in Markdown; those for which there are reports.
+
+    Args:
+        quality: the reports.
+        collections: for which number formats are compared.
+    """
+    if len(quality.formats) > 1:
+        yield "## Number formats\n"
+        yield (
+            f"{_MEASURE} of the static heads (read-out `{_READOUT}`) with the first stage, layout block, window 20; "
+            "the same windows in every row; in brackets the difference to the reference.\n"
+        )
+        yield _formats(quality.formats, collections)
+    if quality.sweeps:
+        yield "## Layouts and windows\n"
+        yield _SWEPT
+        if any(layout == "late" for layout, _ in quality.sweeps):
+            yield _windows(quality)
+        if any(layout == "block" for layout, _ in quality.sweeps):
+            yield "The two layouts at window 20:\n"
+            yield _layouts(quality.sweeps)
+
+
+def _formats(formats: Mapping[str, Mapping[str, Report]], collections: Sequence[str]) -> str:
+    reference = next(iter(formats.values()))
+    table = []
+    for name, reports in formats.items():
+        cells = [name]
+        for collection in collections:
+            report = reports.get(collection)
+            exact = _fused(reference.get(collection))
+            value = _fused(report)
+            if report is None or value is None or exact is None or not _same_windows(report, reference[collection]):
+                cells.append("")
+            elif reports is reference:
+                cells.append(f"{value:.4f}")
+            else:
+                cells.append(f"{value:.4f} ({value - exact:+.4f})")
+        table.append(cells)
+    return _table(["", *collections], table)
+
+
+def _same_windows(one: Report, other: Report) -> bool:
+    """Of the same queries: the first stage has the same value for each."""
+    firsts = [report["rows"][0].get("per_query", {}).get(_MEASURE) for report in (one, other)]
+    return (one["queries"], one["window"]) == (other["queries"], other["window"]) and firsts[0] == firsts[1]
+
+
+def _fused(report: Report | None) -> float | None:
+    for row in () if report is None else report["rows"]:
+        if row["name"] == _FUSED and row["readout"] == _READOUT:
+            return float(row[_MEASURE])
+    return None
+
+
+def _windows(quality: Quality) -> str:
+    swept = {collection: report for (layout, collection), report in quality.sweeps.items() if layout == "late"}
+    sizes = sorted({int(row["window"]) for report in swept.values() for row in report["rows"]})
+    table = []
+    whole: list[list[float]] = []
+    for collection, report in swept.items():
+        rows = {int(row["window"]): row for row in report["rows"]}
+        first = rows[min(rows)]
+        cells = [f"{collection} ({first['queries']} queries)", f"{first['first_stage']:.4f}"]
+        cells.extend(_judged(rows[size]) if size in rows else "" for size in sizes)
+        table.append(cells)
+        if len(rows) == len(sizes):
+            whole.append([float(first["first_stage"]), *(float(rows[size]["fused"]) for size in sizes)])
+    if whole:
+        means = [sum(values) / len(values) for values in zip(*whole, strict=True)]
+        table.append([f"mean of {len(whole)}", *(f"{value:.4f}" for value in means)])
+    if quality.timed is not None:
+        rows = {int(row["window"]): row for row in quality.timed["rows"]}
+        times = (f"{rows[size]['milliseconds']:.0f}" if size in rows else "" for size in sizes)
+        about = quality.timed
+        label = f"milliseconds, cached ({about['collection']}, {about['threads']} threads)"
+        table.append([label, "", *times])
+    return _table([f"late, {_MEASURE} by window", "first stage", *(f"{size:,}" for size in sizes)], table)
+
+
+def _layouts(sweeps: Mapping[tuple[str, str], Report]) -> str:
+    table = []
+    whole: list[list[float]] = []
+    for layout, collection in sweeps:
+        if layout != "block" or ("late", collection) not in sweeps:
+            continue
+        found = [_row_of(sweeps[each, collection], 20) for each in ("block", "late")]
+        if any(row is None for row in found):
+            continue
+        block, late = (row or {} for row in found)
+        if block["queries"] != late["queries"]:
+            continue
+        table.append(
+            [f"{collection} ({block['queries']})", f"{block['first_stage']:.4f}", _judged(block), _judged(late)]
+        )
+        whole.append([float(block["first_stage"]), float(block["fused"]), float(late["fused"])])
+    if whole:
+        means = [sum(values) / len(values) for values in zip(*whole, strict=True)]
+        table.append([f"mean of {len(whole)}", *(f"{value:.4f}" for value in means)])
+    return _table([f"{_MEASURE} (queries)", "first stage", "block", "late"], table)
+
+
+def _row_of(report: Report, size: int) -> Mapping[str, Any] | None:
+    return next((row for row in report["rows"] if row["window"] == size), None)
+
+
+def _judged(row: Mapping[str, Any]) -> str:
+    return f"{row['fused']:.4f}{'*' if row['p_value'] < _SIGNIFICANT else ''}"
+
+
+def _read(path: Path) -> Report:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no report ({error})") from None
+    if not isinstance(value, dict) or not isinstance(value.get("rows"), list):
+        raise DataError(f"{path} is no report: it has no rows")
+    return value
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in header[1:])]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows)) + "\n"

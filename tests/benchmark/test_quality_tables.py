@@ -1,0 +1,80 @@
+"""Tables beside the speed: right values, only of the same queries, nothing where there is nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.benchmark.quality_tables import quality_tables, read_quality
+from connector.errors import DataError
+
+
+def evaluated(value: float, first: float = 0.5) -> dict[str, Any]:
+    return {
+        "queries": 2,
+        "window": 20,
+        "rows": [
+            {"name": "first-stage", "readout": None, "nDCG@10": first, "per_query": {"nDCG@10": {"q": first}}},
+            {"name": "static+first-stage", "readout": "icr", "nDCG@10": 0.1},
+            {"name": "static+first-stage", "readout": "query", "nDCG@10": value},
+        ],
+    }
+
+
+def swept(layout: str, collection: str, *fused: float, queries: int = 100) -> dict[str, Any]:
+    sizes = (20, 1000)[: len(fused)]
+    row = {"queries": queries, "first_stage": 0.4, "p_value": 0.04, "milliseconds": 71.6}
+    rows = [{**row, "window": size, "fused": value} for size, value in zip(sizes, fused, strict=True)]
+    return {"layout": layout, "collection": collection, "threads": 2, "rows": rows}
+
+
+def written(folder: Path, **reports: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, report in reports.items():
+        (folder / f"{name.replace('__', '-')}.json").write_text(json.dumps(report))
+    return folder
+
+
+def tables(tmp_path: Path) -> str:
+    return "\n".join(quality_tables(read_quality(tmp_path / "performance", tmp_path / "results")))
+
+
+def test_number_formats_against_the_reference(tmp_path: Path) -> None:
+    written(tmp_path / "results", scifact=evaluated(0.6), cosqa=evaluated(0.3), scifact__late=evaluated(0.9))
+    assert tables(tmp_path) == ""
+    written(tmp_path / "results" / "bfloat16", scifact=evaluated(0.61), cosqa=evaluated(0.3, first=0.4))
+    written(tmp_path / "results" / "onnx-int8", scifact=evaluated(0.5876))
+    page = tables(tmp_path)
+    assert "| float32 (reference) | 0.6000 | 0.3000 |  |" in page
+    # Other queries are not compared.
+    assert "| bfloat16 | 0.6100 (+0.0100) |  |  |" in page
+    assert "| ONNX Runtime, int8 | 0.5876 (-0.0124) |  |  |" in page
+    assert "Layouts" not in page
+
+
+def test_windows_and_layouts(tmp_path: Path) -> None:
+    written(
+        tmp_path / "performance",
+        windows__late__a=swept("late", "a", 0.5, 0.6),
+        windows__late__b=swept("late", "b", 0.7),
+        windows__block__a=swept("block", "a", 0.55),
+        windows__block__b=swept("block", "b", 0.9, queries=50),
+        windows__timed=swept("late", "a", 0.1, 0.2),
+        bench__x=swept("late", "c", 0.3),
+    )
+    page = tables(tmp_path)
+    assert "| a (100 queries) | 0.4000 | 0.5000* | 0.6000* |" in page
+    assert "| b (100 queries) | 0.4000 | 0.7000* |  |" in page
+    assert "| mean of 1 | 0.4000 | 0.5000 | 0.6000 |" in page
+    assert "| milliseconds, cached (a, 2 threads) |  | 72 | 72 |" in page
+    # Of other queries: not side by side.
+    assert "| a (100) | 0.4000 | 0.5500* | 0.5000* |\n| mean of 1 | 0.4000 | 0.5500 | 0.5000 |" in page
+
+
+def test_a_file_that_is_no_report(tmp_path: Path) -> None:
+    written(tmp_path / "performance", windows__late__a={"layout": "late"})
+    with pytest.raises(DataError, match="has no rows"):
+        tables(tmp_path)
