@@ -135,8 +135,13 @@ class TorchEncodedDocument:
         return save_tensors(tensors, metadata={"rh": json.dumps(record)})
 
     @classmethod
-    def from_bytes(cls, data: bytes, kind: str) -> TorchEncodedDocument:
+    def from_bytes(cls, data: bytes, kind: str, device: torch.device | None = None) -> TorchEncodedDocument:
         """The inverse of ``to_bytes``.
+
+        Args:
+            data: the bytes.
+            kind: of the backbone that will read it.
+            device: where it is kept; a GPU gets it through pinned memory, which it copies from by itself.
 
         Raises:
             BackboneError: damaged bytes, another format, or another kind of backbone.
@@ -154,6 +159,8 @@ class TorchEncodedDocument:
                 f"an encoded document was made by '{record.get('kind')}' ({record.get('format')}), "
                 f"this backbone is '{kind}' ({_FORMAT}); drop it and encode again"
             )
+        if device is not None and device.type == "cuda":
+            tensors = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
         parts: dict[str, dict[int, StoredTensor]] = {"k": {}, "v": {}}
         for name, tensor in tensors.items():
             part, layer, *rest = name.split(".")

@@ -294,7 +294,7 @@ class TorchRuntime:
 
     def load_document(self, data: bytes) -> EncodedDocument:
         """See ``Runtime.load_document``."""
-        return TorchEncodedDocument.from_bytes(data, self.kind)
+        return TorchEncodedDocument.from_bytes(data, self.kind, self._device)
 
     def _prefix_states(self, prefix: Sequence[int]) -> _Prefix:
         key = tuple(prefix)

@@ -18,8 +18,8 @@ def evaluated(value: float, first: float = 0.5) -> dict[str, Any]:
         "window": 20,
         "rows": [
             {"name": "first-stage", "readout": None, "nDCG@10": first, "per_query": {"nDCG@10": {"q": first}}},
-            {"name": "static+first-stage", "readout": "icr", "nDCG@10": 0.1},
-            {"name": "static+first-stage", "readout": "query", "nDCG@10": value},
+            {"name": "static+first-stage", "readout": "query", "nDCG@10": 0.1},
+            {"name": "routed+first-stage", "readout": "pool", "nDCG@10": value},
         ],
     }
 
