@@ -29,6 +29,7 @@ def describe_machine(
         "cpu": processor_name(),
         "device": runtime.device,
         "threads": runtime.threads,
+        "runtime": "onnx" if type(runtime).__module__.endswith("onnx_runtime") else "torch",
         "precision": runtime.precision,
         "model": settings.backbone.model,
         "layout": settings.backbone.layout,

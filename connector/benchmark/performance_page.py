@@ -80,7 +80,7 @@ class Notes:
     targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     decisions: Sequence[str] = ()
     slim: Report = field(default_factory=dict)
-    quality: Quality = field(default_factory=lambda: Quality({}, None, {}))
+    quality: Quality = field(default_factory=lambda: Quality({}, {}))
 
 
 def read_reports(folder: Path) -> list[tuple[str, Report]]:
@@ -116,7 +116,7 @@ def performance_page(reports: Sequence[tuple[str, Report]], notes: Notes | None 
     if not reports:
         return "\n".join([*parts, _EMPTY])
     parts.extend(_targets(reports, notes))
-    parts.extend(quality_tables(notes.quality))
+    parts.extend(quality_tables(notes.quality, [report for _, report in reports]))
     parts.extend(f"{paragraph}\n" for paragraph in notes.decisions)
     parts.append("## Reports\n")
     parts.append(_READING)
@@ -189,7 +189,7 @@ def _slim_rows(notes: Notes, columns: int) -> Iterator[list[str]]:
 
 def _label(report: Report) -> str:
     machine = report["machine"]
-    return f"{machine['model']}, {machine['precision']}, {machine['threads']} threads"
+    return f"{machine['model']}, {machine['runtime']} {machine['precision']}, {machine['threads']} threads"
 
 
 def _verdict(value: float, must: float, aim: float, more: bool, part: bool) -> str:

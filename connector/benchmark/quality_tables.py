@@ -31,13 +31,11 @@ class Quality:
 
     Attributes:
         sweeps: (layout, collection) -> report of ``connector.evaluation.window_sweep``.
-        timed: such a report of a quiet machine, for the times; None: there is none.
-        formats: name -> collection -> report of ``rh-connector evaluate``, on the same windows; the first name is
-            the reference.
+        formats: runtime and weights, as in ``torch float32`` -> collection -> report of ``rh-connector evaluate``, on
+            the same windows; the first is the reference.
     """
 
     sweeps: Mapping[tuple[str, str], Report]
-    timed: Report | None
     formats: Mapping[str, Mapping[str, Report]]
 
 
@@ -47,47 +45,53 @@ def read_quality(performance: Path, results: Path) -> Quality:
     Raises:
         DataError: a file is no report.
     """
-    sweeps = [(path, _read(path)) for path in sorted(performance.glob("windows-*.json"))]
-    timed = [report for path, report in sweeps if path.stem == "windows-timed"]
+    sweeps = [_read(path) for path in sorted(performance.glob("windows-*.json"))]
     formats: dict[str, dict[str, Report]] = {}
-    folders = {"float32 (reference)": results, "bfloat16": results / "bfloat16"}
-    folders |= {f"ONNX Runtime, {each.name[5:]}": each for each in sorted(results.glob("onnx-*")) if each.is_dir()}
+    folders = {"torch float32": results, "torch bfloat16": results / "bfloat16"}
+    folders |= {f"onnx {each.name[5:]}": each for each in sorted(results.glob("onnx-*")) if each.is_dir()}
     for name, folder in folders.items():
         found = {path.stem: _read(path) for path in sorted(folder.glob("*.json")) if "-" not in path.stem}
         if found:
             formats[name] = found
-    return Quality(
-        {(report["layout"], report["collection"]): report for path, report in sweeps if path.stem != "windows-timed"},
-        timed[0] if timed else None,
-        formats,
-    )
+    return Quality({(report["layout"], report["collection"]): report for report in sweeps}, formats)
 
 
-def quality_tables(quality: Quality, collections: Sequence[str] = ("scifact", "cosqa", "dl19")) -> Iterator[str]:
+def quality_tables(
+    quality: Quality, speed: Sequence[Report] = (), collections: Sequence[str] = ("scifact", "cosqa", "dl19")
+) -> Iterator[str]:
     """The sections in Markdown; those for which there are reports.
 
     Args:
         quality: the reports.
+        speed: reports of ``rh-connector bench``.
         collections: for which number formats are compared.
     """
     if len(quality.formats) > 1:
         yield "## Number formats\n"
         yield (
             f"{_MEASURE} of the default (the shipped router's heads with the first stage, layout block), window 20; "
-            "the same windows in every row; in brackets the difference to the reference.\n"
+            "the same windows in every row; in brackets the difference to the reference, the first row. Seconds for "
+            "20 documents of 180 tokens, cached and new.\n"
         )
-        yield _formats(quality.formats, collections)
+        yield _formats(quality.formats, collections, speed)
     if quality.sweeps:
         yield "## Layouts and windows\n"
         yield _SWEPT
         if any(layout == "late" for layout, _ in quality.sweeps):
-            yield _windows(quality)
+            yield _windows(quality.sweeps, speed)
         if any(layout == "block" for layout, _ in quality.sweeps):
             yield "The two layouts at window 20:\n"
             yield _layouts(quality.sweeps)
 
 
-def _formats(formats: Mapping[str, Mapping[str, Report]], collections: Sequence[str]) -> str:
+def _formats(formats: Mapping[str, Mapping[str, Report]], collections: Sequence[str], speed: Sequence[Report]) -> str:
+    measured = {}
+    for timed in speed:
+        machine = timed["machine"]
+        seconds = {row["name"]: f"{row['seconds']:.3g}" for row in timed["rows"]}
+        measured[f"{machine['runtime']} {machine['precision'].partition('-')[0]}"] = [
+            seconds.get(name, "") for name in ("warm_block_20", "cold_block_20")
+        ]
     reference = next(iter(formats.values()))
     table = []
     for name, reports in formats.items():
@@ -102,8 +106,8 @@ def _formats(formats: Mapping[str, Mapping[str, Report]], collections: Sequence[
                 cells.append(f"{value:.4f}")
             else:
                 cells.append(f"{value:.4f} ({value - exact:+.4f})")
-        table.append(cells)
-    return _table(["", *collections], table)
+        table.append([*cells, *measured.get(name, ("", ""))])
+    return _table(["", *collections, "cached", "new"], table)
 
 
 def _same_windows(one: Report, other: Report) -> bool:
@@ -119,8 +123,8 @@ def _fused(report: Report | None) -> float | None:
     return None
 
 
-def _windows(quality: Quality) -> str:
-    swept = {collection: report for (layout, collection), report in quality.sweeps.items() if layout == "late"}
+def _windows(sweeps: Mapping[tuple[str, str], Report], speed: Sequence[Report]) -> str:
+    swept = {collection: report for (layout, collection), report in sweeps.items() if layout == "late"}
     sizes = sorted({int(row["window"]) for report in swept.values() for row in report["rows"]})
     table = []
     whole: list[list[float]] = []
@@ -135,12 +139,18 @@ def _windows(quality: Quality) -> str:
     if whole:
         means = [sum(values) / len(values) for values in zip(*whole, strict=True)]
         table.append([f"mean of {len(whole)}", *(f"{value:.4f}" for value in means)])
-    if quality.timed is not None:
-        rows = {int(row["window"]): row for row in quality.timed["rows"]}
-        times = (f"{rows[size]['milliseconds']:.0f}" if size in rows else "" for size in sizes)
-        about = quality.timed
-        label = f"milliseconds, cached ({about['collection']}, {about['threads']} threads)"
-        table.append([label, "", *times])
+    for report in speed:
+        grown = {
+            int(row["value"]): row["seconds"]
+            for row in report.get("growth") or ()
+            if (row["by"], row["layout"]) == ("window", "late")
+        }
+        if grown:
+            times = (f"{grown[size] * 1000:.0f}" if size in grown else "" for size in sizes)
+            machine = report["machine"]
+            label = f"milliseconds, cached documents of {machine['tokens']} tokens, {machine['threads']} threads"
+            table.append([label, "", *times])
+            break
     return _table([f"late, {_MEASURE} by window", "first stage", *(f"{size:,}" for size in sizes)], table)
 
 

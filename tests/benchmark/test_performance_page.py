@@ -18,6 +18,7 @@ def report(**ratios: float) -> dict[str, Any]:
         "cpu": "a processor <fast>",
         "device": "cpu",
         "threads": 2,
+        "runtime": "torch",
         "precision": "float32-float16",
         "model": "smollm2-135m",
         "texts": "scifact",

@@ -39,7 +39,15 @@ def written(folder: Path, **reports: dict[str, Any]) -> Path:
 
 
 def tables(tmp_path: Path) -> str:
-    return "\n".join(quality_tables(read_quality(tmp_path / "performance", tmp_path / "results")))
+    speed = {
+        "machine": {"runtime": "torch", "precision": "float32-float16", "tokens": 180, "threads": 2},
+        "rows": [{"name": "warm_block_20", "seconds": 0.2}],
+        "growth": [
+            {"by": by, "layout": layout, "value": 20, "seconds": seconds}
+            for by, layout, seconds in (("window", "block", 1), ("tokens", "late", 2), ("window", "late", 0.0716))
+        ],
+    }
+    return "\n".join(quality_tables(read_quality(tmp_path / "performance", tmp_path / "results"), [speed]))
 
 
 def test_number_formats_against_the_reference(tmp_path: Path) -> None:
@@ -48,10 +56,10 @@ def test_number_formats_against_the_reference(tmp_path: Path) -> None:
     written(tmp_path / "results" / "bfloat16", scifact=evaluated(0.61), cosqa=evaluated(0.3, first=0.4))
     written(tmp_path / "results" / "onnx-int8", scifact=evaluated(0.5876))
     page = tables(tmp_path)
-    assert "| float32 (reference) | 0.6000 | 0.3000 |  |" in page
+    assert "| torch float32 | 0.6000 | 0.3000 |  | 0.2 |  |" in page
     # Other queries are not compared.
-    assert "| bfloat16 | 0.6100 (+0.0100) |  |  |" in page
-    assert "| ONNX Runtime, int8 | 0.5876 (-0.0124) |  |  |" in page
+    assert "| torch bfloat16 | 0.6100 (+0.0100) |  |  |  |  |" in page
+    assert "| onnx int8 | 0.5876 (-0.0124) |  |  |  |  |" in page
     assert "Layouts" not in page
 
 
@@ -62,14 +70,13 @@ def test_windows_and_layouts(tmp_path: Path) -> None:
         windows__late__b=swept("late", "b", 0.7),
         windows__block__a=swept("block", "a", 0.55),
         windows__block__b=swept("block", "b", 0.9, queries=50),
-        windows__timed=swept("late", "a", 0.1, 0.2),
         bench__x=swept("late", "c", 0.3),
     )
     page = tables(tmp_path)
     assert "| a (100 queries) | 0.4000 | 0.5000* | 0.6000* |" in page
     assert "| b (100 queries) | 0.4000 | 0.7000* |  |" in page
     assert "| mean of 1 | 0.4000 | 0.5000 | 0.6000 |" in page
-    assert "| milliseconds, cached (a, 2 threads) |  | 72 | 72 |" in page
+    assert "| milliseconds, cached documents of 180 tokens, 2 threads |  | 72 |  |" in page
     # Of other queries: not side by side.
     assert "| a (100) | 0.4000 | 0.5500* | 0.5000* |\n| mean of 1 | 0.4000 | 0.5500 | 0.5000 |" in page
 
