@@ -77,7 +77,7 @@ def quality_tables(
     if quality.sweeps:
         yield "## Layouts and windows\n"
         yield _SWEPT
-        if any(layout == "late" for layout, _ in quality.sweeps):
+        if any(layout == "late" and len(report["rows"]) > 1 for (layout, _), report in quality.sweeps.items()):
             yield _windows(quality.sweeps, speed)
         if any(layout == "block" for layout, _ in quality.sweeps):
             yield "The two layouts at window 20:\n"
@@ -124,7 +124,11 @@ def _fused(report: Report | None) -> float | None:
 
 
 def _windows(sweeps: Mapping[tuple[str, str], Report], speed: Sequence[Report]) -> str:
-    swept = {collection: report for (layout, collection), report in sweeps.items() if layout == "late"}
+    swept = {
+        collection: report
+        for (layout, collection), report in sweeps.items()
+        if layout == "late" and len(report["rows"]) > 1
+    }
     sizes = sorted({int(row["window"]) for report in swept.values() for row in report["rows"]})
     table = []
     whole: list[list[float]] = []
