@@ -37,7 +37,9 @@ def test_every_row_has_a_median_within_its_spread(quick: tuple[dict[str, Any], s
     wanted |= {f"cross_encoder_{kind}_{size}" for kind in ("torch", "onnx", "onnx_int8") for size in (4, 8)}
     wanted |= {"warm_late_12", "router", "icr_4", "icr_8", "http_4", "http_overhead_4", "clients_1_4", "clients_8_4"}
     assert wanted <= rows.keys()
-    assert rows["tail_block_4"]["seconds"] < rows["warm_block_4"]["seconds"] < rows["cold_block_4"]["seconds"]
+    # A part is timed within its whole; two wholes, each run once, may come out either way on a busy machine.
+    for part, whole in (("tail", "warm"), ("fusion", "warm"), ("encode", "cold")):
+        assert rows[f"{part}_block_4"]["seconds"] < rows[f"{whole}_block_4"]["seconds"]
 
 
 def test_every_ratio_is_that_of_its_rows(quick: tuple[dict[str, Any], str, str]) -> None:
