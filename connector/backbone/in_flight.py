@@ -8,11 +8,9 @@ from threading import Event, Lock
 
 from connector.backbone.cache import DocumentCache
 from connector.backbone.runtime import EncodedDocument
+from connector.backbone.turns import LOOK_SECONDS, Turns
 
 __all__ = ["SharedEncoding"]
-
-# A request that waits looks at its own deadline this often.
-_LOOK_SECONDS = 0.01
 
 
 @dataclass(slots=True, eq=False)
@@ -26,10 +24,12 @@ class SharedEncoding:
 
     Args:
         cache: encoded passages.
+        at_once: requests that encode at the same time; others wait for their turn, as more would hinder each other.
     """
 
-    def __init__(self, cache: DocumentCache) -> None:
+    def __init__(self, cache: DocumentCache, *, at_once: int = 1) -> None:
         self._cache = cache
+        self._turns = Turns(at_once)
         self._in_flight: dict[bytes, _Awaited] = {}
         self._lock = Lock()
 
@@ -62,19 +62,21 @@ class SharedEncoding:
                 for at in own:
                     found[at] = self._cache.peek(keys[at])
                 left = [at for at in own if found[at] is None]
-                for at, state in zip(left, encode(left) if left else (), strict=True):
-                    found[at] = state
-                    encoded += 1
-                    # Kept at once: when the deadline stops this request, the next one goes on from here.
-                    self._cache.put(keys[at], state)
-                    self._release(keys[at], own[at], state)
-                    check()
+                if left:
+                    with self._turns.take(check):
+                        for at, state in zip(left, encode(left), strict=True):
+                            found[at] = state
+                            encoded += 1
+                            # Kept at once: when the deadline stops this request, the next one goes on from here.
+                            self._cache.put(keys[at], state)
+                            self._release(keys[at], own[at], state)
+                            check()
             finally:
                 for at, awaited in own.items():
                     self._release(keys[at], awaited, found[at])
             missing = []
             for at, awaited in others.items():
-                while not awaited.over.wait(_LOOK_SECONDS):
+                while not awaited.over.wait(LOOK_SECONDS):
                     check()
                 found[at] = awaited.state
                 if awaited.state is None:

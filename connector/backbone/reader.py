@@ -14,12 +14,13 @@ import numpy as np
 from connector.backbone.cache import CacheStatistics, DocumentCache
 from connector.backbone.fingerprint import Layout, fingerprint, template_hash
 from connector.backbone.in_flight import SharedEncoding
+from connector.backbone.joint_reading import JointReading
 from connector.backbone.laps import Clock
 from connector.backbone.passages import Passage, Passages
 from connector.backbone.prompts import NOT_APPLICABLE, PromptTemplate
 from connector.backbone.reading import Reading, Rows
 from connector.backbone.reading_cache import ReadingCache, ReadingStatistics
-from connector.backbone.runtime import EncodedDocument, Head, Runtime
+from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Runtime
 from connector.backbone.tails import GROUPS, make_tail
 from connector.backbone.tokenizer import Tokenizer
 from connector.errors import BackboneError
@@ -75,7 +76,8 @@ class Reader:
         self.fingerprint = fingerprint(digest, template, layout)
         self.template_hash = template_hash(template)
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
-        self._encoding = SharedEncoding(cache)
+        self._encoding = SharedEncoding(cache, at_once=runtime.threads)
+        self._reading = JointReading(runtime, template.prefix, late=layout == "late")
         self._passages = Passages(tokenizer, max_document_tokens, max_passages, _REMEMBERED_BYTES)
         self._readings = ReadingCache(0) if readings is None else readings
         self._not_applicable_rows = ReadingCache(0) if not_applicable is None else not_applicable
@@ -269,7 +271,7 @@ class Reader:
 
         def rows_of(*asked: Sequence[int]) -> Rows:
             tail = make_tail(shared, asked, self._template.after_query, position)
-            return self.runtime.read(self._template.prefix, tail, states, heads, late=late)
+            return self._reading.rows(AskedWindow(tail, states, heads), check)
 
         if self._not_applicable_rows:
             key = self._reading_key(shared, (), order, heads, pool)

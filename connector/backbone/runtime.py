@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BackboneShape", "EncodedDocument", "Head", "Runtime", "Tail"]
+__all__ = ["AskedWindow", "BackboneShape", "EncodedDocument", "Head", "ReadsTogether", "Runtime", "Tail"]
 
 Head = tuple[int, int]
 """(layer, head), both from 0."""
@@ -83,6 +83,21 @@ class Tail:
     variants: tuple[tuple[int, ...], ...]
     rows: npt.NDArray[np.float32] = field(repr=False)
     position: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskedWindow:
+    """A tail and the documents that it is to attend to.
+
+    Attributes:
+        tail: the prompt's end.
+        documents: encoded passages.
+        heads: whose attention is wanted.
+    """
+
+    tail: Tail
+    documents: Sequence[EncodedDocument]
+    heads: Sequence[Head]
 
 
 class Runtime(Protocol):
@@ -156,4 +171,20 @@ class Runtime(Protocol):
         Raises:
             BackboneError: the bytes are damaged or of another kind of backbone.
         """
+        ...
+
+
+@runtime_checkable
+class ReadsTogether(Protocol):
+    """A runtime that can read several windows in one pass."""
+
+    @property
+    def windows_together(self) -> int:
+        """Most windows of a pass; 1: each needs its own on this machine."""
+        ...
+
+    def read_together(
+        self, prefix: Sequence[int], windows: Sequence[AskedWindow], *, late: bool
+    ) -> list[npt.NDArray[np.float32]]:
+        """For each window, what ``Runtime.read`` gives of it, bit by bit (on a GPU: to rounding)."""
         ...

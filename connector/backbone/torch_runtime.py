@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from math import ceil
 from operator import itemgetter
 from pathlib import Path
@@ -19,11 +19,10 @@ from cachetools import LRUCache
 from connector.backbone.allocator import keep_big_buffers
 from connector.backbone.core_sharing import CoreSharing
 from connector.backbone.key_codes import CODE_BITS
-from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Tail
+from connector.backbone.runtime import AskedWindow, BackboneShape, EncodedDocument, Head, Tail
 from connector.backbone.torch_attention import (
     AttentionPass,
     EncodePass,
-    ReadPass,
     StatesPass,
     active,
     report_states,
@@ -31,6 +30,7 @@ from connector.backbone.torch_attention import (
 from connector.backbone.torch_decoder import load_decoder, multiplies_bfloat16
 from connector.backbone.torch_encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
 from connector.backbone.torch_linear import ONE_ROW, pack_linears
+from connector.backbone.torch_reading import JointPass, ReadPass
 from connector.errors import BackboneError
 
 __all__ = ["TorchRuntime"]
@@ -39,6 +39,8 @@ __all__ = ["TorchRuntime"]
 # There larger sequences have no faster products, but states that leave the processor's cache.
 _PACKED_TOKENS = 16_384
 _PACKED_TOKENS_CPU = {2: 768, 4: 384}
+# Windows of several requests that are read in one pass: with more, requests would wait longer for little.
+_WINDOWS_TOGETHER = 8
 # What is tried out to learn whether passages may be packed.
 _PROBE_LENGTHS, _PROBE_LAYERS = (33, 2, 117, 7, 200, 3), 2
 # Numbers of the widest vectors, twice.
@@ -234,37 +236,53 @@ class TorchRuntime:
         late: bool,
     ) -> npt.NDArray[np.float32]:
         """See ``Runtime.read``."""
-        own = [document for document in documents if isinstance(document, TorchEncodedDocument)]
-        if len(own) != len(documents):
-            raise BackboneError("documents encoded by another runtime cannot be read by torch")
-        rows = self._sharing.run(lambda: self._rows(prefix, tail, own, heads, late=late))
-        if not np.isfinite(rows).all():
+        return self.read_together(prefix, [AskedWindow(tail, documents, heads)], late=late)[0]
+
+    @property
+    def windows_together(self) -> int:
+        """See ``ReadsTogether``."""
+        return _WINDOWS_TOGETHER if self._packs else 1
+
+    def read_together(
+        self, prefix: Sequence[int], windows: Sequence[AskedWindow], *, late: bool
+    ) -> list[npt.NDArray[np.float32]]:
+        """See ``ReadsTogether``."""
+        for document in chain.from_iterable(window.documents for window in windows):
+            if not isinstance(document, TorchEncodedDocument):
+                raise BackboneError("documents encoded by another runtime cannot be read by torch")
+        rows = self._sharing.run(lambda: self._rows(prefix, windows, late=late))
+        if not all(np.isfinite(of_window).all() for of_window in rows):
             raise BackboneError("the backbone gave attention that is not finite; check the weights and the dtype")
         return rows
 
     def _rows(
-        self,
-        prefix: Sequence[int],
-        tail: Tail,
-        documents: Sequence[TorchEncodedDocument],
-        heads: Sequence[Head],
-        *,
-        late: bool,
-    ) -> npt.NDArray[np.float32]:
-        tokens, positions, bias = self._tail(tail)
-        read = ReadPass(
-            self._prefix_states(prefix),
-            PackedDocuments.pack(documents, len(prefix), self._dtype, self._device),
-            bias,
-            torch.tensor(positions, device=self._device),
-            torch.arange(len(prefix), device=self._device),
-            torch.from_numpy(tail.rows).to(self._device),
-            _by_layer(heads),
-            late=late,
-        )
-        self._forward(read, tokens, positions)
-        rows = torch.stack([read.captured[head] for head in heads]).cpu().numpy()
-        return np.asarray(rows, dtype=np.float32)
+        self, prefix: Sequence[int], windows: Sequence[AskedWindow], *, late: bool
+    ) -> list[npt.NDArray[np.float32]]:
+        tokens: list[int] = []
+        positions: list[int] = []
+        reads: list[tuple[ReadPass, int]] = []
+        for window in windows:
+            own_tokens, own_positions, bias = self._tail(window.tail)
+            documents = [document for document in window.documents if isinstance(document, TorchEncodedDocument)]
+            read = ReadPass(
+                self._prefix_states(prefix),
+                PackedDocuments.pack(documents, len(prefix), self._dtype, self._device),
+                bias,
+                torch.tensor(own_positions, device=self._device),
+                torch.arange(len(prefix), device=self._device),
+                torch.from_numpy(window.tail.rows).to(self._device),
+                _by_layer(window.heads),
+                late=late,
+            )
+            reads.append((read, len(own_tokens)))
+            tokens += own_tokens
+            positions += own_positions
+        self._forward(reads[0][0] if len(reads) == 1 else JointPass(reads), tokens, positions)
+        found = []
+        for (read, _), window in zip(reads, windows, strict=True):
+            rows = torch.stack([read.captured[head] for head in window.heads]).cpu().numpy()
+            found.append(np.asarray(rows, dtype=np.float32))
+        return found
 
     def _tail(self, tail: Tail) -> tuple[list[int], list[int], torch.Tensor]:
         """Ids, positions, and the bias that lets a variant see the shared part and itself."""

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -18,14 +17,17 @@ __all__ = ["Admission", "ClientGone", "Deadline", "DeadlinePassed", "QueueFull",
 T = TypeVar("T")
 
 
-def places(device: str) -> int:
-    """How many requests to run together on ``backbone.device``: one a core, which they then divide among themselves.
+# Their tails are read together; more of them would answer each later without answering more of them.
+_AT_LEAST = 8
 
-    On a GPU one, which fills it. Which of the two ``auto`` will be is not known before the model is loaded.
+
+def places() -> int:
+    """How many requests to run together: one a core, at least 8.
+
+    What of them is computed at the same time is up to the reader: see ``JointReading`` and ``SharedEncoding``.
     """
-    if device == "cuda" or (device == "auto" and Path("/dev/nvidia0").exists()):
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores, _AT_LEAST)
 
 
 class QueueFull(Exception):
