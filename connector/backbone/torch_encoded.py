@@ -216,17 +216,21 @@ class PackedDocuments:
         return self._join([document.values[layer] for document in self.documents], after)
 
     def _join(self, parts: Sequence[StoredTensor], after: Sequence[torch.Tensor]) -> torch.Tensor:
-        device = self.positions.device
         # The one copy that is made of what the cache holds. On several cores torch would copy passage by passage, and
         # let all cores wait for each other after each.
         with on_cores(1):
-            return torch.cat([*(part.to(device) for part in self._widened(parts)), *after], dim=1)
+            return torch.cat([*self._widened(parts), *after], dim=1)
 
     def _widened(self, parts: Sequence[StoredTensor]) -> Iterator[torch.Tensor]:
+        dtype, device = self.dtype, self.positions.device
         for start in range(0, len(parts), _WIDENED):
             some = parts[start : start + _WIDENED]
             coded = [part.coded for part in some if part.coded is not None]
             if len(coded) == len(some):
-                yield widen_keys(coded, self.dtype)
-            else:
-                yield from (part.widen(self.dtype) for part in some)
+                yield widen_keys(coded, dtype).to(device)
+                continue
+            for part in some:
+                data = part.data
+                # Not even asked to convert what fits: of a window, that would be some thousand calls.
+                fits = part.scale is None and data.dtype is dtype and data.device == device
+                yield data if fits else part.widen(dtype).to(device)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.backbone.torch_linear import PackedLinear, pack_linears
+from connector.backbone.torch_linear import PackedGate, PackedLinear, pack_linears
 
 
 def layers(dtype: torch.dtype, *, bias: bool = False) -> torch.nn.Sequential:
@@ -27,6 +29,57 @@ def test_products_are_those_of_torch(dtype: torch.dtype, tolerance: float, bias:
     assert sum(isinstance(module, PackedLinear) for module in model.modules()) == 2
     assert torch.allclose(model(inputs), expected, atol=tolerance, rtol=tolerance)
     assert model(inputs).dtype == dtype
+
+
+class Gated(torch.nn.Module):
+    """A block as in most decoders of transformers, with any activation and any order."""
+
+    def __init__(self, activation: torch.nn.Module, *, bias: bool = False, swapped: bool = False) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = torch.nn.Linear(64, 96, bias=bias), torch.nn.Linear(64, 96, bias=bias)
+        self.down_proj, self.act_fn, self.swapped = torch.nn.Linear(96, 64), activation, swapped
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_proj(inputs), self.up_proj(inputs)
+        product: torch.Tensor = self.down_proj(self.act_fn(up) * gate if self.swapped else self.act_fn(gate) * up)
+        return product
+
+
+def gated(dtype: torch.dtype, block: torch.nn.Module) -> torch.nn.Sequential:
+    return torch.nn.Sequential(block).to(dtype).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_gated_blocks_are_fused_where_they_are_what_they_seem(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(3)
+    model, inputs = gated(dtype, Gated(torch.nn.SiLU())), torch.randn(1, 33, 64).to(dtype)
+    expected = model(inputs)
+    if not pack_linears(model):
+        pytest.skip("this torch or CPU cannot pack weights")
+    assert isinstance(model[0], PackedGate)
+    assert torch.allclose(model(inputs), expected, atol=tolerance, rtol=tolerance)
+    # And a row does not depend on those beside it.
+    assert torch.equal(model(inputs[:, 5:12]), model(inputs)[:, 5:12])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Gated(torch.nn.GELU("tanh")),
+        lambda: Gated(torch.nn.SiLU(), bias=True),
+        lambda: Gated(torch.nn.SiLU(), swapped=True),
+        lambda: torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.SiLU(), torch.nn.Linear(96, 64)),
+    ],
+    ids=["gelu", "bias", "swapped", "plain"],
+)
+def test_other_blocks_keep_their_own_code(dtype: torch.dtype, make: Callable[[], torch.nn.Module]) -> None:
+    model, inputs = gated(dtype, make()), torch.randn(1, 33, 64).to(dtype)
+    expected = model(inputs)
+    if not pack_linears(model):
+        pytest.skip("this torch or CPU cannot pack weights")
+    assert not any(isinstance(module, PackedGate) for module in model.modules())
+    assert torch.allclose(model(inputs), expected, atol=2e-2, rtol=2e-2)
 
 
 def test_other_number_formats_are_left_as_they_are() -> None:

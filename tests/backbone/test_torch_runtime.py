@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from connector.backbone.runtime import Tail
+from connector.backbone.runtime import AskedWindow, Tail
 from connector.backbone.torch_runtime import TorchRuntime
 from connector.errors import BackboneError
 from tests.backbone.tiny import FAMILIES, VOCABULARY, WINDOW, config_of, save_tiny
@@ -174,6 +174,22 @@ def test_packed_passages_see_only_themselves(runtime: TorchRuntime, monkeypatch:
         runtime.read(PREFIX, tail(), single, heads, late=False),
         atol=3e-6,
     )
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_windows_read_together_see_only_their_own(runtime: TorchRuntime, late: bool) -> None:
+    every = runtime.shape.all_heads()
+    first, second, third = runtime.encode(PREFIX, DOCUMENTS, every, late=late)
+    shorter = Tail(SHARED[:2], VARIANTS[::-1], np.eye(10, dtype=np.float32), POSITION + 9)
+    windows = [
+        # One is done in the first layer, one has no use for the last.
+        AskedWindow(tail(), [third], [(0, 1)]),
+        AskedWindow(shorter, [second, first], every),
+        AskedWindow(tail(), [first, second, third], [(2, 3), (0, 0)]),
+    ]
+    for window, rows in zip(windows, runtime.read_together(PREFIX, windows, late=late), strict=True):
+        alone = runtime.read(PREFIX, window.tail, window.documents, window.heads, late=late)
+        np.testing.assert_allclose(rows, alone, atol=3e-6)
 
 
 @pytest.mark.gpu
