@@ -24,7 +24,7 @@ WARM_UP = 3
 """Requests on a new connection that are not timed: Linux acknowledges its first segments sooner than later ones."""
 # Longer than CoreSharing takes a crowd to be there.
 _AFTERWARDS = 0.3
-_REQUESTS = 16
+_REQUESTS = 32
 _STOP_SECONDS = 20
 _KEPT_SECONDS = 3600
 
