@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn
 
 from connector.backbone.cache import DocumentCache
 from connector.backbone.catalogue import CATALOGUE
@@ -15,7 +15,7 @@ from connector.backbone.hub import is_hub_id
 from connector.backbone.prompts import PromptTemplate
 from connector.backbone.pulling import find_local, obtain
 from connector.backbone.reader import Reader
-from connector.backbone.runtime import BackboneShape, Runtime
+from connector.backbone.runtime import BackboneShape
 from connector.backbone.tokenizer import Tokenizer
 from connector.diagnosis.findings import Finding
 from connector.errors import BackboneError
@@ -80,10 +80,8 @@ def model_error(settings: Settings, error: BackboneError) -> Finding:
 def heads(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
     """Do router and head set fit this model, template and layout?"""
     tokenizer = Tokenizer.from_folder(checkpoint.path)
-    # All that is checked of a runtime is its shape, which stands in config.json.
-    runtime = cast(Runtime, SimpleNamespace(shape=_shape(checkpoint)))
     reader = Reader(
-        runtime,
+        _Weightless(_shape(checkpoint)),
         tokenizer,
         PromptTemplate.from_folder(checkpoint.path, tokenizer),
         settings.backbone.layout,
@@ -123,6 +121,21 @@ def golden_query(settings: Settings) -> Iterator[Finding]:
         why = "the answer is not the first hit" if result.reranked else f"not reranked ({result.reason})"
         mend = f"rh-connector model show {settings.backbone.model} checks its files; try router.mode static"
         yield Finding("golden query", "fail", f"{seen}, but {why}", mend, _CODE)
+
+
+@dataclass(frozen=True)
+class _Weightless:
+    """A ``Runtime`` of which there is only what config.json tells: all that heads and routers are checked against."""
+
+    shape: BackboneShape
+    device: str = "cpu"
+    precision: str = "none"
+    threads: int = 1
+
+    def encode(self, *_: object, **__: object) -> NoReturn:
+        raise NotImplementedError("no weights were loaded")
+
+    read = embed = load_document = encode
 
 
 def _shape(checkpoint: Checkpoint) -> BackboneShape:
