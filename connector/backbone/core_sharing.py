@@ -51,6 +51,11 @@ class CoreSharing:
         """The one that all of this process's calls on the CPU go through."""
         return CoreSharing()
 
+    def width(self) -> int:
+        """Cores of a call that would begin now."""
+        with self._lock:
+            return self.cores // (self._others(time.monotonic()) + 1) or 1
+
     def run(self, call: Callable[[], R]) -> R:
         """Make one call, on all cores if no other runs, else on one; what it raises is raised."""
         with self._entered() as others:
@@ -80,13 +85,11 @@ class CoreSharing:
     def _entered(self) -> Iterator[int]:
         """Counts a call as running; gives the number of others, which are taken to be there a moment longer."""
         with self._lock:
-            others = self._running
-            self._running += 1
             now = time.monotonic()
-            if others:
+            others = self._others(now)
+            if self._running:
                 self._crowded_until = now + self._crowded
-            elif now < self._crowded_until:
-                others = 1
+            self._running += 1
         try:
             yield others
         finally:
@@ -94,6 +97,9 @@ class CoreSharing:
                 self._running -= 1
                 if self._running:
                     self._crowded_until = time.monotonic() + self._crowded
+
+    def _others(self, now: float) -> int:
+        return self._running or int(now < self._crowded_until)
 
 
 @contextmanager

@@ -1,43 +1,85 @@
-"""Passages that are being encoded now: whoever needs one of them too waits for it instead of encoding it again."""
+"""Passages on their way into the document cache: encoded once, and those of several requests together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
 from connector.backbone.cache import DocumentCache
-from connector.backbone.runtime import EncodedDocument
+from connector.backbone.runtime import EncodedDocument, Head
 from connector.backbone.turns import LOOK_SECONDS, Turns
+from connector.errors import BackboneError
 
 __all__ = ["SharedEncoding"]
 
+logger = logging.getLogger(__name__)
+Pool = tuple[Head, ...]
+Encode = Callable[[Sequence[Sequence[int]], Pool], Iterator[EncodedDocument]]
+# Tokens of what is encoded together for several requests: about a second on two cores. More would have no faster
+# products, and requests would wait longer for each other.
+_TOGETHER_TOKENS = 4096
+
 
 @dataclass(slots=True, eq=False)
-class _Awaited:
+class _Passage:
+    """One that is being encoded, or is to be."""
+
+    key: bytes
+    ids: Sequence[int]
     over: Event = field(default_factory=Event)
     state: EncodedDocument | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Missing:
+    """What one request has to encode.
+
+    Attributes:
+        alone: not together with those of others, since that failed.
+        begun: by this request or another; whoever began lets go of the passages.
+    """
+
+    passages: Sequence[_Passage]
+    pool: Pool
+    alone: bool
+    begun: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(passage.ids) for passage in self.passages)
+
+
+def _joins(works: Sequence[_Missing]) -> bool:
+    return (
+        not any(work.alone for work in works)
+        and len({work.pool for work in works}) == 1
+        and sum(work.tokens for work in works) <= _TOGETHER_TOKENS
+    )
 
 
 class SharedEncoding:
     """The document cache and what is on its way into it. Thread-safe.
 
+    What several requests miss while others encode is encoded in one call of the LLM, whose products are faster over
+    many short passages than over one (``bench --growth``, rows ``cold_block_by_clients``).
+
     Args:
         cache: encoded passages.
-        at_once: requests that encode at the same time; others wait for their turn, as more would hinder each other.
+        encode: the states of passages, given as token ids, in order, for a pool of heads.
+        at_once: calls of ``encode`` at the same time; more would hinder each other.
     """
 
-    def __init__(self, cache: DocumentCache, *, at_once: int = 1) -> None:
-        self._cache = cache
-        self._turns = Turns(at_once)
-        self._in_flight: dict[bytes, _Awaited] = {}
+    def __init__(self, cache: DocumentCache, encode: Encode, *, at_once: int = 1) -> None:
+        self._cache, self._encode = cache, encode
+        self._turns: Turns[_Missing] = Turns(at_once, sys.maxsize, _joins)
+        self._in_flight: dict[bytes, _Passage] = {}
         self._lock = Lock()
 
     def states(
-        self,
-        keys: Sequence[bytes],
-        encode: Callable[[Sequence[int]], Iterator[EncodedDocument]],
-        check: Callable[[], None],
+        self, keys: Sequence[bytes], passages: Sequence[Sequence[int]], pool: Pool, check: Callable[[], None]
     ) -> tuple[list[EncodedDocument], int]:
         """The states of passages: from the cache, from another request that is encoding them, or encoded here.
 
@@ -46,61 +88,106 @@ class SharedEncoding:
 
         Args:
             keys: the cache's keys, each once.
-            encode: encodes the passages at these places, in order.
+            passages: ids of each.
+            pool: the heads that they are encoded for.
             check: called after each passage and while waiting; may raise to stop. What is done stays in the cache.
 
         Returns:
-            One state a key, and how many were encoded here.
+            One state a key, and how many were encoded for this request.
         """
         found = self._cache.get_many(keys)
         missing = [at for at, state in enumerate(found) if state is None]
-        encoded = 0
+        encoded, alone = 0, False
         while missing:
-            own, others = self._claim(keys, missing)
+            own, others = self._claim(keys, passages, missing)
+            work: _Missing | None = None
             try:
                 # Between the look into the cache and the claim, another request may have finished it.
                 for at in own:
                     found[at] = self._cache.peek(keys[at])
                 left = [at for at in own if found[at] is None]
                 if left:
-                    with self._turns.take(check):
-                        for at, state in zip(left, encode(left), strict=True):
-                            found[at] = state
-                            encoded += 1
-                            # Kept at once: when the deadline stops this request, the next one goes on from here.
-                            self._cache.put(keys[at], state)
-                            self._release(keys[at], own[at], state)
-                            check()
+                    work = _Missing([own[at] for at in left], pool, alone)
+                    with self._turns.take(work, check) as turn:
+                        if turn:
+                            self._encode_all(turn, check)
+                    for at in left:
+                        found[at] = own[at].state
+                        encoded += found[at] is not None
             finally:
-                for at, awaited in own.items():
-                    self._release(keys[at], awaited, found[at])
-            missing = []
-            for at, awaited in others.items():
-                while not awaited.over.wait(LOOK_SECONDS):
+                for at, passage in own.items():
+                    if found[at] is not None or work is None or not work.begun:
+                        self._release(passage, found[at])
+            for at, passage in others.items():
+                while not passage.over.wait(LOOK_SECONDS):
                     check()
-                found[at] = awaited.state
-                if awaited.state is None:
-                    missing.append(at)
+                found[at] = passage.state
+            missing = [at for at in missing if found[at] is None]
+            alone = True
         return [state for state in found if state is not None], encoded
 
-    def _claim(self, keys: Sequence[bytes], places: Sequence[int]) -> tuple[dict[int, _Awaited], dict[int, _Awaited]]:
+    def _claim(
+        self, keys: Sequence[bytes], passages: Sequence[Sequence[int]], places: Sequence[int]
+    ) -> tuple[dict[int, _Passage], dict[int, _Passage]]:
         """By place: what is to be encoded here, and what another request is encoding."""
-        own: dict[int, _Awaited] = {}
-        others: dict[int, _Awaited] = {}
+        own: dict[int, _Passage] = {}
+        others: dict[int, _Passage] = {}
         with self._lock:
             for at in places:
                 known = self._in_flight.get(keys[at])
                 if known is None:
-                    own[at] = self._in_flight[keys[at]] = _Awaited()
+                    own[at] = self._in_flight[keys[at]] = _Passage(keys[at], passages[at])
                 else:
                     others[at] = known
         return own, others
 
-    def _release(self, key: bytes, awaited: _Awaited, state: EncodedDocument | None) -> None:
+    def _encode_all(self, turn: Sequence[_Missing], check: Callable[[], None]) -> None:
+        """Encode for the first, whose errors are raised, and for those who go along; they encode what is left."""
+        for work in turn:
+            work.begun = True
+        try:
+            if not self._encoded(turn, check):
+                for work in turn[1:]:
+                    self._give_up(work)
+                self._encoded(turn[:1], check)
+        finally:
+            for work in turn:
+                self._give_up(work)
+
+    def _encoded(self, works: Sequence[_Missing], check: Callable[[], None]) -> bool:
+        """False: it failed for several together."""
+        passages = [passage for work in works for passage in work.passages if not passage.over.is_set()]
+        states = self._encode([passage.ids for passage in passages], works[0].pool)
+        try:
+            for passage in passages:
+                try:
+                    state = next(states, None)
+                    if state is None:
+                        raise BackboneError("the backbone gave fewer documents than it was asked for; ask again")
+                except Exception:
+                    if len(works) == 1:
+                        raise
+                    logger.warning("%d requests' documents could not be encoded together", len(works), exc_info=True)
+                    return False
+                # Kept at once: when the deadline stops this request, the next one goes on from here.
+                self._cache.put(passage.key, state)
+                self._release(passage, state)
+                check()
+        finally:
+            # Or what is left would be encoded as long as an error's traceback holds it.
+            if isinstance(states, Generator):
+                states.close()
+        return True
+
+    def _give_up(self, work: _Missing) -> None:
+        for passage in work.passages:
+            self._release(passage, None)
+
+    def _release(self, passage: _Passage, state: EncodedDocument | None) -> None:
         """Wake those who wait, with the state or, where there is none, to encode it themselves."""
-        if awaited.over.is_set():
-            return
-        awaited.state = state
         with self._lock:
-            del self._in_flight[key]
-        awaited.over.set()
+            if passage.over.is_set():
+                return
+            passage.state = state
+            del self._in_flight[passage.key]
+            passage.over.set()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
-from threading import Condition
 
 from connector.backbone.reading import Rows
 from connector.backbone.runtime import AskedWindow, ReadsTogether, Runtime
-from connector.backbone.turns import LOOK_SECONDS
+from connector.backbone.turns import Turns
 from connector.errors import BackboneError
 
 __all__ = ["JointReading"]
@@ -23,11 +21,10 @@ _TOGETHER_TOKENS = 32_768
 class _Asking:
     """A window that waits or is being read."""
 
-    __slots__ = ("error", "over", "rows", "window")
+    __slots__ = ("error", "rows", "window")
 
     def __init__(self, window: AskedWindow) -> None:
         self.window = window
-        self.over = False
         self.rows: Rows | None = None
         self.error: Exception | None = None
 
@@ -36,11 +33,14 @@ class _Asking:
         return sum(document.tokens for document in self.window.documents)
 
 
+def _joins(asked: Sequence[_Asking]) -> bool:
+    return sum(asking.tokens for asking in asked) <= _TOGETHER_TOKENS
+
+
 class JointReading:
     """Reads tails, those that wait at the same time in one pass where the runtime can. Thread-safe.
 
-    Nobody waits for others to come: what came while a pass ran is the next pass, in the order in which it came. A
-    single thread computes at a time then, on all cores: threads that each compute on one core hinder each other at
+    A single thread computes at a time then, on all cores: threads that each compute on one core hinder each other at
     Python's lock. What comes out does not depend on it.
 
     Args:
@@ -51,59 +51,29 @@ class JointReading:
 
     def __init__(self, runtime: Runtime, prefix: Sequence[int], *, late: bool) -> None:
         self._runtime, self._prefix, self._late = runtime, prefix, late
-        self._most = runtime.windows_together if isinstance(runtime, ReadsTogether) else 1
+        most = runtime.windows_together if isinstance(runtime, ReadsTogether) else 1
         # A runtime that reads one window at a time keeps to one core under load.
-        self._free = 1 if self._most > 1 else runtime.threads
-        self._waiting: deque[_Asking] = deque()
-        self._changed = Condition()
+        self._turns: Turns[_Asking] = Turns(1 if most > 1 else runtime.threads, most, _joins)
 
     def rows(self, window: AskedWindow, check: Callable[[], None]) -> Rows:
         """See ``Runtime.read``.
 
         Args:
             window: the tail, its documents and the heads.
-            check: called while others are read; may raise to stop.
+            check: called before, and while others are read; may raise to stop.
 
         Raises:
             BackboneError: the LLM failed.
         """
+        check()
         asking = _Asking(window)
-        with self._changed:
-            self._waiting.append(asking)
-        try:
-            while (batch := self._next(asking, check)) is not None:
-                try:
-                    self._read(batch)
-                finally:
-                    with self._changed:
-                        self._free += 1
-                        self._changed.notify_all()
-        finally:
-            with self._changed:
-                if asking in self._waiting:
-                    self._waiting.remove(asking)
+        with self._turns.take(asking, check) as turn:
+            if turn:
+                self._read(turn)
         if asking.error is not None:
             raise asking.error
         assert asking.rows is not None
         return asking.rows
-
-    def _next(self, asking: _Asking, check: Callable[[], None]) -> list[_Asking] | None:
-        """What this thread is to read next; None when its own window is done."""
-        with self._changed:
-            while not asking.over:
-                check()
-                if self._free and self._waiting:
-                    self._free -= 1
-                    batch = [self._waiting.popleft()]
-                    tokens = batch[0].tokens
-                    while self._waiting and len(batch) < self._most:
-                        tokens += self._waiting[0].tokens
-                        if tokens > _TOGETHER_TOKENS:
-                            break
-                        batch.append(self._waiting.popleft())
-                    return batch
-                self._changed.wait(LOOK_SECONDS)
-            return None
 
     def _read(self, batch: Sequence[_Asking]) -> None:
         try:
@@ -113,7 +83,6 @@ class JointReading:
             for asking in batch:
                 if asking.rows is None and asking.error is None:
                     asking.error = BackboneError("the reading of this window was interrupted; ask again")
-                asking.over = True
 
     def _read_together(self, batch: Sequence[_Asking]) -> bool:
         if len(batch) == 1 or not isinstance(self._runtime, ReadsTogether):

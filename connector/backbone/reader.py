@@ -76,7 +76,7 @@ class Reader:
         self.fingerprint = fingerprint(digest, template, layout)
         self.template_hash = template_hash(template)
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
-        self._encoding = SharedEncoding(cache, at_once=runtime.threads)
+        self._encoding = SharedEncoding(cache, self._encode, at_once=runtime.threads)
         self._reading = JointReading(runtime, template.prefix, late=layout == "late")
         self._passages = Passages(tokenizer, max_document_tokens, max_passages, _REMEMBERED_BYTES)
         self._readings = ReadingCache(0) if readings is None else readings
@@ -257,13 +257,8 @@ class Reader:
         clock: Clock,
         check: Callable[[], None],
     ) -> tuple[Rows, int, int]:
-        late = self.layout == "late"
-        keys = self._keys(order, pool)
-
-        def encode(places: Sequence[int]) -> Iterator[EncodedDocument]:
-            return self.runtime.encode(self._template.prefix, [order[at].ids for at in places], pool, late=late)
-
-        states, encoded = self._encoding.states(keys, encode, check)
+        ids = [passage.ids for passage in order]
+        states, encoded = self._encoding.states(self._keys(order, pool), ids, pool, check)
         clock.lap("encode")
         # The tail stands right behind the longest passage, as if that one were alone with it. On train queries this
         # did as well as a fixed place behind the token budget, and far better than a place inside of the passages.
@@ -286,6 +281,9 @@ class Reader:
             rows = rows_of(query, self._not_applicable)
         clock.lap("read")
         return rows, len(order) - encoded, encoded
+
+    def _encode(self, passages: Sequence[Sequence[int]], pool: Sequence[Head]) -> Iterator[EncodedDocument]:
+        return self.runtime.encode(self._template.prefix, passages, pool, late=self.layout == "late")
 
     def _keys(self, passages: Sequence[Passage], pool: Sequence[Head]) -> list[bytes]:
         """The cache's keys of passages that are encoded for a pool."""

@@ -197,7 +197,7 @@ class TorchRuntime:
         if self._device.type == "cpu":
             most = _PACKED_TOKENS_CPU[self._dtype.itemsize]
         ends = list(accumulate(map(len, documents)))
-        cores = self._sharing.cores
+        cores = self._sharing.width()
         parts = ceil(ends[-1] / (most * cores)) * cores
         # A passage belongs to the part in which its middle lies.
         places = [

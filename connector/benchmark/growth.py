@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from connector.backbone.reader import Layout
 from connector.benchmark.measuring import Way, alternate
-from connector.benchmark.running import Bench, rerank_once
+from connector.benchmark.running import MEMORY, Bench, rerank_once
 from connector.benchmark.texts import Texts
+from connector.reranker import Reranker
 
 __all__ = ["GrowthPlan", "growth"]
+
+_REQUESTS = 8
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class GrowthPlan:
 
 
 def growth(bench: Bench, plan: GrowthPlan) -> list[dict[str, Any]]:
-    """Rows as of the benchmark, each with ``by`` (window, tokens, clients) and its ``value``.
+    """Rows as of the benchmark, each with ``by`` (window, tokens, clients, clients_cold) and its ``value``.
 
     Args:
         bench: has been run: its cached documents are used.
@@ -41,7 +46,12 @@ def growth(bench: Bench, plan: GrowthPlan) -> list[dict[str, Any]]:
         BackboneError, MissingExtraError: something cannot be run.
     """
     with ExitStack() as stack:
-        ways = [*_by_window(bench, plan), *_by_tokens(bench, plan), *_by_clients(bench, plan, stack)]
+        ways = [
+            *_by_window(bench, plan),
+            *_by_tokens(bench, plan),
+            *_by_clients(bench, plan, stack),
+            *_by_cold_clients(bench, plan),
+        ]
         rows = alternate(ways, bench.plan.repeats, at_most=bench.plan.at_most, progress=bench.progress)
     return [row.to_json() for row in rows]
 
@@ -94,3 +104,43 @@ def _by_clients(bench: Bench, plan: GrowthPlan, stack: ExitStack) -> Iterator[Wa
             }
             name = f"warm_{layout}_by_clients_{clients}"
             yield clients_way(name, port, clients, bench.texts, window, about, stack)
+
+
+def _by_cold_clients(bench: Bench, plan: GrowthPlan) -> Iterator[Way]:
+    """Some short documents that nobody asked for before, in each request: what is new is encoded together."""
+    if not plan.clients or not plan.texts:
+        return
+    from connector.benchmark.http_serving import AFTERWARDS
+
+    texts = min(plan.texts, key=lambda texts: texts.tokens)
+    requests = min(_REQUESTS, len(texts.documents))
+    window = len(texts.documents) // requests
+    windows = [texts.documents[at * window : (at + 1) * window] for at in range(requests)]
+    layouts: tuple[Layout, ...] = ("block", "late")
+    for layout in layouts:
+        reranker = bench.backbone.reranker(layout, MEMORY)
+        for clients in plan.clients:
+            name = f"cold_{layout}_by_clients_{clients}"
+
+            def call(
+                turn: int, name: str = name, clients: int = clients, reranker: Reranker = reranker
+            ) -> dict[str, float]:
+                def ask(at: int) -> None:
+                    rerank_once(reranker, texts.query(turn * requests + at), windows[at], {})
+
+                with ThreadPoolExecutor(clients) as pool:
+                    started = time.perf_counter()
+                    list(pool.map(ask, range(requests)))
+                    seconds = (time.perf_counter() - started) / requests
+                time.sleep(AFTERWARDS)
+                return {name: seconds}
+
+            about = {
+                "layout": layout,
+                "by": "clients_cold",
+                "value": clients,
+                "window": window,
+                "tokens": texts.tokens,
+                "requests": requests,
+            }
+            yield Way(name, call, reranker.reader.clear_cache, about)

@@ -18,12 +18,12 @@ from connector.errors import BackboneError, MissingExtraError
 from connector.reranker import Reranker
 from connector.settings import Settings
 
-__all__ = ["WARM_UP", "Client", "Served", "clients_seconds", "clients_way", "serving"]
+__all__ = ["AFTERWARDS", "WARM_UP", "Client", "Served", "clients_seconds", "clients_way", "serving"]
 
 WARM_UP = 3
 """Requests on a new connection that are not timed: Linux acknowledges its first segments sooner than later ones."""
-# Longer than CoreSharing takes a crowd to be there.
-_AFTERWARDS = 0.3
+AFTERWARDS = 0.3
+"""Seconds: longer than ``CoreSharing`` takes a crowd to be there."""
 _REQUESTS = 32
 _STOP_SECONDS = 20
 _KEPT_SECONDS = 3600
@@ -164,7 +164,7 @@ def clients_way(
         queries = [texts.query((turn + 1) * _REQUESTS + at) for at in range(asked)]
         seconds = clients_seconds(clients, queries, documents)
         # For a moment after a crowd, calls keep to one core: what is timed next should not.
-        time.sleep(_AFTERWARDS)
+        time.sleep(AFTERWARDS)
         return {name: seconds}
 
     return Way(name, call, about={**about, "clients": count, "requests": max(_REQUESTS, count)})

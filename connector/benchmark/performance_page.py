@@ -217,7 +217,7 @@ def _report(name: str, report: Report) -> Iterator[str]:
     yield _table(["row", "seconds", "runs", "notes"], [_row(row) for row in report["rows"]])
     if report.get("growth"):
         yield "### Growth\n"
-        for by in ("window", "tokens", "clients"):
+        for by in ("window", "tokens", "clients", "clients_cold"):
             rows = [row for row in report["growth"] if row["by"] == by]
             if rows:
                 yield _growth(by, rows)
@@ -259,11 +259,14 @@ def _growth(by: str, rows: Sequence[Mapping[str, Any]]) -> str:
     values = sorted({row["value"] for row in rows})
     layouts = sorted({row["layout"] for row in rows})
     by_place = {(row["layout"], row["value"]): row for row in rows}
+    state, title = "warm", by
+    if by == "clients_cold":
+        state, title = "cold", f"clients, {rows[0]['window']} new documents of {rows[0]['tokens']} tokens a request"
     table = []
     for layout in layouts:
         found = [by_place.get((layout, value)) for value in values]
-        table.append([f"warm {layout}", *("" if row is None else f"{row['seconds']:.3g}" for row in found)])
-    return _table([f"seconds, by {by}", *(f"{value:,}" for value in values)], table)
+        table.append([f"{state} {layout}", *("" if row is None else f"{row['seconds']:.3g}" for row in found)])
+    return _table([f"seconds, by {title}", *(f"{value:,}" for value in values)], table)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

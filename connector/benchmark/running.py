@@ -18,13 +18,13 @@ from connector.benchmark.texts import Texts
 from connector.errors import BackboneError
 from connector.reranker import Reranker
 
-__all__ = ["PARTS", "Bench", "Part", "Plan", "rerank_once"]
+__all__ = ["MEMORY", "PARTS", "Bench", "Part", "Plan", "rerank_once"]
 
 Part = Literal["warm", "cold", "router", "cross-encoder", "icr", "floor", "http", "large"]
 PARTS: tuple[Part, ...] = ("warm", "cold", "router", "cross-encoder", "icr", "floor", "http", "large")
 _LAYOUTS: tuple[Layout, ...] = ("block", "late")
-# Cached documents of a benchmark are never thrown out.
-_MEMORY = 1 << 40
+MEMORY = 1 << 40
+"""Bytes: cached documents of a benchmark are never thrown out."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Bench:
         memory = {"model_loaded": memory_in_use()}
         machine = describe_machine(self.backbone, self.texts, self.plan.repeats, self.plan.at_most, command)
         for layout in _LAYOUTS:
-            self.warm[layout] = self.backbone.reranker(layout, _MEMORY)
+            self.warm[layout] = self.backbone.reranker(layout, MEMORY)
         with ExitStack() as stack:
             ways = list(self._ways(stack))
             rows = alternate(ways, self.plan.repeats, at_most=self.plan.at_most, progress=self.progress)
@@ -159,7 +159,7 @@ class Bench:
         return Way(f"warm_{layout}_{size}", call, about=self._about(layout, size))
 
     def _cold_way(self, layout: Layout, size: int) -> Way:
-        reranker = self.backbone.reranker(layout, _MEMORY)
+        reranker = self.backbone.reranker(layout, MEMORY)
         documents = self.texts.documents[:size]
         names = {"encode": f"encode_{layout}_{size}"}
 

@@ -1,15 +1,16 @@
-"""Identical passages are encoded once, however many requests miss them at the same time."""
+"""Identical passages are encoded once, and those of requests that wait at the same time in one call."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from connector.backbone import in_flight
 from connector.backbone.cache import DocumentCache
 from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.in_flight import SharedEncoding
@@ -18,6 +19,7 @@ from connector.backbone.reader import Layout, Reader
 from connector.backbone.runtime import EncodedDocument, Head
 from connector.backbone.tokenizer import Tokenizer
 from connector.backbone.torch_runtime import TorchRuntime
+from connector.errors import BackboneError
 
 HEADS = ((2, 4), (7, 7))
 QUERY = "how long do cats sleep"
@@ -28,17 +30,27 @@ class Watched(TorchRuntime):
 
     def watch(self) -> None:
         self.encoded: list[tuple[int, ...]] = []
+        self.calls: list[int] = []
+        self.fails: Callable[[Sequence[Sequence[int]]], bool] = lambda documents: False
         self.begun = threading.Event()
         self.free = threading.Event()
         self.free.set()
         self.fail_once = False
+        self.hold_from: int | None = None
 
     def encode(
         self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool
     ) -> Iterator[EncodedDocument]:
         self.begun.set()
+        self.calls.append(len(documents))
+        if self.fails(documents):
+            raise RuntimeError("out of memory")
         for document, state in zip(documents, super().encode(prefix, documents, heads, late=late), strict=True):
             assert self.free.wait(60)
+            if len(self.encoded) == self.hold_from:
+                self.free.clear()
+                self.begun.set()
+                assert self.free.wait(60)
             if self.fail_once:
                 self.fail_once = False
                 raise RuntimeError("out of memory")
@@ -160,12 +172,135 @@ def test_requests_that_need_each_others_passages_do_not_wait_for_ever(smollm2: C
     assert len(runtime.encoded) == len(set(runtime.encoded))
 
 
-def test_nothing_stays_behind(runtime: Watched) -> None:
-    shared = SharedEncoding(DocumentCache(1000))
+class Crowd:
+    """Requests that wait while the first one, of the passage 0, is held; passages are numbered."""
 
-    def broken(places: Sequence[int]) -> Iterator[EncodedDocument]:
+    def __init__(self, runtime: Watched, pool: ThreadPoolExecutor) -> None:
+        def encode(passages: Sequence[Sequence[int]], heads: Sequence[Head]) -> Iterator[EncodedDocument]:
+            return runtime.encode(range(100, 110), passages, heads, late=False)
+
+        self.cache = DocumentCache(100_000_000)
+        self.shared = SharedEncoding(self.cache, encode)
+        self._pool = pool
+        runtime.free.clear()
+        self.first = self.ask([0], wait=False)
+        assert runtime.begun.wait(60)
+
+    def ask(
+        self,
+        numbers: Sequence[int],
+        heads: tuple[Head, ...] = HEADS,
+        look: Callable[[], None] = lambda: None,
+        wait: bool = True,
+    ) -> Future[tuple[list[EncodedDocument], int]]:
+        """Returns when it waits."""
+        looks: list[object] = []
+
+        def check() -> None:
+            looks.append(1)
+            look()
+
+        keys = [f"{number} {heads}".encode() for number in numbers]
+        asked = self._pool.submit(self.shared.states, keys, [ids(number) for number in numbers], heads, check)
+        if wait:
+            wait_for(looks, 3)
+        return asked
+
+
+def ids(number: int) -> list[int]:
+    return list(range(1000 + 50 * number, 1008 + 50 * number + number % 3))
+
+
+def test_what_came_meanwhile_is_one_call_with_the_same_bits(runtime: Watched) -> None:
+    alone = [next(runtime.encode(range(100, 110), [ids(number)], HEADS, late=False)) for number in range(6)]
+    runtime.calls.clear()
+    with ThreadPoolExecutor(4) as pool:
+        crowd = Crowd(runtime, pool)
+        asked = [crowd.ask(numbers) for numbers in ([1, 2], [3], [4, 5, 1])]
+        runtime.free.set()
+        states, encoded = zip(*(one.result(60) for one in asked), strict=True)
+    assert runtime.calls == [1, 5]
+    assert encoded == (2, 1, 2)
+    for found, numbers in zip(states, ([1, 2], [3], [4, 5, 1]), strict=True):
+        assert [state.to_bytes() for state in found] == [alone[number].to_bytes() for number in numbers]
+
+
+def test_much_and_what_is_for_other_heads_is_a_call_of_its_own(
+    runtime: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_flight, "_TOGETHER_TOKENS", 30)
+    with ThreadPoolExecutor(6) as pool:
+        crowd = Crowd(runtime, pool)
+        asked = [crowd.ask([1, 2]), crowd.ask([3, 4]), crowd.ask([5], HEADS[:1]), crowd.ask([6]), crowd.ask([7])]
+        runtime.free.set()
+        for one in asked:
+            one.result(60)
+    assert runtime.calls == [1, 2, 2, 1, 2]
+
+
+def test_no_passage_fails_because_of_another(runtime: Watched) -> None:
+    runtime.fails = lambda documents: ids(2) in documents
+    with ThreadPoolExecutor(4) as pool:
+        crowd = Crowd(runtime, pool)
+        fine, wrong, behind = crowd.ask([1]), crowd.ask([2]), crowd.ask([3])
+        runtime.free.set()
+        assert (fine.result(60)[1], behind.result(60)[1]) == (1, 1)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            wrong.result(60)
+    assert runtime.calls == [1, 3, 1, 1, 1]
+
+
+def test_those_who_go_along_do_not_share_a_deadline(runtime: Watched) -> None:
+    def deadline() -> None:
+        if len(runtime.encoded) > 1:
+            raise TimeoutError
+
+    with ThreadPoolExecutor(3) as pool:
+        crowd = Crowd(runtime, pool)
+        hurried, patient = crowd.ask([1, 2], look=deadline), crowd.ask([3, 4])
+        runtime.free.set()
+        with pytest.raises(TimeoutError):
+            hurried.result(60)
+        assert patient.result(60)[1] == 2
+    assert runtime.calls == [1, 4, 2]
+    # Nothing is in flight any more, and what was done is kept.
+    assert crowd.shared.states([f"1 {HEADS}".encode()], [ids(1)], HEADS, lambda: None)[1] == 0
+
+
+def test_who_gives_up_while_another_encodes_for_it_does_not_stop_that(runtime: Watched) -> None:
+    late = threading.Event()
+
+    def deadline() -> None:
+        if late.is_set():
+            raise TimeoutError
+
+    with ThreadPoolExecutor(3) as pool:
+        crowd = Crowd(runtime, pool)
+        patient, hurried = crowd.ask([1]), crowd.ask([2], look=deadline)
+        runtime.begun.clear()
+        # Lets the first one's passage through, and holds the next ones.
+        runtime.hold_from = 1
+        runtime.free.set()
+        assert runtime.begun.wait(60)
+        late.set()
+        with pytest.raises(TimeoutError):
+            hurried.result(60)
+        runtime.hold_from = None
+        runtime.free.set()
+        patient.result(60)
+    assert runtime.calls == [1, 2]
+    assert crowd.cache.peek(f"2 {HEADS}".encode()) is not None
+
+
+def test_nothing_stays_behind(runtime: Watched) -> None:
+    def broken(passages: Sequence[Sequence[int]], heads: Sequence[Head]) -> Iterator[EncodedDocument]:
         raise RuntimeError("broken")
 
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="broken"):
-            shared.states([b"a", b"b"], broken, lambda: None)
+    def short(passages: Sequence[Sequence[int]], heads: Sequence[Head]) -> Iterator[EncodedDocument]:
+        return runtime.encode((5,), passages[:1], heads, late=False)
+
+    for encode, message in ((broken, "broken"), (short, "fewer documents")):
+        shared = SharedEncoding(DocumentCache(1000), encode)
+        for _ in range(2):
+            with pytest.raises((RuntimeError, BackboneError), match=message):
+                shared.states([b"a", b"b"], [[5, 6, 7], [8, 9, 10]], HEADS, lambda: None)

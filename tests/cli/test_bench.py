@@ -69,7 +69,10 @@ def test_growth_goes_by_window_tokens_and_clients(quick: tuple[dict[str, Any], s
     # The layout block stops at the middle window.
     assert {value for layout, by, value in values if (layout, by) == ("block", "window")} == {4, 8}
     assert {value for layout, by, value in values if (layout, by) == ("late", "window")} == {4, 8, 12}
-    assert {value for layout, by, value in values if by == "clients"} == {1, 2}
+    for kind in ("clients", "clients_cold"):
+        assert {(layout, value) for layout, by, value in values if by == kind} == {
+            (layout, value) for layout in ("block", "late") for value in (1, 2)
+        }
     assert {value for layout, by, value in values if by == "tokens"} == {12, 24}
 
 
