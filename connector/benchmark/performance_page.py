@@ -166,6 +166,12 @@ def _targets(reports: Sequence[tuple[str, Report]], notes: Notes) -> Iterator[st
     for measure, key in _OTHERS:
         values = [report["ratios"].get(key) for _, report in reports]
         table.append([measure, "", "", "", *("not measured" if v is None else _number(v, False) for v in values)])
+    for by, state in (("clients", "warm"), ("clients_cold", "new short documents")):
+        for layout in ("block", "late"):
+            rates = [_clients_rate(report, by, layout) for _, report in reports]
+            if any(rate is not None for rate in rates):
+                cells = ["not measured" if rate is None else _number(rate, False) for rate in rates]
+                table.append([f"8 clients, {state}, {layout}, of the growth table", "", "", "", *cells])
     yield _table(header, table)
     tried = [
         f"- {measure}: {notes.targets[key]['tried']}"
@@ -185,6 +191,16 @@ def _slim_rows(notes: Notes, columns: int) -> Iterator[list[str]]:
         limits = [f"<= {_number(limit, False)}" for limit in (must, aim)]
         # Measured apart, in an environment of its own: it belongs to none of the reports.
         yield [measure, *limits, "" if predicted is None else _number(predicted, False), shown, *[""] * (columns - 1)]
+
+
+def _clients_rate(report: Report, by: str, layout: str) -> float | None:
+    """Throughput of eight clients over that of one."""
+    seconds = {
+        row["value"]: row["seconds"]
+        for row in report.get("growth") or ()
+        if (row["by"], row["layout"]) == (by, layout)
+    }
+    return float(seconds[1] / seconds[8]) if {1, 8} <= seconds.keys() else None
 
 
 def _label(report: Report) -> str:

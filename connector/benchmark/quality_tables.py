@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from connector.errors import DataError
+from connector.evaluation.significance import compare
 
 __all__ = ["Quality", "quality_tables", "read_quality"]
 
@@ -16,6 +18,7 @@ _FUSED = "routed+first-stage"
 _READOUT = "pool"
 _MEASURE = "nDCG@10"
 _SIGNIFICANT = 0.05
+_REFERENCE = "torch-float32"
 Report = Mapping[str, Any]
 
 _SWEPT = """\
@@ -40,19 +43,18 @@ class Quality:
 
 
 def read_quality(performance: Path, results: Path) -> Quality:
-    """Read ``windows-*.json`` in one folder, and in the other the reports and those in its folders of formats.
+    """Read ``windows-*.json`` in one folder, and ``formats/RUNTIME-WEIGHTS/COLLECTION.json`` in the other.
 
     Raises:
         DataError: a file is no report.
     """
     sweeps = [_read(path) for path in sorted(performance.glob("windows-*.json"))]
     formats: dict[str, dict[str, Report]] = {}
-    folders = {"torch float32": results, "torch bfloat16": results / "bfloat16"}
-    folders |= {f"onnx {each.name[5:]}": each for each in sorted(results.glob("onnx-*")) if each.is_dir()}
-    for name, folder in folders.items():
-        found = {path.stem: _read(path) for path in sorted(folder.glob("*.json")) if "-" not in path.stem}
+    folders = [folder for folder in (results / "formats").glob("*-*") if folder.is_dir()]
+    for folder in sorted(folders, key=lambda folder: (folder.name != _REFERENCE, folder.name)):
+        found = {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
         if found:
-            formats[name] = found
+            formats[folder.name.replace("-", " ")] = found
     return Quality({(report["layout"], report["collection"]): report for report in sweeps}, formats)
 
 
@@ -69,9 +71,10 @@ def quality_tables(
     if len(quality.formats) > 1:
         yield "## Number formats\n"
         yield (
-            f"{_MEASURE} of the default (the shipped router's heads with the first stage, layout block), window 20; "
-            "the same windows in every row; in brackets the difference to the reference, the first row. Seconds for "
-            "20 documents of 180 tokens, cached and new.\n"
+            f"{_MEASURE} of the default (the shipped router's heads with the first stage, layout block), window 20, "
+            "of so many test queries; the same windows in every row; in brackets the difference to the first row, "
+            "the reference, and its 95 % interval (bootstrap over queries). Seconds for 20 documents of 180 "
+            "tokens, cached and new. Reports and commands: `docs/results/formats`.\n"
         )
         yield _formats(quality.formats, collections, speed)
     if quality.sweeps:
@@ -97,30 +100,39 @@ def _formats(formats: Mapping[str, Mapping[str, Report]], collections: Sequence[
     for name, reports in formats.items():
         cells = [name]
         for collection in collections:
-            report = reports.get(collection)
-            exact = _fused(reference.get(collection))
-            value = _fused(report)
-            if report is None or value is None or exact is None or not _same_windows(report, reference[collection]):
+            report, exact = reports.get(collection), reference.get(collection)
+            if report is None or exact is None or not _same_windows(report, exact):
                 cells.append("")
-            elif reports is reference:
-                cells.append(f"{value:.4f}")
-            else:
-                cells.append(f"{value:.4f} ({value - exact:+.4f})")
+                continue
+            values, of_reference = _fused(report), _fused(exact)
+            cell = f"{fmean(values.values()):.4f}"
+            if reports is not reference:
+                found = compare(values, of_reference)
+                low, high = found.interval
+                cell += f" ({found.difference:+.4f}; {low:+.4f} to {high:+.4f})"
+            cells.append(cell)
         table.append([*cells, *measured.get(name, ("", ""))])
-    return _table(["", *collections, "cached", "new"], table)
+    header = [f"{each} ({reference[each]['queries']})" if each in reference else each for each in collections]
+    return _table(["", *header, "cached", "new"], table)
 
 
 def _same_windows(one: Report, other: Report) -> bool:
     """Of the same queries: the first stage has the same value for each."""
-    firsts = [report["rows"][0].get("per_query", {}).get(_MEASURE) for report in (one, other)]
+    firsts = [report["rows"][0]["per_query"] for report in (one, other)]
     return (one["queries"], one["window"]) == (other["queries"], other["window"]) and firsts[0] == firsts[1]
 
 
-def _fused(report: Report | None) -> float | None:
-    for row in () if report is None else report["rows"]:
-        if row["name"] == _FUSED and row["readout"] == _READOUT:
-            return float(row[_MEASURE])
-    return None
+def _fused(report: Report) -> Mapping[str, float]:
+    """By query.
+
+    Raises:
+        DataError: the report has none of the default.
+    """
+    for row in report["rows"]:
+        if (row["name"], row["readout"]) == (_FUSED, _READOUT):
+            found: Mapping[str, float] = row["per_query"]
+            return found
+    raise DataError(f"a report in docs/results/formats has no row {_FUSED} ({_READOUT})")
 
 
 def _windows(sweeps: Mapping[tuple[str, str], Report], speed: Sequence[Report]) -> str:

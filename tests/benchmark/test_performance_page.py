@@ -32,6 +32,9 @@ def report(**ratios: float) -> dict[str, Any]:
     }
     row = {"name": "warm_block_20", "seconds": 0.2, "least": 0.1, "most": 0.4, "runs": 5}
     grown = [{**row, "layout": "late", "by": "window", "value": value} for value in (10, 1000)]
+    grown += [{**row, "layout": "late", "by": "clients", "value": value, "seconds": 0.4 / value} for value in (1, 8)]
+    cold = {**row, "layout": "block", "by": "clients_cold", "window": 2, "tokens": 50}
+    grown += [{**cold, "value": 1, "seconds": 0.06}, {**cold, "value": 8, "seconds": 0.05}]
     return {
         "machine": machine,
         "rows": [row, {**row, "name": "floor_block_20", "operations": 2e9}],
@@ -74,6 +77,10 @@ def test_targets_are_judged_in_both_directions() -> None:
     assert "| warm block / MiniLM-L6 ONNX Runtime fp32 | <= 0.25 | <= 0.15 | 0.3 | 0.2 (must) |" in page
     assert "| cold + tail / ICR's way | <= 0.35 | <= 0.2 |  | 0.5 (**missed**) |" in page
     assert "| 8 clients, warm: throughput / one client | >= 1.5 | >= 1.9 |  | 2 (aim) |" in page
+    assert "| 8 clients, warm, late, of the growth table |  |  |  | 8 |" in page
+    assert "| 8 clients, new short documents, block, of the growth table |  |  |  | 1.2 |" in page
+    assert "| seconds, by clients, 2 new documents of 50 tokens a request | 1 | 8 |" in page
+    assert "| cold block | 0.06 | 0.05 |" in page and "| warm late | 0.4 | 0.05 |" in page
     assert "| HTTP + JSON + fusion, part of a warm request | <= 15 % | <= 5 % |  | 12 % (must) |" in page
     assert "| warm late / MiniLM-L6 ONNX Runtime fp32 | <= 0.1 | <= 0.06 |  | not measured |" in page
     assert "| `warm_block_20` | 0.2 (0.1 to 0.4) | 5 |  |" in page
@@ -100,8 +107,9 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_picture_has_a_bar_for_each_row() -> None:
-    drawn = plot_svg(report())
-    assert drawn.count('height="14"') == 4
+    measured = report()
+    drawn = plot_svg(measured)
+    assert drawn.count('height="14"') == len(measured["rows"]) + len(measured["growth"])
     assert "a processor &lt;fast&gt;" in drawn
     with pytest.raises(SettingsError, match="a name that ends in .svg"):
         check_plot_path(Path("x.png"))

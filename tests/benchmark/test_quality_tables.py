@@ -12,14 +12,15 @@ from connector.benchmark.quality_tables import quality_tables, read_quality
 from connector.errors import DataError
 
 
-def evaluated(value: float, first: float = 0.5) -> dict[str, Any]:
+def evaluated(*values: float, first: float = 0.5) -> dict[str, Any]:
+    per_query = {f"q{at}": value for at, value in enumerate(values)}
     return {
-        "queries": 2,
+        "queries": len(values),
         "window": 20,
         "rows": [
-            {"name": "first-stage", "readout": None, "nDCG@10": first, "per_query": {"nDCG@10": {"q": first}}},
+            {"name": "first-stage", "readout": None, "nDCG@10": first, "per_query": dict.fromkeys(per_query, first)},
             {"name": "static+first-stage", "readout": "query", "nDCG@10": 0.1},
-            {"name": "routed+first-stage", "readout": "pool", "nDCG@10": value},
+            {"name": "routed+first-stage", "readout": "pool", "per_query": per_query},
         ],
     }
 
@@ -51,16 +52,28 @@ def tables(tmp_path: Path) -> str:
 
 
 def test_number_formats_against_the_reference(tmp_path: Path) -> None:
-    written(tmp_path / "results", scifact=evaluated(0.6), cosqa=evaluated(0.3), scifact__late=evaluated(0.9))
+    formats = tmp_path / "results" / "formats"
+    written(tmp_path / "results", scifact=evaluated(0.9, 0.9))
+    written(formats / "torch-float32", scifact=evaluated(0.5, 0.7), cosqa=evaluated(0.3))
     assert tables(tmp_path) == ""
-    written(tmp_path / "results" / "bfloat16", scifact=evaluated(0.61), cosqa=evaluated(0.3, first=0.4))
-    written(tmp_path / "results" / "onnx-int8", scifact=evaluated(0.5876))
+    written(formats / "torch-bfloat16", scifact=evaluated(0.53, 0.71), cosqa=evaluated(0.3, first=0.4))
+    written(formats / "onnx-int8", scifact=evaluated(0.5, 0.6752))
     page = tables(tmp_path)
+    assert "|  | scifact (2) | cosqa (1) | dl19 | cached | new |" in page
     assert "| torch float32 | 0.6000 | 0.3000 |  | 0.2 |  |" in page
     # Other queries are not compared.
-    assert "| torch bfloat16 | 0.6100 (+0.0100) |  |  |  |  |" in page
-    assert "| onnx int8 | 0.5876 (-0.0124) |  |  |  |  |" in page
+    assert "| torch bfloat16 | 0.6200 (+0.0200; +0.0100 to +0.0300) |  |  |  |  |" in page
+    assert "| onnx int8 | 0.5876 (-0.0124; -0.0248 to +0.0000) |  |  |  |  |" in page
     assert "Layouts" not in page
+
+
+def test_a_format_of_something_else(tmp_path: Path) -> None:
+    other = evaluated(0.5)
+    del other["rows"][2]
+    for name in ("torch-float32", "onnx-int8"):
+        written(tmp_path / "results" / "formats" / name, dl19=other)
+    with pytest.raises(DataError, match="no row routed"):
+        tables(tmp_path)
 
 
 def test_windows_and_layouts(tmp_path: Path) -> None:
