@@ -147,7 +147,14 @@ class Reranker:
             timings = {"route": (time.perf_counter() - routing) * 1000}
             check()
             texts = [item.text if item.text.strip() else "" for item in inputs]
-            reading = self.reader.read(query, texts, route.heads, pool=self.routes.pool(mode), check=check)
+            reading = self.reader.read(
+                query,
+                texts,
+                route.heads,
+                pool=self.routes.pool(mode),
+                check=check,
+                whole_tail=route.needs_whole_tail,
+            )
             check()
             timings.update(reading.timings_ms)
             result = self._result(inputs, order, route, reading, scores, ranks)

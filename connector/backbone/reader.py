@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
 from operator import attrgetter
 from typing import Literal
 
@@ -20,7 +21,7 @@ from connector.backbone.passages import Passage, Passages
 from connector.backbone.prompts import NOT_APPLICABLE, PromptTemplate
 from connector.backbone.reading import Reading, Rows
 from connector.backbone.reading_cache import ReadingCache, ReadingStatistics
-from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Runtime
+from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Runtime, Tail
 from connector.backbone.tails import GROUPS, make_tail
 from connector.backbone.tokenizer import Tokenizer
 from connector.errors import BackboneError
@@ -33,6 +34,20 @@ _MAX_QUERY_TOKENS = 512
 _PROBE_TOKENS = 256
 # Texts and their token ids that are remembered, beside the document cache: about 17,000 passages of 180 tokens.
 _REMEMBERED_BYTES = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked of documents: ids before the query, its own, those behind it; and of which rows."""
+
+    before: tuple[int, ...]
+    ids: Sequence[int]
+    after: tuple[int, ...]
+    whole_tail: bool
+
+    def tail(self, asked: Sequence[Sequence[int]], position: int) -> Tail:
+        """The tail of this query and others, or of others in its place."""
+        return make_tail(self.before, asked, self.after, position, whole=self.whole_tail)
 
 
 class Reader:
@@ -123,6 +138,7 @@ class Reader:
         pool: Sequence[Head] | None = None,
         check: Callable[[], None] = lambda: None,
         other_wording: bool = False,
+        whole_tail: bool = True,
     ) -> Reading:
         """Read documents for a query.
 
@@ -133,6 +149,7 @@ class Reader:
             pool: heads that documents are encoded and cached for (default: ``heads``); must contain ``heads``.
             check: called between steps; may raise to stop.
             other_wording: ask with the template's other instruction (for pseudo labels).
+            whole_tail: all ``GROUPS`` of rows; without, the last two, which is less work.
 
         Raises:
             BackboneError: the LLM failed, or a joint prompt is longer than it can take.
@@ -148,14 +165,15 @@ class Reader:
             raise BackboneError("no document has any text to read")
         pool = tuple(pool or heads)
         shared = self._template.other_before_query if other_wording else self._template.before_query
-        key = self._reading_key(shared, query_ids, order, heads, pool) if self._readings else b""
+        question = _Question(shared, query_ids, self._template.after_query, whole_tail)
+        key = self._reading_key(question, order, heads, pool) if self._readings else b""
         known = self._readings.get(key) if self._readings else None
         if known is not None:
             rows, cached, encoded = known, len(order), 0
         elif self.layout == "joint":
-            rows, cached, encoded = self._read_joint(shared, query_ids, order, heads, clock, check)
+            rows, cached, encoded = self._read_joint(question, order, heads, clock, check)
         else:
-            rows, cached, encoded = self._read_apart(shared, query_ids, order, heads, pool, clock, check)
+            rows, cached, encoded = self._read_apart(question, order, heads, pool, clock, check)
         if self._readings and known is None:
             self._readings.put(key, rows)
         place = {} if self.layout == "joint" else {passage.packed: at for at, passage in enumerate(order)}
@@ -249,8 +267,7 @@ class Reader:
 
     def _read_apart(
         self,
-        shared: tuple[int, ...],
-        query: Sequence[int],
+        question: _Question,
         order: Sequence[Passage],
         heads: Sequence[Head],
         pool: tuple[Head, ...],
@@ -265,20 +282,20 @@ class Reader:
         position = len(self._template.prefix) + max(passage.tokens for passage in order)
 
         def rows_of(*asked: Sequence[int]) -> Rows:
-            tail = make_tail(shared, asked, self._template.after_query, position)
-            return self._reading.rows(AskedWindow(tail, states, heads), check)
+            return self._reading.rows(AskedWindow(question.tail(asked, position), states, heads), check)
 
         if self._not_applicable_rows:
-            key = self._reading_key(shared, (), order, heads, pool)
+            key = self._reading_key(replace(question, ids=()), order, heads, pool)
             compared = self._not_applicable_rows.get(key)
             if compared is None:
                 compared = rows_of(self._not_applicable)
                 self._not_applicable_rows.put(key, compared)
                 check()
             # In the order of ``GROUPS``.
-            rows = np.stack((rows_of(query), compared), axis=2).reshape(len(heads), len(GROUPS), -1)
+            rows = np.stack((rows_of(question.ids), compared), axis=2)
+            rows = rows.reshape(len(heads), -1, rows.shape[-1])
         else:
-            rows = rows_of(query, self._not_applicable)
+            rows = rows_of(question.ids, self._not_applicable)
         clock.lap("read")
         return rows, len(order) - encoded, encoded
 
@@ -296,22 +313,20 @@ class Reader:
 
     def _reading_key(
         self,
-        shared: Sequence[int],
-        query: Sequence[int],
+        question: _Question,
         order: Sequence[Passage],
         heads: Sequence[Head],
         pool: Sequence[Head],
     ) -> bytes:
         """What the rows of a reading depend on; the passages' keys hold weights, template, layout and formats."""
-        digest = hashlib.blake2b(json.dumps([shared, query, heads]).encode(), digest_size=16)
+        digest = hashlib.blake2b(json.dumps([*astuple(question), heads]).encode(), digest_size=16)
         for key in self._keys(order, pool):
             digest.update(key)
         return digest.digest()
 
     def _read_joint(
         self,
-        shared: tuple[int, ...],
-        query: Sequence[int],
+        question: _Question,
         order: Sequence[Passage],
         heads: Sequence[Head],
         clock: Clock,
@@ -325,8 +340,7 @@ class Reader:
             ids.extend(self._tokenizer.encode_user([f"[{number}] "])[0].ids)
             columns.extend(range(len(ids), len(ids) + passage.tokens))
             ids.extend(passage.ids)
-        asked = (query, self._not_applicable)
-        tail = make_tail(shared, asked, self._template.after_query, len(self._template.prefix) + len(ids))
+        tail = question.tail((question.ids, self._not_applicable), len(self._template.prefix) + len(ids))
         longest = tail.position + len(tail.shared) + max(map(len, tail.variants))
         if longest > self.runtime.shape.max_positions:
             raise BackboneError(

@@ -20,7 +20,7 @@ class Reading:
     """Attention of one query to the passages of its documents.
 
     Attributes:
-        rows: float32 [heads, groups, tokens]: see ``GROUPS``; equal passages are read once.
+        rows: float32 [heads, groups, tokens]: all ``GROUPS``, or the last two; equal passages are read once.
         lengths: int64 [passages]: tokens of each passage, in the order of ``rows``.
         heads: (layer, head) of each row.
         documents: for each document, the passages (indices into ``lengths``) it consists of.

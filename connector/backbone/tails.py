@@ -14,7 +14,14 @@ GROUPS = ("tail", "tail N/A", "query", "query N/A")
 """Row groups of a reading: attention averaged over all tail rows or the query's own, for the query and for N/A."""
 
 
-def make_tail(shared: tuple[int, ...], asked: Sequence[Sequence[int]], after: tuple[int, ...], position: int) -> Tail:
+def make_tail(
+    shared: tuple[int, ...],
+    asked: Sequence[Sequence[int]],
+    after: tuple[int, ...],
+    position: int,
+    *,
+    whole: bool = True,
+) -> Tail:
     """The tail for one or several queries that stand side by side and do not see each other.
 
     Args:
@@ -22,15 +29,20 @@ def make_tail(shared: tuple[int, ...], asked: Sequence[Sequence[int]], after: tu
         asked: ids of each query.
         after: ids behind the query.
         position: position of the first shared id.
+        whole: with the row groups of the whole tail. Without, the ids behind the query are left out: no id of the
+            query sees them.
 
     Returns:
-        A tail with twice as many row groups as queries: the mean over all rows of each, then over its own ids.
+        A tail with a row group for each query, the mean over its own ids; with ``whole`` before these one for each,
+        the mean over all rows of its tail.
     """
-    variants = tuple((*ids, *after) for ids in asked)
-    rows = np.zeros((2 * len(asked), len(shared) + sum(map(len, variants))), dtype=np.float32)
+    behind = after if whole else ()
+    variants = tuple((*ids, *behind) for ids in asked)
+    tails = np.zeros((len(asked), len(shared) + sum(map(len, variants))), dtype=np.float32)
+    queries = np.zeros_like(tails)
     start = len(shared)
     for number, (own, ids) in enumerate(zip(asked, variants, strict=True)):
-        rows[number, : len(shared)] = rows[number, start : start + len(ids)] = 1 / (len(shared) + len(ids))
-        rows[number + len(asked), start : start + len(own)] = 1 / len(own)
+        tails[number, : len(shared)] = tails[number, start : start + len(ids)] = 1 / (len(shared) + len(ids))
+        queries[number, start : start + len(own)] = 1 / len(own)
         start += len(ids)
-    return Tail(shared, variants, rows, position)
+    return Tail(shared, variants, np.concatenate((tails, queries)) if whole else queries, position)

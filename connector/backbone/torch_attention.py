@@ -32,8 +32,10 @@ __all__ = [
     "LayersDone",
     "StatesPass",
     "active",
+    "attend",
     "attention_logits",
     "batched_products",
+    "causal_bias",
     "report_states",
 ]
 
@@ -57,6 +59,12 @@ class LayerOptions:
 
 class AttentionPass(ABC):
     """One run of tokens through the layers."""
+
+    @property
+    @abstractmethod
+    def tokens(self) -> int | None:
+        """How many; rows behind them are there for the products' sake, and nobody asks what becomes of them.
+        None: all that come."""
 
     @abstractmethod
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
@@ -88,9 +96,6 @@ def _attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    current: AttentionPass | None = getattr(_thread, "current", None)
-    if current is None:
-        raise BackboneError("this model's attention is captured by rh-connector; load your own copy to run it")
     if kwargs.get("s_aux") is not None:
         raise BackboneError("models with attention sinks (s_aux) are not supported; choose another backbone")
     layer = module.layer_idx
@@ -100,8 +105,23 @@ def _attention(
         window=kwargs.get("sliding_window"),
         softcap=kwargs.get("softcap"),
     )
-    out = current.attend(layer, query[0], key[0], value[0], options)
-    return out.transpose(0, 1).unsqueeze(0), None
+    return attend(layer, query[0], key[0], value[0], options).unsqueeze(0), None
+
+
+def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
+    """The layer's output [rows, heads, d], from this thread's pass; see ``AttentionPass.attend``.
+
+    Raises:
+        BackboneError: there is none.
+    """
+    current: AttentionPass | None = getattr(_thread, "current", None)
+    if current is None:
+        raise BackboneError("this model's attention is captured by rh-connector; load your own copy to run it")
+    own = current.tokens
+    if own is None or own == q.shape[1]:
+        return current.attend(layer, q, k, v, options).transpose(0, 1)
+    out = current.attend(layer, q[:, :own], k[:, :own], v[:, :own], options).transpose(0, 1)
+    return torch.cat((out, out.new_zeros(q.shape[1] - own, *out.shape[1:])))
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
@@ -145,7 +165,7 @@ def attention_logits(q: Tensor, k: Tensor, options: LayerOptions) -> Tensor:
     return logits.view(*q.shape[:2], -1)
 
 
-def _causal_bias(query_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
+def causal_bias(query_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
     """0 where a query may look, -inf elsewhere: [queries, keys]."""
     distance = query_positions[:, None] - key_positions[None, :]
     hidden = distance < 0
@@ -178,9 +198,14 @@ class EncodePass(AttentionPass):
         self._prefix = prefix
         self._kept = kept
         self._deepest = deepest
+        self._tokens = sum(lengths)
         self._biases: dict[tuple[int, int, int, int], Tensor] = {}
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
+
+    @property
+    def tokens(self) -> int:
+        return self._tokens
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         if self._kept is None:
@@ -241,7 +266,7 @@ class EncodePass(AttentionPass):
         cached = self._biases.get(key)
         if cached is None:
             positions = torch.arange(last, device=self._device)
-            cached = self._biases[key] = _causal_bias(positions[start:], positions[first:], window)
+            cached = self._biases[key] = causal_bias(positions[start:], positions[first:], window)
         return cached
 
 
@@ -266,4 +291,4 @@ def report_states(layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     current = getattr(_thread, "current", None)
     if isinstance(current, StatesPass):
         hidden = args[0] if args else kwargs["hidden_states"]
-        current.enter(layer, hidden[0])
+        current.enter(layer, hidden[0, : current.tokens])

@@ -19,14 +19,14 @@ from connector.errors import BackboneError
 __all__ = ["CacheDtype", "PackedDocuments", "StoredTensor", "TorchEncodedDocument"]
 
 CacheDtype = Literal["float32", "float16", "bfloat16", "int8"] | CodeDtype
-_FORMAT = "rh-encoded-1"
+_FORMAT = "rh-encoded-2"
 # Coded passages that are widened at once: few enough to stay in the processor's cache.
 _WIDENED = 32
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Keys or values of one layer, [kv heads, tokens, d], as they are kept.
+    """States of one layer, [kv heads, tokens, d], as they are kept: keys, or keys and behind them values.
 
     int8 has one scale for each head and channel: keys have a few channels far larger than the others, which a
     single scale a head would drown. int4 and int2 are for keys, and have a mean key as well: see ``key_codes``.
@@ -62,11 +62,17 @@ class StoredTensor:
                 "or check the weights"
             )
         # A view would keep the whole batch's memory alive.
-        return cls(
-            data.contiguous().clone() if data.data_ptr() == tensor.data_ptr() else data.contiguous(),
-            scale,
-            mean,
-        )
+        is_part = data.data_ptr() == tensor.data_ptr() and data.untyped_storage().nbytes() > data.nbytes
+        return cls(data.clone(memory_format=torch.contiguous_format) if is_part else data.contiguous(), scale, mean)
+
+    def first(self, heads: int) -> StoredTensor:
+        """The first kv heads only."""
+        if heads == self.data.shape[0]:
+            return self
+        parts = (None if tensor is None else tensor[:heads] for tensor in (self.data, self.scale, self.mean))
+        data, scale, mean = parts
+        assert data is not None
+        return StoredTensor(data, scale, mean)
 
     @property
     def nbytes(self) -> int:
@@ -92,21 +98,19 @@ class TorchEncodedDocument:
 
     Attributes:
         tokens: tokens of the passage.
-        keys: layer -> stored keys.
-        values: layer -> stored values; empty for late.
+        states: layer -> stored keys, and behind them, for layers that are attended through, values.
         kind: what made it (family, shape, dtype); ``from_bytes`` refuses another.
-        kept: for late, layer -> the kv heads that ``keys`` holds; None where it holds all.
+        kept: for late, layer -> the kv heads that ``states`` holds; None where it holds all.
     """
 
     tokens: int
-    keys: Mapping[int, StoredTensor]
-    values: Mapping[int, StoredTensor]
+    states: Mapping[int, StoredTensor]
     kind: str
     kept: Mapping[int, Sequence[int]] | None = None
 
     @cached_property
     def nbytes(self) -> int:
-        return sum(t.nbytes for part in (self.keys, self.values) for t in part.values())
+        return sum(stored.nbytes for stored in self.states.values())
 
     def stored_as(self, dtype: CacheDtype) -> TorchEncodedDocument:
         """The same states, rounded to another format.
@@ -114,22 +118,18 @@ class TorchEncodedDocument:
         Raises:
             BackboneError: see ``StoredTensor.store``.
         """
-
-        def again(part: Mapping[int, StoredTensor]) -> dict[int, StoredTensor]:
-            return {layer: StoredTensor.store(stored.widen(torch.float32), dtype) for layer, stored in part.items()}
-
-        return replace(self, keys=again(self.keys), values=again(self.values))
+        states = {layer: StoredTensor.store(one.widen(torch.float32), dtype) for layer, one in self.states.items()}
+        return replace(self, states=states)
 
     def to_bytes(self) -> bytes:
         """safetensors with a metadata record."""
         tensors: dict[str, torch.Tensor] = {}
-        for name, part in (("k", self.keys), ("v", self.values)):
-            for layer, stored in part.items():
-                tensors[f"{name}.{layer}"] = stored.data
-                if stored.scale is not None:
-                    tensors[f"{name}.{layer}.scale"] = stored.scale
-                if stored.mean is not None:
-                    tensors[f"{name}.{layer}.mean"] = stored.mean
+        for layer, stored in self.states.items():
+            tensors[str(layer)] = stored.data
+            if stored.scale is not None:
+                tensors[f"{layer}.scale"] = stored.scale
+            if stored.mean is not None:
+                tensors[f"{layer}.mean"] = stored.mean
         kept = None if self.kept is None else {str(layer): list(heads) for layer, heads in self.kept.items()}
         record = {"format": _FORMAT, "tokens": self.tokens, "kind": self.kind, "kept": kept}
         return save_tensors(tensors, metadata={"rh": json.dumps(record)})
@@ -161,15 +161,13 @@ class TorchEncodedDocument:
             )
         if device is not None and device.type == "cuda":
             tensors = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
-        parts: dict[str, dict[int, StoredTensor]] = {"k": {}, "v": {}}
-        for name, tensor in tensors.items():
-            part, layer, *rest = name.split(".")
-            if not rest:
-                parts[part][int(layer)] = StoredTensor(
-                    tensor, tensors.get(f"{name}.scale"), tensors.get(f"{name}.mean")
-                )
+        states = {
+            int(name): StoredTensor(tensor, tensors.get(f"{name}.scale"), tensors.get(f"{name}.mean"))
+            for name, tensor in tensors.items()
+            if "." not in name
+        }
         kept = record["kept"] and {int(layer): heads for layer, heads in record["kept"].items()}
-        return cls(record["tokens"], parts["k"], parts["v"], kind, kept)
+        return cls(record["tokens"], states, kind, kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +205,14 @@ class PackedDocuments:
         """For late: layer -> kv heads that ``keys`` has."""
         return self.documents[0].kept
 
+    def states(self, layer: int, *after: torch.Tensor) -> torch.Tensor:
+        """[kv heads of keys and of values, tokens, d], with ``after`` behind them; not for late."""
+        return self._join([document.states[layer] for document in self.documents], after)
+
     def keys(self, layer: int, *after: torch.Tensor) -> torch.Tensor:
         """[kv heads, tokens, d], with ``after`` behind them; for late only the kept kv heads, ascending."""
-        return self._join([document.keys[layer] for document in self.documents], after)
-
-    def values(self, layer: int, *after: torch.Tensor) -> torch.Tensor:
-        """[kv heads, tokens, d], with ``after`` behind them; not for late."""
-        return self._join([document.values[layer] for document in self.documents], after)
+        heads = after[0].shape[0]
+        return self._join([document.states[layer].first(heads) for document in self.documents], after)
 
     def _join(self, parts: Sequence[StoredTensor], after: Sequence[torch.Tensor]) -> torch.Tensor:
         # The one copy that is made of what the cache holds. On several cores torch would copy passage by passage, and

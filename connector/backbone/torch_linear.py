@@ -2,27 +2,25 @@
 
 oneDNN multiplies blocks of a weight matrix, and torch lays a plain weight out anew (or calls a slower library) each
 time. With the layout made at the start, products of 48 rows take 0.8 of the time in bfloat16 and half in float32, of
-180 rows 0.9 and half (SmolLM2-135M's shapes, AMD EPYC with AVX-512 and bf16, two threads). The sums are the same for
-any number of rows from 2 on, which is why passages may share a product without changing a bit of each other.
+180 rows 0.9 and half (SmolLM2-135M's shapes, AMD EPYC with AVX-512 and bf16, two threads). The sums of a row are the
+same for many numbers of rows (see ``torch_rows``): passages may share a product without changing a bit of each other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["ONE_ROW", "PackedGate", "PackedLinear", "pack_linears"]
-
-ONE_ROW = 1
-"""Products of a single row take another way, with another order of sums."""
+__all__ = ["NEAR", "PackedGate", "PackedLinear", "pack_linears"]
 
 # Rows that the layout is chosen for.
 _ROWS = 256
 # Of a gated block: three layers and an activation.
 _CHILDREN = 4
-# By number format, how far sums may lie apart, of the largest.
-_NEAR = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+NEAR = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+"""By number format, how far sums in another order may lie apart, of the largest."""
 
 
 class PackedLinear(torch.nn.Module):
@@ -38,9 +36,30 @@ class PackedLinear(torch.nn.Module):
         self._packed: Any = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
         self.bias, self.dtype = linear.bias, linear.weight.dtype
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """[..., outputs] from [..., inputs]."""
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self.bias, "none", [], "")
+    @classmethod
+    def joined(cls, layers: Sequence[PackedLinear]) -> PackedLinear:
+        """Layers of the same inputs as one, their outputs one behind the other.
+
+        Raises:
+            AttributeError: only some of them have a bias.
+        """
+        if len({layer.bias is None for layer in layers}) > 1:
+            raise AttributeError("only some layers have a bias")
+        weight = torch.cat([layer._packed.to_dense() for layer in layers])
+        linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype, device="meta")
+        linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+        if layers[0].bias is not None:
+            linear.bias = torch.nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
+        return cls(linear)
+
+    def forward(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        """[..., outputs] from [..., inputs], plus ``added`` [..., outputs]."""
+        linear = torch.ops.mkldnn._linear_pointwise
+        product: torch.Tensor
+        if added is None:
+            product = linear(inputs, self._packed, self.bias, "none", [], "")
+        else:
+            product = linear.binary(inputs, added, self._packed, self.bias, "add")
         return product
 
 
@@ -50,18 +69,19 @@ class PackedGate(torch.nn.Module):
     Two passes over the widest vectors are saved, and two roundings of them to the weights' number format.
 
     Args:
-        gate, up, down: the block's layers; gate and up without bias.
+        gate, up, down: the block's layers; gate and up without bias, down a linear layer.
     """
 
-    def __init__(self, gate: PackedLinear, up: PackedLinear, down: PackedLinear) -> None:
+    def __init__(self, gate: PackedLinear, up: PackedLinear, down: torch.nn.Module) -> None:
         super().__init__()
         self.gate, self.up, self.down = gate, up, down
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """[..., outputs] from [..., inputs]."""
+    def forward(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        """[..., outputs] from [..., inputs], plus ``added`` [..., outputs]."""
         linear = torch.ops.mkldnn._linear_pointwise
         gates = linear(inputs, self.gate._packed, None, "swish", [], "")
-        product: torch.Tensor = self.down(linear.binary(inputs, gates, self.up._packed, None, "mul"))
+        inside = linear.binary(inputs, gates, self.up._packed, None, "mul")
+        product: torch.Tensor = self.down(inside) if added is None else self.down(inside, added)
         return product
 
 
@@ -77,7 +97,7 @@ def pack_linears(module: torch.nn.Module) -> bool:
     found = False
     for name, child in list(module.named_children()):
         if type(child) is torch.nn.Linear:
-            if child.weight.device.type == "cpu" and child.weight.dtype in _NEAR:
+            if child.weight.device.type == "cpu" and child.weight.dtype in NEAR:
                 setattr(module, name, PackedLinear(child))
                 found = True
         else:
@@ -105,7 +125,7 @@ def _fused(block: torch.nn.Module) -> PackedGate | None:
         expected, given = block(inputs).float(), fused(inputs).float()
     except (AttributeError, RuntimeError, NotImplementedError):
         return None
-    near = _NEAR[gate.dtype] * float(expected.abs().max())
+    near = NEAR[gate.dtype] * float(expected.abs().max())
     return fused if bool((given - expected).abs().max() <= near) else None
 
 

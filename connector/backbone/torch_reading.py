@@ -15,110 +15,209 @@ from connector.backbone.torch_attention import (
     batched_products,
 )
 from connector.backbone.torch_encoded import PackedDocuments
+from connector.backbone.torch_tail import FixedStates, TailPlaces
 from connector.errors import BackboneError
 
-__all__ = ["JointPass", "ReadPass"]
+__all__ = ["FixedPass", "JointPass", "LatePass", "ReadPass"]
 
 Tensor = torch.Tensor
+_Prefix = Mapping[int, tuple[Tensor, Tensor]]
+
+
+class _Capture:
+    """Keeps what some heads' attention rows give the documents' tokens.
+
+    Rows that count in no group are not computed.
+
+    Args:
+        tail: the tail's tokens.
+        documents: the window's packed states.
+        rows: float32 [groups, tail tokens].
+        heads: layer -> heads whose rows are kept.
+    """
+
+    def __init__(
+        self, tail: TailPlaces, documents: PackedDocuments, rows: Tensor, heads: Mapping[int, Sequence[int]]
+    ) -> None:
+        self._tail, self._documents, self.heads = tail, documents, heads
+        counted = rows.ne(0).any(dim=0)
+        self._needed = None if bool(counted.all()) else counted.nonzero()[:, 0]
+        self._rows = rows if self._needed is None else rows[:, self._needed]
+        self._biases: dict[int | None, Tensor] = {}
+        self.deepest = max(heads)
+        self.captured: dict[Head, Tensor] = {}
+
+    def needed(self, of_tail: Tensor) -> Tensor:
+        """[heads, rows, ...] of [heads, tail tokens, ...]: the rows that count."""
+        return of_tail if self._needed is None else of_tail.index_select(1, self._needed)
+
+    def keep(self, layer: int, q: Tensor, keys: Tensor, options: LayerOptions) -> None:
+        """From the queries [heads, rows, d] that count and the keys [kv heads, keys, d] they see."""
+        bias = self._biases.get(options.window)
+        if bias is None:
+            bias = self._tail.bias(options.window, self._documents.positions)
+            bias = self._biases[options.window] = bias if self._needed is None else bias[self._needed]
+        self.keep_logits(layer, biased(attention_logits(q, keys, options), bias, self._tail, options))
+
+    def keep_logits(self, layer: int, logits: Tensor) -> None:
+        """From the logits [heads, rows, keys] of the rows that count, documents first."""
+        # Cut afterwards: a product with a part of the weights would copy that part first.
+        averaged = torch.matmul(self._rows, torch.softmax(logits.float(), dim=-1))
+        averaged = averaged[:, :, : self._documents.positions.shape[0]]
+        for at, head in enumerate(self.heads[layer]):
+            self.captured[layer, head] = averaged[at]
+
+
+def biased(logits: Tensor, bias: Tensor, tail: TailPlaces, options: LayerOptions) -> Tensor:
+    """Logits [heads, rows, keys] in which what is not seen is -inf, in place."""
+    # Documents and prefix are always behind the tail: only a sliding window can hide them.
+    masked = tail.tokens if options.window is None else logits.shape[-1]
+    logits[:, :, -masked:].add_(bias[:, -masked:])
+    return logits
 
 
 class ReadPass(AttentionPass):
-    """The tail: attends to prefix, documents (unless late) and itself; attention rows are kept for some heads.
+    """The tail attends to documents, prefix and itself; attention rows are kept for some heads.
 
     Args:
         prefix: layer -> (keys, values) of the prefix.
         documents: the window's packed states.
-        own: bias [tail, tail] that separates the variants of the tail, without sliding windows.
-        positions: of the tail's tokens.
-        prefix_positions: of the prefix's tokens.
+        tail: the tail's tokens.
         rows: float32 [groups, tail tokens].
         heads: layer -> heads whose rows are kept.
-        late: documents take part in the rows' softmax only, never in the layer's output.
     """
 
     def __init__(
         self,
-        prefix: Mapping[int, tuple[Tensor, Tensor]],
+        prefix: _Prefix,
         documents: PackedDocuments,
-        own: Tensor,
-        positions: Tensor,
-        prefix_positions: Tensor,
+        tail: TailPlaces,
         rows: Tensor,
         heads: Mapping[int, Sequence[int]],
-        *,
-        late: bool,
     ) -> None:
-        self._prefix, self._documents, self._own = prefix, documents, own
-        self._positions, self._prefix_positions, self._rows = positions, prefix_positions, rows
-        self._heads, self._late = heads, late
-        self._deepest = max(heads)
-        self._biases: dict[tuple[int | None, bool], Tensor] = {}
-        self.captured: dict[Head, Tensor] = {}
+        self._prefix, self._documents, self._tail = prefix, documents, tail
+        self._capture = _Capture(tail, documents, rows, heads)
+        self._biases: dict[int | None, Tensor] = {}
+
+    @property
+    def tokens(self) -> int:
+        return self._tail.tokens
+
+    @property
+    def captured(self) -> Mapping[Head, Tensor]:
+        """Head -> float32 [groups, document tokens]."""
+        return self._capture.captured
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         prefix_k, prefix_v = self._prefix[layer]
-        if self._late:
-            if layer in self._heads:
-                self._capture_late(layer, q, torch.cat((prefix_k, k), dim=1), options)
-            if layer >= self._deepest:
-                raise LayersDone
-            weights = torch.softmax(
-                self._biased(q, torch.cat((prefix_k, k), dim=1), options, documents=False), dim=-1
-            )
-            values = torch.cat((prefix_v, v), dim=1)
-        else:
+        chosen = list(self._capture.heads.get(layer, ()))
+        kv_heads = k.shape[0]
+        if layer >= self._capture.deepest:
             keys = self._documents.keys(layer, prefix_k, k)
-            chosen = list(self._heads.get(layer, ()))
-            if layer >= self._deepest:
-                groups = q.shape[0] // k.shape[0]
-                self._keep(layer, chosen, self._biased(q[chosen], keys[[head // groups for head in chosen]], options))
-                raise LayersDone
-            logits = self._biased(q, keys, options)
-            if chosen:
-                self._keep(layer, chosen, logits[chosen])
-            weights = torch.softmax(logits, dim=-1)
-            values = self._documents.values(layer, prefix_v, v)
-        grouped = weights.to(values.dtype).view(values.shape[0], -1, values.shape[1])
-        return batched_products(grouped, values).view(q.shape)
+            of_chosen = _of_heads(keys, [head * kv_heads // q.shape[0] for head in chosen])
+            self._capture.keep(layer, self._capture.needed(q[chosen]), of_chosen, options)
+            raise LayersDone
+        # The one copy that is made of what the cache holds, keys and values at once.
+        states = self._documents.states(layer, torch.cat((prefix_k, prefix_v)), torch.cat((k, v)))
+        bias = self._biases.get(options.window)
+        if bias is None:
+            bias = self._biases[options.window] = self._tail.bias(options.window, self._documents.positions)
+        logits = biased(attention_logits(q, states[:kv_heads], options), bias, self._tail, options)
+        if chosen:
+            self._capture.keep_logits(layer, self._capture.needed(logits[chosen]))
+        return _attended(logits, states[kv_heads:])
 
-    def _biased(self, q: Tensor, k: Tensor, options: LayerOptions, *, documents: bool = True) -> Tensor:
-        """Logits [heads, tail, keys] in which what is not seen is -inf."""
-        logits = attention_logits(q, k, options)
-        # Documents and prefix are always behind the tail: only a sliding window can hide them.
-        masked = self._own.shape[1] if options.window is None else logits.shape[-1]
-        logits[:, :, -masked:].add_(self._bias(options.window, documents)[:, -masked:])
-        return logits
 
-    def _capture_late(self, layer: int, q: Tensor, own_k: Tensor, options: LayerOptions) -> None:
-        if self._documents.kept is None:
+class LatePass(AttentionPass):
+    """A query that attends to the tail's shared beginning and itself; only its rows meet the documents' keys.
+
+    Args:
+        prefix: layer -> (keys, values) of the prefix.
+        documents: the window's packed keys.
+        tail: the whole tail's tokens.
+        fixed: states of the tail without the query.
+        rows: float32 [groups, tail tokens].
+        heads: layer -> heads whose rows are kept.
+    """
+
+    def __init__(
+        self,
+        prefix: _Prefix,
+        documents: PackedDocuments,
+        tail: TailPlaces,
+        fixed: FixedStates,
+        rows: Tensor,
+        heads: Mapping[int, Sequence[int]],
+    ) -> None:
+        if documents.kept is None:
             raise BackboneError("documents encoded for the block layout cannot be read as late; clear the cache")
-        chosen, kept = list(self._heads[layer]), list(self._documents.kept[layer])
-        groups = q.shape[0] // own_k.shape[0]
-        keys = self._documents.keys(layer, own_k[kept])
-        at = [kept.index(head // groups) for head in chosen]
-        if at != list(range(len(kept))):
-            keys = keys[at]
-        self._keep(layer, chosen, self._biased(q[chosen], keys, options))
+        self._prefix, self._documents, self._tail, self._fixed = prefix, documents, tail, fixed
+        self._kept = documents.kept
+        self._capture = _Capture(tail, documents, rows, heads)
+        self._biases: dict[int | None, Tensor] = {}
 
-    def _keep(self, layer: int, chosen: Sequence[int], logits: Tensor) -> None:
-        # Cut afterwards: a product with a part of the weights would copy that part first.
-        averaged = torch.matmul(self._rows, torch.softmax(logits.float(), dim=-1))
-        averaged = averaged[:, :, : self._documents.positions.shape[0]]
-        for at, head in enumerate(chosen):
-            self.captured[layer, head] = averaged[at]
+    @property
+    def tokens(self) -> int:
+        return self._tail.query
 
-    def _bias(self, window: int | None, with_documents: bool) -> Tensor:
-        cached = self._biases.get((window, with_documents))
-        if cached is None:
-            before = [self._documents.positions] if with_documents else []
-            seen = torch.cat((*before, self._prefix_positions, self._positions))
-            cached = torch.zeros(self._positions.shape[0], seen.shape[0], device=seen.device)
-            cached[:, -self._own.shape[1] :] = self._own
-            if window is not None:
-                distance = self._positions[:, None] - seen[None, :]
-                cached.masked_fill_(distance >= window, float("-inf"))
-            self._biases[window, with_documents] = cached
-        return cached
+    @property
+    def captured(self) -> Mapping[Head, Tensor]:
+        """Head -> float32 [groups, document tokens]."""
+        return self._capture.captured
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
+        prefix_k, prefix_v = self._prefix[layer]
+        if layer in self._capture.heads:
+            self._meet_documents(layer, q, k, prefix_k, options)
+        if layer >= self._capture.deepest:
+            raise LayersDone
+        shared = slice(0, self._tail.shared)
+        fixed_k, fixed_v = self._fixed.k[layer][:, shared], self._fixed.v[layer][:, shared]
+        bias = self._biases.get(options.window)
+        if bias is None:
+            bias = self._biases[options.window] = self._tail.query_bias(options.window)
+        logits = attention_logits(q, torch.cat((prefix_k, fixed_k, k), dim=1), options).add_(bias)
+        return _attended(logits, torch.cat((prefix_v, fixed_v, v), dim=1))
+
+    def _meet_documents(self, layer: int, q: Tensor, k: Tensor, prefix_k: Tensor, options: LayerOptions) -> None:
+        chosen, kept = list(self._capture.heads[layer]), list(self._kept[layer])
+        groups = q.shape[0] // k.shape[0]
+        whole_q = self._tail.whole(self._fixed.q[layer][chosen], q[chosen])
+        own_k = self._tail.whole(self._fixed.k[layer][kept], k[kept])
+        keys = self._documents.keys(layer, prefix_k[kept], own_k)
+        keys = _of_heads(keys, [kept.index(head // groups) for head in chosen])
+        self._capture.keep(layer, self._capture.needed(whole_q), keys, options)
+
+
+class FixedPass(AttentionPass):
+    """The tail without the query: it attends to the prefix and, each variant by itself, to the tail.
+
+    Args:
+        prefix: layer -> (keys, values) of the prefix.
+        tail: the tail's tokens.
+        deepest: the last layer whose states are wanted.
+    """
+
+    def __init__(self, prefix: _Prefix, tail: TailPlaces, deepest: int) -> None:
+        self._prefix, self._tail, self._deepest = prefix, tail, deepest
+        self._biases: dict[int | None, Tensor] = {}
+        self.states = FixedStates()
+
+    @property
+    def tokens(self) -> int:
+        return self._tail.fixed
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
+        # Copies: what comes may be a part of something larger.
+        self.states.q[layer], self.states.k[layer], self.states.v[layer] = q.clone(), k.clone(), v.clone()
+        if layer >= self._deepest:
+            raise LayersDone
+        prefix_k, prefix_v = self._prefix[layer]
+        bias = self._biases.get(options.window)
+        if bias is None:
+            bias = self._biases[options.window] = self._tail.fixed_bias(options.window)
+        logits = attention_logits(q, torch.cat((prefix_k, k), dim=1), options).add_(bias)
+        return _attended(logits, torch.cat((prefix_v, v), dim=1))
 
 
 class JointPass(AttentionPass):
@@ -128,15 +227,20 @@ class JointPass(AttentionPass):
     from memory once. Each attends by itself.
 
     Args:
-        tails: each tail's own pass, and its tokens.
+        tails: each tail's own pass.
     """
 
-    def __init__(self, tails: Sequence[tuple[AttentionPass, int]]) -> None:
+    def __init__(self, tails: Sequence[ReadPass | LatePass]) -> None:
         self._tails: list[tuple[AttentionPass, slice]] = []
         end = 0
-        for tail, tokens in tails:
-            self._tails.append((tail, slice(end, end + tokens)))
-            end += tokens
+        for tail in tails:
+            self._tails.append((tail, slice(end, end + tail.tokens)))
+            end += tail.tokens
+        self._tokens = end
+
+    @property
+    def tokens(self) -> int:
+        return self._tokens
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         # A tail that has all it needs goes along as zeros until the others have too.
@@ -152,3 +256,20 @@ class JointPass(AttentionPass):
         if not going:
             raise LayersDone
         return out
+
+
+def _of_heads(keys: Tensor, places: Sequence[int]) -> Tensor:
+    """The keys at places; not copied where they lie together, or are the same."""
+    first = places[0]
+    if len(set(places)) == 1:
+        return keys[first : first + 1]
+    if list(places) == list(range(first, first + len(places))):
+        return keys[first : first + len(places)]
+    return keys[list(places)]
+
+
+def _attended(logits: Tensor, values: Tensor) -> Tensor:
+    """The layer's output [heads, rows, d] from logits [heads, rows, keys] and values [kv heads, keys, d]."""
+    weights = torch.softmax(logits, dim=-1)
+    grouped = weights.to(values.dtype).view(values.shape[0], -1, values.shape[1])
+    return batched_products(grouped, values).view(*logits.shape[:2], values.shape[2])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, chain, groupby
+from itertools import chain
 from math import ceil
-from operator import itemgetter
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -29,8 +29,11 @@ from connector.backbone.torch_attention import (
 )
 from connector.backbone.torch_decoder import load_decoder, multiplies_bfloat16
 from connector.backbone.torch_encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
-from connector.backbone.torch_linear import ONE_ROW, pack_linears
-from connector.backbone.torch_reading import JointPass, ReadPass
+from connector.backbone.torch_fused import fuse_layers
+from connector.backbone.torch_linear import pack_linears
+from connector.backbone.torch_reading import FixedPass, JointPass, LatePass, ReadPass
+from connector.backbone.torch_rows import RowPlan, find_row_plan
+from connector.backbone.torch_tail import FixedStates, TailPlaces
 from connector.errors import BackboneError
 
 __all__ = ["TorchRuntime"]
@@ -42,10 +45,21 @@ _PACKED_TOKENS_CPU = {2: 768, 4: 384}
 # Windows of several requests that are read in one pass: with more, requests would wait longer for little.
 _WINDOWS_TOGETHER = 8
 # What is tried out to learn whether passages may be packed.
-_PROBE_LENGTHS, _PROBE_LAYERS = (33, 2, 117, 7, 200, 3), 2
+_PROBE_LENGTHS, _PROBE_LAYERS = (33, 2, 117, 7, 90, 3), 2
+# States of tails without their queries, for as many places of a tail as there is room for.
+_FIXED_BYTES = 64_000_000
 # Numbers of the widest vectors, twice.
 _VECTOR = 32
 _Prefix = dict[int, tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A window's pass, and the tokens that go through the layers for it."""
+
+    read: ReadPass | LatePass
+    tokens: Sequence[int]
+    positions: Sequence[int]
 
 
 class TorchRuntime:
@@ -76,9 +90,14 @@ class TorchRuntime:
         self._lock = Lock()
         on_cpu = self._device.type == "cpu"
         self._sharing = CoreSharing.of_process() if on_cpu else CoreSharing(1)
+        self._fixed: LRUCache[Hashable, FixedStates] = LRUCache(_FIXED_BYTES, getsizeof=lambda states: states.nbytes)
+        self._plan = RowPlan(1, 1, _PACKED_TOKENS)
+        if on_cpu:
+            packed = self._sharing.run(lambda: pack_linears(model))
+            self.fused_layers = self._sharing.run(lambda: fuse_layers(model, self._shape.head_dim)) if packed else 0
+            self._plan = self._tried_plan() if packed else RowPlan()
         for index, layer in enumerate(model.layers):
             layer.register_forward_pre_hook(partial(_report_states, index), with_kwargs=True)
-        self._packs = not on_cpu or (self._sharing.run(lambda: pack_linears(model)) and self._passages_stand_alone())
 
     @classmethod
     def load(
@@ -151,9 +170,6 @@ class TorchRuntime:
 
         def encoded(batch: Sequence[Sequence[int]]) -> list[TorchEncodedDocument]:
             lengths = [len(document) for document in batch]
-            if sum(lengths) == ONE_ROW:
-                # With a twin beside it, it is the same as among others.
-                return encoded([*batch, *batch])[:1]
             encode = EncodePass(lengths, prefix_states, kept, deepest, self._device)
             self._encode(encode, len(prefix), batch)
             return list(self._store(encode, lengths, deepest, kept))
@@ -165,15 +181,18 @@ class TorchRuntime:
         tokens = [token for document in batch for token in document]
         self._forward(encode, tokens, [start + at for document in batch for at in range(len(document))])
 
-    def _passages_stand_alone(self) -> bool:
-        """Whether passages in one sequence have the same bits as alone, in the layer that only the first ones feed.
-
-        Libraries may sum in another order when there are more rows, and compute the numbers that do not fill a vector
-        in another way: tensors of other sizes than whole vectors are not even tried.
-        """
+    def _tried_plan(self) -> RowPlan:
+        """How passages may share a sequence, and tails a pass; products of tensors of other sizes than whole vectors
+        are not even tried, since libraries compute the numbers that do not fill one in another way."""
         sizes = (getattr(self._model.config, "intermediate_size", None), self._shape.hidden, self._shape.head_dim)
         if not all(isinstance(size, int) and size % _VECTOR == 0 for size in sizes):
-            return False
+            return RowPlan()
+        plan = find_row_plan(self._model, _PACKED_TOKENS_CPU[self._dtype.itemsize], self._sharing)
+        return plan if plan.most and self._passages_stand_alone(plan) else RowPlan()
+
+    def _passages_stand_alone(self, plan: RowPlan) -> bool:
+        """Whether passages in one sequence have the bits that they have alone, in the first layers."""
+        self._plan = plan
         highest = self._model.config.vocab_size - 1
         passages = [[min(at, highest) for at in range(length)] for length in _PROBE_LENGTHS]
         depth = min(_PROBE_LAYERS, self._shape.layers - 1)
@@ -190,21 +209,24 @@ class TorchRuntime:
 
     def _batches(self, documents: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
         """In order, of about the same number of tokens, as many as there are cores or a multiple of that."""
-        if not self._packs or len(documents) < 2:
+        if not self._plan.most:
             yield from ([document] for document in documents)
             return
-        most = _PACKED_TOKENS
-        if self._device.type == "cpu":
-            most = _PACKED_TOKENS_CPU[self._dtype.itemsize]
-        ends = list(accumulate(map(len, documents)))
-        cores = self._sharing.width()
-        parts = ceil(ends[-1] / (most * cores)) * cores
-        # A passage belongs to the part in which its middle lies.
-        places = [
-            int((end - len(document) / 2) * parts / ends[-1]) for end, document in zip(ends, documents, strict=True)
-        ]
-        for _, batch in groupby(zip(places, documents, strict=True), key=itemgetter(0)):
-            yield [document for _, document in batch]
+        total, cores = sum(map(len, documents)), self._sharing.width()
+        parts = ceil(total / (self._plan.most * cores)) * cores
+        batch: list[Sequence[int]] = []
+        tokens = end = part = 0
+        for document in documents:
+            # A passage belongs to the part in which its middle lies.
+            own = int((end + len(document) / 2) * parts / total)
+            end += len(document)
+            if batch and (own != part or not self._plan.together(tokens + len(document))):
+                yield batch
+                batch, tokens = [], 0
+            part = own
+            batch.append(document)
+            tokens += len(document)
+        yield batch
 
     def _store(
         self,
@@ -217,14 +239,13 @@ class TorchRuntime:
         for length in lengths:
             part = slice(start, start + length)
             start += length
-            # The deepest layer is read, never attended through: its values are not needed.
-            values = {
-                layer: StoredTensor.store(value[:, part], self._cache_dtype)
-                for layer, value in encode.values.items()
-                if layer < deepest
-            }
-            keys = {layer: StoredTensor.store(key[:, part], self._cache_dtype) for layer, key in encode.keys.items()}
-            yield TorchEncodedDocument(length, keys, values, self.kind, kept)
+            states = {}
+            for layer, key in encode.keys.items():
+                # The deepest layer is read, never attended through: its values are not needed.
+                value = encode.values.get(layer) if layer < deepest else None
+                both = key[:, part] if value is None else torch.cat((key[:, part], value[:, part]))
+                states[layer] = StoredTensor.store(both, self._cache_dtype)
+            yield TorchEncodedDocument(length, states, self.kind, kept)
 
     def read(
         self,
@@ -241,7 +262,7 @@ class TorchRuntime:
     @property
     def windows_together(self) -> int:
         """See ``ReadsTogether``."""
-        return _WINDOWS_TOGETHER if self._packs else 1
+        return _WINDOWS_TOGETHER if self._plan.most else 1
 
     def read_together(
         self, prefix: Sequence[int], windows: Sequence[AskedWindow], *, late: bool
@@ -258,45 +279,51 @@ class TorchRuntime:
     def _rows(
         self, prefix: Sequence[int], windows: Sequence[AskedWindow], *, late: bool
     ) -> list[npt.NDArray[np.float32]]:
-        tokens: list[int] = []
-        positions: list[int] = []
-        reads: list[tuple[ReadPass, int]] = []
+        going: list[_Asked] = []
+        found: list[_Asked] = []
         for window in windows:
-            own_tokens, own_positions, bias = self._tail(window.tail)
-            documents = [document for document in window.documents if isinstance(document, TorchEncodedDocument)]
-            read = ReadPass(
-                self._prefix_states(prefix),
-                PackedDocuments.pack(documents, len(prefix), self._dtype, self._device),
-                bias,
-                torch.tensor(own_positions, device=self._device),
-                torch.arange(len(prefix), device=self._device),
-                torch.from_numpy(window.tail.rows).to(self._device),
-                _by_layer(window.heads),
-                late=late,
-            )
-            reads.append((read, len(own_tokens)))
-            tokens += own_tokens
-            positions += own_positions
-        self._forward(reads[0][0] if len(reads) == 1 else JointPass(reads), tokens, positions)
-        found = []
-        for (read, _), window in zip(reads, windows, strict=True):
-            rows = torch.stack([read.captured[head] for head in window.heads]).cpu().numpy()
-            found.append(np.asarray(rows, dtype=np.float32))
-        return found
+            asked = self._asked(prefix, window, late=late)
+            if going and not self._plan.together(sum(each.read.tokens for each in (*going, asked))):
+                self._read_all(going)
+                going = []
+            going.append(asked)
+            found.append(asked)
+        self._read_all(going)
+        rows = []
+        for asked, window in zip(found, windows, strict=True):
+            stacked = torch.stack([asked.read.captured[head] for head in window.heads]).cpu().numpy()
+            rows.append(np.asarray(stacked, dtype=np.float32))
+        return rows
 
-    def _tail(self, tail: Tail) -> tuple[list[int], list[int], torch.Tensor]:
-        """Ids, positions, and the bias that lets a variant see the shared part and itself."""
-        tokens, variant = list(tail.shared), [-1] * len(tail.shared)
-        positions = [tail.position + at for at in range(len(tail.shared))]
-        for number, ids in enumerate(tail.variants):
-            tokens.extend(ids)
-            variant.extend([number] * len(ids))
-            positions.extend(tail.position + len(tail.shared) + at for at in range(len(ids)))
-        of = torch.tensor(variant)
-        at = torch.tensor(positions)
-        seen = ((of[None, :] == -1) | (of[:, None] == of[None, :])) & (at[:, None] >= at[None, :])
-        bias = torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
-        return tokens, positions, bias.to(self._device)
+    def _asked(self, prefix: Sequence[int], window: AskedWindow, *, late: bool) -> _Asked:
+        tail = TailPlaces(window.tail, len(prefix), self._device)
+        states = self._prefix_states(prefix)
+        documents = [document for document in window.documents if isinstance(document, TorchEncodedDocument)]
+        packed = PackedDocuments.pack(documents, len(prefix), self._dtype, self._device)
+        rows, heads = torch.from_numpy(window.tail.rows).to(self._device), _by_layer(window.heads)
+        if not late:
+            return _Asked(ReadPass(states, packed, tail, rows, heads), tail.ids, tail.positions)
+        fixed = self._fixed_states(prefix, window.tail, tail, max(heads))
+        return _Asked(LatePass(states, packed, tail, fixed, rows, heads), *tail.query_tokens())
+
+    def _read_all(self, going: Sequence[_Asked]) -> None:
+        read = going[0].read if len(going) == 1 else JointPass([asked.read for asked in going])
+        tokens = list(chain.from_iterable(asked.tokens for asked in going))
+        self._forward(read, tokens, list(chain.from_iterable(asked.positions for asked in going)))
+
+    def _fixed_states(self, prefix: Sequence[int], tail: Tail, places: TailPlaces, deepest: int) -> FixedStates:
+        key = (tuple(prefix), tail.shared, tail.variants[1:], tail.position, deepest)
+        with self._lock:
+            known = self._fixed.get(key)
+        if known is None:
+            fixed = FixedPass(self._prefix_states(prefix), places, deepest)
+            if fixed.tokens:
+                self._forward(fixed, *places.fixed_tokens())
+            known = fixed.states
+            with self._lock:
+                if known.nbytes <= self._fixed.maxsize:
+                    self._fixed[key] = known
+        return known
 
     def embed(self, tokens: Sequence[int], layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
         """See ``Runtime.embed``."""
@@ -335,8 +362,9 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def _forward(self, attention_pass: AttentionPass, tokens: Sequence[int], positions: Sequence[int]) -> None:
-        ids = torch.tensor([list(tokens)], device=self._device)
-        places = torch.tensor([list(positions)], device=self._device)
+        more = self._plan.rows(len(tokens)) - len(tokens)
+        ids = torch.tensor([[*tokens, *[tokens[-1]] * more]], device=self._device)
+        places = torch.tensor([[*positions, *[positions[-1]] * more]], device=self._device)
         with active(attention_pass):
             self._model(input_ids=ids, position_ids=places, use_cache=False)
 

@@ -1,8 +1,9 @@
 """Read-outs: how attention rows become one score for each head and passage.
 
 ``rows`` is float32 [heads, 4, tokens], the attention of the tail averaged over (0) all its rows, (1) the same for
-"N/A", (2) the query's own tokens, (3) the tokens of "N/A". c_t below is a token's calibrated attention, and a
-passage's tokens with c_t < mean - 2 sd are dropped, for each head by itself (ICR, arXiv 2410.02642).
+"N/A", (2) the query's own tokens, (3) the tokens of "N/A"; ``query`` needs the last two only. c_t below is a token's
+calibrated attention, and a passage's tokens with c_t < mean - 2 sd are dropped, for each head by itself (ICR, arXiv
+2410.02642).
 
 * ``icr``: sum of c_t over all tail rows; the published formula.
 * ``query``: sum of c_t over the query's rows, divided by the square root of the passage's tokens.
@@ -34,7 +35,7 @@ def passage_scores(
     """Score of each head for each passage.
 
     Args:
-        rows: float32 [heads, 4, tokens], passages side by side.
+        rows: float32 [heads, 4, tokens], passages side by side; for ``query`` [heads, 2, tokens] will do.
         lengths: int64 [passages], all above 0; their sum is ``tokens``.
         readout: see the module's text.
 
@@ -45,15 +46,18 @@ def passage_scores(
     if readout == "share":
         query, not_applicable = (np.log(_shares(rows[:, group], starts) + _SHARE_FLOOR) for group in (0, 1))
         return np.asarray(np.subtract(query, not_applicable), dtype=np.float64)
-    first = 0 if readout == "icr" else 2
-    calibrated = rows[:, first].astype(np.float64) - rows[:, first + 1]
+    calibrated = rows[:, 0].astype(np.float64) - rows[:, 1] if readout == "icr" else _of_query(rows)
     sums = np.add.reduceat(np.where(_kept(calibrated, starts, lengths), calibrated, 0.0), starts, axis=1)
     return np.asarray(sums / np.sqrt(lengths) if readout == "query" else sums)
 
 
 def token_weights(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Calibrated attention of the query's own rows, summed over heads: float64 [tokens]."""
-    return np.asarray((rows[:, 2].astype(np.float64) - rows[:, 3]).sum(axis=0))
+    return np.asarray(_of_query(rows).sum(axis=0))
+
+
+def _of_query(rows: npt.NDArray[np.float32]) -> Floats:
+    return np.asarray(rows[:, -2].astype(np.float64) - rows[:, -1])
 
 
 def _shares(attention: npt.NDArray[np.float32], starts: npt.NDArray[np.int64]) -> Floats:

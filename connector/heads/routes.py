@@ -44,6 +44,11 @@ class Route:
         """The last layer that has to be run."""
         return max(layer for layer, _, _ in self.members)
 
+    @property
+    def needs_whole_tail(self) -> bool:
+        """Whether any read-out needs more rows than the query's own."""
+        return any(readout != "query" for _, _, readout in self.members)
+
 
 def route_scores(
     route: Route,

@@ -59,7 +59,7 @@ def test_bytes_round_trip(smollm2: Checkpoint, dtype: CacheDtype) -> None:
         assert isinstance(document, TorchEncodedDocument) and isinstance(again, TorchEncodedDocument)
         assert (again.nbytes, again.kept) == (document.nbytes, document.kept)
         for layer in (3, 12):
-            assert torch.equal(again.keys[layer].widen(torch.float32), document.keys[layer].widen(torch.float32))
+            assert torch.equal(again.states[layer].widen(torch.float32), document.states[layer].widen(torch.float32))
     with pytest.raises(BackboneError, match="damaged"):
         runtime.load_document(document.to_bytes()[:-1])
 
@@ -94,7 +94,7 @@ def test_passages_widened_together_are_as_alone(dtype: CacheDtype, number_format
     generator = torch.Generator().manual_seed(0)
     lengths = [1 + 37 * at % 90 for at in range(70)]
     keys = [StoredTensor.store(torch.randn(2, n, SIZE, generator=generator), dtype) for n in lengths]
-    documents = [TorchEncodedDocument(n, {3: k}, {}, "", {3: [0, 1]}) for n, k in zip(lengths, keys, strict=True)]
+    documents = [TorchEncodedDocument(n, {3: k}, "", {3: [0, 1]}) for n, k in zip(lengths, keys, strict=True)]
     own = torch.randn(2, 4, SIZE).to(number_format)
     found = PackedDocuments.pack(documents, 5, number_format, torch.device("cpu")).keys(3, own)
     wanted = torch.cat([*(key.widen(number_format) for key in keys), own], dim=1)

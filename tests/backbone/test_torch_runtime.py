@@ -204,7 +204,7 @@ def test_a_gpu_gives_the_cpu_s_rows(folder: Path, runtime: TorchRuntime) -> None
     np.testing.assert_allclose(rows[1], rows[0], atol=1e-3)
     # What comes from disk is kept on the device too, through pinned memory.
     loaded = [other.load_document(state.to_bytes()) for state in encoded]
-    assert all(stored.data.device.type == "cuda" for state in loaded for stored in state.keys.values())
+    assert all(stored.data.device.type == "cuda" for state in loaded for stored in state.states.values())
     np.testing.assert_array_equal(other.read(PREFIX, tail(), loaded, heads, late=False), rows[1])
 
 
