@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from connector.backbone.reader import Reader, Reading
 from connector.documents import Hit, RankedHit, RerankResult, UsedHead, document_text
@@ -202,7 +203,7 @@ class Reranker:
         for at, place in enumerate(best):
             if place is None:
                 final[at] = min(lowest, final[at])
-        shown = _Shown(reading)
+        shown = _shown(reading, best)
         # Ties keep first-stage order: ``order`` is walked, and sorted() is stable.
         ranked = sorted(order, key=lambda at: -final[at])
         hits = tuple(
@@ -214,7 +215,7 @@ class Reranker:
                 first_stage_rank=None if ranks is None else ranks[at],
                 truncated=reading.truncated[at],
                 passages=len(reading.documents[at]),
-                passage=shown.span(at, best[at]),
+                passage=shown[at],
                 id=inputs[at].id,
             )
             for at in ranked
@@ -236,28 +237,37 @@ class Reranker:
         )
 
 
-class _Shown:
-    """Finds the part of a document that the heads looked at most."""
-
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
-        weights = np.maximum(token_weights(reading.rows), 0.0)
-        # All passages in one go: a sum that reaches into the next passage is never looked at.
-        self._sums = (
-            np.convolve(weights, np.ones(_SHOWN_TOKENS), mode="valid") if len(weights) >= _SHOWN_TOKENS else weights
-        )
-        self._ends = np.cumsum(reading.lengths).tolist()
-
-    def span(self, document: int, place: int | None) -> tuple[int, int] | None:
-        """(start, end) characters, or None for an empty document."""
+def _shown(reading: Reading, best: Sequence[int | None]) -> list[tuple[int, int] | None]:
+    """For each document, (start, end) characters of what the heads looked at most in its best passage."""
+    sums = _window_sums(np.maximum(token_weights(reading.rows), 0.0), _SHOWN_TOKENS)
+    ends = np.cumsum(reading.lengths).tolist()
+    found: list[tuple[int, int] | None] = []
+    for passages, texts, place in zip(reading.documents, reading.texts, best, strict=True):
         if place is None:
-            return None
-        passage = self._reading.texts[document][place]
-        if passage.tokens <= _SHOWN_TOKENS:
-            return passage.characters(0, passage.tokens - 1)
-        end = self._ends[self._reading.documents[document][place]]
-        first = int(self._sums[end - passage.tokens : end - _SHOWN_TOKENS + 1].argmax())
-        return passage.characters(first, first + _SHOWN_TOKENS - 1)
+            found.append(None)
+            continue
+        passage, first = texts[place], 0
+        tokens = passage.tokens
+        if tokens > _SHOWN_TOKENS:
+            end = ends[passages[place]]
+            # A sum that reaches into the next passage is not looked at.
+            first = int(sums[end - tokens : end - _SHOWN_TOKENS + 1].argmax())
+        found.append(passage.characters(first, min(first + _SHOWN_TOKENS, tokens) - 1))
+    return found
+
+
+def _window_sums(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
+    """Sums of so many values that follow each other, each summed in the same order wherever it stands."""
+    count = len(values)
+    sums, covered = np.zeros(count), 0
+    part, size = values, 1
+    while covered < width <= count:
+        if width & size:
+            behind = covered + size
+            sums = sums[: count - behind + 1] + part[covered : covered + count - behind + 1]
+            covered = behind
+        part, size = part[:-size] + part[size:], 2 * size
+    return sums
 
 
 def _first_stage(

@@ -79,7 +79,7 @@ class SharedEncoding:
         self._lock = Lock()
 
     def states(
-        self, keys: Sequence[bytes], passages: Sequence[Sequence[int]], pool: Pool, check: Callable[[], None]
+        self, keys: Sequence[bytes], ids_of: Callable[[int], Sequence[int]], pool: Pool, check: Callable[[], None]
     ) -> tuple[list[EncodedDocument], int]:
         """The states of passages: from the cache, from another request that is encoding them, or encoded here.
 
@@ -88,7 +88,7 @@ class SharedEncoding:
 
         Args:
             keys: the cache's keys, each once.
-            passages: ids of each.
+            ids_of: token ids of the passage at a place; asked for those only that have to be encoded.
             pool: the heads that they are encoded for.
             check: called after each passage and while waiting; may raise to stop. What is done stays in the cache.
 
@@ -99,7 +99,7 @@ class SharedEncoding:
         missing = [at for at, state in enumerate(found) if state is None]
         encoded, alone = 0, False
         while missing:
-            own, others = self._claim(keys, passages, missing)
+            own, others = self._claim(keys, ids_of, missing)
             work: _Missing | None = None
             try:
                 # Between the look into the cache and the claim, another request may have finished it.
@@ -127,7 +127,7 @@ class SharedEncoding:
         return [state for state in found if state is not None], encoded
 
     def _claim(
-        self, keys: Sequence[bytes], passages: Sequence[Sequence[int]], places: Sequence[int]
+        self, keys: Sequence[bytes], ids_of: Callable[[int], Sequence[int]], places: Sequence[int]
     ) -> tuple[dict[int, _Passage], dict[int, _Passage]]:
         """By place: what is to be encoded here, and what another request is encoding."""
         own: dict[int, _Passage] = {}
@@ -136,7 +136,7 @@ class SharedEncoding:
             for at in places:
                 known = self._in_flight.get(keys[at])
                 if known is None:
-                    own[at] = self._in_flight[keys[at]] = _Passage(keys[at], passages[at])
+                    own[at] = self._in_flight[keys[at]] = _Passage(keys[at], ids_of(at))
                 else:
                     others[at] = known
         return own, others

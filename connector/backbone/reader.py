@@ -274,8 +274,8 @@ class Reader:
         clock: Clock,
         check: Callable[[], None],
     ) -> tuple[Rows, int, int]:
-        ids = [passage.ids for passage in order]
-        states, encoded = self._encoding.states(self._keys(order, pool), ids, pool, check)
+        keys = self._keys(order, pool)
+        states, encoded = self._encoding.states(keys, lambda at: order[at].ids, pool, check)
         clock.lap("encode")
         # The tail stands right behind the longest passage, as if that one were alone with it. On train queries this
         # did as well as a fixed place behind the token budget, and far better than a place inside of the passages.

@@ -22,6 +22,8 @@ CacheDtype = Literal["float32", "float16", "bfloat16", "int8"] | CodeDtype
 _FORMAT = "rh-encoded-2"
 # Coded passages that are widened at once: few enough to stay in the processor's cache.
 _WIDENED = 32
+# Keys that are put together at once, where not all are needed together: they stay in the processor's cache.
+_BLOCK_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +211,20 @@ class PackedDocuments:
         """[kv heads of keys and of values, tokens, d], with ``after`` behind them; not for late."""
         return self._join([document.states[layer] for document in self.documents], after)
 
-    def keys(self, layer: int, *after: torch.Tensor) -> torch.Tensor:
-        """[kv heads, tokens, d], with ``after`` behind them; for late only the kept kv heads, ascending."""
+    def key_blocks(self, layer: int, *after: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Keys [kv heads, tokens, d] of some passages at a time, put together when they are asked for.
+
+        ``after`` stands behind the last ones. For late there are only the kept kv heads, ascending.
+        """
         heads = after[0].shape[0]
-        return self._join([document.states[layer].first(heads) for document in self.documents], after)
+        parts = [document.states[layer].first(heads) for document in self.documents]
+        start = tokens = 0
+        for at, document in enumerate(self.documents):
+            if tokens and tokens + document.tokens > _BLOCK_TOKENS:
+                yield self._join(parts[start:at], ())
+                start, tokens = at, 0
+            tokens += document.tokens
+        yield self._join(parts[start:], after)
 
     def _join(self, parts: Sequence[StoredTensor], after: Sequence[torch.Tensor]) -> torch.Tensor:
         # The one copy that is made of what the cache holds. On several cores torch would copy passage by passage, and

@@ -8,12 +8,14 @@ same for many numbers of rows (see ``torch_rows``): passages may share a product
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-__all__ = ["NEAR", "PackedGate", "PackedLinear", "pack_linears"]
+__all__ = ["NEAR", "PackedGate", "PackedLinear", "pack_linears", "products_apart"]
 
 # Rows that the layout is chosen for.
 _ROWS = 256
@@ -21,6 +23,25 @@ _ROWS = 256
 _CHILDREN = 4
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """By number format, how far sums in another order may lie apart, of the largest."""
+
+
+_thread = threading.local()
+
+
+@contextmanager
+def products_apart(rows: Sequence[int]) -> Iterator[None]:
+    """Let this thread's packed layers multiply so many rows at a time, where their sums depend on that number."""
+    _thread.parts = list(rows)
+    try:
+        yield
+    finally:
+        _thread.parts = None
+
+
+def _apart(product: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """A product of [..., rows, inputs], part by part."""
+    parts = [torch.split(each, _thread.parts, dim=-2) for each in inputs]
+    return torch.cat([product(*part) for part in zip(*parts, strict=True)], dim=-2)
 
 
 class PackedLinear(torch.nn.Module):
@@ -54,6 +75,11 @@ class PackedLinear(torch.nn.Module):
 
     def forward(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         """[..., outputs] from [..., inputs], plus ``added`` [..., outputs]."""
+        given = (inputs,) if added is None else (inputs, added)
+        return _apart(self.multiply, *given) if getattr(_thread, "parts", None) else self.multiply(*given)
+
+    def multiply(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        """As ``forward``, all rows in one product."""
         linear = torch.ops.mkldnn._linear_pointwise
         product: torch.Tensor
         if added is None:
@@ -69,19 +95,26 @@ class PackedGate(torch.nn.Module):
     Two passes over the widest vectors are saved, and two roundings of them to the weights' number format.
 
     Args:
-        gate, up, down: the block's layers; gate and up without bias, down a linear layer.
+        gate, up, down: the block's layers; gate and up without bias.
     """
 
-    def __init__(self, gate: PackedLinear, up: PackedLinear, down: torch.nn.Module) -> None:
+    def __init__(self, gate: PackedLinear, up: PackedLinear, down: PackedLinear) -> None:
         super().__init__()
         self.gate, self.up, self.down = gate, up, down
 
     def forward(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         """[..., outputs] from [..., inputs], plus ``added`` [..., outputs]."""
+        given = (inputs,) if added is None else (inputs, added)
+        return _apart(self._block, *given) if getattr(_thread, "parts", None) else self._block(*given)
+
+    def _block(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        return self.down.multiply(self.inside(inputs), added)
+
+    def inside(self, inputs: torch.Tensor) -> torch.Tensor:
+        """``silu(gate(x)) * up(x)``, all rows in one product."""
         linear = torch.ops.mkldnn._linear_pointwise
         gates = linear(inputs, self.gate._packed, None, "swish", [], "")
-        inside = linear.binary(inputs, gates, self.up._packed, None, "mul")
-        product: torch.Tensor = self.down(inside) if added is None else self.down(inside, added)
+        product: torch.Tensor = linear.binary(inputs, gates, self.up._packed, None, "mul")
         return product
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -13,6 +13,9 @@ from connector.backbone.torch_attention import (
     LayersDone,
     attention_logits,
     batched_products,
+    fused_attention,
+    fuses_long_rows,
+    grouped_bias,
 )
 from connector.backbone.torch_encoded import PackedDocuments
 from connector.backbone.torch_tail import FixedStates, TailPlaces
@@ -51,13 +54,25 @@ class _Capture:
         """[heads, rows, ...] of [heads, tail tokens, ...]: the rows that count."""
         return of_tail if self._needed is None else of_tail.index_select(1, self._needed)
 
-    def keep(self, layer: int, q: Tensor, keys: Tensor, options: LayerOptions) -> None:
-        """From the queries [heads, rows, d] that count and the keys [kv heads, keys, d] they see."""
+    def keep(
+        self, layer: int, q: Tensor, key_blocks: Iterable[Tensor], places: Sequence[int], options: LayerOptions
+    ) -> None:
+        """From queries and the keys they see.
+
+        Args:
+            layer: of the heads.
+            q: [heads, tail tokens, d], of the heads that are kept.
+            key_blocks: [kv heads, keys, d] each, side by side.
+            places: for each head, the place of its kv head.
+            options: of the layer.
+        """
         bias = self._biases.get(options.window)
         if bias is None:
             bias = self._tail.bias(options.window, self._documents.positions)
             bias = self._biases[options.window] = bias if self._needed is None else bias[self._needed]
-        self.keep_logits(layer, biased(attention_logits(q, keys, options), bias, self._tail, options))
+        q = self.needed(q)
+        blocks = [attention_logits(q, _of_heads(keys, places), options) for keys in key_blocks]
+        self.keep_logits(layer, biased(torch.cat(blocks, dim=2) if len(blocks) > 1 else blocks[0], bias))
 
     def keep_logits(self, layer: int, logits: Tensor) -> None:
         """From the logits [heads, rows, keys] of the rows that count, documents first."""
@@ -68,12 +83,37 @@ class _Capture:
             self.captured[layer, head] = averaged[at]
 
 
-def biased(logits: Tensor, bias: Tensor, tail: TailPlaces, options: LayerOptions) -> Tensor:
-    """Logits [heads, rows, keys] in which what is not seen is -inf, in place."""
-    # Documents and prefix are always behind the tail: only a sliding window can hide them.
-    masked = tail.tokens if options.window is None else logits.shape[-1]
-    logits[:, :, -masked:].add_(bias[:, -masked:])
+def biased(logits: Tensor, bias: Tensor) -> Tensor:
+    """Logits [heads, rows, keys] in which what is not seen is -inf, in place; bias of the last keys."""
+    logits[:, :, -bias.shape[1] :].add_(bias)
     return logits
+
+
+class _ShortAttention:
+    """Attention over some dozens of keys, in one operation where that can be had; biases are made once a pass."""
+
+    def __init__(self) -> None:
+        self._biases: dict[int | None, Tensor] = {}
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, bias_of: Callable[[int | None], Tensor], options: LayerOptions
+    ) -> Tensor:
+        """[heads, tokens, d] from q [heads, tokens, d] and k, v [kv heads, keys, d]."""
+        bias = self._biases.get(options.window)
+        if bias is None:
+            bias = bias_of(options.window)
+            bias = self._biases[options.window] = (
+                grouped_bias(bias, q, k.shape[0]) if options.softcap is None else bias
+            )
+        if options.softcap is None:
+            return fused_attention(q, k, v, bias, options)
+        weights = torch.softmax(attention_logits(q, k, options).add_(bias), dim=-1).to(v.dtype)
+        return batched_products(weights.view(k.shape[0], -1, k.shape[1]), v).view(q.shape)
+
+
+def _fuses(q: Tensor, options: LayerOptions) -> bool:
+    on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    return on_cpu and options.softcap is None and fuses_long_rows()
 
 
 class ReadPass(AttentionPass):
@@ -112,20 +152,30 @@ class ReadPass(AttentionPass):
         prefix_k, prefix_v = self._prefix[layer]
         chosen = list(self._capture.heads.get(layer, ()))
         kv_heads = k.shape[0]
+        places = [head * kv_heads // q.shape[0] for head in chosen]
         if layer >= self._capture.deepest:
-            keys = self._documents.keys(layer, prefix_k, k)
-            of_chosen = _of_heads(keys, [head * kv_heads // q.shape[0] for head in chosen])
-            self._capture.keep(layer, self._capture.needed(q[chosen]), of_chosen, options)
+            self._capture.keep(layer, q[chosen], self._documents.key_blocks(layer, prefix_k, k), places, options)
             raise LayersDone
         # The one copy that is made of what the cache holds, keys and values at once.
         states = self._documents.states(layer, torch.cat((prefix_k, prefix_v)), torch.cat((k, v)))
+        keys, values = states[:kv_heads], states[kv_heads:]
+        fuses = _fuses(q, options)
         bias = self._biases.get(options.window)
         if bias is None:
-            bias = self._biases[options.window] = self._tail.bias(options.window, self._documents.positions)
-        logits = biased(attention_logits(q, states[:kv_heads], options), bias, self._tail, options)
+            bias = self._tail.bias(options.window, self._documents.positions)
+            if fuses:
+                hides_nothing = bias.new_zeros(bias.shape[0], keys.shape[1] - bias.shape[1])
+                bias = grouped_bias(torch.cat((hides_nothing, bias), dim=1), q, kv_heads)
+            self._biases[options.window] = bias
+        if fuses:
+            if chosen:
+                self._capture.keep(layer, q[chosen], [keys], places, options)
+            return fused_attention(q, keys, values, bias, options)
+        logits = biased(attention_logits(q, keys, options), bias)
         if chosen:
             self._capture.keep_logits(layer, self._capture.needed(logits[chosen]))
-        return _attended(logits, states[kv_heads:])
+        weights = torch.softmax(logits, dim=-1).to(values.dtype)
+        return batched_products(weights.view(kv_heads, -1, values.shape[1]), values).view(q.shape)
 
 
 class LatePass(AttentionPass):
@@ -154,7 +204,7 @@ class LatePass(AttentionPass):
         self._prefix, self._documents, self._tail, self._fixed = prefix, documents, tail, fixed
         self._kept = documents.kept
         self._capture = _Capture(tail, documents, rows, heads)
-        self._biases: dict[int | None, Tensor] = {}
+        self._short = _ShortAttention()
 
     @property
     def tokens(self) -> int:
@@ -173,20 +223,16 @@ class LatePass(AttentionPass):
             raise LayersDone
         shared = slice(0, self._tail.shared)
         fixed_k, fixed_v = self._fixed.k[layer][:, shared], self._fixed.v[layer][:, shared]
-        bias = self._biases.get(options.window)
-        if bias is None:
-            bias = self._biases[options.window] = self._tail.query_bias(options.window)
-        logits = attention_logits(q, torch.cat((prefix_k, fixed_k, k), dim=1), options).add_(bias)
-        return _attended(logits, torch.cat((prefix_v, fixed_v, v), dim=1))
+        keys, values = torch.cat((prefix_k, fixed_k, k), dim=1), torch.cat((prefix_v, fixed_v, v), dim=1)
+        return self._short(q, keys, values, self._tail.query_bias, options)
 
     def _meet_documents(self, layer: int, q: Tensor, k: Tensor, prefix_k: Tensor, options: LayerOptions) -> None:
         chosen, kept = list(self._capture.heads[layer]), list(self._kept[layer])
         groups = q.shape[0] // k.shape[0]
         whole_q = self._tail.whole(self._fixed.q[layer][chosen], q[chosen])
         own_k = self._tail.whole(self._fixed.k[layer][kept], k[kept])
-        keys = self._documents.keys(layer, prefix_k[kept], own_k)
-        keys = _of_heads(keys, [kept.index(head // groups) for head in chosen])
-        self._capture.keep(layer, self._capture.needed(whole_q), keys, options)
+        keys = self._documents.key_blocks(layer, prefix_k[kept], own_k)
+        self._capture.keep(layer, whole_q, keys, [kept.index(head // groups) for head in chosen], options)
 
 
 class FixedPass(AttentionPass):
@@ -200,7 +246,7 @@ class FixedPass(AttentionPass):
 
     def __init__(self, prefix: _Prefix, tail: TailPlaces, deepest: int) -> None:
         self._prefix, self._tail, self._deepest = prefix, tail, deepest
-        self._biases: dict[int | None, Tensor] = {}
+        self._short = _ShortAttention()
         self.states = FixedStates()
 
     @property
@@ -213,11 +259,8 @@ class FixedPass(AttentionPass):
         if layer >= self._deepest:
             raise LayersDone
         prefix_k, prefix_v = self._prefix[layer]
-        bias = self._biases.get(options.window)
-        if bias is None:
-            bias = self._biases[options.window] = self._tail.fixed_bias(options.window)
-        logits = attention_logits(q, torch.cat((prefix_k, k), dim=1), options).add_(bias)
-        return _attended(logits, torch.cat((prefix_v, v), dim=1))
+        keys, values = torch.cat((prefix_k, k), dim=1), torch.cat((prefix_v, v), dim=1)
+        return self._short(q, keys, values, self._tail.fixed_bias, options)
 
 
 class JointPass(AttentionPass):
@@ -266,10 +309,3 @@ def _of_heads(keys: Tensor, places: Sequence[int]) -> Tensor:
     if list(places) == list(range(first, first + len(places))):
         return keys[first : first + len(places)]
     return keys[list(places)]
-
-
-def _attended(logits: Tensor, values: Tensor) -> Tensor:
-    """The layer's output [heads, rows, d] from logits [heads, rows, keys] and values [kv heads, keys, d]."""
-    weights = torch.softmax(logits, dim=-1)
-    grouped = weights.to(values.dtype).view(values.shape[0], -1, values.shape[1])
-    return batched_products(grouped, values).view(*logits.shape[:2], values.shape[2])

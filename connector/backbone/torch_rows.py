@@ -32,24 +32,28 @@ _FEW = 12
 
 @dataclass(frozen=True, slots=True)
 class RowPlan:
-    """Numbers of rows that go together.
+    """Which sequences may be run as one, and with how many rows.
 
     Attributes:
-        granule: they are multiples of it.
-        least, most: the smallest and the largest; ``most`` 0: none go together, every sequence is run by itself.
+        granule: numbers of rows are multiples of it.
+        least, most: the smallest and the largest number of rows; ``most`` 0: every sequence is run by itself.
+        joined: sequences share products; else each has its own, and they share what is done to each row by itself.
     """
 
     granule: int = 1
     least: int = _TWO_ROWS
     most: int = 0
+    joined: bool = True
 
     def rows(self, tokens: int) -> int:
-        """Rows that a sequence of so many tokens is to have."""
+        """Rows that so many tokens are to have in a product."""
         return -(-max(tokens, self.least) // self.granule) * self.granule
 
-    def together(self, tokens: int) -> bool:
-        """Whether sequences of so many tokens in all may be run as one."""
-        return self.rows(tokens) <= self.most
+    def together(self, lengths: Sequence[int]) -> bool:
+        """Whether sequences of so many tokens may be run as one."""
+        if not self.joined and min(lengths) < self.least:
+            return False
+        return self.rows(sum(lengths)) <= self.most
 
 
 def find_row_plan(model: torch.nn.Module, most: int, sharing: CoreSharing) -> RowPlan:
@@ -115,8 +119,8 @@ def _trials(model: torch.nn.Module) -> list[_Trial]:
     for module in model.modules():
         if isinstance(module, PackedGate):
             gate = module.gate
-            made = PackedGate(_cancelling(gate, 3), _cancelling(gate, 4), torch.nn.Identity())
-            found.setdefault(("gate", gate.in_features, gate.out_features, False), _trial(gate, made))
+            made = PackedGate(_cancelling(gate, 3), _cancelling(gate, 4), module.down)
+            found.setdefault(("gate", gate.in_features, gate.out_features, False), _trial(gate, made.inside))
         elif isinstance(module, PackedLinear):
             key = ("linear", module.in_features, module.out_features, module.bias is not None)
             if key not in found:

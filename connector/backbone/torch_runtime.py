@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
-from math import ceil
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -20,36 +18,20 @@ from connector.backbone.allocator import keep_big_buffers
 from connector.backbone.core_sharing import CoreSharing
 from connector.backbone.key_codes import CODE_BITS
 from connector.backbone.runtime import AskedWindow, BackboneShape, EncodedDocument, Head, Tail
-from connector.backbone.torch_attention import (
-    AttentionPass,
-    EncodePass,
-    StatesPass,
-    active,
-    report_states,
-)
+from connector.backbone.torch_attention import EncodePass, StatesPass
 from connector.backbone.torch_decoder import load_decoder, multiplies_bfloat16
 from connector.backbone.torch_encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
-from connector.backbone.torch_fused import fuse_layers
-from connector.backbone.torch_linear import pack_linears
 from connector.backbone.torch_reading import FixedPass, JointPass, LatePass, ReadPass
-from connector.backbone.torch_rows import RowPlan, find_row_plan
+from connector.backbone.torch_sequences import Sequences, TokenSequence
 from connector.backbone.torch_tail import FixedStates, TailPlaces
 from connector.errors import BackboneError
 
 __all__ = ["TorchRuntime"]
 
-# Passages are packed into one sequence of about so many tokens: on a GPU; and on a CPU, by the bytes of a number.
-# There larger sequences have no faster products, but states that leave the processor's cache.
-_PACKED_TOKENS = 16_384
-_PACKED_TOKENS_CPU = {2: 768, 4: 384}
 # Windows of several requests that are read in one pass: with more, requests would wait longer for little.
 _WINDOWS_TOGETHER = 8
-# What is tried out to learn whether passages may be packed.
-_PROBE_LENGTHS, _PROBE_LAYERS = (33, 2, 117, 7, 90, 3), 2
 # States of tails without their queries, for as many places of a tail as there is room for.
 _FIXED_BYTES = 64_000_000
-# Numbers of the widest vectors, twice.
-_VECTOR = 32
 _Prefix = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -58,20 +40,17 @@ class _Asked:
     """A window's pass, and the tokens that go through the layers for it."""
 
     read: ReadPass | LatePass
-    tokens: Sequence[int]
-    positions: Sequence[int]
+    sequence: TokenSequence
 
 
 class TorchRuntime:
     """One frozen LLM in torch. Thread-safe.
 
-    Passages are packed, a few in one sequence, each blind to the others. On a CPU that is done only where no bit of a
-    passage depends on the others, which is tried out at the start: a cached state is bit-equal to a fresh one
-    whatever else was in the request. On a GPU states are equal to rounding.
+    On a CPU a cached state is bit-equal to a fresh one, whatever else was in the request; see ``Sequences``. On a GPU
+    states are equal to rounding.
     """
 
     def __init__(self, model: Any, *, cache_dtype: CacheDtype = "float16") -> None:
-        self._model = model
         self._cache_dtype = cache_dtype
         self._dtype: torch.dtype = model.dtype
         self._device: torch.device = model.device
@@ -91,13 +70,7 @@ class TorchRuntime:
         on_cpu = self._device.type == "cpu"
         self._sharing = CoreSharing.of_process() if on_cpu else CoreSharing(1)
         self._fixed: LRUCache[Hashable, FixedStates] = LRUCache(_FIXED_BYTES, getsizeof=lambda states: states.nbytes)
-        self._plan = RowPlan(1, 1, _PACKED_TOKENS)
-        if on_cpu:
-            packed = self._sharing.run(lambda: pack_linears(model))
-            self.fused_layers = self._sharing.run(lambda: fuse_layers(model, self._shape.head_dim)) if packed else 0
-            self._plan = self._tried_plan() if packed else RowPlan()
-        for index, layer in enumerate(model.layers):
-            layer.register_forward_pre_hook(partial(_report_states, index), with_kwargs=True)
+        self._sequences = Sequences(model, self._shape.head_dim, self._sharing)
 
     @classmethod
     def load(
@@ -171,62 +144,12 @@ class TorchRuntime:
         def encoded(batch: Sequence[Sequence[int]]) -> list[TorchEncodedDocument]:
             lengths = [len(document) for document in batch]
             encode = EncodePass(lengths, prefix_states, kept, deepest, self._device)
-            self._encode(encode, len(prefix), batch)
+            start = len(prefix)
+            self._sequences.run(encode, [TokenSequence(ids, range(start, start + len(ids))) for ids in batch])
             return list(self._store(encode, lengths, deepest, kept))
 
-        for batch in self._sharing.map(encoded, list(self._batches(documents))):
+        for batch in self._sharing.map(encoded, list(self._sequences.batches(documents, self._sharing.width()))):
             yield from batch
-
-    def _encode(self, encode: EncodePass, start: int, batch: Sequence[Sequence[int]]) -> None:
-        tokens = [token for document in batch for token in document]
-        self._forward(encode, tokens, [start + at for document in batch for at in range(len(document))])
-
-    def _tried_plan(self) -> RowPlan:
-        """How passages may share a sequence, and tails a pass; products of tensors of other sizes than whole vectors
-        are not even tried, since libraries compute the numbers that do not fill one in another way."""
-        sizes = (getattr(self._model.config, "intermediate_size", None), self._shape.hidden, self._shape.head_dim)
-        if not all(isinstance(size, int) and size % _VECTOR == 0 for size in sizes):
-            return RowPlan()
-        plan = find_row_plan(self._model, _PACKED_TOKENS_CPU[self._dtype.itemsize], self._sharing)
-        return plan if plan.most and self._passages_stand_alone(plan) else RowPlan()
-
-    def _passages_stand_alone(self, plan: RowPlan) -> bool:
-        """Whether passages in one sequence have the bits that they have alone, in the first layers."""
-        self._plan = plan
-        highest = self._model.config.vocab_size - 1
-        passages = [[min(at, highest) for at in range(length)] for length in _PROBE_LENGTHS]
-        depth = min(_PROBE_LAYERS, self._shape.layers - 1)
-
-        def keys(batch: Sequence[Sequence[int]]) -> torch.Tensor:
-            encode = EncodePass([len(passage) for passage in batch], {}, None, depth, self._device)
-            self._encode(encode, 0, batch)
-            return encode.keys[depth]
-
-        # Several at once are each on one core, one passage alone is on all.
-        together = next(iter(self._sharing.map(keys, [passages, passages])))
-        alone = [self._sharing.run(partial(keys, [passage])) for passage in passages]
-        return self._sharing.run(lambda: torch.equal(together, torch.cat(alone, dim=1)))
-
-    def _batches(self, documents: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
-        """In order, of about the same number of tokens, as many as there are cores or a multiple of that."""
-        if not self._plan.most:
-            yield from ([document] for document in documents)
-            return
-        total, cores = sum(map(len, documents)), self._sharing.width()
-        parts = ceil(total / (self._plan.most * cores)) * cores
-        batch: list[Sequence[int]] = []
-        tokens = end = part = 0
-        for document in documents:
-            # A passage belongs to the part in which its middle lies.
-            own = int((end + len(document) / 2) * parts / total)
-            end += len(document)
-            if batch and (own != part or not self._plan.together(tokens + len(document))):
-                yield batch
-                batch, tokens = [], 0
-            part = own
-            batch.append(document)
-            tokens += len(document)
-        yield batch
 
     def _store(
         self,
@@ -262,7 +185,7 @@ class TorchRuntime:
     @property
     def windows_together(self) -> int:
         """See ``ReadsTogether``."""
-        return _WINDOWS_TOGETHER if self._plan.most else 1
+        return _WINDOWS_TOGETHER if self._sequences.plan.most else 1
 
     def read_together(
         self, prefix: Sequence[int], windows: Sequence[AskedWindow], *, late: bool
@@ -279,15 +202,13 @@ class TorchRuntime:
     def _rows(
         self, prefix: Sequence[int], windows: Sequence[AskedWindow], *, late: bool
     ) -> list[npt.NDArray[np.float32]]:
+        found = [self._asked(prefix, window, late=late) for window in windows]
         going: list[_Asked] = []
-        found: list[_Asked] = []
-        for window in windows:
-            asked = self._asked(prefix, window, late=late)
-            if going and not self._plan.together(sum(each.read.tokens for each in (*going, asked))):
+        for asked in found:
+            if going and not self._sequences.plan.together([each.read.tokens for each in (*going, asked)]):
                 self._read_all(going)
                 going = []
             going.append(asked)
-            found.append(asked)
         self._read_all(going)
         rows = []
         for asked, window in zip(found, windows, strict=True):
@@ -302,14 +223,13 @@ class TorchRuntime:
         packed = PackedDocuments.pack(documents, len(prefix), self._dtype, self._device)
         rows, heads = torch.from_numpy(window.tail.rows).to(self._device), _by_layer(window.heads)
         if not late:
-            return _Asked(ReadPass(states, packed, tail, rows, heads), tail.ids, tail.positions)
+            return _Asked(ReadPass(states, packed, tail, rows, heads), TokenSequence(tail.ids, tail.positions))
         fixed = self._fixed_states(prefix, window.tail, tail, max(heads))
-        return _Asked(LatePass(states, packed, tail, fixed, rows, heads), *tail.query_tokens())
+        return _Asked(LatePass(states, packed, tail, fixed, rows, heads), TokenSequence(*tail.query_tokens()))
 
     def _read_all(self, going: Sequence[_Asked]) -> None:
         read = going[0].read if len(going) == 1 else JointPass([asked.read for asked in going])
-        tokens = list(chain.from_iterable(asked.tokens for asked in going))
-        self._forward(read, tokens, list(chain.from_iterable(asked.positions for asked in going)))
+        self._sequences.run(read, [asked.sequence for asked in going])
 
     def _fixed_states(self, prefix: Sequence[int], tail: Tail, places: TailPlaces, deepest: int) -> FixedStates:
         key = (tuple(prefix), tail.shared, tail.variants[1:], tail.position, deepest)
@@ -318,7 +238,7 @@ class TorchRuntime:
         if known is None:
             fixed = FixedPass(self._prefix_states(prefix), places, deepest)
             if fixed.tokens:
-                self._forward(fixed, *places.fixed_tokens())
+                self._sequences.run(fixed, [TokenSequence(*places.fixed_tokens())])
             known = fixed.states
             with self._lock:
                 if known.nbytes <= self._fixed.maxsize:
@@ -330,7 +250,7 @@ class TorchRuntime:
 
         def pooled() -> npt.NDArray[np.float32]:
             states = StatesPass(len(tokens), layers, self._device)
-            self._forward(states, tokens, range(len(tokens)))
+            self._sequences.run(states, [TokenSequence(tokens, range(len(tokens)))])
             own = [states.states[layer][start:].float() for layer in layers]
             both = torch.stack([torch.stack((state.mean(dim=0), state[-1])) for state in own])
             return np.asarray(both.cpu().numpy(), dtype=np.float32)
@@ -347,7 +267,7 @@ class TorchRuntime:
             known = self._prefixes.get(key)
         if known is None:
             encode = EncodePass([len(key)], {}, None, self._shape.layers, self._device)
-            self._forward(encode, key, range(len(key)))
+            self._sequences.run(encode, [TokenSequence(key, range(len(key)))])
             known = {layer: (encode.keys[layer], encode.values[layer]) for layer in encode.keys}
             with self._lock:
                 self._prefixes[key] = known
@@ -359,18 +279,6 @@ class TorchRuntime:
         for layer, head in heads:
             kept.setdefault(layer, set()).add(head // groups)
         return {layer: sorted(kv_heads) for layer, kv_heads in sorted(kept.items())}
-
-    @torch.inference_mode()
-    def _forward(self, attention_pass: AttentionPass, tokens: Sequence[int], positions: Sequence[int]) -> None:
-        more = self._plan.rows(len(tokens)) - len(tokens)
-        ids = torch.tensor([[*tokens, *[tokens[-1]] * more]], device=self._device)
-        places = torch.tensor([[*positions, *[positions[-1]] * more]], device=self._device)
-        with active(attention_pass):
-            self._model(input_ids=ids, position_ids=places, use_cache=False)
-
-
-def _report_states(layer: int, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    report_states(layer, args, kwargs)
 
 
 def _by_layer(heads: Sequence[Head]) -> dict[int, list[int]]:

@@ -87,12 +87,17 @@ class TailPlaces:
     def bias(self, window: int | None, documents: Tensor) -> Tensor:
         """0 where the tail may look, else -inf: float32 [tail, documents' tokens + prefix + tail].
 
+        Documents and prefix are always behind the tail: where only a sliding window could hide them and there is
+        none, their columns are left out.
+
         Args:
             window: of a layer with sliding-window attention, in tokens.
             documents: int64 [documents' tokens]: their positions.
         """
-        before = torch.cat((documents, self._prefix.to(documents.device)))
         own = self._own(torch.arange(self.tokens), window)
+        if window is None:
+            return own
+        before = torch.cat((documents, self._prefix.to(documents.device)))
         return torch.cat((self._behind(self._positions, before, window), own), dim=1)
 
     def fixed_bias(self, window: int | None) -> Tensor:

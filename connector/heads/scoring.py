@@ -25,6 +25,8 @@ def document_scores(
         no passage and scores below every other.
     """
     combined = (scores / np.asarray(scales)[:, None] if scales else scores).mean(axis=0)
+    if all(len(passages) == 1 for passages in documents):
+        return combined[[passage for (passage,) in documents]], [0] * len(documents)
     best = [max(range(len(passages)), key=lambda at: combined[passages[at]], default=None) for passages in documents]
     found = [combined[passages[at]] for passages, at in zip(documents, best, strict=True) if at is not None]
     lowest = below(found)

@@ -201,7 +201,7 @@ class Crowd:
             look()
 
         keys = [f"{number} {heads}".encode() for number in numbers]
-        asked = self._pool.submit(self.shared.states, keys, [ids(number) for number in numbers], heads, check)
+        asked = self._pool.submit(self.shared.states, keys, lambda at: ids(numbers[at]), heads, check)
         if wait:
             wait_for(looks, 3)
         return asked
@@ -264,7 +264,7 @@ def test_those_who_go_along_do_not_share_a_deadline(runtime: Watched) -> None:
         assert patient.result(60)[1] == 2
     assert runtime.calls == [1, 4, 2]
     # Nothing is in flight any more, and what was done is kept.
-    assert crowd.shared.states([f"1 {HEADS}".encode()], [ids(1)], HEADS, lambda: None)[1] == 0
+    assert crowd.shared.states([f"1 {HEADS}".encode()], lambda at: ids(1), HEADS, lambda: None)[1] == 0
 
 
 def test_who_gives_up_while_another_encodes_for_it_does_not_stop_that(runtime: Watched) -> None:
@@ -303,4 +303,4 @@ def test_nothing_stays_behind(runtime: Watched) -> None:
         shared = SharedEncoding(DocumentCache(1000), encode)
         for _ in range(2):
             with pytest.raises((RuntimeError, BackboneError), match=message):
-                shared.states([b"a", b"b"], [[5, 6, 7], [8, 9, 10]], HEADS, lambda: None)
+                shared.states([b"a", b"b"], ids, HEADS, lambda: None)

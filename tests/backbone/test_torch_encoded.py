@@ -96,7 +96,8 @@ def test_passages_widened_together_are_as_alone(dtype: CacheDtype, number_format
     keys = [StoredTensor.store(torch.randn(2, n, SIZE, generator=generator), dtype) for n in lengths]
     documents = [TorchEncodedDocument(n, {3: k}, "", {3: [0, 1]}) for n, k in zip(lengths, keys, strict=True)]
     own = torch.randn(2, 4, SIZE).to(number_format)
-    found = PackedDocuments.pack(documents, 5, number_format, torch.device("cpu")).keys(3, own)
+    packed = PackedDocuments.pack(documents, 5, number_format, torch.device("cpu"))
+    found = torch.cat(list(packed.key_blocks(3, own)), dim=1)
     wanted = torch.cat([*(key.widen(number_format) for key in keys), own], dim=1)
     torch.testing.assert_close(found, wanted, rtol=1e-2 if number_format == torch.bfloat16 else 1e-5, atol=1e-5)
 

@@ -166,7 +166,7 @@ def test_packed_passages_see_only_themselves(runtime: TorchRuntime, monkeypatch:
     """On a GPU passages are packed into one sequence; the same code gives the same states on a CPU."""
     heads = runtime.shape.all_heads()
     single = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
-    monkeypatch.setattr(runtime, "_batches", lambda documents: iter([list(documents)]))
+    monkeypatch.setattr(runtime._sequences, "batches", lambda documents, cores: iter([list(documents)]))
     packed_together = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
     assert [state.tokens for state in packed_together] == [len(document) for document in DOCUMENTS]
     np.testing.assert_allclose(
@@ -235,7 +235,7 @@ def test_embedding_is_the_mean_and_the_last_of_hidden_states(folder: Path, runti
 def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
     runtime = TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype="float32")
     run: list[int] = []
-    for index, layer in enumerate(runtime._model.layers):
+    for index, layer in enumerate(runtime._sequences._model.layers):
         layer.mlp.register_forward_pre_hook(lambda *args, index=index: run.append(index))
     runtime._prefix_states(PREFIX)
     run.clear()
