@@ -90,10 +90,6 @@ class _Doors(AttentionPass):
         self.options: list[LayerOptions] = []
         self.outputs: list[Tensor] = []
 
-    @property
-    def tokens(self) -> None:
-        return None
-
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         self.options.append(options)
         self.outputs.extend((self._hidden[layer], q, k, v))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Literal
 
@@ -319,7 +319,9 @@ class Reader:
         pool: Sequence[Head],
     ) -> bytes:
         """What the rows of a reading depend on; the passages' keys hold weights, template, layout and formats."""
-        digest = hashlib.blake2b(json.dumps([*astuple(question), heads]).encode(), digest_size=16)
+        digest = hashlib.blake2b(
+            json.dumps([question.before, question.ids, question.whole_tail, heads]).encode(), digest_size=16
+        )
         for key in self._keys(order, pool):
             digest.update(key)
         return digest.digest()

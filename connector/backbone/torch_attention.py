@@ -64,12 +64,6 @@ class LayerOptions:
 class AttentionPass(ABC):
     """One run of tokens through the layers."""
 
-    @property
-    @abstractmethod
-    def tokens(self) -> int | None:
-        """How many; rows behind them are there for the products' sake, and nobody asks what becomes of them.
-        None: all that come."""
-
     @abstractmethod
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         """The layer's output [heads, tokens, d] from q [heads, tokens, d] and k, v [kv heads, tokens, d]."""
@@ -79,15 +73,21 @@ _thread = threading.local()
 
 
 @contextmanager
-def active(attention_pass: AttentionPass) -> Iterator[None]:
-    """Make a pass the one that this thread's model calls report to."""
-    _thread.current = attention_pass
+def active(attention_pass: AttentionPass, tokens: slice | Tensor | None = None) -> Iterator[None]:
+    """Make a pass the one that this thread's model calls report to.
+
+    Args:
+        attention_pass: the pass.
+        tokens: places of its tokens among the rows; other rows are there for the products' sake, and nobody asks what
+            becomes of them. None: all are its tokens.
+    """
+    _thread.current, _thread.tokens = attention_pass, tokens
     try:
         yield
     except LayersDone:
         pass
     finally:
-        _thread.current = None
+        _thread.current = _thread.tokens = None
 
 
 def _attention(
@@ -121,11 +121,13 @@ def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -
     current: AttentionPass | None = getattr(_thread, "current", None)
     if current is None:
         raise BackboneError("this model's attention is captured by rh-connector; load your own copy to run it")
-    own = current.tokens
-    if own is None or own == q.shape[1]:
+    own: slice | Tensor | None = _thread.tokens
+    if own is None:
         return current.attend(layer, q, k, v, options).transpose(0, 1)
-    out = current.attend(layer, q[:, :own], k[:, :own], v[:, :own], options).transpose(0, 1)
-    return torch.cat((out, out.new_zeros(q.shape[1] - own, *out.shape[1:])))
+    out = current.attend(layer, q[:, own], k[:, own], v[:, own], options).transpose(0, 1)
+    rows = out.new_zeros(q.shape[1], *out.shape[1:])
+    rows[own] = out
+    return rows
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
@@ -234,14 +236,9 @@ class EncodePass(AttentionPass):
         self._prefix = prefix
         self._kept = kept
         self._deepest = deepest
-        self._tokens = sum(lengths)
         self._biases: dict[tuple[int, int, int, int], Tensor] = {}
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
-
-    @property
-    def tokens(self) -> int:
-        return self._tokens
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         if self._kept is None:
@@ -327,4 +324,4 @@ def report_states(layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     current = getattr(_thread, "current", None)
     if isinstance(current, StatesPass):
         hidden = args[0] if args else kwargs["hidden_states"]
-        current.enter(layer, hidden[0, : current.tokens])
+        current.enter(layer, hidden[0] if _thread.tokens is None else hidden[0, _thread.tokens])

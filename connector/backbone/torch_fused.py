@@ -112,10 +112,6 @@ class _Probe(AttentionPass):
     came: list[Tensor] = field(default_factory=list)
     options: LayerOptions | None = None
 
-    @property
-    def tokens(self) -> None:
-        return None
-
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         self.came, self.options = [q, k, v], options
         return q.clone()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -125,12 +126,10 @@ def pack_linears(module: torch.nn.Module) -> bool:
     Returns:
         Whether there were any, and this torch and CPU can do it; else the model is as it was.
     """
-    if not _works():
-        return False
     found = False
     for name, child in list(module.named_children()):
         if type(child) is torch.nn.Linear:
-            if child.weight.device.type == "cpu" and child.weight.dtype in NEAR:
+            if child.weight.device.type == "cpu" and _works(child.weight.dtype):
                 setattr(module, name, PackedLinear(child))
                 found = True
         else:
@@ -162,13 +161,14 @@ def _fused(block: torch.nn.Module) -> PackedGate | None:
     return fused if bool((given - expected).abs().max() <= near) else None
 
 
-def _works() -> bool:
+@cache
+def _works(dtype: torch.dtype) -> bool:
     """These operations are torch's own, made for its compiler, and not part of its public interface."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if dtype not in NEAR or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     try:
-        layer = torch.nn.Linear(8, 4)
-        expected = layer(torch.ones(2, 8))
-        return bool(torch.allclose(PackedLinear(layer)(torch.ones(2, 8)), expected, atol=1e-5))
+        layer = torch.nn.Linear(8, 4, dtype=dtype).requires_grad_(False)
+        inputs = torch.ones(2, 8, dtype=dtype)
+        return bool(torch.allclose(PackedLinear(layer)(inputs), layer(inputs), atol=NEAR[dtype]))
     except (AttributeError, RuntimeError, NotImplementedError):
         return False

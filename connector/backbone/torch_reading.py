@@ -140,10 +140,6 @@ class ReadPass(AttentionPass):
         self._biases: dict[int | None, Tensor] = {}
 
     @property
-    def tokens(self) -> int:
-        return self._tail.tokens
-
-    @property
     def captured(self) -> Mapping[Head, Tensor]:
         """Head -> float32 [groups, document tokens]."""
         return self._capture.captured
@@ -207,10 +203,6 @@ class LatePass(AttentionPass):
         self._short = _ShortAttention()
 
     @property
-    def tokens(self) -> int:
-        return self._tail.query
-
-    @property
     def captured(self) -> Mapping[Head, Tensor]:
         """Head -> float32 [groups, document tokens]."""
         return self._capture.captured
@@ -249,10 +241,6 @@ class FixedPass(AttentionPass):
         self._short = _ShortAttention()
         self.states = FixedStates()
 
-    @property
-    def tokens(self) -> int:
-        return self._tail.fixed
-
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         # Copies: what comes may be a part of something larger.
         self.states.q[layer], self.states.k[layer], self.states.v[layer] = q.clone(), k.clone(), v.clone()
@@ -270,20 +258,15 @@ class JointPass(AttentionPass):
     from memory once. Each attends by itself.
 
     Args:
-        tails: each tail's own pass.
+        tails: each tail's own pass, and its tokens.
     """
 
-    def __init__(self, tails: Sequence[ReadPass | LatePass]) -> None:
+    def __init__(self, tails: Sequence[tuple[AttentionPass, int]]) -> None:
         self._tails: list[tuple[AttentionPass, slice]] = []
         end = 0
-        for tail in tails:
-            self._tails.append((tail, slice(end, end + tail.tokens)))
-            end += tail.tokens
-        self._tokens = end
-
-    @property
-    def tokens(self) -> int:
-        return self._tokens
+        for tail, tokens in tails:
+            self._tails.append((tail, slice(end, end + tokens)))
+            end += tokens
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         # A tail that has all it needs goes along as zeros until the others have too.

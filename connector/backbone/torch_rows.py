@@ -8,10 +8,10 @@ ranges that depend on the layer's shape), so it is tried out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
+from functools import cache, partial
+from operator import attrgetter
 
 import torch
 
@@ -20,14 +20,16 @@ from connector.backbone.torch_linear import PackedGate, PackedLinear
 
 __all__ = ["RowPlan", "find_row_plan"]
 
-# Products of a single row take another way, with another order of sums.
-_TWO_ROWS = 2
-_GRANULES = (1, 16, 32, 64)
+# oneDNN makes code for every number of rows that it meets, which takes a millisecond for each shape, and keeps a
+# thousand of them: with multiples of 8, documents and queries of new lengths find theirs made.
+_GRANULE = 8
+_GRANULES = (_GRANULE, 16, 32, 64)
 # A plan is of use when it begins with the rows of a short tail and ends with some passages.
 _LEAST_AT_MOST, _MOST_AT_LEAST = 64, 256
-# Weights of which every number of rows is tried; of larger ones some are.
-_SMALL_WEIGHTS = 1 << 21
-_FEW = 12
+# Numbers of rows that are tried: all of short tails, some of those where blocks of rows become larger.
+_SHORT, _LONGER = 64, (96, 128, 160, 192, 256, 320, 384, 512, 640, 768)
+
+Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class RowPlan:
         joined: sequences share products; else each has its own, and they share what is done to each row by itself.
     """
 
-    granule: int = 1
-    least: int = _TWO_ROWS
+    granule: int = _GRANULE
+    least: int = _GRANULE
     most: int = 0
     joined: bool = True
 
@@ -51,9 +53,7 @@ class RowPlan:
 
     def together(self, lengths: Sequence[int]) -> bool:
         """Whether sequences of so many tokens may be run as one."""
-        if not self.joined and min(lengths) < self.least:
-            return False
-        return self.rows(sum(lengths)) <= self.most
+        return sum(map(self.rows, lengths)) <= self.most
 
 
 def find_row_plan(model: torch.nn.Module, most: int, sharing: CoreSharing) -> RowPlan:
@@ -64,93 +64,88 @@ def find_row_plan(model: torch.nn.Module, most: int, sharing: CoreSharing) -> Ro
         most: rows above which products have nothing to gain.
         sharing: of the process.
     """
-    trials = _trials(model)
-    for granule in _GRANULES:
-        sizes = _sizes(granule, most)
-        breaks: set[int] = set()
-        run: tuple[int, int] | None = None
-        for trial in trials:
-            tried = sizes if trial.weights <= _SMALL_WEIGHTS else sizes[:: max(1, len(sizes) // _FEW)]
-            breaks.update(map(sizes.index, _breaks(trial, tried, sharing)))
-            run = _longest(sizes, breaks)
-            if run is None:
-                break
-        if run is not None:
-            return RowPlan(granule, sizes[run[0]], sizes[run[1]])
-    return RowPlan()
-
-
-def _sizes(granule: int, most: int) -> list[int]:
-    if granule > 1:
-        return list(range(granule, most + 1, granule))
-    # All numbers of a short tail, and enough of the others to meet every way of filling a block.
-    return [*range(_TWO_ROWS, 66), *range(66, most, 23), most]
-
-
-def _longest(sizes: Sequence[int], breaks: set[int]) -> tuple[int, int] | None:
-    """The longest run of sizes, as places, with a break before its first only; None: none is of use."""
-    starts = [*sorted({0, *breaks}), len(sizes)]
-    runs = [(start, end - 1) for start, end in pairwise(starts)]
-    fit = [run for run in runs if sizes[run[0]] <= _LEAST_AT_MOST and sizes[run[1]] >= _MOST_AT_LEAST]
-    return max(fit, key=lambda run: run[1] - run[0], default=None)
+    return _plan(tuple(sorted(_shapes(model), key=attrgetter("inputs", "outputs"))), most, sharing)
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
-    """A product of some shape, all of whose results are what rounding leaves: a change of order cannot hide."""
+class _Shape:
+    """Of a packed layer; ``gated``: of the two first layers of a gated block."""
 
     inputs: int
-    weights: int
-    multiply: Callable[[torch.Tensor], torch.Tensor]
+    outputs: int
     dtype: torch.dtype
+    bias: bool
+    gated: bool
+
+    def product(self) -> Product:
+        """Of ``rows`` with weights, all of whose results are what rounding leaves: a change of order cannot hide."""
+        if self.gated:
+            gate = self._cancelling(3)
+            return PackedGate(gate, self._cancelling(4), gate).inside
+        return self._cancelling(5)
 
     def rows(self, count: int) -> torch.Tensor:
         half = torch.randn(count, self.inputs // 2, generator=torch.Generator().manual_seed(1))
-        return torch.cat((half, half), dim=1)[:, _shuffled(self.inputs)].to(self.dtype)
+        return torch.cat((half, half), dim=1)[:, self._shuffled].to(self.dtype)
+
+    @torch.no_grad()
+    def _cancelling(self, seed: int) -> PackedLinear:
+        half = torch.randn(self.outputs, self.inputs // 2, generator=torch.Generator().manual_seed(seed))
+        linear = torch.nn.Linear(self._shuffled.shape[0], self.outputs, bias=self.bias, dtype=self.dtype)
+        linear.weight.copy_(torch.cat((half, -half), dim=1)[:, self._shuffled])
+        return PackedLinear(linear.requires_grad_(False))
+
+    @property
+    def _shuffled(self) -> torch.Tensor:
+        return torch.randperm(self.inputs // 2 * 2, generator=torch.Generator().manual_seed(2))
 
 
-def _shuffled(inputs: int) -> torch.Tensor:
-    return torch.randperm(inputs // 2 * 2, generator=torch.Generator().manual_seed(2))
-
-
-def _trials(model: torch.nn.Module) -> list[_Trial]:
-    """One for each shape of a packed layer."""
-    found: dict[tuple[str, int, int, bool], _Trial] = {}
+def _shapes(model: torch.nn.Module) -> set[_Shape]:
+    found = set()
     for module in model.modules():
         if isinstance(module, PackedGate):
             gate = module.gate
-            made = PackedGate(_cancelling(gate, 3), _cancelling(gate, 4), module.down)
-            found.setdefault(("gate", gate.in_features, gate.out_features, False), _trial(gate, made.inside))
+            found.add(_Shape(gate.in_features, gate.out_features, gate.dtype, False, True))
         elif isinstance(module, PackedLinear):
-            key = ("linear", module.in_features, module.out_features, module.bias is not None)
-            if key not in found:
-                found[key] = _trial(module, _cancelling(module, 5))
-    return list(found.values())
+            found.add(_Shape(module.in_features, module.out_features, module.dtype, module.bias is not None, False))
+    return found
 
 
-def _trial(layer: PackedLinear, multiply: Callable[[torch.Tensor], torch.Tensor]) -> _Trial:
-    return _Trial(layer.in_features, layer.in_features * layer.out_features, multiply, layer.dtype)
+@cache
+def _plan(shapes: Sequence[_Shape], most: int, sharing: CoreSharing) -> RowPlan:
+    ends = (_LEAST_AT_MOST, _MOST_AT_LEAST)
+    # Where these two do not go together, which takes no time to see, nothing of use does.
+    if any(_breaks(shape, ends, sharing) != [_LEAST_AT_MOST] for shape in shapes):
+        return RowPlan()
+    for granule in _GRANULES:
+        sizes = [*range(granule, _SHORT + 1, granule), *(size for size in _LONGER if size <= most)]
+        breaks = {size for shape in shapes for size in _breaks(shape, sizes, sharing)}
+        run = _longest(sizes, breaks)
+        if run is not None:
+            return RowPlan(granule, *run)
+    return RowPlan()
 
 
-@torch.no_grad()
-def _cancelling(like: PackedLinear, seed: int) -> PackedLinear:
-    """Weights whose products with ``_Trial.rows`` would be 0, but for rounding."""
-    inputs, outputs = like.in_features // 2 * 2, like.out_features
-    half = torch.randn(outputs, inputs // 2, generator=torch.Generator().manual_seed(seed))
-    linear = torch.nn.Linear(inputs, outputs, bias=like.bias is not None, dtype=like.dtype).requires_grad_(False)
-    linear.weight.copy_(torch.cat((half, -half), dim=1)[:, _shuffled(inputs)])
-    return PackedLinear(linear)
+def _longest(sizes: Sequence[int], breaks: Collection[int]) -> tuple[int, int] | None:
+    """Ends of the longest run of sizes, with a break before its first only; None: none is of use."""
+    runs: list[list[int]] = []
+    for size in sizes:
+        if size in breaks or not runs:
+            runs.append([])
+        runs[-1].append(size)
+    fit = [(run[0], run[-1]) for run in runs if run[0] <= _LEAST_AT_MOST and run[-1] >= _MOST_AT_LEAST]
+    return max(fit, key=lambda run: run[1] - run[0], default=None)
 
 
-def _breaks(trial: _Trial, sizes: Sequence[int], sharing: CoreSharing) -> list[int]:
+def _breaks(shape: _Shape, sizes: Sequence[int], sharing: CoreSharing) -> list[int]:
     """The sizes whose rows have other bits than those of the size before, or than the same rows in other places."""
-    inputs = trial.rows(sizes[-1])
+    product, inputs = shape.product(), shape.rows(sizes[-1])
     found: list[int] = []
     before: torch.Tensor | None = None
     for size in sizes:
         own = inputs[:size]
-        on_all = sharing.run(partial(trial.multiply, own))
-        on_one, turned = sharing.map(trial.multiply, [own, own.flip(0)])
+        on_all = sharing.run(partial(product, own))
+        on_one, turned = sharing.map(product, [own, own.flip(0)])
         stands = torch.equal(on_all, on_one) and torch.equal(on_all, turned.flip(0))
         if not stands or before is None or not torch.equal(on_all[: len(before)], before):
             found.append(size)

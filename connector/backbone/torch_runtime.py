@@ -18,7 +18,7 @@ from connector.backbone.allocator import keep_big_buffers
 from connector.backbone.core_sharing import CoreSharing
 from connector.backbone.key_codes import CODE_BITS
 from connector.backbone.runtime import AskedWindow, BackboneShape, EncodedDocument, Head, Tail
-from connector.backbone.torch_attention import EncodePass, StatesPass
+from connector.backbone.torch_attention import AttentionPass, EncodePass, StatesPass
 from connector.backbone.torch_decoder import load_decoder, multiplies_bfloat16
 from connector.backbone.torch_encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
 from connector.backbone.torch_reading import FixedPass, JointPass, LatePass, ReadPass
@@ -205,7 +205,7 @@ class TorchRuntime:
         found = [self._asked(prefix, window, late=late) for window in windows]
         going: list[_Asked] = []
         for asked in found:
-            if going and not self._sequences.plan.together([each.read.tokens for each in (*going, asked)]):
+            if going and not self._sequences.plan.together([len(each.sequence.tokens) for each in (*going, asked)]):
                 self._read_all(going)
                 going = []
             going.append(asked)
@@ -228,7 +228,9 @@ class TorchRuntime:
         return _Asked(LatePass(states, packed, tail, fixed, rows, heads), TokenSequence(*tail.query_tokens()))
 
     def _read_all(self, going: Sequence[_Asked]) -> None:
-        read = going[0].read if len(going) == 1 else JointPass([asked.read for asked in going])
+        read: AttentionPass = going[0].read
+        if len(going) > 1:
+            read = JointPass([(asked.read, len(asked.sequence.tokens)) for asked in going])
         self._sequences.run(read, [asked.sequence for asked in going])
 
     def _fixed_states(self, prefix: Sequence[int], tail: Tail, places: TailPlaces, deepest: int) -> FixedStates:
@@ -237,7 +239,7 @@ class TorchRuntime:
             known = self._fixed.get(key)
         if known is None:
             fixed = FixedPass(self._prefix_states(prefix), places, deepest)
-            if fixed.tokens:
+            if places.fixed:
                 self._sequences.run(fixed, [TokenSequence(*places.fixed_tokens())])
             known = fixed.states
             with self._lock:

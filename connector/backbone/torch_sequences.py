@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from math import ceil
 from typing import Any
 
@@ -67,15 +66,29 @@ class Sequences:
     @torch.inference_mode()
     def run(self, attention_pass: AttentionPass, sequences: Sequence[TokenSequence]) -> None:
         """Run sequences, one behind the other, as far as the pass goes."""
-        lengths = [len(sequence.tokens) for sequence in sequences]
-        tokens = list(chain.from_iterable(sequence.tokens for sequence in sequences))
-        positions = list(chain.from_iterable(sequence.positions for sequence in sequences))
-        apart = len(lengths) > 1 and not self.plan.joined
-        more = 0 if apart else self.plan.rows(len(tokens)) - len(tokens)
-        ids = torch.tensor([tokens + tokens[-1:] * more], device=self._device)
-        places = torch.tensor([positions + positions[-1:] * more], device=self._device)
-        with active(attention_pass), products_apart(lengths) if apart else nullcontext():
-            self._model(input_ids=ids, position_ids=places, use_cache=False)
+        apart = len(sequences) > 1 and not self.plan.joined
+        parts = [[sequence] for sequence in sequences] if apart else [sequences]
+        ids: list[int] = []
+        positions: list[int] = []
+        own: list[int] = []
+        rows: list[int] = []
+        for part in parts:
+            start = len(ids)
+            for sequence in part:
+                ids.extend(sequence.tokens)
+                positions.extend(sequence.positions)
+            own.extend(range(start, len(ids)))
+            rows.append(self.plan.rows(len(ids) - start))
+            more = start + rows[-1] - len(ids)
+            ids.extend(ids[-1:] * more)
+            positions.extend(positions[-1:] * more)
+        places: slice | torch.Tensor | None = None
+        if len(own) < len(ids):
+            places = torch.tensor(own, device=self._device) if apart else slice(0, len(own))
+        given = {"input_ids": ids, "position_ids": positions}
+        tensors = {name: torch.tensor([numbers], device=self._device) for name, numbers in given.items()}
+        with active(attention_pass, places), products_apart(rows) if apart else nullcontext():
+            self._model(**tensors, use_cache=False)
 
     def batches(self, documents: Sequence[Sequence[int]], cores: int) -> Iterator[Sequence[Sequence[int]]]:
         """Documents that are to be run together: in order, of about the same number of tokens, as many batches as

@@ -103,7 +103,7 @@ def _by_clients(bench: Bench, plan: GrowthPlan, stack: ExitStack) -> Iterator[Wa
                 "tokens": bench.texts.tokens,
             }
             name = f"warm_{layout}_by_clients_{clients}"
-            yield clients_way(name, port, clients, bench.texts, window, about, stack)
+            yield clients_way(name, port, clients, bench.texts, window, bench.plan.windows.middle, about, stack)
 
 
 def _by_cold_clients(bench: Bench, plan: GrowthPlan) -> Iterator[Way]:

@@ -117,52 +117,69 @@ class Client:
         self._connection.close()
 
 
-def clients_seconds(clients: Sequence[Client], queries: Sequence[str], documents: Sequence[str]) -> float:
+def clients_seconds(clients: Sequence[Client], asked: Sequence[tuple[str, Sequence[str]]]) -> float:
     """Seconds a request when so many clients ask at once: wall-clock time divided by the number of requests.
 
     Args:
         clients: each waits for its answer before it asks again.
-        queries: asked once each, shared out among the clients.
-        documents: the window of every request.
+        asked: queries, each with the documents of its window; asked once each, shared out among the clients.
 
     Raises:
         BackboneError: an answer is no reranked window.
     """
 
-    def ask(client: Client, share: Sequence[str]) -> None:
-        for query in share:
+    def ask(client: Client, share: Sequence[tuple[str, Sequence[str]]]) -> None:
+        for query, documents in share:
             client.rerank(query, documents)
 
     with ThreadPoolExecutor(len(clients)) as pool:
         started = time.perf_counter()
-        list(pool.map(ask, clients, [queries[at :: len(clients)] for at in range(len(clients))]))
-        return (time.perf_counter() - started) / len(queries)
+        list(pool.map(ask, clients, [asked[at :: len(clients)] for at in range(len(clients))]))
+        return (time.perf_counter() - started) / len(asked)
 
 
 def clients_way(
-    name: str, port: int, count: int, texts: Texts, window: int, about: Mapping[str, Any], stack: ExitStack
+    name: str,
+    port: int,
+    count: int,
+    texts: Texts,
+    window: int,
+    known: int,
+    about: Mapping[str, Any],
+    stack: ExitStack,
 ) -> Way:
     """A way whose seconds are those of one request among many clients' requests.
+
+    Every request has a query and a window of its own; documents come again in other windows.
 
     Args:
         name: of the way.
         port: of the service.
         count: clients.
-        texts: the queries, and the documents of the window.
-        window: how many documents.
+        texts: queries and documents.
+        window: how many documents each request has.
+        known: that they are taken from, all cached before anything is timed.
         about: see ``Way``.
         stack: closes the connections.
     """
     clients = [Client(port) for _ in range(count)]
     for client in clients:
         stack.callback(client.close)
-    documents = texts.documents[:window]
+    documents = texts.documents[:known]
+
+    def window_at(start: int) -> list[str]:
+        return [documents[(start + at) % len(documents)] for at in range(min(window, len(documents)))]
 
     def call(turn: int) -> dict[str, float]:
+        if turn < 0:
+            for start in range(0, len(documents), window):
+                clients[0].rerank(texts.query(start), window_at(start))
         # Before the first round every connection is used until it is no new one any more: see WARM_UP.
-        asked = max(_REQUESTS, count) if turn >= 0 else WARM_UP * count
-        queries = [texts.query((turn + 1) * _REQUESTS + at) for at in range(asked)]
-        seconds = clients_seconds(clients, queries, documents)
+        count_asked = max(_REQUESTS, count) if turn >= 0 else WARM_UP * count
+        numbers = [(turn + 1) * _REQUESTS + at for at in range(count_asked)]
+        # Windows that are asked for at the same time lie side by side.
+        asked = [(texts.query(number), window_at(number * (window + 1))) for number in numbers]
+        seconds = clients_seconds(clients, asked)
         # For a moment after a crowd, calls keep to one core: what is timed next should not.
         time.sleep(AFTERWARDS)
         return {name: seconds}

@@ -31,7 +31,8 @@ _READING = """\
 - `floor`: the operations of `encode` up to the deepest head, at the speed of the machine's matrix products at the
   layers' shapes (the better of one document and a whole window at once), in the same number format.
 - `http_overhead`: what a request over loopback takes more than the reranker within it; `http_fusion`: its fusion.
-  `clients`: seconds a request, wall-clock over all requests; the clients run in the server's process.
+  `clients`: seconds a request, wall-clock over all requests, each with a query and a window of its own; the clients
+  run in the server's process.
 - Medians; in brackets the shortest and the longest run.
 """
 # measure, ratio of a report, must, aim, whether more is better, shown as a percentage

@@ -231,7 +231,8 @@ class Bench:
         yield Way(f"http_{size}", ask, about=about)
 
         for clients in (1, 8):
-            yield clients_way(f"clients_{clients}_{size}", port, clients, self.texts, size, about, stack)
+            known = self.plan.windows.middle
+            yield clients_way(f"clients_{clients}_{size}", port, clients, self.texts, size, known, about, stack)
 
     def _icr_ways(self) -> Iterator[Way]:
         reranker = self.backbone.reranker("joint")

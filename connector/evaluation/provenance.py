@@ -134,7 +134,7 @@ def portable_command(arguments: Sequence[str], collection: Path | str) -> str:
         if equals and os.path.isabs(value):
             return f"{option}={shown(value)}"
         # Resolved only for looking: a symbolic link or ``..`` must not bring the machine's folders in.
-        if not os.path.isabs(argument) and not argument.startswith(".."):
+        if argument == os.devnull or (not os.path.isabs(argument) and not argument.startswith("..")):
             return argument
         path = Path(argument).resolve()
         return f"{_FOLDER}/{path.relative_to(beside)}" if path.is_relative_to(beside) else path.name

@@ -23,7 +23,7 @@ def test_a_connection_outlives_other_work_and_ends_with_the_server(
         # Longer than a server waits for the next request by default.
         time.sleep(6)
         assert client.rerank("who bakes bread", cats).seconds > 0
-        assert clients_seconds([client, other], ["one", "two", "three"], cats) > 0
+        assert clients_seconds([client, other], [(query, cats) for query in ("one", "two", "three")]) > 0
         with pytest.raises(BackboneError, match="the service answered 4"):
             client.rerank("", cats)
     with pytest.raises(BackboneError, match="the service did not answer"):

@@ -141,6 +141,8 @@ def test_the_machine_is_described() -> None:
 def test_a_published_command_names_no_folder_of_the_machine(tmp_path: Path) -> None:
     collection = tmp_path / "sets" / "dl19"
     arguments = [
+        "--config",
+        "/dev/null",
         "evaluate",
         str(collection),
         "--run",
@@ -150,5 +152,5 @@ def test_a_published_command_names_no_folder_of_the_machine(tmp_path: Path) -> N
         "5",
     ]
     assert portable_command(arguments, collection) == (
-        "rh-connector evaluate DATA/dl19 --run DATA/dl19/runs/BM25.trec --out=o.json -n 5"
+        "rh-connector --config /dev/null evaluate DATA/dl19 --run DATA/dl19/runs/BM25.trec --out=o.json -n 5"
     )
