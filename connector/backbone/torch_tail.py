@@ -102,7 +102,7 @@ class TailPlaces:
 
     def fixed_bias(self, window: int | None) -> Tensor:
         """The same of all but the query, over the prefix and themselves."""
-        places = torch.tensor(self._fixed_places)
+        places = torch.tensor(self._fixed_places, dtype=torch.int64)
         behind = self._behind(self._positions[places], self._prefix, window)
         return torch.cat((behind, self._own(places, window)), dim=1)
 

@@ -60,6 +60,32 @@ def test_shapes_and_mass(open_reader: Open, layout: Layout, cats: list[str]) -> 
     assert (mass > 0).all() and (mass < 1).all()
 
 
+@pytest.mark.parametrize("layout", ["block", "late", "joint"])
+def test_without_the_whole_tail_the_query_s_rows_are_the_same(
+    open_reader: Open, layout: Layout, cats: list[str]
+) -> None:
+    """Fewer ids go through the layers: equal to rounding, bit for bit each way."""
+    reader = open_reader(layout)
+    whole = reader.read(QUERY, cats, HEADS)
+    less = reader.read(QUERY, cats, HEADS, whole_tail=False)
+    assert less.rows.shape == (len(HEADS), 2, whole.lengths.sum())
+    np.testing.assert_allclose(less.rows, whole.rows[:, -2:], rtol=0.05, atol=2e-4)
+    assert np.corrcoef(less.rows.ravel(), whole.rows[:, -2:].ravel())[0, 1] > 0.9999
+    again = open_reader(layout).read(QUERY, cats, HEADS, whole_tail=False)
+    np.testing.assert_array_equal(again.rows, less.rows)
+
+
+def test_what_late_remembers_of_a_tail_changes_no_bit(
+    smollm2: Checkpoint, open_reader: Open, runtime: TorchRuntime, cats: list[str]
+) -> None:
+    """The tail without its query is remembered by place: after other queries, and in a runtime that is new."""
+    reader = open_reader("late")
+    for query in ("purring", "what do kittens eat?", QUERY):
+        known = reader.read(query, cats, HEADS)
+    runtime._fixed.clear()
+    assert reader.read(QUERY, cats, HEADS).rows.tobytes() == known.rows.tobytes()
+
+
 def test_equal_documents_are_read_once_and_score_the_same(open_reader: Open, cats: list[str]) -> None:
     twice = open_reader().read(QUERY, [*cats, cats[2]], HEADS)
     once = open_reader().read(QUERY, cats, HEADS)

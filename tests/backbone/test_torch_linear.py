@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.backbone.torch_linear import PackedGate, PackedLinear, pack_linears
+from connector.backbone.torch_linear import PackedGate, PackedLinear, pack_linears, products_apart
 
 
 def layers(dtype: torch.dtype, *, bias: bool = False) -> torch.nn.Sequential:
@@ -97,3 +97,46 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(dtype: torch.dtype, rows: i
     model[0][1] = torch.nn.Identity()
     inputs = torch.randn(100, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     assert torch.equal(model(inputs[start : start + rows]), model(inputs)[start : start + rows])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_apart_have_the_bits_of_each_part_alone(dtype: torch.dtype) -> None:
+    model = layers(dtype)
+    block = gated(dtype, Gated(torch.nn.SiLU()))
+    if not (pack_linears(model) and pack_linears(block)):
+        pytest.skip("this torch or CPU cannot pack weights")
+    torch.manual_seed(9)
+    inputs, added, rows = torch.randn(1, 40, 64).to(dtype), torch.randn(1, 40, 64).to(dtype), [3, 24, 13]
+    parts = torch.split(inputs, rows, dim=1)
+    with products_apart(rows):
+        joined, gated_joined = model(inputs), block[0](inputs, added)
+    assert torch.equal(joined, torch.cat([model(part) for part in parts], dim=1))
+    own = [block[0](*pair) for pair in zip(parts, torch.split(added, rows, dim=1), strict=True)]
+    assert torch.equal(gated_joined, torch.cat(own, dim=1))
+    # And only within.
+    assert torch.equal(model(inputs), model.forward(inputs))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_joined_layers_and_added_rows(dtype: torch.dtype, tolerance: float, bias: bool) -> None:
+    torch.manual_seed(4)
+    plain = [torch.nn.Linear(64, size, bias=bias, dtype=dtype).requires_grad_(False) for size in (96, 32, 32)]
+    inputs, added = torch.randn(1, 24, 64).to(dtype), torch.randn(1, 24, 160).to(dtype)
+    model = torch.nn.Sequential(*plain)
+    if not pack_linears(model):
+        pytest.skip("this torch or CPU cannot pack weights")
+    packed = [layer for layer in model if isinstance(layer, PackedLinear)]
+    joined = PackedLinear.joined(packed)
+    expected = torch.cat([layer(inputs) for layer in plain], dim=-1)
+    assert torch.allclose(joined(inputs), expected, atol=tolerance, rtol=tolerance)
+    assert torch.allclose(joined(inputs, added), expected + added, atol=2 * tolerance, rtol=tolerance)
+
+
+def test_layers_with_and_without_bias_are_not_joined() -> None:
+    plain = [torch.nn.Linear(64, 32, bias=bias).requires_grad_(False) for bias in (True, False)]
+    model = torch.nn.Sequential(*plain)
+    if not pack_linears(model):
+        pytest.skip("this torch or CPU cannot pack weights")
+    with pytest.raises(AttributeError, match="bias"):
+        PackedLinear.joined([layer for layer in model if isinstance(layer, PackedLinear)])
