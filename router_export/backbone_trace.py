@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from connector.backbone.torch_attention import ATTENTION, AttentionPass, LayerOptions, LayersDone, active
+from connector.backbone.torch_attention import ATTENTION, AttentionPass, LayerOptions, active
 from connector.errors import BackboneError, MissingExtraError
 from router_export.backbone_graphs import COMMON
 
@@ -94,7 +94,8 @@ class _Doors(AttentionPass):
         self.options.append(options)
         self.outputs.extend((self._hidden[layer], q, k, v))
         if layer == len(self._keys):
-            raise LayersDone
+            # What comes of it is no output, and is left out of the graph.
+            return q
         keys, values = self._keys[layer], self._values[layer]
         # Queries of a group share their keys, which are not repeated.
         grouped = (q * options.scaling).reshape(k.shape[0], (q.shape[0] // k.shape[0]) * q.shape[1], k.shape[2])
@@ -172,14 +173,15 @@ def trace(decoder: Any, path: Path) -> Traced:
             # Run once as it is: what the module notes while it is traced is lost.
             module(*example)
             options = module.options
+            # Traced here: left to itself, the exporter traces with dynamo too, in two to three times the time.
+            program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
             torch.onnx.export(
-                module,
-                example,
+                program,
+                (),
                 path,
                 dynamo=True,
                 input_names=inputs,
                 output_names=outputs,
-                dynamic_shapes=shapes,
                 opset_version=OPSET,
                 external_data=True,
                 optimize=True,

@@ -52,11 +52,11 @@ def read_texts(folder: Path | None, tokenizer: Tokenizer, count: int, tokens: in
         DataError: the folder cannot be read, or has too little text.
     """
     if folder is None:
-        raw = [document_text(document.fields, ()) for document in standard_library_documents()]
+        # Not a list: parsing the whole library takes seconds.
+        texts: Iterable[str] = (document_text(document.fields, ()) for document in standard_library_documents())
         asked = [f"what does {document.id} do" for document in islice(standard_library_documents(), _QUERIES)]
         queries: Iterable[str] = (*QUESTIONS, *asked)
         source = "standard library of Python"
-        texts: Iterable[str] = raw
     else:
         queries = read_queries(folder / "queries.jsonl").values()
         texts = (

@@ -98,7 +98,7 @@ def test_what_is_counted_is_what_is_taken(tokenizer: Tokenizer, words: int) -> N
     gc.collect()
     tracemalloc.start()
     before = passages.nbytes
-    passages.of([" ".join(map(str, generator.integers(0, 99_999, words))) for _ in range(200)])
+    passages.of([" ".join(map(str, generator.integers(0, 99_999, words))) for _ in range(max(20, 6000 // words))])
     gc.collect()
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
