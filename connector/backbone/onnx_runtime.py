@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from threading import Lock
 from typing import Literal
@@ -15,6 +17,7 @@ from connector.backbone.allocator import keep_big_buffers
 from connector.backbone.onnx_encoded import ArrayDtype, Kept, OnnxEncodedDocument, StoredArray
 from connector.backbone.onnx_folder import ExportedBackbone
 from connector.backbone.onnx_graphs import Array, LayerStates, OnnxGraphs, causal_bias, thread_count
+from connector.backbone.onnx_tail import FixedLayer, FixedStates, OnnxTail
 from connector.backbone.onnx_window import OnnxWindow, PrefixStates
 from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Tail
 from connector.errors import BackboneError
@@ -23,6 +26,8 @@ __all__ = ["OnnxRuntime"]
 
 # Longer passages are encoded in parts, each seeing those before it: the same states, with logits that fit in memory.
 _PART_TOKENS = 1024
+# States of tails without their queries, for as many places of a tail as there is room for.
+_FIXED_BYTES = 64_000_000
 
 
 class OnnxRuntime:
@@ -51,6 +56,7 @@ class OnnxRuntime:
         self._graphs = OnnxGraphs(folder, exported, self._threads, device)
         self._windows = frozenset(exported.windows)
         self._prefixes: LRUCache[tuple[int, ...], PrefixStates] = LRUCache(4)
+        self._fixed: LRUCache[Hashable, FixedStates] = LRUCache(_FIXED_BYTES, attrgetter("nbytes"))
         self._lock = Lock()
 
     @classmethod
@@ -149,35 +155,81 @@ class OnnxRuntime:
             raise BackboneError("documents encoded by another runtime cannot be read by onnx")
         deepest = self._deepest(heads)
         window = OnnxWindow(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
-        ids, positions, apart = _tail(tail)
-        biases = {
-            size: np.concatenate(
-                [_window_bias(positions, window.positions, size), _own_bias(apart, positions, size)], 1
-            )
-            for size in self._windows
-        }
-        passing = biases
-        if late:
-            # The documents take part in the rows only, never in what the tail becomes.
-            passing = {size: bias[:, window.tokens :] for size, bias in biases.items()}
+        places = OnnxTail(tail, len(prefix))
+        biases = {size: places.bias(places.counted, window.positions, size) for size in self._windows}
+        rows = np.ascontiguousarray(tail.rows[:, places.counted])
         groups = self._shape.heads // self._shape.kv_heads
         found: dict[Head, Array] = {}
-        for layer, states in self._graphs.run(ids, positions, passing, window.seen):
+        if late:
+            layers = self._late(prefix, tail, places, deepest)
+        else:
+            every = np.arange(len(places.ids))
+            passing = {size: places.bias(every, window.positions, size) for size in self._windows}
+            layers = self._graphs.run(places.ids, places.positions, passing, window.seen)
+        for layer, states in layers:
             by_kv_head: dict[int, list[int]] = {}
             for at, head in heads:
                 if at == layer and head not in by_kv_head.setdefault(head // groups, []):
                     by_kv_head[head // groups].append(head)
             for kv_head, chosen in by_kv_head.items():
                 keys = window.keys_of(layer, kv_head, states)
-                bias = biases[self._exported.windows[layer]]
-                rows = self._graphs.rows(layer, states.q[chosen], keys, bias, tail.rows)
-                found.update({(layer, head): row[:, : window.tokens] for head, row in zip(chosen, rows, strict=True)})
+                q = states.q[chosen][:, places.counted]
+                averaged = self._graphs.rows(layer, q, keys, biases[self._exported.windows[layer]], rows)
+                found.update(
+                    {(layer, head): row[:, : window.tokens] for head, row in zip(chosen, averaged, strict=True)}
+                )
             if layer == deepest:
                 break
         result = np.stack([found[layer, head] for layer, head in heads])
         if not np.isfinite(result).all():
             raise BackboneError("the backbone gave attention that is not finite; check the weights and the dtype")
         return result
+
+    def _late(
+        self, prefix: Sequence[int], tail: Tail, places: OnnxTail, deepest: int
+    ) -> Iterator[tuple[int, LayerStates]]:
+        """The tail's states of each layer, where no document takes part in them: only the query is run."""
+        fixed = self._fixed_states(prefix, tail, places, deepest)
+        states_of_prefix = self._prefix_states(prefix)
+
+        def seen(layer: int, states: LayerStates) -> tuple[Array, Array]:
+            before, shared = states_of_prefix[layer], fixed.layers[layer]
+            keys = np.concatenate((before[0], shared.k[:, : places.shared], states.k), axis=1)
+            return keys, np.concatenate((before[1], shared.v[:, : places.shared], states.v), axis=1)
+
+        biases = {size: places.query_bias(size) for size in self._windows}
+        for layer, states in self._graphs.run(*places.of(places.query), biases, seen):
+            known = fixed.layers[layer]
+            yield layer, replace(states, q=places.whole(known.q, states.q), k=places.whole(known.k, states.k))
+
+    def _fixed_states(self, prefix: Sequence[int], tail: Tail, places: OnnxTail, deepest: int) -> FixedStates:
+        key = (tuple(prefix), tail.shared, tail.variants[1:], tail.position, deepest)
+        with self._lock:
+            known = self._fixed.get(key)
+        if known is None:
+            known = FixedStates(tuple(self._fixed_layers(prefix, places, deepest)))
+            with self._lock:
+                if known.nbytes <= self._fixed.maxsize:
+                    self._fixed[key] = known
+        return known
+
+    def _fixed_layers(self, prefix: Sequence[int], places: OnnxTail, deepest: int) -> Iterator[FixedLayer]:
+        if not len(places.fixed):
+            numbers = (self._shape.heads, self._shape.kv_heads)
+            q, k = (np.zeros((number, 0, self._shape.head_dim), dtype=np.float32) for number in numbers)
+            yield from [FixedLayer(q, k, k)] * (deepest + 1)
+            return
+        states_of_prefix = self._prefix_states(prefix)
+
+        def seen(layer: int, states: LayerStates) -> tuple[Array, Array]:
+            before = states_of_prefix[layer]
+            return np.concatenate((before[0], states.k), axis=1), np.concatenate((before[1], states.v), axis=1)
+
+        biases = {size: places.fixed_bias(size) for size in self._windows}
+        for layer, states in self._graphs.run(*places.of(places.fixed), biases, seen):
+            yield FixedLayer(states.q, states.k, states.v)
+            if layer == deepest:
+                return
 
     def embed(self, tokens: Sequence[int], layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
         """See ``Runtime.embed``."""
@@ -254,29 +306,3 @@ class OnnxRuntime:
 
 def _joined(parts: Sequence[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
-def _tail(tail: Tail) -> tuple[list[int], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Ids, positions, and who is hidden from whom: a variant sees the shared part and itself."""
-    ids, variant = list(tail.shared), [-1] * len(tail.shared)
-    positions = [tail.position + at for at in range(len(tail.shared))]
-    for number, own in enumerate(tail.variants):
-        ids.extend(own)
-        variant.extend([number] * len(own))
-        positions.extend(tail.position + len(tail.shared) + at for at in range(len(own)))
-    of = np.array(variant)
-    return ids, np.array(positions), (of[None, :] != -1) & (of[:, None] != of[None, :])
-
-
-def _own_bias(apart: npt.NDArray[np.bool_], positions: npt.NDArray[np.int64], window: int | None) -> Array:
-    bias: Array = causal_bias(positions, positions, window)
-    bias[apart] = np.float32("-inf")
-    return bias
-
-
-def _window_bias(queries: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], window: int | None) -> Array:
-    """Documents and prefix are always behind the tail: only a sliding window can hide them."""
-    bias: Array = np.zeros((len(queries), len(keys)), dtype=np.float32)
-    if window is not None:
-        bias[queries[:, None] - keys[None, :] >= window] = np.float32("-inf")
-    return bias

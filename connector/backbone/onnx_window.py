@@ -50,10 +50,8 @@ class OnnxWindow:
         self._packed: tuple[int, Array] | None = None
 
     def seen(self, layer: int, states: LayerStates) -> tuple[Array, Array]:
-        """Keys and values that the tail attends to; for late without the passages."""
-        prefix_k, prefix_v = self._prefix[layer]
-        if self._late:
-            return np.concatenate((prefix_k, states.k), axis=1), np.concatenate((prefix_v, states.v), axis=1)
+        """Keys and values that the tail attends to; not for late."""
+        prefix_v = self._prefix[layer][1]
         values = self._room(states.v)
         every = slice(layer * states.v.shape[0], (layer + 1) * states.v.shape[0])
         for document, start in self._starts():

@@ -238,10 +238,13 @@ class TorchRuntime:
         with self._lock:
             known = self._fixed.get(key)
         if known is None:
-            fixed = FixedPass(self._prefix_states(prefix), places, deepest)
+            before = self._prefix_states(prefix)
             if places.fixed:
+                fixed = FixedPass(before, places, deepest)
                 self._sequences.run(fixed, [TokenSequence(*places.fixed_tokens())])
-            known = fixed.states
+                known = fixed.states
+            else:
+                known = FixedStates.none(before, self._shape.heads)
             with self._lock:
                 if known.nbytes <= self._fixed.maxsize:
                     self._fixed[key] = known

@@ -30,6 +30,18 @@ class FixedStates:
     k: dict[int, Tensor] = field(default_factory=dict)
     v: dict[int, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def none(cls, like: Mapping[int, tuple[Tensor, Tensor]], heads: int) -> FixedStates:
+        """Those of a tail that is nothing but its query.
+
+        Args:
+            like: layer -> keys and values of the same heads.
+            heads: query heads.
+        """
+        k = {layer: keys[:, :0] for layer, (keys, _) in like.items()}
+        v = {layer: values[:, :0] for layer, (_, values) in like.items()}
+        return cls({layer: keys.new_empty(heads, 0, keys.shape[2]) for layer, keys in k.items()}, k, v)
+
     @property
     def nbytes(self) -> int:
         parts: tuple[Mapping[int, Tensor], ...] = (self.q, self.k, self.v)

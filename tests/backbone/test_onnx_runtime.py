@@ -18,6 +18,7 @@ from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.onnx_folder import RECORD, ROWS, WEIGHTS, exported_folder, graph_name
 from connector.backbone.onnx_runtime import OnnxRuntime
 from connector.backbone.opening import open_reader
+from connector.backbone.runtime import Tail
 from connector.backbone.torch_runtime import TorchRuntime
 from connector.cli import cli
 from connector.errors import BackboneError
@@ -110,6 +111,22 @@ def test_batch_equals_single_bit_for_bit(both: Both, late: bool) -> None:
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
     together = both.onnx.read(PREFIX, tail(), batch, heads, late=late)
     np.testing.assert_array_equal(again.read(PREFIX, tail(), single, heads, late=late), together)
+
+
+def test_what_late_remembers_of_a_tail_changes_no_bit(short: Both) -> None:
+    heads = [head for head in short.torch.shape.all_heads() if head[0] < 2]
+    encoded = list(short.onnx.encode(PREFIX, DOCUMENTS, heads, late=True))
+    short.onnx._fixed.clear()
+    fresh = short.onnx.read(PREFIX, tail(), encoded, heads, late=True)
+    assert len(short.onnx._fixed) == 1
+    assert short.onnx.read(PREFIX, tail(), encoded, heads, late=True).tobytes() == fresh.tobytes()
+    # A query alone, with nothing before or beside it.
+    query = Tail((), tail().variants[:1], np.eye(len(tail().variants[0]), dtype=np.float32), tail().position)
+    found, expected = (
+        runtime.read(PREFIX, query, list(runtime.encode(PREFIX, DOCUMENTS, heads, late=True)), heads, late=True)
+        for runtime in (short.onnx, short.torch)
+    )
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
 def test_embeddings_are_torch_s(both: Both) -> None:

@@ -143,6 +143,18 @@ def test_late_rows_equal_q_times_k_of_separate_passes(folder: Path, runtime: Tor
     np.testing.assert_allclose(np.nan_to_num(together), np.nan_to_num(single), atol=1e-5)
 
 
+def test_late_reads_a_tail_that_is_nothing_but_a_query(runtime: TorchRuntime) -> None:
+    heads = runtime.shape.all_heads()
+    own = VARIANTS[0]
+    late = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=True))
+    alone = Tail((), (own,), np.eye(len(own), dtype=np.float32), POSITION)
+    # The same query beside another, which it does not see.
+    beside = Tail((), (own, VARIANTS[1]), np.eye(len(own), len(own) + len(VARIANTS[1]), dtype=np.float32), POSITION)
+    rows = runtime.read(PREFIX, alone, late, heads, late=True)
+    np.testing.assert_allclose(rows, runtime.read(PREFIX, beside, late, heads, late=True), atol=3e-6)
+    assert (rows.sum(axis=2) > 0).all()
+
+
 def test_only_some_heads_gives_their_rows_bit_for_bit(runtime: TorchRuntime) -> None:
     heads = runtime.shape.all_heads()
     encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
