@@ -156,15 +156,16 @@ class OnnxRuntime:
         deepest = self._deepest(heads)
         window = OnnxWindow(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
         places = OnnxTail(tail, len(prefix))
-        biases = {size: places.bias(places.counted, window.positions, size) for size in self._windows}
         rows = np.ascontiguousarray(tail.rows[:, places.counted])
         groups = self._shape.heads // self._shape.kv_heads
         found: dict[Head, Array] = {}
         if late:
+            biases = {size: places.bias(places.counted, window.positions, size) for size in self._windows}
             layers = self._late(prefix, tail, places, deepest)
         else:
             every = np.arange(len(places.ids))
             passing = {size: places.bias(every, window.positions, size) for size in self._windows}
+            biases = {size: bias[places.counted] for size, bias in passing.items()}
             layers = self._graphs.run(places.ids, places.positions, passing, window.seen)
         for layer, states in layers:
             by_kv_head: dict[int, list[int]] = {}

@@ -9,12 +9,11 @@ import numpy.typing as npt
 
 from connector.backbone.onnx_graphs import Array, causal_bias
 from connector.backbone.runtime import Tail
+from connector.backbone.tails import SHARED, laid_out
 
 __all__ = ["FixedLayer", "FixedStates", "OnnxTail"]
 
 Places = npt.NDArray[np.int64]
-# Variant of the tokens that all variants share.
-_SHARED = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +61,7 @@ class OnnxTail:
     """
 
     def __init__(self, tail: Tail, prefix: int) -> None:
-        ids, variants = list(tail.shared), [_SHARED] * len(tail.shared)
-        positions = [tail.position + at for at in range(len(tail.shared))]
-        for number, own in enumerate(tail.variants):
-            ids.extend(own)
-            variants.extend([number] * len(own))
-            positions.extend(tail.position + len(tail.shared) + at for at in range(len(own)))
+        ids, positions, variants = laid_out(tail)
         self.ids, self.positions = ids, np.array(positions, dtype=np.int64)
         self.shared = len(tail.shared)
         places, end = np.arange(len(ids)), self.shared + len(tail.variants[0])
@@ -111,7 +105,7 @@ class OnnxTail:
         """Of some of the tail's tokens over others: a variant sees the shared part and itself."""
         bias: Array = causal_bias(self.positions[places], self.positions[seen], window)
         of, by = self._variants[seen], self._variants[places]
-        bias[(of[None, :] != _SHARED) & (by[:, None] != of[None, :])] = np.float32("-inf")
+        bias[(of[None, :] != SHARED) & (by[:, None] != of[None, :])] = np.float32("-inf")
         return bias
 
     def _behind(self, places: Places, before: Places, window: int | None) -> Array:

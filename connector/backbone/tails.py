@@ -8,10 +8,12 @@ import numpy as np
 
 from connector.backbone.runtime import Tail
 
-__all__ = ["GROUPS", "make_tail"]
+__all__ = ["GROUPS", "SHARED", "laid_out", "make_tail"]
 
 GROUPS = ("tail", "tail N/A", "query", "query N/A")
 """Row groups of a reading: attention averaged over all tail rows or the query's own, for the query and for N/A."""
+SHARED = -1
+"""Variant of the tokens that all variants of a tail share."""
 
 
 def make_tail(
@@ -46,3 +48,14 @@ def make_tail(
         queries[number, start : start + len(own)] = 1 / len(own)
         start += len(ids)
     return Tail(shared, variants, np.concatenate((tails, queries)) if whole else queries, position)
+
+
+def laid_out(tail: Tail) -> tuple[list[int], list[int], list[int]]:
+    """Ids, positions and variants (from 0, or ``SHARED``) of a tail's tokens: shared ones, then each variant's."""
+    ids, variants = list(tail.shared), [SHARED] * len(tail.shared)
+    positions = [tail.position + at for at in range(len(tail.shared))]
+    for number, own in enumerate(tail.variants):
+        ids.extend(own)
+        variants.extend([number] * len(own))
+        positions.extend(tail.position + len(tail.shared) + at for at in range(len(own)))
+    return ids, positions, variants

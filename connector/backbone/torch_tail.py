@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 import torch
 
 from connector.backbone.runtime import Tail
+from connector.backbone.tails import SHARED, laid_out
 from connector.backbone.torch_attention import causal_bias
 
 __all__ = ["FixedStates", "TailPlaces"]
 
 Tensor = torch.Tensor
-# Variant of the tokens that all variants share.
-_SHARED = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +64,7 @@ class TailPlaces:
     """
 
     def __init__(self, tail: Tail, prefix: int, device: torch.device) -> None:
-        ids, variants = list(tail.shared), [_SHARED] * len(tail.shared)
-        positions = [tail.position + at for at in range(len(tail.shared))]
-        for number, own in enumerate(tail.variants):
-            ids.extend(own)
-            variants.extend([number] * len(own))
-            positions.extend(tail.position + len(tail.shared) + at for at in range(len(own)))
+        ids, positions, variants = laid_out(tail)
         self.ids, self.positions = ids, positions
         self.tokens, self.shared, self.query = len(ids), len(tail.shared), len(tail.variants[0])
         self.fixed = self.tokens - self.query
@@ -128,7 +122,7 @@ class TailPlaces:
         """Of some of the tail's tokens over themselves: a variant sees the shared part and itself."""
         of = self._variants[places]
         bias = causal_bias(self._positions[places], self._positions[places], window)
-        bias.masked_fill_((of[None, :] != _SHARED) & (of[:, None] != of[None, :]), float("-inf"))
+        bias.masked_fill_((of[None, :] != SHARED) & (of[:, None] != of[None, :]), float("-inf"))
         return bias.to(self._device)
 
     def _behind(self, positions: Tensor, before: Tensor, window: int | None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from connector.backbone.torch_attention import EncodePass, active
 from connector.backbone.torch_decoder import load_decoder
 from connector.backbone.torch_fused import FusedLayer, fuse_layers
-from connector.backbone.torch_linear import pack_linears
+from tests.backbone.packing import pack
 from tests.backbone.tiny import FAMILIES, save_tiny
 
 FUSED = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
@@ -23,8 +23,7 @@ CPU = torch.device("cpu")
 def decoder(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     save_tiny(family, folder)
     model = load_decoder(folder, "cpu", dtype)
-    if not pack_linears(model):
-        pytest.skip("this torch or CPU cannot pack weights")
+    pack(model, dtype)
     return model
 
 

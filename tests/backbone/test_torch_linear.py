@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.backbone.torch_linear import PackedGate, PackedLinear, pack_linears, products_apart
+from tests.backbone.packing import pack
 
 
 def layers(dtype: torch.dtype, *, bias: bool = False) -> torch.nn.Sequential:
@@ -24,8 +25,7 @@ def layers(dtype: torch.dtype, *, bias: bool = False) -> torch.nn.Sequential:
 def test_products_are_those_of_torch(dtype: torch.dtype, tolerance: float, bias: bool) -> None:
     model, inputs = layers(dtype, bias=bias), torch.randn(1, 33, 64).to(dtype)
     expected = model(inputs)
-    if not pack_linears(model):
-        pytest.skip("this torch or CPU cannot pack weights")
+    pack(model, dtype)
     assert sum(isinstance(module, PackedLinear) for module in model.modules()) == 2
     assert torch.allclose(model(inputs), expected, atol=tolerance, rtol=tolerance)
     assert model(inputs).dtype == dtype
@@ -54,8 +54,7 @@ def test_gated_blocks_are_fused_where_they_are_what_they_seem(dtype: torch.dtype
     torch.manual_seed(3)
     model, inputs = gated(dtype, Gated(torch.nn.SiLU())), torch.randn(1, 33, 64).to(dtype)
     expected = model(inputs)
-    if not pack_linears(model):
-        pytest.skip("this torch or CPU cannot pack weights")
+    pack(model, dtype)
     assert isinstance(model[0], PackedGate)
     assert torch.allclose(model(inputs), expected, atol=tolerance, rtol=tolerance)
     # And a row does not depend on those beside it.
@@ -76,8 +75,7 @@ def test_gated_blocks_are_fused_where_they_are_what_they_seem(dtype: torch.dtype
 def test_other_blocks_keep_their_own_code(dtype: torch.dtype, make: Callable[[], torch.nn.Module]) -> None:
     model, inputs = gated(dtype, make()), torch.randn(1, 33, 64).to(dtype)
     expected = model(inputs)
-    if not pack_linears(model):
-        pytest.skip("this torch or CPU cannot pack weights")
+    pack(model, dtype)
     assert not any(isinstance(module, PackedGate) for module in model.modules())
     assert torch.allclose(model(inputs), expected, atol=2e-2, rtol=2e-2)
 
@@ -92,8 +90,7 @@ def test_other_number_formats_are_left_as_they_are() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_does_not_depend_on_the_rows_beside_it(dtype: torch.dtype, rows: int, start: int) -> None:
     model = layers(dtype)
-    if not pack_linears(model):
-        pytest.skip("this torch or CPU cannot pack weights")
+    pack(model, dtype)
     model[0][1] = torch.nn.Identity()
     inputs = torch.randn(100, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     assert torch.equal(model(inputs[start : start + rows]), model(inputs)[start : start + rows])
@@ -103,8 +100,8 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(dtype: torch.dtype, rows: i
 def test_products_apart_have_the_bits_of_each_part_alone(dtype: torch.dtype) -> None:
     model = layers(dtype)
     block = gated(dtype, Gated(torch.nn.SiLU()))
-    if not (pack_linears(model) and pack_linears(block)):
-        pytest.skip("this torch or CPU cannot pack weights")
+    pack(model, dtype)
+    pack(block, dtype)
     torch.manual_seed(9)
     inputs, added, rows = torch.randn(1, 40, 64).to(dtype), torch.randn(1, 40, 64).to(dtype), [3, 24, 13]
     parts = torch.split(inputs, rows, dim=1)
@@ -124,8 +121,7 @@ def test_joined_layers_and_added_rows(dtype: torch.dtype, tolerance: float, bias
     plain = [torch.nn.Linear(64, size, bias=bias, dtype=dtype).requires_grad_(False) for size in (96, 32, 32)]
     inputs, added = torch.randn(1, 24, 64).to(dtype), torch.randn(1, 24, 160).to(dtype)
     model = torch.nn.Sequential(*plain)
-    if not pack_linears(model):
-        pytest.skip("this torch or CPU cannot pack weights")
+    pack(model, dtype)
     packed = [layer for layer in model if isinstance(layer, PackedLinear)]
     joined = PackedLinear.joined(packed)
     expected = torch.cat([layer(inputs) for layer in plain], dim=-1)
@@ -136,7 +132,6 @@ def test_joined_layers_and_added_rows(dtype: torch.dtype, tolerance: float, bias
 def test_layers_with_and_without_bias_are_not_joined() -> None:
     plain = [torch.nn.Linear(64, 32, bias=bias).requires_grad_(False) for bias in (True, False)]
     model = torch.nn.Sequential(*plain)
-    if not pack_linears(model):
-        pytest.skip("this torch or CPU cannot pack weights")
+    pack(model)
     with pytest.raises(AttributeError, match="bias"):
         PackedLinear.joined([layer for layer in model if isinstance(layer, PackedLinear)])

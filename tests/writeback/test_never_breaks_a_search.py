@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -96,9 +97,12 @@ def test_first_stage_order_with_its_scores(
         (hit["_id"], hit["_score"]) for hit in plain["hits"]["hits"]
     ]
     proxy.damage = None
-    # On a busy machine one answer may take longer than the pipeline waits.
-    good = next((found for found in (search(connection, plan) for _ in range(3)) if was_reranked(found, plan)), None)
-    assert good is not None and sorted(ids(good)) == sorted(ids(plain)), "it recovers at once"
+    started = time.monotonic()
+    good = search(connection, plan)
+    if time.monotonic() - started >= PATIENCE:
+        # A machine so busy that the pipeline's time was up: that is no word on recovery.
+        good = search(connection, plan)
+    assert was_reranked(good, plan) and sorted(ids(good)) == sorted(ids(plain)), "it recovers at once"
 
 
 def test_a_dripping_answer_is_waited_for(
