@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from connector.backbone.checkpoint import Checkpoint
+    from connector.checkpoints.checkpoint import Checkpoint
     from connector.routing.metadata import RouterMetadata
     from connector.routing.router import Router
     from router_export.backbone import ExportedGraphs

@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.onnx_folder import RECORD, ExportedBackbone
 from connector.backbone.onnx_runtime import OnnxRuntime
 from connector.backbone.runtime import Runtime, Tail
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, MissingExtraError
 
 __all__ = ["EMBEDDING_TOLERANCE", "INT8_TOLERANCE", "TOLERANCE", "ExportedGraphs", "export_backbone"]

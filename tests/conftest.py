@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from connector.backbone.checkpoint import Checkpoint
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
 from tests.nodes import elasticsearch, opensearch
@@ -34,7 +34,7 @@ def settings() -> Settings:
 @pytest.fixture(scope="session")
 def smollm2(settings: Settings) -> Checkpoint:
     """SmolLM2-135M-Instruct, pulled and converted on the first use of a machine."""
-    from connector.backbone.pulling import obtain
+    from connector.checkpoints.pulling import obtain
 
     return obtain("smollm2-135m", cache=settings.cache.path)
 

@@ -15,6 +15,7 @@ _PARTS = [
     "errors",
     "settings",
     "documents",
+    "checkpoints",
     "backbone",
     "heads",
     "routing",
@@ -37,7 +38,7 @@ _TORCH_ROOMS = [
     "connector/backbone/key_codes.py",
     # Asks whether it is installed.
     "connector/backbone/opening.py",
-    "connector/backbone/gguf_conversion.py",
+    "connector/checkpoints/gguf_conversion.py",
     # Routers are trained in torch, and run without it.
     "connector/routing/router*.py",
     # The LLM's layers are traced from torch, and run without it.

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from connector.backbone.catalogue import CATALOGUE, parameters_text
-from connector.backbone.description import describe
-from connector.backbone.pulling import find_local, obtain
+from connector.checkpoints.catalogue import CATALOGUE, parameters_text
+from connector.checkpoints.model_facts import describe
+from connector.checkpoints.pulling import find_local, obtain
 from connector.cli.context import Context, pass_context
 from connector.errors import BackboneError
 from connector.settings import Settings

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pydantic import BaseModel, SecretStr
 
-from connector.backbone.checkpoint import Checkpoint
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.diagnosis import cluster, machine, model
 from connector.diagnosis.findings import Check, Finding, failed, run
 from connector.engines.connection import Connection, connect

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from connector.backbone.checkpoint import Checkpoint
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.diagnosis.findings import Finding, Level
 from connector.errors import BackboneError
 from connector.routing.bundle import shipped_bundle

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from connector.backbone.cache import DocumentCache
-from connector.backbone.catalogue import CATALOGUE
-from connector.backbone.checkpoint import Checkpoint
-from connector.backbone.hub import is_hub_id
 from connector.backbone.prompts import PromptTemplate
-from connector.backbone.pulling import find_local, obtain
 from connector.backbone.reader import Reader
 from connector.backbone.runtime import BackboneShape
 from connector.backbone.tokenizer import Tokenizer
+from connector.checkpoints.catalogue import CATALOGUE
+from connector.checkpoints.checkpoint import Checkpoint
+from connector.checkpoints.hub import is_hub_id
+from connector.checkpoints.pulling import find_local, obtain
 from connector.diagnosis.findings import Finding
 from connector.errors import BackboneError
 from connector.routing.selection import Routes

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from connector.backbone.cache import DocumentCache, passage_key
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.disk_cache import DiskCache
 from connector.backbone.passage_store import PassageStore, store_path
 from connector.backbone.reader import Reader
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 from connector.settings import Settings
 from tests.backbone.test_cache import Sized

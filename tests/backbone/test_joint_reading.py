@@ -13,13 +13,13 @@ import pytest
 
 from connector.backbone import joint_reading
 from connector.backbone.cache import DocumentCache
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.prompts import PromptTemplate
 from connector.backbone.reader import Layout, Reader, Reading
 from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Tail
 from connector.backbone.tokenizer import Tokenizer
 from connector.backbone.torch_decoder import multiplies_bfloat16
 from connector.backbone.torch_runtime import TorchRuntime
+from connector.checkpoints.checkpoint import Checkpoint
 from tests.backbone.packing import has_wide_products
 
 HEADS = ((2, 4), (7, 7))

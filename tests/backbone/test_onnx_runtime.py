@@ -14,12 +14,12 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.onnx_folder import RECORD, ROWS, WEIGHTS, exported_folder, graph_name
 from connector.backbone.onnx_runtime import OnnxRuntime
 from connector.backbone.opening import open_reader
 from connector.backbone.runtime import Tail
 from connector.backbone.torch_runtime import TorchRuntime
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError
 from connector.settings import Settings

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.backbone.cache import passage_key
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.passages import Passages, split_text
 from connector.backbone.tokenizer import EncodedText, Tokenizer
+from connector.checkpoints.checkpoint import Checkpoint
 
 ids = st.lists(st.integers(0, 300_000), min_size=1, max_size=20)
 

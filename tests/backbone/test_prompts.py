@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.prompts import PromptTemplate
 from connector.backbone.tokenizer import Tokenizer
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from connector.backbone.cache import DocumentCache
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.prompts import PromptTemplate
 from connector.backbone.reader import Layout, Reader
 from connector.backbone.tokenizer import Tokenizer
 from connector.backbone.torch_runtime import TorchRuntime
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 
 HEADS = ((2, 4), (7, 7), (8, 0))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from connector.backbone.cache import DocumentCache
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.prompts import PromptTemplate
 from connector.backbone.reader import Layout, Reader, Reading
 from connector.backbone.reading_cache import ReadingCache
 from connector.backbone.tokenizer import Tokenizer
 from connector.backbone.torch_runtime import TorchRuntime
+from connector.checkpoints.checkpoint import Checkpoint
 
 HEADS = ((2, 4), (7, 7))
 QUERY = "how long do cats sleep"

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from connector.backbone.cache import DocumentCache
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.disk_cache import DiskCache
 from connector.backbone.opening import open_reader
 from connector.backbone.prompts import PromptTemplate
@@ -17,6 +16,7 @@ from connector.backbone.reader import Reader
 from connector.backbone.tokenizer import Tokenizer
 from connector.backbone.torch_encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
 from connector.backbone.torch_runtime import TorchRuntime
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, SettingsError
 from connector.settings import Settings
 from tests.backbone.tiny import save_tiny

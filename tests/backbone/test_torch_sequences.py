@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.core_sharing import CoreSharing
 from connector.backbone.torch_attention import EncodePass
 from connector.backbone.torch_decoder import load_decoder, multiplies_bfloat16
 from connector.backbone.torch_rows import RowPlan
 from connector.backbone.torch_sequences import Sequences, TokenSequence
+from connector.checkpoints.checkpoint import Checkpoint
 from tests.backbone.packing import has_amx, has_wide_products
 
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.tokenizer import Tokenizer
 from connector.benchmark.texts import read_texts
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import DataError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from connector.backbone.checkpoint import Checkpoint
 from connector.benchmark.report import RATIOS
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import SettingsError
 

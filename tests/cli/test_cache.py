@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.passage_store import PassageStore, store_path
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError, SettingsError
 from connector.reranker import Reranker

@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from connector.backbone.checkpoint import Checkpoint
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import demo_index, main
 from connector.documents import Document
 from connector.engines.embedded import EmbeddedEngine

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from connector.backbone.checkpoint import Checkpoint
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import main
 from connector.documents import Document
 from connector.engines import open_engine

@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from connector.backbone.checkpoint import Checkpoint
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.documents import Hit
 from connector.errors import BackboneError, SettingsError

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from connector.backbone.catalogue import CATALOGUE
-from connector.backbone.checkpoint import Checkpoint
+from connector.checkpoints.catalogue import CATALOGUE
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import main, model
 
 

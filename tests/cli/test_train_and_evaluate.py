@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from connector.backbone.checkpoint import Checkpoint
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.heads.head_sets import StaticHeads
 

@@ -12,9 +12,9 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from connector.backbone.checkpoint import Checkpoint
 from connector.backbone.onnx_folder import RECORD, WEIGHTS, ExportedBackbone, graph_name
 from connector.backbone.onnx_runtime import OnnxRuntime
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError, SettingsError
 from router_export import export_backbone

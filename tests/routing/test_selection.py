@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from connector.backbone.checkpoint import Checkpoint
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import shipped_path
 from connector.reranker import Reranker

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from connector.backbone.checkpoint import Checkpoint
-from connector.backbone.file_hashes import write_json
-from connector.backbone.package_files import Progress
+from connector.checkpoints.checkpoint import Checkpoint
+from connector.checkpoints.file_hashes import write_json
+from connector.checkpoints.package_files import Progress
 from connector.errors import BackboneError, MissingExtraError
 
 __all__ = ["is_hub_id", "obtain_from_hub"]

@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from connector.backbone.checkpoint import Checkpoint
-from connector.backbone.hub import is_hub_id
-from connector.backbone.manifest import Manifest
+from connector.checkpoints.checkpoint import Checkpoint
+from connector.checkpoints.hub import is_hub_id
+from connector.checkpoints.manifest import Manifest
 from connector.errors import BackboneError
 
 __all__ = ["describe"]

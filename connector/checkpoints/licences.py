@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
-from connector.backbone.catalogue import CatalogueEntry
-from connector.backbone.file_hashes import write_json
+from connector.checkpoints.catalogue import CatalogueEntry
+from connector.checkpoints.file_hashes import write_json
 from connector.errors import BackboneError
 
 __all__ = ["AcceptLicense", "is_accepted", "plain_text", "require_licence"]

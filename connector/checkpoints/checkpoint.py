@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from connector.backbone.file_hashes import file_hashes
-from connector.backbone.manifest import Manifest
+from connector.checkpoints.file_hashes import file_hashes
+from connector.checkpoints.manifest import Manifest
 from connector.errors import BackboneError, MissingExtraError
 
 __all__ = ["FAMILIES", "Checkpoint"]

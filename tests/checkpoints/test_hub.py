@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from connector.backbone.hub import is_hub_id
+from connector.checkpoints.hub import is_hub_id
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXTS = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from connector.backbone.gguf_tokenizer import mend_tokenizer
+from connector.checkpoints.gguf_tokenizer import mend_tokenizer
 from connector.errors import BackboneError, MissingExtraError
 
 __all__ = ["ARCHITECTURES", "convert_gguf"]

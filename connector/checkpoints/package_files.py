@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from connector.backbone.catalogue import PackageFile
+from connector.checkpoints.catalogue import PackageFile
 from connector.errors import BackboneError
 
 __all__ = ["Progress", "append_file"]

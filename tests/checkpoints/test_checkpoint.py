@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from connector.backbone import file_hashes
-from connector.backbone.checkpoint import Checkpoint
-from connector.backbone.description import describe
+from connector.checkpoints import file_hashes
+from connector.checkpoints.checkpoint import Checkpoint
+from connector.checkpoints.model_facts import describe
 from connector.errors import BackboneError
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
