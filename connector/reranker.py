@@ -83,7 +83,7 @@ class Reranker:
         Raises:
             SettingsError, BackboneError: see ``open_reader`` and ``Routes.from_settings``.
         """
-        from connector.backbone.opening import open_reader
+        from connector.backbone.open_reader import open_reader
 
         reader = open_reader(settings, progress)
         return cls(

@@ -37,7 +37,7 @@ _TORCH_ROOMS = [
     "connector/backbone/core_sharing.py",
     "connector/backbone/key_codes.py",
     # Asks whether it is installed.
-    "connector/backbone/opening.py",
+    "connector/backbone/open_reader.py",
     "connector/checkpoints/gguf_conversion.py",
     # Routers are trained in torch, and run without it.
     "connector/routing/router*.py",

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
-import numpy as np
 from cachetools import LRUCache
 
 from connector.backbone.disk_cache import DiskCache
 from connector.backbone.runtime import EncodedDocument
 
-__all__ = ["CacheStatistics", "DocumentCache", "passage_key"]
-
-
-def passage_key(namespace: str, tokens: Sequence[int]) -> bytes:
-    """The key of a passage: hash of what encodes it (fingerprint, layout, pool) and of its token ids."""
-    digest = hashlib.blake2b(namespace.encode(), digest_size=16)
-    digest.update(np.asarray(tokens, dtype="<i4").tobytes())
-    return digest.digest()
+__all__ = ["CacheStatistics", "DocumentCache"]
 
 
 @dataclass(frozen=True, slots=True)

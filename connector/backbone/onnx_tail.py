@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.onnx_graphs import Array, causal_bias
+from connector.backbone.prompt.tail import SHARED, laid_out
 from connector.backbone.runtime import Tail
-from connector.backbone.tails import SHARED, laid_out
 
 __all__ = ["FixedLayer", "FixedStates", "OnnxTail"]
 

@@ -13,17 +13,17 @@ from typing import Literal
 import numpy as np
 
 from connector.backbone.cache import CacheStatistics, DocumentCache
-from connector.backbone.fingerprint import Layout, fingerprint, template_hash
 from connector.backbone.in_flight import SharedEncoding
 from connector.backbone.joint_reading import JointReading
-from connector.backbone.laps import Clock
-from connector.backbone.passages import Passage, Passages
-from connector.backbone.prompts import NOT_APPLICABLE, PromptTemplate
+from connector.backbone.prompt.fingerprint import Layout, fingerprint, template_hash
+from connector.backbone.prompt.passages import Passage, Passages
+from connector.backbone.prompt.tail import GROUPS, make_tail
+from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reading import Reading, Rows
 from connector.backbone.reading_cache import ReadingCache, ReadingStatistics
 from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Runtime, Tail
-from connector.backbone.tails import GROUPS, make_tail
-from connector.backbone.tokenizer import Tokenizer
+from connector.backbone.step_times import Clock
 from connector.errors import BackboneError
 
 __all__ = ["GROUPS", "EmbeddedForm", "Layout", "Passage", "Reader", "Reading", "fingerprint"]

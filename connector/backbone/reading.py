@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from connector.backbone.passages import Passage
+from connector.backbone.prompt.passages import Passage
 from connector.backbone.runtime import Head
 
 __all__ = ["Reading", "Rows"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from connector.backbone.prompt.tail import SHARED, laid_out
 from connector.backbone.runtime import Tail
-from connector.backbone.tails import SHARED, laid_out
 from connector.backbone.torch_attention import causal_bias
 
 __all__ = ["FixedStates", "TailPlaces"]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connector.backbone.cache import DocumentCache
-from connector.backbone.opening import open_reader
-from connector.backbone.prompts import PromptTemplate
+from connector.backbone.open_reader import open_reader
+from connector.backbone.prompt.template import PromptTemplate
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Layout, Reader
 from connector.backbone.runtime import Runtime
-from connector.backbone.tokenizer import Tokenizer
 from connector.checkpoints.pulling import obtain
 from connector.heads.head_sets import HeadSet
 from connector.reranker import Reranker

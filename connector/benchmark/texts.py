@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from connector.backbone.tokenizer import Tokenizer
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.documents import document_text
 from connector.engines.standard_library import QUESTIONS, standard_library_documents
 from connector.errors import DataError

@@ -72,7 +72,7 @@ def command(
     FOLDER is laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold its corpus. Head scores
     are kept on disk as they come: a run that was stopped goes on.
     """
-    from connector.backbone.opening import open_reader
+    from connector.backbone.open_reader import open_reader
     from connector.evaluation.collections import load_collection
     from connector.evaluation.first_stage import first_stage, open_collection_engine
     from connector.evaluation.provenance import Provenance, portable_command

@@ -108,7 +108,7 @@ def command(
     target = out or Path(f"{Path(settings.backbone.model).name}.{settings.backbone.layout}.onnx")
     if target.suffix != ".onnx":
         raise SettingsError(f"train: --out {target}: the name of a router ends in .onnx")
-    from connector.backbone.opening import open_reader
+    from connector.backbone.open_reader import open_reader
     from connector.cli.train_tables import portable, tables_of
     from connector.evaluation.train_windows import engine_windows
     from connector.routing.router_fitting import FitOptions

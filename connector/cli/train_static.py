@@ -29,7 +29,7 @@ def find_static(
     out: Path | None,
 ) -> None:
     """Find the heads that rank best by themselves, and store them."""
-    from connector.backbone.opening import open_reader
+    from connector.backbone.open_reader import open_reader
     from connector.heads.head_sets import HeadSet, StaticHeads
     from connector.heads.readouts import READOUTS, ReadOut
     from connector.routing.detection import best_weight, find_heads

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from connector.backbone.cache import DocumentCache
-from connector.backbone.prompts import PromptTemplate
+from connector.backbone.prompt.template import PromptTemplate
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.backbone.runtime import BackboneShape
-from connector.backbone.tokenizer import Tokenizer
 from connector.checkpoints.catalogue import CATALOGUE
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.hub import is_hub_id

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from connector.backbone.cache import DocumentCache, passage_key
+from connector.backbone.cache import DocumentCache
 from connector.backbone.disk_cache import DiskCache
 from connector.backbone.passage_store import PassageStore, store_path
+from connector.backbone.prompt.passages import passage_key
 from connector.backbone.reader import Reader
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
@@ -228,8 +229,8 @@ def test_many_threads(path: Path) -> None:
 
 
 def reader_of(settings: Settings, folder: Path, checkpoint: Checkpoint, layout: str, dtype: str) -> Reader:
-    from connector.backbone.prompts import PromptTemplate
-    from connector.backbone.tokenizer import Tokenizer
+    from connector.backbone.prompt.template import PromptTemplate
+    from connector.backbone.prompt.tokenizer import Tokenizer
     from connector.backbone.torch_runtime import TorchRuntime
 
     runtime = TorchRuntime.load(checkpoint.path, device="cpu", cache_dtype=dtype)  # type: ignore[arg-type]

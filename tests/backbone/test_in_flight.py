@@ -13,10 +13,10 @@ import pytest
 from connector.backbone import in_flight
 from connector.backbone.cache import DocumentCache
 from connector.backbone.in_flight import SharedEncoding
-from connector.backbone.prompts import PromptTemplate
+from connector.backbone.prompt.template import PromptTemplate
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Layout, Reader
 from connector.backbone.runtime import EncodedDocument, Head
-from connector.backbone.tokenizer import Tokenizer
 from connector.backbone.torch_runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError

@@ -13,10 +13,10 @@ import pytest
 
 from connector.backbone import joint_reading
 from connector.backbone.cache import DocumentCache
-from connector.backbone.prompts import PromptTemplate
+from connector.backbone.prompt.template import PromptTemplate
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Layout, Reader, Reading
 from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Tail
-from connector.backbone.tokenizer import Tokenizer
 from connector.backbone.torch_decoder import multiplies_bfloat16
 from connector.backbone.torch_runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint

@@ -12,7 +12,7 @@ import pytest
 
 from connector.backbone.onnx_folder import RECORD, WEIGHTS, ExportedBackbone, exported_folder, graph_name
 from connector.backbone.onnx_runtime import OnnxRuntime
-from connector.backbone.opening import open_reader
+from connector.backbone.open_reader import open_reader
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, SettingsError
 from connector.settings import Settings

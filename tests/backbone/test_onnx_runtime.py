@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from connector.backbone.onnx_folder import RECORD, ROWS, WEIGHTS, exported_folder, graph_name
 from connector.backbone.onnx_runtime import OnnxRuntime
-from connector.backbone.opening import open_reader
+from connector.backbone.open_reader import open_reader
 from connector.backbone.runtime import Tail
 from connector.backbone.torch_runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint

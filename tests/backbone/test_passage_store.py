@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from connector.backbone.cache import passage_key
 from connector.backbone.passage_store import DamagedPassageError, PassageStore, remove_store
+from connector.backbone.prompt.passages import passage_key
 from connector.errors import BackboneError
 
 MB = 1_000_000

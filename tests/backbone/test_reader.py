@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from connector.backbone.cache import DocumentCache
-from connector.backbone.prompts import PromptTemplate
+from connector.backbone.prompt.template import PromptTemplate
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Layout, Reader
-from connector.backbone.tokenizer import Tokenizer
 from connector.backbone.torch_runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError

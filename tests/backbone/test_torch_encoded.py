@@ -10,10 +10,10 @@ import torch
 
 from connector.backbone.cache import DocumentCache
 from connector.backbone.disk_cache import DiskCache
-from connector.backbone.opening import open_reader
-from connector.backbone.prompts import PromptTemplate
+from connector.backbone.open_reader import open_reader
+from connector.backbone.prompt.template import PromptTemplate
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
-from connector.backbone.tokenizer import Tokenizer
 from connector.backbone.torch_encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
 from connector.backbone.torch_runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from connector.backbone.tokenizer import Tokenizer
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.benchmark.texts import read_texts
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import DataError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from connector.backbone.prompts import PromptTemplate
-from connector.backbone.tokenizer import Tokenizer
+from connector.backbone.prompt.template import PromptTemplate
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.backbone.tokenizer import Tokenizer
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.documents import clean_text
 from connector.errors import BackboneError

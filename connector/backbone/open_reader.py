@@ -9,11 +9,11 @@ from typing import NamedTuple
 from connector.backbone.cache import DocumentCache
 from connector.backbone.disk_cache import DiskCache
 from connector.backbone.onnx_folder import RECORD, ExportedBackbone, exported_folder
-from connector.backbone.prompts import PromptTemplate
+from connector.backbone.prompt.template import PromptTemplate
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.backbone.reading_cache import ReadingCache
 from connector.backbone.runtime import Runtime
-from connector.backbone.tokenizer import Tokenizer
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.pulling import obtain
 from connector.errors import BackboneError, MissingExtraError, SettingsError

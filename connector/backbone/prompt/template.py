@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from connector.backbone.tokenizer import Tokenizer
+from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.errors import BackboneError
 
 __all__ = ["NOT_APPLICABLE", "PromptTemplate"]

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.backbone.cache import passage_key
-from connector.backbone.passages import Passages, split_text
-from connector.backbone.tokenizer import EncodedText, Tokenizer
+from connector.backbone.prompt.passages import Passages, passage_key, split_text
+from connector.backbone.prompt.tokenizer import EncodedText, Tokenizer
 from connector.checkpoints.checkpoint import Checkpoint
 
 ids = st.lists(st.integers(0, 300_000), min_size=1, max_size=20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from array import array
 from collections.abc import Sequence
@@ -14,16 +15,22 @@ import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache
 
-from connector.backbone.cache import passage_key
-from connector.backbone.tokenizer import EncodedText, Tokenizer
+from connector.backbone.prompt.tokenizer import EncodedText, Tokenizer
 
-__all__ = ["Passage", "Passages", "SplitText", "split_text"]
+__all__ = ["Passage", "Passages", "SplitText", "passage_key", "split_text"]
 
 # No tokenizer makes fewer tokens than one per so many characters of real text; what is longer is cut before it is
 # tokenized, so that a document of 100 MB costs no more than one of the size that is read.
 _CHARACTERS_PER_TOKEN = 64
 # What Python keeps beside the characters and numbers, measured: of a text, and of each of its passages.
 _BYTES_A_TEXT, _BYTES_A_PASSAGE = 550, 300
+
+
+def passage_key(namespace: str, tokens: Sequence[int]) -> bytes:
+    """The key of a passage: hash of what encodes it (fingerprint, layout, pool) and of its token ids."""
+    digest = hashlib.blake2b(namespace.encode(), digest_size=16)
+    digest.update(np.asarray(tokens, dtype="<i4").tobytes())
+    return digest.digest()
 
 
 @dataclass(slots=True, eq=False)

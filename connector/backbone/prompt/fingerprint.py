@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Literal
 
-from connector.backbone.prompts import PromptTemplate
+from connector.backbone.prompt.template import PromptTemplate
 
 __all__ = ["Layout", "fingerprint", "template_hash"]
 
