@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
-from connector.backbone.cache import DocumentCache
+from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.runtime import EncodedDocument, Head
 from connector.backbone.turns import LOOK_SECONDS, Turns
 from connector.errors import BackboneError

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from connector.backbone.cache import DocumentCache
-from connector.backbone.disk_cache import DiskCache
+from connector.backbone.caching.disk_cache import DiskCache
+from connector.backbone.caching.document_cache import DocumentCache
+from connector.backbone.caching.reading_cache import ReadingCache
 from connector.backbone.onnx_folder import RECORD, ExportedBackbone, exported_folder
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
-from connector.backbone.reading_cache import ReadingCache
 from connector.backbone.runtime import Runtime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.pulling import obtain

@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from connector.backbone.cache import CacheStatistics, DocumentCache
+from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
+from connector.backbone.caching.reading_cache import ReadingCache, ReadingStatistics
 from connector.backbone.in_flight import SharedEncoding
 from connector.backbone.joint_reading import JointReading
 from connector.backbone.prompt.fingerprint import Layout, fingerprint, template_hash
@@ -21,7 +22,6 @@ from connector.backbone.prompt.tail import GROUPS, make_tail
 from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reading import Reading, Rows
-from connector.backbone.reading_cache import ReadingCache, ReadingStatistics
 from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Runtime, Tail
 from connector.backbone.step_times import Clock
 from connector.errors import BackboneError

@@ -17,7 +17,7 @@ from connector.errors import BackboneError, SettingsError
 from connector.settings import Settings
 
 if TYPE_CHECKING:
-    from connector.backbone.passage_store import PassageStore
+    from connector.backbone.caching.sqlite_store import PassageStore
 
 _MILLION = 1_000_000
 
@@ -47,7 +47,7 @@ def status(context: Context) -> None:
 @pass_context
 def prune(context: Context, to_mb: int | None, everything: bool) -> None:
     """Remove the documents that were not used for longest, and give their room back to the disk."""
-    from connector.backbone.passage_store import remove_store, store_path
+    from connector.backbone.caching.sqlite_store import remove_store, store_path
 
     settings = context.settings()
     if everything and to_mb is not None:
@@ -95,7 +95,7 @@ def verify(context: Context) -> None:
 @contextmanager
 def _existing(settings: Settings) -> Iterator[PassageStore | None]:
     """The store; None where nothing was ever kept: looking makes no file."""
-    from connector.backbone.passage_store import PassageStore, store_path
+    from connector.backbone.caching.sqlite_store import PassageStore, store_path
 
     path = store_path(settings.cache.path)
     if not path.is_file():
@@ -106,7 +106,7 @@ def _existing(settings: Settings) -> Iterator[PassageStore | None]:
 
 
 def _facts(settings: Settings, store: PassageStore | None) -> dict[str, Any]:
-    from connector.backbone.passage_store import StoreStatus, store_path
+    from connector.backbone.caching.sqlite_store import StoreStatus, store_path
 
     held = StoreStatus(0, 0, 0, 0, 0, None, None) if store is None else store.status()
     # With what the file needs beside the states, without its log.

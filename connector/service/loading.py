@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from connector.backbone.cache import CacheStatistics
+from connector.backbone.caching.document_cache import CacheStatistics
 from connector.errors import BackboneError, RhConnectorError
 from connector.service.errors import Failure, ServiceError
 from connector.service.scoring import SupportsRerank, check_result

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connector import __version__
-from connector.backbone.cache import CacheStatistics
+from connector.backbone.caching.document_cache import CacheStatistics
 from connector.documents import Hit, RerankResult
 from connector.service.errors import Failure
 from connector.service.scoring import FirstStage, Mode, Ranking, SupportsRerank

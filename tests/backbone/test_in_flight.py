@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from connector.backbone import in_flight
-from connector.backbone.cache import DocumentCache
+from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.in_flight import SharedEncoding
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer

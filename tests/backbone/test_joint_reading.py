@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from connector.backbone import joint_reading
-from connector.backbone.cache import DocumentCache
+from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Layout, Reader, Reading

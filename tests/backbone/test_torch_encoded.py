@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from connector.backbone.cache import DocumentCache
-from connector.backbone.disk_cache import DiskCache
+from connector.backbone.caching.disk_cache import DiskCache
+from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.open_reader import open_reader
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer

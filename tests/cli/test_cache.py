@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from connector.backbone.passage_store import PassageStore, store_path
+from connector.backbone.caching.sqlite_store import PassageStore, store_path
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError, SettingsError
 from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
-from tests.backbone.test_passage_store import damage, data, key
+from tests.backbone.caching.test_sqlite_store import damage, data, key
 
 MB = 1_000_000
 

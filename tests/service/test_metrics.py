@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from connector import __version__
-from connector.backbone.cache import CacheStatistics
+from connector.backbone.caching.document_cache import CacheStatistics
 from connector.documents import RankedHit, RerankResult
 from connector.reranker import Reranker
 from connector.service.metrics import FALLBACK_REASONS, fallback_reason

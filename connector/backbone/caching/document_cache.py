@@ -8,7 +8,7 @@ from threading import Lock
 
 from cachetools import LRUCache
 
-from connector.backbone.disk_cache import DiskCache
+from connector.backbone.caching.disk_cache import DiskCache
 from connector.backbone.runtime import EncodedDocument
 
 __all__ = ["CacheStatistics", "DocumentCache"]

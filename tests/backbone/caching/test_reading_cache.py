@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from connector.backbone.cache import DocumentCache
+from connector.backbone.caching.document_cache import DocumentCache
+from connector.backbone.caching.reading_cache import ReadingCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Layout, Reader, Reading
-from connector.backbone.reading_cache import ReadingCache
 from connector.backbone.torch_runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Lock, Thread
 
-from connector.backbone.passage_store import DamagedPassageError, PassageStore, store_path
+from connector.backbone.caching.sqlite_store import DamagedPassageError, PassageStore, store_path
 from connector.backbone.runtime import EncodedDocument
 from connector.errors import BackboneError
 from connector.settings import CacheSettings

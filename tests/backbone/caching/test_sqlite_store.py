@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from connector.backbone.passage_store import DamagedPassageError, PassageStore, remove_store
+from connector.backbone.caching.sqlite_store import DamagedPassageError, PassageStore, remove_store
 from connector.backbone.prompt.passages import passage_key
 from connector.errors import BackboneError
 
@@ -143,8 +143,8 @@ def test_a_file_of_another_version_or_program_is_left_alone(path: Path, statemen
 _WRITE = """
 import sys
 from pathlib import Path
-from connector.backbone.passage_store import PassageStore
-from tests.backbone.test_passage_store import data, key
+from connector.backbone.caching.sqlite_store import PassageStore
+from tests.backbone.caching.test_sqlite_store import data, key
 store = PassageStore(Path(sys.argv[1]), 200_000_000)
 for number in range(int(sys.argv[2]), int(sys.argv[3])):
     store.put(key(number), data(number), 1)
@@ -185,9 +185,9 @@ def test_processes_write_in_turn_and_read_at_once(path: Path) -> None:
 _FULL = """
 import resource, signal, sys
 from pathlib import Path
-from connector.backbone.passage_store import PassageStore
+from connector.backbone.caching.sqlite_store import PassageStore
 from connector.errors import BackboneError
-from tests.backbone.test_passage_store import data, key
+from tests.backbone.caching.test_sqlite_store import data, key
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 store = PassageStore(Path(sys.argv[1]), 200_000_000)

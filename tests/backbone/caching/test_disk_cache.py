@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from connector.backbone.cache import DocumentCache
-from connector.backbone.disk_cache import DiskCache
-from connector.backbone.passage_store import PassageStore, store_path
+from connector.backbone.caching.disk_cache import DiskCache
+from connector.backbone.caching.document_cache import DocumentCache
+from connector.backbone.caching.sqlite_store import PassageStore, store_path
 from connector.backbone.prompt.passages import passage_key
 from connector.backbone.reader import Reader
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 from connector.settings import Settings
-from tests.backbone.test_cache import Sized
+from tests.backbone.caching.test_document_cache import Sized
 from tests.service.waiting import wait_until
 
 MB = 1_000_000

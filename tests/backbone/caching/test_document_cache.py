@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.backbone.cache import DocumentCache
+from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.passages import passage_key
 
 
