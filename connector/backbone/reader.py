@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+from connector.backbone.batching.shared_encoding import SharedEncoding
+from connector.backbone.batching.waiting_windows import WaitingWindows
 from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache, ReadingStatistics
-from connector.backbone.in_flight import SharedEncoding
-from connector.backbone.joint_reading import JointReading
 from connector.backbone.prompt.fingerprint import Layout, fingerprint, template_hash
 from connector.backbone.prompt.passages import Passage, Passages
 from connector.backbone.prompt.tail import GROUPS, make_tail
@@ -92,7 +92,7 @@ class Reader:
         self.template_hash = template_hash(template)
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
         self._encoding = SharedEncoding(cache, self._encode, at_once=runtime.threads)
-        self._reading = JointReading(runtime, template.prefix, late=layout == "late")
+        self._reading = WaitingWindows(runtime, template.prefix, late=layout == "late")
         self._passages = Passages(tokenizer, max_document_tokens, max_passages, _REMEMBERED_BYTES)
         self._readings = ReadingCache(0) if readings is None else readings
         self._not_applicable_rows = ReadingCache(0) if not_applicable is None else not_applicable

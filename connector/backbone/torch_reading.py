@@ -21,7 +21,7 @@ from connector.backbone.torch_encoded import PackedDocuments
 from connector.backbone.torch_tail import FixedStates, TailPlaces
 from connector.errors import BackboneError
 
-__all__ = ["FixedPass", "JointPass", "LatePass", "ReadPass"]
+__all__ = ["FixedPass", "LatePass", "ReadPass", "SideBySidePass"]
 
 Tensor = torch.Tensor
 _Prefix = Mapping[int, tuple[Tensor, Tensor]]
@@ -251,7 +251,7 @@ class FixedPass(AttentionPass):
         return self._short(q, keys, values, self._tail.fixed_bias, options)
 
 
-class JointPass(AttentionPass):
+class SideBySidePass(AttentionPass):
     """Several tails, one behind the other, none of which sees another.
 
     They share the layers' products, which are too small for several cores with one tail's rows, and need the weights

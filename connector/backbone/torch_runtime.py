@@ -21,7 +21,7 @@ from connector.backbone.runtime import AskedWindow, BackboneShape, EncodedDocume
 from connector.backbone.torch_attention import AttentionPass, EncodePass, StatesPass
 from connector.backbone.torch_decoder import load_decoder, multiplies_bfloat16
 from connector.backbone.torch_encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
-from connector.backbone.torch_reading import FixedPass, JointPass, LatePass, ReadPass
+from connector.backbone.torch_reading import FixedPass, LatePass, ReadPass, SideBySidePass
 from connector.backbone.torch_sequences import Sequences, TokenSequence
 from connector.backbone.torch_tail import FixedStates, TailPlaces
 from connector.errors import BackboneError
@@ -230,7 +230,7 @@ class TorchRuntime:
     def _read_all(self, going: Sequence[_Asked]) -> None:
         read: AttentionPass = going[0].read
         if len(going) > 1:
-            read = JointPass([(asked.read, len(asked.sequence.tokens)) for asked in going])
+            read = SideBySidePass([(asked.read, len(asked.sequence.tokens)) for asked in going])
         self._sequences.run(read, [asked.sequence for asked in going])
 
     def _fixed_states(self, prefix: Sequence[int], tail: Tail, places: TailPlaces, deepest: int) -> FixedStates:

@@ -24,7 +24,7 @@ from connector.routing.router_fitting import FitOptions, fit_paper, fit_prior, f
 from connector.routing.statistics import embedded_layers
 from connector.routing.training import Measured, choose_kappa, folds, leave_one_out, measure
 
-__all__ = ["Backbone", "Trained", "TrainOptions", "candidate_embeddings", "train_router"]
+__all__ = ["Backbone", "TrainOptions", "Trained", "candidate_embeddings", "train_router"]
 
 _FOLDS = 5
 # Real embeddings that travel with the router, for the verification of its export.

@@ -24,7 +24,7 @@ _AT_LEAST = 8
 def places() -> int:
     """How many requests to run together: one a core, at least 8.
 
-    What of them is computed at the same time is up to the reader: see ``JointReading`` and ``SharedEncoding``.
+    What of them is computed at the same time is up to the reader: see ``WaitingWindows`` and ``SharedEncoding``.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(cores, _AT_LEAST)

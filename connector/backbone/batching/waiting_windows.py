@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from connector.backbone.batching.turns import Turns
 from connector.backbone.reading import Rows
 from connector.backbone.runtime import AskedWindow, ReadsTogether, Runtime
-from connector.backbone.turns import Turns
 from connector.errors import BackboneError
 
-__all__ = ["JointReading"]
+__all__ = ["WaitingWindows"]
 
 logger = logging.getLogger(__name__)
 # Document tokens of the windows of one pass: nine of 20 passages of 180 tokens. A window of a thousand is read alone,
@@ -37,7 +37,7 @@ def _joins(asked: Sequence[_Asking]) -> bool:
     return sum(asking.tokens for asking in asked) <= _TOGETHER_TOKENS
 
 
-class JointReading:
+class WaitingWindows:
     """Reads tails, those that wait at the same time in one pass where the runtime can. Thread-safe.
 
     A single thread computes at a time then, on all cores: threads that each compute on one core hinder each other at

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from connector.backbone import joint_reading
+from connector.backbone.batching import waiting_windows as joint_reading
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer

@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
+from connector.backbone.batching.turns import LOOK_SECONDS, Turns
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.runtime import EncodedDocument, Head
-from connector.backbone.turns import LOOK_SECONDS, Turns
 from connector.errors import BackboneError
 
 __all__ = ["SharedEncoding"]

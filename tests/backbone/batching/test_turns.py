@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from connector.backbone.turns import Turns
+from connector.backbone.batching.turns import Turns
 
 
 def nothing() -> None:
