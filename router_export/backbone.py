@@ -100,7 +100,7 @@ def _write(
     checkpoint: Checkpoint, work: Path, layers: int, precision: Literal["float32", "int8"], widest: int
 ) -> tuple[ExportedBackbone, float, float]:
     try:
-        from connector.backbone.torch_runtime import TorchRuntime
+        from connector.backbone.torch_runtime.runtime import TorchRuntime
         from router_export.backbone_graphs import cut, write_rows
         from router_export.backbone_int8 import quantize
         from router_export.backbone_trace import OPSET, load_decoder, trace

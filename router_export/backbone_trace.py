@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from connector.backbone.torch_attention import ATTENTION, AttentionPass, LayerOptions, active
+from connector.backbone.torch_runtime.attention import ATTENTION, AttentionPass, LayerOptions, active
 from connector.errors import BackboneError, MissingExtraError
 from router_export.backbone_graphs import COMMON
 

@@ -33,9 +33,7 @@ _FORBIDDEN = {("heads", "backbone"), ("engines", "backbone"), ("engines", "heads
 
 # Where a library may be imported: folders, and the few modules that a folder's question does not cover.
 _TORCH_ROOMS = [
-    "connector/backbone/torch_*",
-    "connector/backbone/core_sharing.py",
-    "connector/backbone/key_codes.py",
+    "connector/backbone/torch_runtime/*",
     # Asks whether it is installed.
     "connector/backbone/open_reader.py",
     "connector/checkpoints/gguf_conversion.py",

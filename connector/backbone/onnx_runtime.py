@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache
 
-from connector.backbone.allocator import keep_big_buffers
 from connector.backbone.onnx_encoded import ArrayDtype, Kept, OnnxEncodedDocument, StoredArray
 from connector.backbone.onnx_folder import ExportedBackbone
 from connector.backbone.onnx_graphs import Array, LayerStates, OnnxGraphs, causal_bias, thread_count
 from connector.backbone.onnx_tail import FixedLayer, FixedStates, OnnxTail
 from connector.backbone.onnx_window import OnnxWindow, PrefixStates
 from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Tail
+from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
 from connector.errors import BackboneError
 
 __all__ = ["OnnxRuntime"]

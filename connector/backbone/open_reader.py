@@ -107,7 +107,7 @@ def _open_torch(settings: Settings, progress: Callable[[str, float | None], None
         accept_license=(lambda name, terms: True) if backbone.accept_license else None,
         progress=progress,
     )
-    from connector.backbone.torch_runtime import TorchRuntime
+    from connector.backbone.torch_runtime.runtime import TorchRuntime
 
     runtime = TorchRuntime.load(
         checkpoint.path, device=backbone.device, dtype=backbone.dtype, cache_dtype=settings.cache.dtype

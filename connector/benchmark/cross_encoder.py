@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from connector.backbone.core_sharing import CoreSharing
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.errors import BackboneError, MissingExtraError
 
 __all__ = ["INPUTS", "SHAPE", "Peer", "best_batch", "make_peers", "pair_batches"]

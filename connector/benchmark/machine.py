@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from connector.backbone.allocator import keep_big_buffers
+from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
 from connector.benchmark.texts import Texts
 from connector.evaluation.provenance import installed_versions, processor_name, today
 

@@ -189,7 +189,7 @@ class Bench:
         yield Way("router", call, about={"used": used, "note": "" if used else "this router keeps to its static set"})
 
     def _cross_encoder_ways(self) -> Iterator[Way]:
-        from connector.backbone.core_sharing import CoreSharing
+        from connector.backbone.torch_runtime.cpu.cores import CoreSharing
         from connector.benchmark.cross_encoder import best_batch, make_peers
 
         queries = [text.ids for text in self.backbone.tokenizer.encode_user(self.texts.queries)]
@@ -255,7 +255,7 @@ class Bench:
         if self.backbone.runtime.device != "cpu":
             self.skipped["floor"] = "matrix products are measured on the CPU only"
             return
-        from connector.backbone.core_sharing import CoreSharing
+        from connector.backbone.torch_runtime.cpu.cores import CoreSharing
         from connector.benchmark.floor import LayerShape, gemm_way
 
         sharing = CoreSharing.of_process()

@@ -28,7 +28,7 @@ from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from connector.backbone.torch_encoded import CacheDtype, TorchEncodedDocument
+    from connector.backbone.torch_runtime.encoded import CacheDtype, TorchEncodedDocument
 
 __all__ = ["StorageError", "measure"]
 
@@ -74,7 +74,7 @@ class EncodedOnce:
     def encode(
         self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool
     ) -> Iterator[EncodedDocument]:
-        from connector.backbone.torch_encoded import TorchEncodedDocument
+        from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 
         new = [ids for ids in map(tuple, documents) if ids not in self._known]
         for ids, document in zip(new, self._runtime.encode(prefix, new, heads, late=late), strict=True):

@@ -18,15 +18,15 @@ from connector.backbone.onnx_folder import RECORD, ROWS, WEIGHTS, exported_folde
 from connector.backbone.onnx_runtime import OnnxRuntime
 from connector.backbone.open_reader import open_reader
 from connector.backbone.runtime import Tail
-from connector.backbone.torch_runtime import TorchRuntime
+from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError
 from connector.settings import Settings
 from router_export import export_backbone
 from router_export.backbone import EMBEDDING_TOLERANCE
-from tests.backbone.test_torch_runtime import DOCUMENTS, PREFIX, tail
 from tests.backbone.tiny import FAMILIES, save_tiny
+from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, PREFIX, tail
 
 TOLERANCE = 1e-5
 # Reading them takes torch's blocks, and ours in parts.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from connector.backbone.onnx_tail import FixedLayer, FixedStates, OnnxTail
 from connector.backbone.runtime import Tail
-from connector.backbone.torch_tail import TailPlaces
+from connector.backbone.torch_runtime.tail import TailPlaces
 
 LENGTHS = st.integers(0, 5)
 WINDOWS = st.one_of(st.none(), st.integers(1, 12))

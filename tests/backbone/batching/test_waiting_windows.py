@@ -17,10 +17,10 @@ from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Layout, Reader, Reading
 from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Tail
-from connector.backbone.torch_decoder import multiplies_bfloat16
-from connector.backbone.torch_runtime import TorchRuntime
+from connector.backbone.torch_runtime.decoder import multiplies_bfloat16
+from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
-from tests.backbone.packing import has_wide_products
+from tests.backbone.torch_runtime.packing import has_wide_products
 
 HEADS = ((2, 4), (7, 7))
 DEEPER = ((1, 0), (9, 3), (9, 8))

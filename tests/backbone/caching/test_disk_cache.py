@@ -231,7 +231,7 @@ def test_many_threads(path: Path) -> None:
 def reader_of(settings: Settings, folder: Path, checkpoint: Checkpoint, layout: str, dtype: str) -> Reader:
     from connector.backbone.prompt.template import PromptTemplate
     from connector.backbone.prompt.tokenizer import Tokenizer
-    from connector.backbone.torch_runtime import TorchRuntime
+    from connector.backbone.torch_runtime.runtime import TorchRuntime
 
     runtime = TorchRuntime.load(checkpoint.path, device="cpu", cache_dtype=dtype)  # type: ignore[arg-type]
     tokenizer = Tokenizer.from_folder(checkpoint.path)

@@ -12,7 +12,7 @@ from connector.backbone.caching.reading_cache import ReadingCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Layout, Reader, Reading
-from connector.backbone.torch_runtime import TorchRuntime
+from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 
 HEADS = ((2, 4), (7, 7))

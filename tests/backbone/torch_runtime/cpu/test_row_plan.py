@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.backbone.core_sharing import CoreSharing
-from connector.backbone.torch_linear import PackedLinear
-from connector.backbone.torch_rows import RowPlan, _longest, find_row_plan
-from tests.backbone.packing import has_amx, has_wide_products, pack
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing
+from connector.backbone.torch_runtime.cpu.linear import PackedLinear
+from connector.backbone.torch_runtime.cpu.row_plan import RowPlan, _longest, find_row_plan
+from tests.backbone.torch_runtime.packing import has_amx, has_wide_products, pack
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 5_000))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from connector.backbone.torch_attention import EncodePass, active
-from connector.backbone.torch_decoder import load_decoder
-from connector.backbone.torch_fused import FusedLayer, fuse_layers
-from tests.backbone.packing import pack
+from connector.backbone.torch_runtime.attention import EncodePass, active
+from connector.backbone.torch_runtime.cpu.fused_layers import FusedLayer, fuse_layers
+from connector.backbone.torch_runtime.decoder import load_decoder
 from tests.backbone.tiny import FAMILIES, save_tiny
+from tests.backbone.torch_runtime.packing import pack
 
 FUSED = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
 HEAD_DIM = {family: options.get("head_dim", 8) for family, options in FAMILIES.items()}

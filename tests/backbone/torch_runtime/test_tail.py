@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.backbone.runtime import Tail
-from connector.backbone.torch_tail import FixedStates, TailPlaces
+from connector.backbone.torch_runtime.tail import FixedStates, TailPlaces
 
 CPU = torch.device("cpu")
 LENGTHS = st.integers(0, 5)

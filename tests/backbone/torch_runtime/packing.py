@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from connector.backbone.torch_linear import pack_linears
+from connector.backbone.torch_runtime.cpu.linear import pack_linears
 
 
 def pack(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:

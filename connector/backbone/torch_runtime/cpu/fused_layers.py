@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from connector.backbone.torch_attention import AttentionPass, LayerOptions, active, attend
-from connector.backbone.torch_linear import NEAR, PackedGate, PackedLinear
+from connector.backbone.torch_runtime.attention import AttentionPass, LayerOptions, active, attend
+from connector.backbone.torch_runtime.cpu.linear import NEAR, PackedGate, PackedLinear
 
 __all__ = ["FusedLayer", "fuse_layers"]
 

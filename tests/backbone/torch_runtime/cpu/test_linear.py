@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.backbone.torch_linear import PackedGate, PackedLinear, pack_linears, products_apart
-from tests.backbone.packing import pack
+from connector.backbone.torch_runtime.cpu.linear import PackedGate, PackedLinear, pack_linears, products_apart
+from tests.backbone.torch_runtime.packing import pack
 
 
 def layers(dtype: torch.dtype, *, bias: bool = False) -> torch.nn.Sequential:

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from connector.backbone.core_sharing import on_cores
-from connector.backbone.key_codes import CODE_BITS, CodedKeys, CodeDtype, code_keys, widen_keys
+from connector.backbone.torch_runtime.cpu.cores import on_cores
+from connector.backbone.torch_runtime.key_codes import CODE_BITS, CodedKeys, CodeDtype, code_keys, widen_keys
 from connector.errors import BackboneError
 
 __all__ = ["CacheDtype", "PackedDocuments", "StoredTensor", "TorchEncodedDocument"]

@@ -15,8 +15,8 @@ from operator import attrgetter
 
 import torch
 
-from connector.backbone.core_sharing import CoreSharing
-from connector.backbone.torch_linear import PackedGate, PackedLinear
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing
+from connector.backbone.torch_runtime.cpu.linear import PackedGate, PackedLinear
 
 __all__ = ["RowPlan", "find_row_plan"]
 

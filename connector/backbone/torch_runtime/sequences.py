@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from connector.backbone.core_sharing import CoreSharing
-from connector.backbone.torch_attention import AttentionPass, EncodePass, active, report_states
-from connector.backbone.torch_fused import fuse_layers
-from connector.backbone.torch_linear import pack_linears, products_apart
-from connector.backbone.torch_rows import RowPlan, find_row_plan
+from connector.backbone.torch_runtime.attention import AttentionPass, EncodePass, active, report_states
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing
+from connector.backbone.torch_runtime.cpu.fused_layers import fuse_layers
+from connector.backbone.torch_runtime.cpu.linear import pack_linears, products_apart
+from connector.backbone.torch_runtime.cpu.row_plan import RowPlan, find_row_plan
 
 __all__ = ["Sequences", "TokenSequence"]
 

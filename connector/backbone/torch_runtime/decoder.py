@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from connector.backbone.torch_attention import ATTENTION
+from connector.backbone.torch_runtime.attention import ATTENTION
 from connector.errors import BackboneError
 
 __all__ = ["load_decoder", "multiplies_bfloat16"]

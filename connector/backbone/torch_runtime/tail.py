@@ -9,7 +9,7 @@ import torch
 
 from connector.backbone.prompt.tail import SHARED, laid_out
 from connector.backbone.runtime import Tail
-from connector.backbone.torch_attention import causal_bias
+from connector.backbone.torch_runtime.attention import causal_bias
 
 __all__ = ["FixedStates", "TailPlaces"]
 

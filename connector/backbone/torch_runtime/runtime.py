@@ -14,16 +14,16 @@ import numpy.typing as npt
 import torch
 from cachetools import LRUCache
 
-from connector.backbone.allocator import keep_big_buffers
-from connector.backbone.core_sharing import CoreSharing
-from connector.backbone.key_codes import CODE_BITS
 from connector.backbone.runtime import AskedWindow, BackboneShape, EncodedDocument, Head, Tail
-from connector.backbone.torch_attention import AttentionPass, EncodePass, StatesPass
-from connector.backbone.torch_decoder import load_decoder, multiplies_bfloat16
-from connector.backbone.torch_encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
-from connector.backbone.torch_reading import FixedPass, LatePass, ReadPass, SideBySidePass
-from connector.backbone.torch_sequences import Sequences, TokenSequence
-from connector.backbone.torch_tail import FixedStates, TailPlaces
+from connector.backbone.torch_runtime.attention import AttentionPass, EncodePass, StatesPass
+from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing
+from connector.backbone.torch_runtime.decoder import load_decoder, multiplies_bfloat16
+from connector.backbone.torch_runtime.encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
+from connector.backbone.torch_runtime.key_codes import CODE_BITS
+from connector.backbone.torch_runtime.read_passes import FixedPass, LatePass, ReadPass, SideBySidePass
+from connector.backbone.torch_runtime.sequences import Sequences, TokenSequence
+from connector.backbone.torch_runtime.tail import FixedStates, TailPlaces
 from connector.errors import BackboneError
 
 __all__ = ["TorchRuntime"]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from connector.backbone.allocator import keep_big_buffers
+from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
 
 
 def test_glibc_takes_the_thresholds() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from connector.backbone.runtime import Head
-from connector.backbone.torch_attention import (
+from connector.backbone.torch_runtime.attention import (
     AttentionPass,
     LayerOptions,
     LayersDone,
@@ -17,8 +17,8 @@ from connector.backbone.torch_attention import (
     fuses_long_rows,
     grouped_bias,
 )
-from connector.backbone.torch_encoded import PackedDocuments
-from connector.backbone.torch_tail import FixedStates, TailPlaces
+from connector.backbone.torch_runtime.encoded import PackedDocuments
+from connector.backbone.torch_runtime.tail import FixedStates, TailPlaces
 from connector.errors import BackboneError
 
 __all__ = ["FixedPass", "LatePass", "ReadPass", "SideBySidePass"]

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 import torch
 
-from connector.backbone.core_sharing import CoreSharing
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 
 
 def test_a_call_alone_has_all_and_several_have_one_each() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from connector.backbone.key_codes import code_keys, widen_keys
+from connector.backbone.torch_runtime.key_codes import code_keys, widen_keys
 from connector.errors import BackboneError
 
 # Mean squared error of the best levels for a normal distribution (Max, 1960), with room for few numbers a token.

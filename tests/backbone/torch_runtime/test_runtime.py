@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from connector.backbone.runtime import AskedWindow, Tail
-from connector.backbone.torch_runtime import TorchRuntime
+from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.errors import BackboneError
 from tests.backbone.tiny import FAMILIES, VOCABULARY, WINDOW, config_of, save_tiny
 

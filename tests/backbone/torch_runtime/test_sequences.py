@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.backbone.core_sharing import CoreSharing
-from connector.backbone.torch_attention import EncodePass
-from connector.backbone.torch_decoder import load_decoder, multiplies_bfloat16
-from connector.backbone.torch_rows import RowPlan
-from connector.backbone.torch_sequences import Sequences, TokenSequence
+from connector.backbone.torch_runtime.attention import EncodePass
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing
+from connector.backbone.torch_runtime.cpu.row_plan import RowPlan
+from connector.backbone.torch_runtime.decoder import load_decoder, multiplies_bfloat16
+from connector.backbone.torch_runtime.sequences import Sequences, TokenSequence
 from connector.checkpoints.checkpoint import Checkpoint
-from tests.backbone.packing import has_amx, has_wide_products
+from tests.backbone.torch_runtime.packing import has_amx, has_wide_products
 
 CPU = torch.device("cpu")
 DEPTH = 4
