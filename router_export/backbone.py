@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from connector.backbone.onnx_folder import RECORD, ExportedBackbone
-from connector.backbone.onnx_runtime import OnnxRuntime
+from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone
+from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.runtime import Runtime, Tail
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, MissingExtraError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from connector.backbone.onnx_folder import ROWS, WEIGHTS, graph_name
+from connector.backbone.onnx_runtime.folder import ROWS, WEIGHTS, graph_name
 from connector.errors import BackboneError, MissingExtraError
 
 __all__ = ["COMMON", "cut", "write_rows"]

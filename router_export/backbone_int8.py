@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from connector.backbone.onnx_folder import WEIGHTS, graph_name
+from connector.backbone.onnx_runtime.folder import WEIGHTS, graph_name
 from connector.errors import MissingExtraError
 
 __all__ = ["quantize"]

@@ -141,7 +141,7 @@ def trace(decoder: Any, path: Path) -> Traced:
     """Write the whole decoder as one graph, ``path``, with its weights in ``path`` + ``.data``.
 
     Inputs: ``COMMON``, and of each layer but the last ``keys.i``, ``values.i``; outputs of each layer ``h.i``,
-    ``q.i``, ``k.i``, ``v.i``: see ``connector.backbone.onnx_graphs``.
+    ``q.i``, ``k.i``, ``v.i``: see ``connector.backbone.onnx_runtime.graphs``.
 
     Raises:
         MissingExtraError: onnxscript is not installed.

@@ -46,7 +46,7 @@ _TORCH_ROOMS = [
     "connector/benchmark/floor.py",
 ]
 _ONNX_RUNTIME_ROOMS = [
-    "connector/backbone/onnx_*",
+    "connector/backbone/onnx_runtime/*",
     "connector/routing/bundle.py",
     "connector/benchmark/cross_encoder.py",
     # Exports are verified.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from connector.backbone.caching.disk_cache import DiskCache
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache
-from connector.backbone.onnx_folder import RECORD, ExportedBackbone, exported_folder
+from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone, exported_folder
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
@@ -133,7 +133,7 @@ def _open_exported(settings: Settings, folder: Path) -> _Opened:
                 f"{folder} was exported from other files than {source} holds now; "
                 "export again with rh-connector export --backbone"
             )
-    from connector.backbone.onnx_runtime import OnnxRuntime
+    from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 
     runtime = OnnxRuntime.load(folder, device=backbone.device, dtype=backbone.dtype, cache_dtype=settings.cache.dtype)
     return _Opened(runtime, folder, exported.digest)

@@ -102,7 +102,7 @@ def command(
 def _export_backbone(
     context: Context, out: Path | None, layers: int | None, precision: Literal["float32", "int8"]
 ) -> None:
-    from connector.backbone.onnx_folder import exported_folder
+    from connector.backbone.onnx_runtime.folder import exported_folder
     from connector.checkpoints.pulling import obtain
     from router_export import export_backbone
 

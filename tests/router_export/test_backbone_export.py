@@ -12,8 +12,8 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from connector.backbone.onnx_folder import RECORD, WEIGHTS, ExportedBackbone, graph_name
-from connector.backbone.onnx_runtime import OnnxRuntime
+from connector.backbone.onnx_runtime.folder import RECORD, WEIGHTS, ExportedBackbone, graph_name
+from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError, SettingsError

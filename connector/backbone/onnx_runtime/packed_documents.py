@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from connector.backbone.onnx_encoded import OnnxEncodedDocument, same_kept
-from connector.backbone.onnx_graphs import Array, LayerStates
+from connector.backbone.onnx_runtime.encoded import OnnxEncodedDocument, same_kept
+from connector.backbone.onnx_runtime.graphs import Array, LayerStates
 from connector.errors import BackboneError
 
-__all__ = ["OnnxWindow", "PrefixStates"]
+__all__ = ["OnnxPackedDocuments", "PrefixStates"]
 
 PrefixStates = list[tuple[Array, Array]]
 """Keys and values [kv heads, prefix tokens, d] of each layer."""
 
 
-class OnnxWindow:
+class OnnxPackedDocuments:
     """The passages of a window and the prefix behind them, packed for each layer when it is read.
 
     Attributes:

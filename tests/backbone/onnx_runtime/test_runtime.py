@@ -14,8 +14,8 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from connector.backbone.onnx_folder import RECORD, ROWS, WEIGHTS, exported_folder, graph_name
-from connector.backbone.onnx_runtime import OnnxRuntime
+from connector.backbone.onnx_runtime.folder import RECORD, ROWS, WEIGHTS, exported_folder, graph_name
+from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.open_reader import open_reader
 from connector.backbone.runtime import Tail
 from connector.backbone.torch_runtime.runtime import TorchRuntime
@@ -98,7 +98,7 @@ def test_some_heads_in_any_order_from_a_deeper_pool(both: Both, late: bool) -> N
 def test_one_long_prompt_in_parts_is_torch_s(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = both.torch.shape.all_heads()
     expected = rows_of(both.torch, [LONG], heads, heads, late=False)
-    monkeypatch.setattr("connector.backbone.onnx_runtime._PART_TOKENS", 50)
+    monkeypatch.setattr("connector.backbone.onnx_runtime.runtime._PART_TOKENS", 50)
     np.testing.assert_allclose(rows_of(both.onnx, [LONG], heads, heads, late=False), expected, atol=TOLERANCE)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from connector.backbone.onnx_folder import ROWS, ExportedBackbone, graph_name
+from connector.backbone.onnx_runtime.folder import ROWS, ExportedBackbone, graph_name
 from connector.errors import BackboneError, MissingExtraError
 
 __all__ = ["Array", "LayerStates", "OnnxGraphs", "Seen", "causal_bias", "thread_count"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from connector.backbone.onnx_graphs import Array, causal_bias
+from connector.backbone.onnx_runtime.graphs import Array, causal_bias
 from connector.backbone.prompt.tail import SHARED, laid_out
 from connector.backbone.runtime import Tail
 

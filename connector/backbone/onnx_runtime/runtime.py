@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache
 
-from connector.backbone.onnx_encoded import ArrayDtype, Kept, OnnxEncodedDocument, StoredArray
-from connector.backbone.onnx_folder import ExportedBackbone
-from connector.backbone.onnx_graphs import Array, LayerStates, OnnxGraphs, causal_bias, thread_count
-from connector.backbone.onnx_tail import FixedLayer, FixedStates, OnnxTail
-from connector.backbone.onnx_window import OnnxWindow, PrefixStates
+from connector.backbone.onnx_runtime.encoded import ArrayDtype, Kept, OnnxEncodedDocument, StoredArray
+from connector.backbone.onnx_runtime.folder import ExportedBackbone
+from connector.backbone.onnx_runtime.graphs import Array, LayerStates, OnnxGraphs, causal_bias, thread_count
+from connector.backbone.onnx_runtime.packed_documents import OnnxPackedDocuments, PrefixStates
+from connector.backbone.onnx_runtime.tail import FixedLayer, FixedStates, OnnxTail
 from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Tail
 from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
 from connector.errors import BackboneError
@@ -154,7 +154,7 @@ class OnnxRuntime:
         if len(own) != len(documents):
             raise BackboneError("documents encoded by another runtime cannot be read by onnx")
         deepest = self._deepest(heads)
-        window = OnnxWindow(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
+        window = OnnxPackedDocuments(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
         places = OnnxTail(tail, len(prefix))
         rows = np.ascontiguousarray(tail.rows[:, places.counted])
         groups = self._shape.heads // self._shape.kv_heads

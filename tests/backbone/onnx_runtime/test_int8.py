@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 import pytest
 
-from connector.backbone.onnx_folder import RECORD, WEIGHTS, ExportedBackbone, exported_folder, graph_name
-from connector.backbone.onnx_runtime import OnnxRuntime
+from connector.backbone.onnx_runtime.folder import RECORD, WEIGHTS, ExportedBackbone, exported_folder, graph_name
+from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.open_reader import open_reader
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, SettingsError
 from connector.settings import Settings
 from router_export import export_backbone
-from tests.backbone.test_onnx_runtime import DOCUMENTS, PREFIX, tail, tokenizer_file, with_backbone
+from tests.backbone.onnx_runtime.test_runtime import DOCUMENTS, PREFIX, tail, tokenizer_file, with_backbone
 from tests.backbone.tiny import save_tiny
 
 __all__ = ["tokenizer_file"]

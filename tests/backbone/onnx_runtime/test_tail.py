@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.backbone.onnx_tail import FixedLayer, FixedStates, OnnxTail
+from connector.backbone.onnx_runtime.tail import FixedLayer, FixedStates, OnnxTail
 from connector.backbone.runtime import Tail
 from connector.backbone.torch_runtime.tail import TailPlaces
 
