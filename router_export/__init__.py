@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from connector.checkpoints.checkpoint import Checkpoint
     from connector.routing.metadata import RouterMetadata
-    from connector.routing.router import Router
+    from connector.training.router import Router
     from router_export.backbone import ExportedGraphs
     from router_export.exporting import Exported
 

@@ -16,7 +16,7 @@ from connector.routing.metadata import RouterMetadata
 from router_export.graph import bundle_bytes
 
 if TYPE_CHECKING:
-    from connector.routing.router import Router
+    from connector.training.router import Router
 
 __all__ = ["TOLERANCE", "Exported", "export_router"]
 
@@ -48,7 +48,7 @@ def export_router(
     """See ``router_export.export``."""
     if path.suffix != ".onnx":
         raise BackboneError(f"{path}: the file of a router bundle ends in .onnx")
-    from connector.routing.router import CLIP
+    from connector.training.router import CLIP
 
     router.check(metadata)
     arrays = router.arrays()

@@ -24,12 +24,15 @@ _PARTS = [
     "writeback",
     "diagnosis",
     "evaluation",
+    "training",
     "service",
     "benchmark",
     "cli",
 ]
 # Heads work on the backbone's arrays; its only import of ours is none at all but documents and errors.
 _FORBIDDEN = {("heads", "backbone"), ("engines", "backbone"), ("engines", "heads"), ("engines", "reranker")}
+# Serving never imports training.
+_FORBIDDEN |= {("service", "training"), ("service", "evaluation")}
 
 # Where a library may be imported: folders, and the few modules that a folder's question does not cover.
 _TORCH_ROOMS = [
@@ -38,7 +41,7 @@ _TORCH_ROOMS = [
     "connector/backbone/open_reader.py",
     "connector/checkpoints/gguf_conversion.py",
     # Routers are trained in torch, and run without it.
-    "connector/routing/router*.py",
+    "connector/training/*",
     # The LLM's layers are traced from torch, and run without it.
     "router_export/backbone*",
     # The peers of benchmarks.

@@ -75,6 +75,7 @@ def command(
     from connector.backbone.open_reader import open_reader
     from connector.evaluation.collections import load_collection
     from connector.evaluation.first_stage import first_stage, open_collection_engine
+    from connector.evaluation.head_tables import Window, gather, statistics_folder
     from connector.evaluation.provenance import Provenance, portable_command
     from connector.evaluation.report import Report, render_controls, render_table, report_text, report_to_json
     from connector.evaluation.routed_rows import routed_by, trained_on
@@ -84,7 +85,6 @@ def command(
     from connector.evaluation.timing import with_seconds
     from connector.routing.query_embedding import QueryEmbedding
     from connector.routing.selection import load_bundle, static_heads
-    from connector.routing.statistics import Window, gather, statistics_folder
 
     settings = context.settings(rerank__window=window, backbone__layout=layout, backbone__model=model)
     console = Console(stderr=True)

@@ -78,7 +78,7 @@ def command(
     target = out or router.with_suffix(".onnx")
     if target.suffix != ".onnx":
         raise SettingsError(f"export: --out {target}: the name of a bundle ends in .onnx")
-    from connector.routing.router import Router
+    from connector.training.router import Router
     from router_export import export
 
     written = export(*Router.load(router), target)

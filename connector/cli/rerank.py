@@ -18,7 +18,7 @@ from connector.errors import DataError, RequestError, SettingsError
 from connector.settings import Settings
 
 if TYPE_CHECKING:
-    from connector.evaluation.run_reranking import FieldsById
+    from connector.evaluation.rerank_run import FieldsById
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -110,7 +110,7 @@ def _rerank_run(
     tag: str,
 ) -> None:
     from connector.evaluation.collections import read_queries
-    from connector.evaluation.run_reranking import rerank_run
+    from connector.evaluation.rerank_run import rerank_run
     from connector.evaluation.runs import Run, read_run
     from connector.reranker import Reranker
 

@@ -17,7 +17,7 @@ from connector.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from connector.heads.readouts import ReadOut
-    from connector.routing.router_training import Trained
+    from connector.training.train_router import Trained
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -92,7 +92,7 @@ def command(
     if (queries_file is None) != (qrels is None):
         raise SettingsError("train: --queries-file and --qrels go together; give both")
     part = _shard(shard)
-    from connector.evaluation.train_sources import read_source
+    from connector.training.sources import read_source
 
     named = [read_source(source) for source in sources]
     settings = context.settings(rerank__window=window, backbone__layout=layout, backbone__model=model)
@@ -110,10 +110,10 @@ def command(
         raise SettingsError(f"train: --out {target}: the name of a router ends in .onnx")
     from connector.backbone.open_reader import open_reader
     from connector.cli.train_tables import portable, tables_of
-    from connector.evaluation.train_windows import engine_windows
-    from connector.routing.router_fitting import FitOptions
-    from connector.routing.router_training import Backbone, TrainOptions, train_router
-    from connector.routing.statistics import statistics_folder
+    from connector.evaluation.head_tables import statistics_folder
+    from connector.training.fitting import FitOptions
+    from connector.training.train_router import Backbone, TrainOptions, train_router
+    from connector.training.windows import engine_windows
     from router_export import export
 
     started = time.monotonic()

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from connector.cli.context import Context
 from connector.cli.train_tables import portable, tables_of
-from connector.evaluation.train_sources import TrainSource
 from connector.settings import Settings
+from connector.training.sources import TrainSource
 
 
 def find_static(
@@ -32,7 +32,7 @@ def find_static(
     from connector.backbone.open_reader import open_reader
     from connector.heads.head_sets import HeadSet, StaticHeads
     from connector.heads.readouts import READOUTS, ReadOut
-    from connector.routing.detection import best_weight, find_heads
+    from connector.training.static_heads import best_weight, find_heads
 
     reader = open_reader(settings)
     console = Console(stderr=True)

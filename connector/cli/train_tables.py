@@ -11,10 +11,10 @@ from rich.console import Console
 
 from connector.backbone.reader import Reader
 from connector.cli.progress import progress
-from connector.evaluation.train_sources import TrainSource, source_windows
-from connector.evaluation.train_windows import TrainWindows
-from connector.routing.detection import TrainQuery
 from connector.settings import Settings
+from connector.training.sources import TrainSource, source_windows
+from connector.training.static_heads import TrainQuery
+from connector.training.windows import TrainWindows
 
 __all__ = ["portable", "tables_of"]
 
@@ -47,7 +47,7 @@ def tables_of(
     Returns:
         The train queries, and what was used of each source.
     """
-    from connector.routing.statistics import gather, missing, statistics_folder
+    from connector.evaluation.head_tables import gather, missing, statistics_folder
 
     folder = statistics_folder(settings.cache.path, reader)
     taken = [source_windows(source, queries, settings, seed) for source in sources] + list(more)

@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.documents import Hit
+from connector.evaluation.head_tables import HeadTable, embedding_of, first_stage_scores
 from connector.heads.fusion import fuse
 from connector.heads.routes import Member, Route, route_scores
 from connector.heads.scoring import below
 from connector.routing.metadata import RouterMetadata
 from connector.routing.query_embedding import QueryEmbedding
-from connector.routing.statistics import HeadTable, first_stage_scores
 
 __all__ = [
     "DRAWS",
@@ -90,7 +90,7 @@ def routed_by(
         controls: also random, static and permuted.
         name: of the router's own row.
     """
-    vectors = {query: embedding.of_table(table, layers) for query, table in tables.items()}
+    vectors = {query: embedding_of(table, embedding, layers) for query, table in tables.items()}
     own = {query: router.route(vector) for query, vector in vectors.items()}
     if not controls:
         return [RoutedBy(name, (own,))]

@@ -12,13 +12,13 @@ import numpy as np
 from connector.documents import Hit
 from connector.errors import DataError
 from connector.evaluation.collections import Collection
+from connector.evaluation.head_tables import HeadTable
 from connector.evaluation.measures import MEASURES, PerQuery, per_query
 from connector.evaluation.report import FIRST_STAGE, Row, make_row
 from connector.evaluation.routed_rows import RoutedBy, route_ranking, route_summary
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.heads.readouts import READOUTS, ReadOut
 from connector.routing.selection import fixed_route
-from connector.routing.statistics import HeadTable
 
 __all__ = [
     "FUSED",

@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.reader import EmbeddedForm, Reader
-from connector.errors import BackboneError, DataError
+from connector.errors import BackboneError
 from connector.heads.fusion import standardize
-from connector.routing.statistics import FORMS, HeadTable, embedded_layers
 
 __all__ = ["FEATURES", "POOLINGS", "Pooling", "QueryEmbedding", "query_features"]
 
@@ -82,32 +81,18 @@ class QueryEmbedding:
         states = reader.embed(query, self.layers, self.form)[:, POOLINGS.index(self.pooling)]
         if not np.isfinite(states).all():
             raise BackboneError("a hidden state of the query is not finite; check the weights and the dtype")
-        return self._joined(states, query, first_stage)
+        return self.joined(states, query, first_stage)
 
-    def of_table(self, table: HeadTable, layers: int) -> npt.NDArray[np.float32]:
-        """The same from a query's head statistics.
-
-        Args:
-            table: gathered with ``embed``.
-            layers: decoder layers of the LLM.
-
-        Raises:
-            DataError: the table holds no embedding, or not of these layers.
-        """
-        kept = embedded_layers(layers)
-        if table.embeddings is None or not set(self.layers) <= set(kept):
-            raise DataError(
-                f"the head statistics of query {table.query_id} hold no hidden states of the layers "
-                f"{', '.join(map(str, self.layers))}; gather them again"
-            )
-        at = [kept.index(layer) for layer in self.layers]
-        states = table.embeddings[FORMS.index(self.form)][at, POOLINGS.index(self.pooling)]
-        known = bool(np.isfinite(table.first_stage).all())
-        return self._joined(states, table.query, table.first_stage.tolist() if known else None)
-
-    def _joined(
+    def joined(
         self, states: npt.NDArray[np.float32], query: str, first_stage: Sequence[float] | None
     ) -> npt.NDArray[np.float32]:
+        """The vector from hidden states that are there: float32 [layers x hidden + features].
+
+        Args:
+            states: float32 [layers, hidden], pooled.
+            query: the query.
+            first_stage: its first-stage scores, in any order; None where they are not known.
+        """
         parts = [states.reshape(-1).astype(np.float32)]
         if self.features:
             parts.append(query_features(query, first_stage).astype(np.float32))

@@ -23,10 +23,10 @@ from connector.reranker import Reranker
 from connector.routing.bundle import Bundle
 from connector.routing.metadata import EmbeddingRecipe, StaticSet
 from connector.routing.query_embedding import FEATURES
-from connector.routing.router import Router
 from connector.routing.selection import Routes
+from connector.training.router import Router
 from router_export import export
-from tests.routing.worlds import metadata
+from tests.training.worlds import metadata
 
 DOCUMENTS = {
     "cats": "Adult cats sleep between twelve and sixteen hours a day, kittens even longer.",

@@ -15,7 +15,7 @@ from connector.cli import cli
 from connector.errors import BackboneError, DataError, RhConnectorError, SettingsError
 from connector.evaluation.report import report_from_json
 from connector.routing.bundle import Bundle
-from connector.routing.router import Router
+from connector.training.router import Router
 
 ANIMALS = ("cat", "dog", "horse", "whale", "owl", "frog", "bear", "mouse", "snake", "eagle")
 

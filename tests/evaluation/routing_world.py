@@ -9,15 +9,15 @@ import torch
 
 from connector.documents import Hit
 from connector.evaluation.collections import Collection
+from connector.evaluation.head_tables import HeadTable
 from connector.evaluation.routed_rows import RoutedBy, routed_by
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.routing.bundle import Bundle
 from connector.routing.metadata import EmbeddingRecipe, StaticSet
 from connector.routing.query_embedding import FEATURES, QueryEmbedding
-from connector.routing.router import Router
-from connector.routing.statistics import HeadTable
+from connector.training.router import Router
 from router_export import export
-from tests.routing.worlds import HIDDEN, LAYERS, metadata, world
+from tests.training.worlds import HIDDEN, LAYERS, metadata, world
 
 QUERIES = 24
 STATIC = StaticHeads("a-model", "a" * 64, "block", {"query": HeadSet(((2, 0), (2, 1)), 0.5)}, {"icr": 2.0})

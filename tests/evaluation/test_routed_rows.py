@@ -14,7 +14,7 @@ from connector.evaluation.routed_rows import DRAWS, derangement, route_ranking, 
 from connector.heads.routes import Route
 from connector.routing.bundle import Bundle
 from tests.evaluation.routing_world import bundle, tables, ways, windows
-from tests.routing.worlds import metadata
+from tests.training.worlds import metadata
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from connector.errors import BackboneError
 from connector.routing.bundle import Bundle
 from connector.routing.metadata import RouterMetadata
-from connector.routing.router import Router
+from connector.training.router import Router
 from router_export import export
-from tests.routing.worlds import metadata
+from tests.training.worlds import metadata
 
 D = 14
 

@@ -17,7 +17,7 @@ from connector.routing.bundle import Bundle, seal, shipped_bundle
 from connector.routing.metadata import METADATA_KEY, RouterMetadata
 from router_export import export
 from tests.router_export.test_export import D, make_router
-from tests.routing.worlds import metadata
+from tests.training.worlds import metadata
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from connector.documents import Hit
 from connector.errors import DataError
+from connector.evaluation.head_tables import Window, embedding_of, gather
 from connector.reranker import Reranker
 from connector.routing.query_embedding import FEATURES, QueryEmbedding, query_features
-from connector.routing.statistics import Window, gather
 
 SCORES = st.lists(st.floats(0.5, 50), min_size=3, max_size=40)
 
@@ -28,13 +28,13 @@ def test_table_and_llm_give_the_same(reranker: Reranker, cats: list[str], tmp_pa
             made = QueryEmbedding(form, (9, 18), pooling)  # type: ignore[arg-type]
             one = made.of_query(reranker.reader, window.query, [9.0 - at for at in range(5)])
             assert one.shape == (2 * 576 + len(FEATURES),) and one.dtype == np.float32
-            np.testing.assert_array_equal(one, made.of_table(table, 30))
+            np.testing.assert_array_equal(one, embedding_of(table, made, 30))
     without = QueryEmbedding(features=False).of_query(reranker.reader, window.query)
     assert without.shape == (576,)
     with pytest.raises(DataError, match="gather them again"):
-        QueryEmbedding(layers=(10,)).of_table(table, 30)
+        embedding_of(table, QueryEmbedding(layers=(10,)), 30)
     with pytest.raises(DataError, match="gather them again"):
-        QueryEmbedding().of_table(replace(table, embeddings=None), 30)
+        embedding_of(replace(table, embeddings=None), QueryEmbedding(), 30)
 
 
 @given(SCORES, st.floats(0.1, 100), st.randoms())

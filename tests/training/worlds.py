@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from connector.evaluation.head_tables import FORMS, HeadTable, embedded_layers
 from connector.heads.readouts import READOUTS
-from connector.routing.detection import TrainQuery
 from connector.routing.metadata import EmbeddingRecipe, RouterMetadata, StaticSet
 from connector.routing.query_embedding import FEATURES
-from connector.routing.statistics import FORMS, HeadTable, embedded_layers
+from connector.training.static_heads import TrainQuery
 
 LAYERS, SCORED, HEADS, HIDDEN, DOCUMENTS = 12, 8, 2, 6, 12
 

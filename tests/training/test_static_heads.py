@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.errors import DataError
+from connector.evaluation.head_tables import HeadTable
 from connector.heads.readouts import READOUTS
-from connector.routing.detection import CRITERIA, Criterion, TrainQuery, best_weight, find_heads, ndcg
-from connector.routing.detection import single_head_quality as quality
-from connector.routing.statistics import HeadTable
+from connector.training.static_heads import CRITERIA, Criterion, TrainQuery, best_weight, find_heads, ndcg
+from connector.training.static_heads import single_head_quality as quality
 
 LAYERS, HEADS, DOCUMENTS = 3, 4, 20
 

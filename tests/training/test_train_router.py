@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from connector.errors import DataError
-from connector.routing.router_training import Backbone, Trained, TrainOptions, train_router
-from tests.routing.worlds import LAYERS, world
+from connector.training.train_router import Backbone, Trained, TrainOptions, train_router
+from tests.training.worlds import LAYERS, world
 
 BACKBONE = Backbone("a-model", "a" * 64, "b" * 64, "block", LAYERS)
 OPTIONS = TrainOptions(pool=6)

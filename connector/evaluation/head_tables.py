@@ -20,15 +20,18 @@ import numpy.typing as npt
 
 from connector.backbone.reader import EmbeddedForm, Reader
 from connector.documents import Hit, document_text
+from connector.errors import DataError
 from connector.heads.fusion import rank_scores
 from connector.heads.readouts import READOUTS, ReadOut, passage_scores
 from connector.heads.scoring import document_scores
+from connector.routing.query_embedding import POOLINGS, QueryEmbedding
 
 __all__ = [
     "FORMS",
     "HeadTable",
     "Window",
     "embedded_layers",
+    "embedding_of",
     "first_stage_scores",
     "gather",
     "missing",
@@ -193,6 +196,29 @@ def first_stage_scores(table: HeadTable) -> npt.NDArray[np.float64]:
 def embedded_layers(layers: int) -> tuple[int, ...]:
     """Layers whose entering states are kept as query embeddings, of an LLM with so many layers."""
     return tuple(range(0, layers * 2 // 3, _LAYER_STEP))
+
+
+def embedding_of(table: HeadTable, embedding: QueryEmbedding, layers: int) -> npt.NDArray[np.float32]:
+    """What ``QueryEmbedding.of_query`` gives, from a query's head statistics.
+
+    Args:
+        table: gathered with ``embed``.
+        embedding: how the vector is made.
+        layers: decoder layers of the LLM.
+
+    Raises:
+        DataError: the table holds no embedding, or not of these layers.
+    """
+    kept = embedded_layers(layers)
+    if table.embeddings is None or not set(embedding.layers) <= set(kept):
+        raise DataError(
+            f"the head statistics of query {table.query_id} hold no hidden states of the layers "
+            f"{', '.join(map(str, embedding.layers))}; gather them again"
+        )
+    at = [kept.index(layer) for layer in embedding.layers]
+    states = table.embeddings[FORMS.index(embedding.form)][at, POOLINGS.index(embedding.pooling)]
+    known = bool(np.isfinite(table.first_stage).all())
+    return embedding.joined(states, table.query, table.first_stage.tolist() if known else None)
 
 
 def statistics_folder(cache: Path, reader: Reader) -> Path:

@@ -17,8 +17,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from connector.routing.detection import ndcg
-from connector.routing.examples import Examples, fused_scores
+from connector.training.examples import Examples, fused_scores
+from connector.training.static_heads import ndcg
 
 __all__ = ["LABELS", "Labels", "pseudo_labels", "search_heads", "utilities"]
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connector.documents import Document, document_text
-from connector.routing.made_queries import KINDS, is_copy, make_queries, without_part
+from connector.training.made_queries import KINDS, is_copy, make_queries, without_part
 
 BODY = (
     "Cats are small animals that live with people. Adult cats sleep between twelve and sixteen hours a day in warm "

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from connector.routing.detection import WEIGHTS
-from connector.routing.examples import Examples, source_weight
-from connector.routing.router import CLIP, Router
+from connector.training.examples import Examples, source_weight
+from connector.training.router import CLIP, Router
+from connector.training.static_heads import WEIGHTS
 
 __all__ = ["Basis", "FitOptions", "fit_paper", "fit_prior", "fit_residual", "fit_router"]
 

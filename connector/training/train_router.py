@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from connector.backbone.reader import Layout
+from connector.evaluation.head_tables import embedded_layers
 from connector.heads.readouts import ReadOut
-from connector.routing.detection import TrainQuery
-from connector.routing.examples import Examples, Pool, choose_pool, make_examples
-from connector.routing.labels import pseudo_labels
 from connector.routing.metadata import EmbeddingRecipe, RouterMetadata, StaticSet
 from connector.routing.query_embedding import QueryEmbedding
-from connector.routing.router import Router
-from connector.routing.router_fitting import FitOptions, fit_paper, fit_prior, fit_router
-from connector.routing.statistics import embedded_layers
-from connector.routing.training import Measured, choose_kappa, folds, leave_one_out, measure
+from connector.training.cross_validation import Measured, choose_kappa, folds, leave_one_out, measure
+from connector.training.examples import Examples, Pool, choose_pool, make_examples
+from connector.training.fitting import FitOptions, fit_paper, fit_prior, fit_router
+from connector.training.labels import pseudo_labels
+from connector.training.router import Router
+from connector.training.static_heads import TrainQuery
 
 __all__ = ["Backbone", "TrainOptions", "Trained", "candidate_embeddings", "train_router"]
 

@@ -14,11 +14,11 @@ from connector.engines.engine import Engine
 from connector.errors import DataError
 from connector.evaluation.collections import load_collection, read_queries
 from connector.evaluation.first_stage import first_stage, open_collection_engine
+from connector.evaluation.head_tables import Window
 from connector.evaluation.running import drawn_queries
 from connector.evaluation.runs import read_qrels
-from connector.routing.made_queries import KINDS, Kind, MadeQuery, is_copy, make_queries, without_part
-from connector.routing.statistics import Window
 from connector.settings import Settings
+from connector.training.made_queries import KINDS, Kind, MadeQuery, is_copy, make_queries, without_part
 
 __all__ = ["TrainWindows", "engine_windows", "judged_windows", "made_windows"]
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.routing.detection import ndcg
-from connector.routing.examples import Examples, choose_pool, make_examples
-from connector.routing.labels import pseudo_labels, search_heads
 from connector.routing.query_embedding import QueryEmbedding
-from tests.routing.worlds import LAYERS, world
+from connector.training.examples import Examples, choose_pool, make_examples
+from connector.training.labels import pseudo_labels, search_heads
+from connector.training.static_heads import ndcg
+from tests.training.worlds import LAYERS, world
 
 
 def examples(queries: int = 20, *, depends: bool = True) -> Examples:

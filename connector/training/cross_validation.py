@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from connector.routing.examples import Examples
-from connector.routing.labels import utilities
-from connector.routing.router import Router
-from connector.routing.router_fitting import FitOptions, fit_prior, fit_router
+from connector.training.examples import Examples
+from connector.training.fitting import FitOptions, fit_prior, fit_router
+from connector.training.labels import utilities
+from connector.training.router import Router
 
 __all__ = ["KAPPAS", "Measured", "choose_kappa", "folds", "leave_one_out", "measure", "route_examples"]
 

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.errors import DataError
+from connector.evaluation.head_tables import embedding_of
 from connector.heads.fusion import standardize
 from connector.heads.readouts import READOUTS, ReadOut
 from connector.heads.routes import Member
-from connector.routing.detection import TrainQuery, ndcg, single_head_quality
 from connector.routing.query_embedding import FEATURES, QueryEmbedding
+from connector.training.static_heads import TrainQuery, ndcg, single_head_quality
 
 __all__ = ["Examples", "Pool", "choose_pool", "fused_scores", "make_examples", "source_weight"]
 
@@ -202,7 +203,7 @@ def make_examples(
         grades,
         np.array([query.ideal for query in queries]),
         present,
-        np.stack([embedding.of_table(query.table, layers) for query in queries]),
+        np.stack([embedding_of(query.table, embedding, layers) for query in queries]),
         len(FEATURES) if embedding.features else 0,
         tuple(query.collection for query in queries),
         other,

@@ -9,10 +9,10 @@ import pytest
 
 from connector.documents import Document, document_text
 from connector.errors import DataError, SettingsError
-from connector.evaluation.train_sources import TrainSource, read_source, source_windows
-from connector.evaluation.train_windows import made_windows
-from connector.routing.made_queries import is_copy
 from connector.settings import Settings, load_settings
+from connector.training.made_queries import is_copy
+from connector.training.sources import TrainSource, read_source, source_windows
+from connector.training.windows import made_windows
 
 WORDS = ("cat", "dog", "horse", "whale", "owl", "frog", "bear", "mouse", "snake", "eagle", "otter", "lynx")
 

@@ -10,9 +10,9 @@ from connector.documents import Document
 from connector.engines import open_engine
 from connector.engines.sources import BadLine, Source
 from connector.errors import DataError, SettingsError
-from connector.evaluation.train_windows import TrainWindows, judged_windows, made_windows
-from connector.routing.made_queries import KINDS, Kind
 from connector.settings import Settings
+from connector.training.made_queries import KINDS, Kind
+from connector.training.windows import TrainWindows, judged_windows, made_windows
 
 __all__ = ["MADE", "TrainSource", "read_source", "source_windows"]
 
