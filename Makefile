@@ -34,9 +34,9 @@ serve: $(INSTALLED)
 
 # docs/results.md and docs/performance.md from the committed reports, docs/reference.md from the program itself.
 docs: $(INSTALLED)
-	@$(BIN)/python -m connector.evaluation.results_page docs/results docs/results.md
-	@$(BIN)/python -m connector.benchmark.performance_page docs/performance docs/results docs/performance.md
-	@$(BIN)/python -m connector.cli.reference > docs/reference.md
+	@$(BIN)/python -m connector.studies.results_page docs/results docs/results.md
+	@$(BIN)/python -m connector.studies.performance_page docs/performance docs/results docs/performance.md
+	@$(BIN)/python -m connector.studies.reference_page > docs/reference.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

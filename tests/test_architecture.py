@@ -28,6 +28,7 @@ _PARTS = [
     "service",
     "benchmark",
     "cli",
+    "studies",
 ]
 # Heads work on the backbone's arrays; its only import of ours is none at all but documents and errors.
 _FORBIDDEN = {("heads", "backbone"), ("engines", "backbone"), ("engines", "heads"), ("engines", "reranker")}

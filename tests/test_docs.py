@@ -12,10 +12,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from connector.cli import cli
-from connector.cli.reference import reference
 from connector.reranker import Reranker
 from connector.service.app import create_app
 from connector.settings import Settings
+from connector.studies.reference_page import reference
 from tests.service.waiting import wait_until
 
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted(Path(__file__).parent.parent.glob("docs/*.md")))]

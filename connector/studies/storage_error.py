@@ -1,4 +1,4 @@
-"""What storing encoded documents in fewer bits costs: ``python -m connector.evaluation.storage_error FOLDER``.
+"""What storing encoded documents in fewer bits costs: ``python -m connector.studies.storage_error FOLDER``.
 
 The same windows are read with the static heads from documents that are encoded once and stored as float32, float16
 and int8, with the layout ``late`` also as int4 and int2. Scores are compared with float32's.

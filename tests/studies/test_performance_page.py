@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from connector.benchmark.performance_page import Notes, main, performance_page, read_notes, read_reports
 from connector.benchmark.plot import check_plot_path, plot_svg
 from connector.errors import DataError, SettingsError
+from connector.studies.performance_page import Notes, main, performance_page, read_notes, read_reports
 
 
 def report(**ratios: float) -> dict[str, Any]:

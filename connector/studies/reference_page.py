@@ -1,6 +1,6 @@
 """``docs/reference.md``, made from the commands' own help and the settings table.
 
-Run as ``python -m connector.cli.reference > docs/reference.md``.
+Run as ``python -m connector.studies.reference_page > docs/reference.md``.
 """
 
 from __future__ import annotations

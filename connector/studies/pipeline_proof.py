@@ -1,4 +1,4 @@
-"""What a search pipeline does to real searches: ``python -m connector.evaluation.pipeline_proof FOLDER``.
+"""What a search pipeline does to real searches: ``python -m connector.studies.pipeline_proof FOLDER``.
 
 The cluster's index must hold the collection, the pipeline must be installed, and the service must run. Quality: each
 query is searched through the pipeline and ranked by the library, from the same hits; with ``--keep FILE`` what was

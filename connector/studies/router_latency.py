@@ -1,4 +1,4 @@
-"""Latency of a router in ONNX Runtime: ``python -m connector.evaluation.router_latency [BUNDLE]``.
+"""Latency of a router in ONNX Runtime: ``python -m connector.studies.router_latency [BUNDLE]``.
 
 One query, one thread. Printed beside the product of one embedding with a matrix of a router's size in numpy, in the
 same run, so that the figure says something on any machine.

@@ -1,4 +1,4 @@
-"""docs/results.md from the committed reports: ``python -m connector.evaluation.results_page FOLDER PAGE``."""
+"""docs/results.md from the committed reports: ``python -m connector.studies.results_page FOLDER PAGE``."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def results_page(reports: Sequence[Report]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Write the page; the exit code, errors on standard error."""
     if len(arguments) != 2:
-        print("usage: python -m connector.evaluation.results_page FOLDER PAGE", file=sys.stderr)
+        print("usage: python -m connector.studies.results_page FOLDER PAGE", file=sys.stderr)
         return 2
     folder, page = map(Path, arguments)
     try:

@@ -1,4 +1,4 @@
-"""How quality and time grow with the window: ``python -m connector.evaluation.window_sweep FOLDER --keep FILE``.
+"""How quality and time grow with the window: ``python -m connector.studies.window_sweep FOLDER --keep FILE``.
 
 Unlike ``evaluate``, which reads every head, this asks the reranker that requests are answered with, through all of
 its short cuts. Each query's largest window is read once untimed, so that its documents are encoded; then each window
@@ -32,7 +32,7 @@ __all__ = ["WindowRow", "main", "read_lines", "summary", "sweep"]
 
 WINDOWS = (20, 50, 100, 300, 1000)
 _MEASURE = "nDCG@10"
-_MODULE = "connector.evaluation.window_sweep"
+_MODULE = "connector.studies.window_sweep"
 Line = Mapping[str, Any]
 
 

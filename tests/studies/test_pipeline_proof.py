@@ -13,10 +13,10 @@ from connector.cli import cli
 from connector.documents import Hit
 from connector.engines.connection import Connection, connect
 from connector.evaluation.collections import load_collection
-from connector.evaluation.pipeline_proof import Searches, load, main, quality
 from connector.evaluation.runs import read_run
 from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
+from connector.studies.pipeline_proof import Searches, load, main, quality
 from connector.writeback.opensearch import OpenSearchPipeline
 from connector.writeback.search_pipeline import PipelinePlan
 from tests.evaluation.folders import write_collection

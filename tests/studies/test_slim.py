@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from connector.benchmark.slim import first_answer, megabytes, packages, served_answer
 from connector.errors import SettingsError
 from connector.settings import Settings
+from connector.studies.slim import first_answer, megabytes, packages, served_answer
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 from connector.errors import DataError
 from connector.evaluation.measures import MEASURES
 from connector.evaluation.report import Report, make_row, report_from_json, report_to_json
-from connector.evaluation.results_page import main, read_reports, results_page
 from connector.evaluation.significance import compare
+from connector.studies.results_page import main, read_reports, results_page
 from tests.evaluation.test_report import make_report
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from connector.benchmark.quality_tables import quality_tables, read_quality
 from connector.errors import DataError
+from connector.studies.quality_tables import quality_tables, read_quality
 
 
 def evaluated(*values: float, first: float = 0.5) -> dict[str, Any]:

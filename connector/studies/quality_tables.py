@@ -24,7 +24,7 @@ Report = Mapping[str, Any]
 _SWEPT = """\
 What a request gets: the shipped heads with the first stage (embedded BM25), through all short cuts; test queries, at
 most 100 a collection, drawn with seed 0. An asterisk marks a difference to the first stage with p < .05 (paired
-randomization test, not corrected for their number). Made with `python -m connector.evaluation.window_sweep`.
+randomization test, not corrected for their number). Made with `python -m connector.studies.window_sweep`.
 """
 
 
@@ -33,7 +33,7 @@ class Quality:
     """What the tables are made from.
 
     Attributes:
-        sweeps: (layout, collection) -> report of ``connector.evaluation.window_sweep``.
+        sweeps: (layout, collection) -> report of ``connector.studies.window_sweep``.
         formats: runtime and weights, as in ``torch float32`` -> collection -> report of ``rh-connector evaluate``, on
             the same windows; the first is the reference.
     """

@@ -1,4 +1,4 @@
-"""docs/performance.md from the committed reports: ``python -m connector.benchmark.performance_page FOLDER PAGE``."""
+"""docs/performance.md from the committed reports: ``python -m connector.studies.performance_page FOLDER PAGE``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from connector.benchmark.quality_tables import Quality, quality_tables, read_quality
 from connector.benchmark.report import read_report
 from connector.errors import DataError, RhConnectorError
+from connector.studies.quality_tables import Quality, quality_tables, read_quality
 
 __all__ = ["Notes", "main", "performance_page", "read_notes", "read_reports"]
 
@@ -74,7 +74,7 @@ class Notes:
         targets: ratio of a report, or ``slim_megabytes`` and the like -> ``prediction`` (a number, made before it was
             measured, or None) and ``tried`` (a text).
         decisions: what follows from the tables, paragraphs in Markdown.
-        slim: report of ``python -m connector.benchmark.slim``; empty: there is none.
+        slim: report of ``python -m connector.studies.slim``; empty: there is none.
         quality: see ``Quality``.
     """
 
@@ -129,7 +129,7 @@ def performance_page(reports: Sequence[tuple[str, Report]], notes: Notes | None 
 def main(arguments: Sequence[str]) -> int:
     """Write the page; the exit code, errors on standard error."""
     if len(arguments) != 3:
-        print("usage: python -m connector.benchmark.performance_page FOLDER RESULTS PAGE", file=sys.stderr)
+        print("usage: python -m connector.studies.performance_page FOLDER RESULTS PAGE", file=sys.stderr)
         return 2
     folder, results, page = map(Path, arguments)
     try:

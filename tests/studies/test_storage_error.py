@@ -9,8 +9,8 @@ import pytest
 from connector.evaluation.collections import load_collection
 from connector.evaluation.first_stage import first_stage
 from connector.evaluation.runs import RunEntry
-from connector.evaluation.storage_error import FORMATS, measure, table
 from connector.settings import Settings
+from connector.studies.storage_error import FORMATS, measure, table
 from tests.evaluation.folders import DOCUMENTS, write_collection
 
 

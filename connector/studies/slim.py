@@ -1,4 +1,4 @@
-"""Size and start of an environment without torch: ``python -m connector.benchmark.slim``.
+"""Size and start of an environment without torch: ``python -m connector.studies.slim``.
 
 A new virtual environment is made with the extras that serving needs, in a temporary folder. The backbone must have
 been exported before (``rh-connector export --backbone``), into the cache folder of the settings.
@@ -164,7 +164,7 @@ def _measure(source: str, runs: int, assignments: Sequence[str]) -> dict[str, An
             "cpu": processor_name(),
             "python": sys.version.split()[0],
             "date": today(),
-            "command": "python -m connector.benchmark.slim --out slim.json",
+            "command": "python -m connector.studies.slim --out slim.json",
         }
 
 
