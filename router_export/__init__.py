@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from connector.checkpoints.checkpoint import Checkpoint
     from connector.routing.metadata import RouterMetadata
     from connector.training.router import Router
-    from router_export.backbone import ExportedGraphs
-    from router_export.exporting import Exported
+    from router_export.backbone.writing import ExportedGraphs
+    from router_export.router.exporting import Exported
 
 __all__ = ["export", "export_backbone"]
 
@@ -42,7 +42,7 @@ def export(
         BackboneError: metadata and router do not fit, the bundle's outputs are not the router's, or the file cannot
             be written. No file is left then, and an older one stays.
     """
-    from router_export.exporting import export_router
+    from router_export.router.exporting import export_router
 
     return export_router(router, metadata, path, embeddings)
 
@@ -53,7 +53,7 @@ def export_backbone(
     layers: int | None = None,
     precision: Literal["float32", "int8"] = "float32",
 ) -> ExportedGraphs:
-    """Write the first layers of a backbone as ONNX graphs: see ``router_export.backbone``."""
-    from router_export.backbone import export_backbone as write
+    """Write the first layers of a backbone as ONNX graphs: see ``router_export.backbone.writing``."""
+    from router_export.backbone.writing import export_backbone as write
 
     return write(checkpoint, folder, layers, precision)

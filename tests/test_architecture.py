@@ -44,7 +44,7 @@ _TORCH_ROOMS = [
     # Routers are trained in torch, and run without it.
     "connector/training/*",
     # The LLM's layers are traced from torch, and run without it.
-    "router_export/backbone*",
+    "router_export/backbone/*",
     # The peers of benchmarks.
     "connector/benchmark/cross_encoder.py",
     "connector/benchmark/floor.py",

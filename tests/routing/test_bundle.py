@@ -16,7 +16,7 @@ from connector.heads.head_sets import shipped_path
 from connector.routing.bundle import Bundle, seal, shipped_bundle
 from connector.routing.metadata import METADATA_KEY, RouterMetadata
 from router_export import export
-from tests.router_export.test_export import D, make_router
+from tests.router_export.router.test_exporting import D, make_router
 from tests.training.worlds import metadata
 
 

@@ -24,7 +24,7 @@ from connector.cli import cli
 from connector.errors import BackboneError
 from connector.settings import Settings
 from router_export import export_backbone
-from router_export.backbone import EMBEDDING_TOLERANCE
+from router_export.backbone.writing import EMBEDDING_TOLERANCE
 from tests.backbone.tiny import FAMILIES, save_tiny
 from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, PREFIX, tail
 

@@ -49,7 +49,7 @@ def test_all_graphs_share_one_file_of_weights(checkpoint: Checkpoint, exported: 
         for tensor in model.graph.initializer:
             used |= {entry.value for entry in tensor.external_data if entry.key == "location"}
         # The exporter's notes would name the folders of the machine that it ran on.
-        assert str(Path(__file__).parent.parent.parent).encode() not in (exported / graph_name(layer)).read_bytes()
+        assert str(Path(__file__).parents[3]).encode() not in (exported / graph_name(layer)).read_bytes()
     assert used == {WEIGHTS}
 
 

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from connector.backbone.torch_runtime.attention import ATTENTION, AttentionPass, LayerOptions, active
 from connector.errors import BackboneError, MissingExtraError
-from router_export.backbone_graphs import COMMON
+from router_export.backbone.cutting import COMMON
 
 __all__ = ["OPSET", "Traced", "load_decoder", "trace"]
 

@@ -101,9 +101,9 @@ def _write(
 ) -> tuple[ExportedBackbone, float, float]:
     try:
         from connector.backbone.torch_runtime.runtime import TorchRuntime
-        from router_export.backbone_graphs import cut, write_rows
-        from router_export.backbone_int8 import quantize
-        from router_export.backbone_trace import OPSET, load_decoder, trace
+        from router_export.backbone.cutting import cut, write_rows
+        from router_export.backbone.int8 import quantize
+        from router_export.backbone.tracing import OPSET, load_decoder, trace
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "export") from None
     whole = work / "whole.onnx"

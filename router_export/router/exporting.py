@@ -13,7 +13,7 @@ import numpy.typing as npt
 from connector.errors import BackboneError
 from connector.routing.bundle import OUTPUTS, Bundle
 from connector.routing.metadata import RouterMetadata
-from router_export.graph import bundle_bytes
+from router_export.router.graph import bundle_bytes
 
 if TYPE_CHECKING:
     from connector.training.router import Router
