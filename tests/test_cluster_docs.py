@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from connector.documents import Document
-from connector.engines import open_engine
+from connector.engines.open_engine import open_engine
 from connector.reranker import Reranker
 from connector.settings import load_settings
 from tests.nodes.process import Node

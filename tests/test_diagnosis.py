@@ -18,7 +18,7 @@ from connector.diagnosis import elasticsearch as elasticsearch_checks
 from connector.diagnosis import machine as machine_checks
 from connector.diagnosis import opensearch as opensearch_checks
 from connector.diagnosis.findings import run
-from connector.engines.connection import ClusterError, Product, ServerVersion
+from connector.engines.cluster.connection import ClusterError, Product, ServerVersion
 from connector.errors import BackboneError, EngineError, SettingsError
 from connector.settings import Settings, load_settings
 from connector.writeback.inference_endpoint import InferencePlan

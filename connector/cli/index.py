@@ -45,8 +45,8 @@ def command(
     With --precompute, no query has to wait for a document to be encoded: all are kept on disk (cache.disk_mb), as
     the model, layout and heads of the settings need them.
     """
-    from connector.engines import open_engine, progress_folder
     from connector.engines.indexing import index_source
+    from connector.engines.open_engine import open_engine, progress_folder
     from connector.engines.progress import ProgressFile, Reached
     from connector.engines.sources import Source
 

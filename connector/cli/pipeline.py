@@ -15,7 +15,7 @@ from connector.errors import EngineError, SettingsError
 from connector.settings import Settings
 
 if TYPE_CHECKING:
-    from connector.engines.connection import Connection
+    from connector.engines.cluster.connection import Connection
     from connector.writeback.elasticsearch import ElasticsearchEndpoint
     from connector.writeback.inference_endpoint import InferencePlan, Service
     from connector.writeback.opensearch import Found, OpenSearchPipeline
@@ -259,7 +259,7 @@ def _uninstall_endpoint(context: Context, settings: Settings, dry_run: bool) -> 
 
 @contextmanager
 def _opened_endpoint(settings: Settings, plan: InferencePlan) -> Iterator[ElasticsearchEndpoint]:
-    from connector.engines.connection import connect
+    from connector.engines.cluster.connect import connect
     from connector.writeback.elasticsearch import ElasticsearchEndpoint
 
     keys = settings.serve.api_keys
@@ -281,7 +281,7 @@ class _Opened:
     def __init__(
         self, settings: Settings, route: Route, query_path: str | None, oversample: int, removes: bool = False
     ) -> None:
-        from connector.engines.connection import connect
+        from connector.engines.cluster.connect import connect
         from connector.writeback.opensearch import OpenSearchPipeline
         from connector.writeback.search_pipeline import PipelinePlan
 

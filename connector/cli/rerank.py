@@ -152,7 +152,7 @@ def _rerank_run(
 def _fields(settings: Settings, collection: Path | None, ids: Set[str]) -> FieldsById:
     """Fields of documents by id: of a corpus file, read once, or of the configured engine."""
     if collection is None:
-        from connector.engines import open_engine
+        from connector.engines.open_engine import open_engine
 
         engine = open_engine(settings)
         return lambda wanted: {identity: found.fields for identity, found in engine.get(wanted).items()}

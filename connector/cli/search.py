@@ -74,7 +74,7 @@ def command(
 
 
 def _first_stage(settings: Settings, query: str, size: int) -> list[Hit]:
-    from connector.engines import open_engine
+    from connector.engines.open_engine import open_engine
 
     engine = open_engine(settings)
     try:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, SecretStr
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.diagnosis import cluster, machine, model
 from connector.diagnosis.findings import Check, Finding, failed, run
-from connector.engines.connection import Connection, connect
+from connector.engines.cluster.connect import connect
+from connector.engines.cluster.connection import Connection
 from connector.errors import BackboneError, RhConnectorError
 from connector.settings import Settings
 
@@ -149,7 +150,7 @@ def _elasticsearch(connection: Connection, settings: Settings, wanted: bool) -> 
 
 
 def _embedded(settings: Settings) -> Iterator[Finding]:
-    from connector.engines import index_folder, open_engine
+    from connector.engines.open_engine import index_folder, open_engine
 
     folder = index_folder(settings)
     make = "rh-connector index SOURCE"

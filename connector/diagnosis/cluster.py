@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 from connector.diagnosis.findings import Finding, Level
-from connector.engines.cluster_query import text_fields
-from connector.engines.connection import ClusterError, Connection, reason_of
+from connector.engines.cluster.connection import ClusterError, Connection, reason_of
+from connector.engines.cluster.query import text_fields
 from connector.errors import BackboneError
 from connector.settings import EngineSettings, Settings
 

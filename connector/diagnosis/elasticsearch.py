@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from connector.diagnosis.findings import Finding
-from connector.engines.connection import ClusterError, Connection
+from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import EngineError
 from connector.settings import Settings
 from connector.writeback.elasticsearch import ElasticsearchEndpoint

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from connector.engines.connection import ClusterError
+from connector.engines.cluster.connection import ClusterError
 from connector.errors import EngineError, RhConnectorError
 
 __all__ = ["Check", "Finding", "Level", "failed", "run"]

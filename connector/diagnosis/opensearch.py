@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from connector.diagnosis.findings import Finding
-from connector.engines.connection import ClusterError, Connection
+from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import EngineError
 from connector.settings import Settings
 from connector.writeback.opensearch import Found, OpenSearchPipeline

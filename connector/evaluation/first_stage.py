@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from connector.documents import Hit
-from connector.engines import open_engine
 from connector.engines.engine import Engine
+from connector.engines.open_engine import open_engine
 from connector.errors import DataError, EngineError
 from connector.evaluation.collections import Collection
 from connector.evaluation.runs import Run, RunEntry

@@ -21,8 +21,9 @@ from urllib.parse import quote
 import click
 
 from connector.documents import Hit
-from connector.engines.cluster_query import text_fields, words_query
-from connector.engines.connection import ClusterError, Connection, connect
+from connector.engines.cluster.connect import connect
+from connector.engines.cluster.connection import ClusterError, Connection
+from connector.engines.cluster.query import text_fields, words_query
 from connector.errors import RhConnectorError
 from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.measures import mean, per_query

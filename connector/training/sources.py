@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connector.documents import Document
-from connector.engines import open_engine
+from connector.engines.open_engine import open_engine
 from connector.engines.sources import BadLine, Source
 from connector.errors import DataError, SettingsError
 from connector.settings import Settings

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connector.documents import Document, Hit, document_text
-from connector.engines import open_engine
 from connector.engines.engine import Engine
+from connector.engines.open_engine import open_engine
 from connector.errors import DataError
 from connector.evaluation.collections import load_collection, read_queries
 from connector.evaluation.first_stage import first_stage, open_collection_engine

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from connector.engines.connection import Connection
+from connector.engines.cluster.connection import Connection
 
 __all__ = ["KEY", "Call", "curl", "without_key"]
 

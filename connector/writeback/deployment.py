@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from connector.engines.connection import ClusterError, Connection
+from connector.engines.cluster.connection import ClusterError, Connection
 
 __all__ = ["MODELS", "Deployment"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from connector.engines.connection import ClusterError, Connection, ServerVersion
+from connector.engines.cluster.connection import ClusterError, Connection, ServerVersion
 from connector.errors import EngineError
 from connector.writeback.calls import Call, without_key
 from connector.writeback.inference_endpoint import InferencePlan, Service

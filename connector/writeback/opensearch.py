@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from connector.engines.connection import ClusterError, Connection
+from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import EngineError
 from connector.writeback.calls import Call, without_key
 from connector.writeback.deployment import MODELS, Deployment

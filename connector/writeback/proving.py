@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from connector.engines.connection import ClusterError, Connection
+from connector.engines.cluster.connection import ClusterError, Connection
 from connector.writeback.search_pipeline import PipelinePlan
 
 __all__ = ["Proof", "predict", "prove_searches", "was_reranked"]

@@ -14,9 +14,10 @@ import pytest
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import main
 from connector.documents import Document
-from connector.engines import open_engine
-from connector.engines.connection import Connection, connect
+from connector.engines.cluster.connect import connect
+from connector.engines.cluster.connection import Connection
 from connector.engines.embedded import EmbeddedEngine
+from connector.engines.open_engine import open_engine
 from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
 from connector.writeback.opensearch import OpenSearchPipeline

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from connector.cli import cli
 from connector.documents import Document
-from connector.engines import open_engine
+from connector.engines.open_engine import open_engine
 from connector.errors import EngineError, SettingsError
 from connector.settings import load_settings
 from tests.nodes.process import Node

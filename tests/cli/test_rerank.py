@@ -223,7 +223,7 @@ def test_texts_come_from_the_engine_by_id(
     loaded: list[Settings], parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from connector.documents import Document
-    from connector.engines import open_engine
+    from connector.engines.open_engine import open_engine
     from connector.settings import load_settings
 
     folder = tmp_path / "indexes"

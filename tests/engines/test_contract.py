@@ -13,8 +13,8 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from connector.documents import Document
-from connector.engines import open_engine
 from connector.engines.engine import Engine, IndexReport
+from connector.engines.open_engine import open_engine
 from connector.errors import EngineError
 from connector.settings import load_settings
 

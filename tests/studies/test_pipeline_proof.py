@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from connector.cli import cli
 from connector.documents import Hit
-from connector.engines.connection import Connection, connect
+from connector.engines.cluster.connect import connect
+from connector.engines.cluster.connection import Connection
 from connector.evaluation.collections import load_collection
 from connector.evaluation.runs import read_run
 from connector.reranker import Reranker

@@ -8,7 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from connector.engines.connection import ClusterError, Connection, connect
+from connector.engines.cluster.connect import connect
+from connector.engines.cluster.connection import ClusterError, Connection
 from connector.writeback.calls import Call
 from connector.writeback.deployment import MODELS, Deployment
 from connector.writeback.opensearch import OpenSearchPipeline

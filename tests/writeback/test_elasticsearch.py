@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from connector.engines.connection import Connection, connect
+from connector.engines.cluster.connect import connect
+from connector.engines.cluster.connection import Connection
 from connector.errors import EngineError, SettingsError
 from connector.reranker import Reranker
 from connector.settings import Settings, load_settings

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from connector.documents import Document
-from connector.engines import open_engine
-from connector.engines.connection import Connection, connect
+from connector.engines.cluster.connect import connect
+from connector.engines.cluster.connection import Connection
+from connector.engines.open_engine import open_engine
 from connector.settings import Settings, load_settings
 from connector.writeback.opensearch import OpenSearchPipeline
 from connector.writeback.proving import was_reranked

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from connector.documents import Document, Hit
-from connector.engines import open_engine
-from connector.engines.connection import ClusterError, Connection, connect
+from connector.engines.cluster.connect import connect
+from connector.engines.cluster.connection import ClusterError, Connection
+from connector.engines.open_engine import open_engine
 from connector.errors import EngineError, SettingsError
 from connector.reranker import Reranker
 from connector.routing.selection import Routes

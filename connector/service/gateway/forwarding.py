@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from connector.engines.connection import DEFAULT_URL
+from connector.engines.cluster.connection import DEFAULT_URL
 from connector.errors import SettingsError
 from connector.service.gateway.cluster_errors import GatewayError
 from connector.service.gateway.options import OWN_PREFIX

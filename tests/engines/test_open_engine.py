@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from connector.documents import Document
-from connector.engines import index_folder, open_engine
+from connector.engines.open_engine import index_folder, open_engine
 from connector.errors import EngineError, SettingsError
 from connector.settings import Settings, load_settings
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import tenacity
 
-from connector.engines.connection import ClusterError
+from connector.engines.cluster.connection import ClusterError
 
 __all__ = ["Retrying"]
 

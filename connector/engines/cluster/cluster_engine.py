@@ -11,11 +11,11 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from connector.documents import Document, Hit, clean_text
-from connector.engines.bulk import BulkWriter
-from connector.engines.cluster_query import TextField, own_query, text_fields, words_query
-from connector.engines.connection import ClusterError, Connection
+from connector.engines.cluster.bulk import BulkWriter
+from connector.engines.cluster.connection import ClusterError, Connection
+from connector.engines.cluster.query import TextField, own_query, text_fields, words_query
+from connector.engines.cluster.retrying import Retrying
 from connector.engines.engine import IndexReport
-from connector.engines.retrying import Retrying
 from connector.errors import EngineError
 
 __all__ = ["ClusterEngine"]

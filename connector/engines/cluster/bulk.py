@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from connector.documents import Document
 from connector.engines.acceptance import Refused, json_of
-from connector.engines.connection import ClusterError, Connection, reason_of
+from connector.engines.cluster.connection import ClusterError, Connection, reason_of
+from connector.engines.cluster.retrying import Retrying
 from connector.engines.engine import IndexReport, ItemFailure
-from connector.engines.retrying import Retrying
 
 __all__ = ["BulkWriter"]
 

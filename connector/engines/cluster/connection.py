@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from connector.errors import EngineError, MissingExtraError
+from connector.errors import EngineError
 from connector.settings import EngineSettings
 
-__all__ = ["DEFAULT_URL", "ClusterError", "Connection", "ServerVersion", "connect", "reason_of"]
+__all__ = ["DEFAULT_URL", "ClusterError", "Connection", "ServerVersion", "certificate_options", "reason_of"]
 
 DEFAULT_URL = "http://localhost:9200"
 Product = Literal["opensearch", "elasticsearch"]
@@ -125,24 +124,6 @@ class Connection(Protocol):
         ...
 
 
-def connect(engine: EngineSettings) -> Connection:
-    """A connection to the cluster that the settings name; nothing is sent yet.
-
-    Raises:
-        MissingExtraError: the client is not installed.
-        EngineError: a file or credential of the settings is of no use.
-    """
-    if engine.kind == "opensearch":
-        _need("opensearchpy", "opensearch")
-        from connector.engines.opensearch import OpenSearchConnection
-
-        return OpenSearchConnection(engine)
-    _need("elasticsearch", "elasticsearch")
-    from connector.engines.elasticsearch import ElasticsearchConnection
-
-    return ElasticsearchConnection(engine)
-
-
 def reason_of(body: Any) -> str:
     """What a cluster's error answer says, in one line; both products, and proxies in front of them."""
     if isinstance(body, Mapping):
@@ -180,8 +161,3 @@ def certificate_options(engine: EngineSettings) -> dict[str, Any]:
             raise EngineError(f"engine.{name} = {path}: there is no such file; give a PEM file")
         options[name] = str(path)
     return options
-
-
-def _need(package: str, extra: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(package, extra)

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from connector.documents import Document
-from connector.engines import open_engine
-from connector.engines.connection import ClusterError, ServerVersion, connect, reason_of
+from connector.engines.cluster.connect import connect
+from connector.engines.cluster.connection import ClusterError, ServerVersion, reason_of
 from connector.engines.engine import Engine
+from connector.engines.open_engine import open_engine
 from connector.errors import EngineError
 from connector.settings import load_settings
-from tests.engines.cluster_double import ClusterDouble, counted, doubling
+from tests.engines.cluster.cluster_double import ClusterDouble, counted, doubling
 from tests.nodes.fixtures import running
 
 GOOD = {"opensearch": "2.19.1", "elasticsearch": "9.1.0"}

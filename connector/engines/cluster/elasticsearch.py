@@ -10,7 +10,13 @@ from typing import Any
 import elasticsearch as client
 from elasticsearch import Elasticsearch
 
-from connector.engines.connection import DEFAULT_URL, ClusterError, ServerVersion, certificate_options, reason_of
+from connector.engines.cluster.connection import (
+    DEFAULT_URL,
+    ClusterError,
+    ServerVersion,
+    certificate_options,
+    reason_of,
+)
 from connector.errors import EngineError
 from connector.settings import EngineSettings
 

@@ -10,7 +10,13 @@ from typing import Any
 from opensearchpy import OpenSearch
 from opensearchpy import exceptions as failures
 
-from connector.engines.connection import DEFAULT_URL, ClusterError, ServerVersion, certificate_options, reason_of
+from connector.engines.cluster.connection import (
+    DEFAULT_URL,
+    ClusterError,
+    ServerVersion,
+    certificate_options,
+    reason_of,
+)
 from connector.errors import EngineError, MissingExtraError
 from connector.settings import EngineSettings
 

@@ -1,0 +1,34 @@
+"""From settings to a connection: the one place that knows which clusters there are."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from connector.engines.cluster.connection import Connection
+from connector.errors import MissingExtraError
+from connector.settings import EngineSettings
+
+__all__ = ["connect"]
+
+
+def connect(engine: EngineSettings) -> Connection:
+    """A connection to the cluster that the settings name; nothing is sent yet.
+
+    Raises:
+        MissingExtraError: the client is not installed.
+        EngineError: a file or credential of the settings is of no use.
+    """
+    if engine.kind == "opensearch":
+        _need("opensearchpy", "opensearch")
+        from connector.engines.cluster.opensearch import OpenSearchConnection
+
+        return OpenSearchConnection(engine)
+    _need("elasticsearch", "elasticsearch")
+    from connector.engines.cluster.elasticsearch import ElasticsearchConnection
+
+    return ElasticsearchConnection(engine)
+
+
+def _need(package: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, extra)

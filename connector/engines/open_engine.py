@@ -1,0 +1,73 @@
+"""From settings to an engine, and where an embedded index and the progress of indexing lie."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from connector.engines.engine import Engine
+from connector.errors import SettingsError
+from connector.settings import Settings
+
+__all__ = ["index_folder", "open_engine", "progress_folder"]
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine that the settings name.
+
+    Nothing is sent to a cluster yet.
+
+    Raises:
+        EngineError: a damaged index or one of another version; credentials or certificates of no use.
+        MissingExtraError: the cluster's client is not installed.
+        SettingsError: ``engine.url``, ``engine.index`` or ``engine.query_json`` cannot be used.
+    """
+    engine = settings.engine
+    if engine.kind != "embedded":
+        from connector.engines.cluster.cluster_engine import ClusterEngine
+        from connector.engines.cluster.connect import connect
+        from connector.engines.cluster.query import own_query
+
+        if engine.query_json is not None:
+            # Told now, not at the first search.
+            own_query(engine.query_json, "")
+        return ClusterEngine(
+            connect(engine),
+            engine.index,
+            engine.field_weights(),
+            query_json=engine.query_json,
+            reranking_pipeline=settings.writeback.name if engine.kind == "opensearch" else None,
+            retry_ms=engine.retry_ms,
+        )
+    if engine.query_json is not None:
+        raise SettingsError("engine.query_json is for clusters; leave it out, or set engine.kind")
+    from connector.engines.embedded import EmbeddedEngine
+
+    return EmbeddedEngine(index_folder(settings), engine.field_weights())
+
+
+def progress_folder(settings: Settings) -> Path:
+    """Where it is kept how far indexing came: beside the embedded index, or one folder for each cluster's index."""
+    engine = settings.engine
+    if engine.kind == "embedded":
+        return index_folder(settings)
+    target = f"{engine.url}\n{engine.index}"
+    return settings.cache.path / "clusters" / hashlib.sha256(target.encode()).hexdigest()[:16]
+
+
+def index_folder(settings: Settings) -> Path:
+    """The folder of the embedded index that the settings name; it need not exist.
+
+    Raises:
+        SettingsError: ``engine.url`` or ``engine.index`` names no folder.
+    """
+    url, name = settings.engine.url, settings.engine.index
+    if name in (".", "..") or any(char in "/\\" or ord(char) < 32 for char in name):
+        raise SettingsError(f"engine.index = {name!r}: give a plain name without slashes")
+    if url is None:
+        return settings.cache.path / "indexes" / name
+    if "://" in url and not url.startswith("file://"):
+        raise SettingsError(
+            f"engine.url = {url}: the embedded engine takes a folder; or set engine.kind to a cluster"
+        )
+    return Path(url.removeprefix("file://")).expanduser() / name
