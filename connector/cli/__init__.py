@@ -42,7 +42,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"connector.cli.{cmd_name}")
+        module = importlib.import_module(f"connector.cli.commands.{cmd_name}")
         command = module.command
         assert isinstance(command, click.Command)
         return command

@@ -10,7 +10,8 @@ import pytest
 
 from connector.checkpoints.catalogue import CATALOGUE
 from connector.checkpoints.checkpoint import Checkpoint
-from connector.cli import main, model
+from connector.cli import main
+from connector.cli.commands import model
 
 
 def run(*arguments: str) -> int:
