@@ -10,8 +10,8 @@ from starlette.datastructures import Headers
 
 from connector.service.gateway.cluster_errors import GatewayError
 from connector.service.gateway.forwarding import ClusterRequest
-from connector.service.gateway.raw_json import decode, encode
-from connector.service.gateway.url_query import read_parameters, with_parameters
+from connector.service.gateway.parsing.raw_json import decode, encode
+from connector.service.gateway.parsing.url_query import read_parameters, with_parameters
 
 __all__ = ["Incoming", "Unreadable", "read_incoming"]
 

@@ -17,10 +17,9 @@ from connector.service.gateway.cluster_errors import GatewayError
 from connector.service.gateway.forwarding import Cluster, ClusterAnswer, ClusterRequest
 from connector.service.gateway.incoming import Incoming, Unreadable, read_incoming
 from connector.service.gateway.marking import FINAL_STATUSES, PLAIN_ANSWER, marked
-from connector.service.gateway.msearch_body import Item, join_items, split_items
 from connector.service.gateway.options import Options
-from connector.service.gateway.ranking import rank_windows
-from connector.service.gateway.raw_json import (
+from connector.service.gateway.parsing.msearch_body import Item, join_items, split_items
+from connector.service.gateway.parsing.raw_json import (
     Edit,
     NotPlainJson,
     Span,
@@ -30,7 +29,8 @@ from connector.service.gateway.raw_json import (
     scan_list,
     scan_object,
 )
-from connector.service.gateway.search_body import Answer, scan_answer, scan_body, texts_body, without_own_ext
+from connector.service.gateway.parsing.search_body import Answer, scan_answer, scan_body, texts_body, without_own_ext
+from connector.service.gateway.ranking import rank_windows
 from connector.service.gateway.search_plan import PassOn, Plan, Rerank, Search, plan_search
 from connector.service.gateway.windows import Texts, ranked_edits, texts_of, window_of
 from connector.service.loading import Loading

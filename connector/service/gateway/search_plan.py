@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from connector.service.gateway.filter_paths import keeps
-from connector.service.gateway.query_text import query_text
+from connector.service.gateway.parsing.filter_paths import keeps
+from connector.service.gateway.parsing.query_text import query_text
 
 __all__ = ["PassOn", "Plan", "Rerank", "Search", "passed_parameters", "plan_search"]
 

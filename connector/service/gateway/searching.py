@@ -15,17 +15,17 @@ from connector.service.gateway.forwarding import Cluster, ClusterAnswer, Cluster
 from connector.service.gateway.incoming import Incoming, Unreadable, read_incoming
 from connector.service.gateway.marking import FINAL_STATUSES, PLAIN_ANSWER, marked
 from connector.service.gateway.options import Options
-from connector.service.gateway.ranking import rank_windows
-from connector.service.gateway.raw_json import NotPlainJson, decode, edited, encode
-from connector.service.gateway.search_body import (
+from connector.service.gateway.parsing.raw_json import NotPlainJson, decode, edited, encode
+from connector.service.gateway.parsing.search_body import (
     Answer,
     read_answer,
     scan_body,
     texts_body,
     without_own_ext,
 )
+from connector.service.gateway.parsing.url_query import only_parameters, with_parameters
+from connector.service.gateway.ranking import rank_windows
 from connector.service.gateway.search_plan import PassOn, Rerank, Search, passed_parameters, plan_search
-from connector.service.gateway.url_query import only_parameters, with_parameters
 from connector.service.gateway.windows import Texts, ranked_edits, texts_of, window_of
 from connector.service.loading import Loading
 from connector.settings import Settings

@@ -8,8 +8,8 @@ from typing import Any
 from connector.documents import document_text
 from connector.service.gateway.marking import one_line
 from connector.service.gateway.options import Options
-from connector.service.gateway.raw_json import Edit
-from connector.service.gateway.search_body import Answer, Mark, page_edits
+from connector.service.gateway.parsing.raw_json import Edit
+from connector.service.gateway.parsing.search_body import Answer, Mark, page_edits
 from connector.service.gateway.search_plan import Rerank
 from connector.service.scoring import FirstStage, Ranking, Window
 

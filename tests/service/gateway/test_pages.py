@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from connector.service.app import create_app
-from connector.service.gateway.raw_json import read_value, scan_list, scan_object
+from connector.service.gateway.parsing.raw_json import read_value, scan_list, scan_object
 from tests.service.gateway.conftest import gateway_settings, shuffling
 from tests.service.gateway.fake_cluster import FakeCluster, hit, running_cluster
 from tests.service.waiting import wait_until

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from connector.documents import clean_text
-from connector.service.gateway.query_string import words_of_query_string, words_of_simple_query_string
+from connector.service.gateway.parsing.query_string import words_of_query_string, words_of_simple_query_string
 
 __all__ = ["query_text"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from connector.service.gateway.raw_json import NotPlainJson, edited, scan_object
-from connector.service.gateway.search_body import member_edits, scan_body
+from connector.service.gateway.parsing.raw_json import NotPlainJson, edited, scan_object
+from connector.service.gateway.parsing.search_body import member_edits, scan_body
 
 __all__ = ["Item", "join_items", "split_items"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from connector.service.gateway.raw_json import Edit, NotPlainJson, Span, edited, scan_list, scan_object
+from connector.service.gateway.parsing.raw_json import Edit, NotPlainJson, Span, edited, scan_list, scan_object
 from connector.service.numbers import json_number
 
 __all__ = [

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.service.gateway.query_string import words_of_query_string, words_of_simple_query_string
-from connector.service.gateway.query_text import query_text
+from connector.service.gateway.parsing.query_string import words_of_query_string, words_of_simple_query_string
+from connector.service.gateway.parsing.query_text import query_text
 
 _MATCH = {"match": {"title": "red shoes"}}
 
