@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,22 @@ def test_torch_and_transformers_are_imported_where_the_llm_runs_only(repository:
 
 def test_onnx_runtime_is_imported_where_exported_models_run_only(repository: Path) -> None:
     assert not outside(users_of({"onnxruntime"}, repository), _ONNX_RUNTIME_ROOMS)
+
+
+def test_a_folder_has_one_question(repository: Path) -> None:
+    counts = Counter(path.parent for path in modules(repository) if path.name != "__init__.py")
+    assert max(counts.values()) <= 16
+
+
+def test_no_module_imports_itself_in_a_circle(repository: Path) -> None:
+    """Counts imports inside functions too: they hide a circle, and do not open it."""
+    files = {".".join(path.relative_to(repository).with_suffix("").parts): path for path in modules(repository)}
+    # Packages without code of their own are no stop on a way.
+    graph = {name: [other for other in imports(path) if other in files] for name, path in files.items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
 def test_no_module_is_long(repository: Path) -> None:
