@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
-__all__ = ["Document", "Hit", "RankedHit", "RerankResult", "UsedHead", "clean_text", "document_text"]
+from connector.settings import Mode
+
+__all__ = [
+    "Document",
+    "FirstStage",
+    "Hit",
+    "RankedHit",
+    "RerankResult",
+    "SupportsRerank",
+    "UsedHead",
+    "clean_text",
+    "document_text",
+]
+
+FirstStage = Sequence[float] | Literal["order"] | None
+"""What is known of the first stage: a score for each document (higher is better), their order, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,3 +206,24 @@ def clean_text(text: str) -> str:
     except UnicodeEncodeError:
         return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
     return text
+
+
+@runtime_checkable
+class SupportsRerank(Protocol):
+    """What is asked of a reranker. It is called from threads."""
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str | Mapping[str, Any] | Hit],
+        *,
+        first_stage: FirstStage = None,
+        deadline_ms: float | None = None,
+        mode: Mode | None = None,
+    ) -> RerankResult:
+        """Every document, best first.
+
+        Raises:
+            RequestError: query or documents are wrong.
+        """
+        ...

@@ -7,25 +7,24 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.reader import Reader, Reading
-from connector.documents import Hit, RankedHit, RerankResult, UsedHead, document_text
+from connector.documents import FirstStage, Hit, RankedHit, RerankResult, UsedHead, document_text
 from connector.errors import BackboneError, RequestError
 from connector.heads.fusion import fuse, rank_scores
 from connector.heads.head_sets import HeadSet
 from connector.heads.readouts import ReadOut, passage_scores, token_weights
 from connector.heads.routes import Route, route_scores
 from connector.heads.scoring import below
-from connector.routing.selection import Mode, Routes
-from connector.settings import Settings
+from connector.routing.selection import Routes
+from connector.settings import Mode, Settings
 
-__all__ = ["FirstStage", "Reranker"]
+__all__ = ["Reranker"]
 
-FirstStage = Sequence[float] | Literal["order"] | None
 logger = logging.getLogger(__name__)
 # Tokens of the part of a document that is shown as what the heads looked at.
 _SHOWN_TOKENS = 24
@@ -239,7 +238,7 @@ class Reranker:
 
 def _shown(reading: Reading, best: Sequence[int | None]) -> list[tuple[int, int] | None]:
     """For each document, (start, end) characters of what the heads looked at most in its best passage."""
-    sums = _window_sums(np.maximum(token_weights(reading.rows), 0.0), _SHOWN_TOKENS)
+    sums = _running_sums(np.maximum(token_weights(reading.rows), 0.0), _SHOWN_TOKENS)
     ends = np.cumsum(reading.lengths).tolist()
     found: list[tuple[int, int] | None] = []
     for passages, texts, place in zip(reading.documents, reading.texts, best, strict=True):
@@ -256,7 +255,7 @@ def _shown(reading: Reading, best: Sequence[int | None]) -> list[tuple[int, int]
     return found
 
 
-def _window_sums(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
+def _running_sums(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
     """Sums of so many values that follow each other, each summed in the same order wherever it stands."""
     count = len(values)
     sums, covered = np.zeros(count), 0

@@ -10,7 +10,7 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import yaml
 from pydantic import (
@@ -26,10 +26,27 @@ from pydantic import (
 
 from connector.errors import SettingsError
 
-__all__ = ["ENVIRONMENT_PREFIX", "Setting", "Settings", "load_settings", "settings_table"]
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "LAYOUTS",
+    "MODES",
+    "Layout",
+    "Mode",
+    "Setting",
+    "Settings",
+    "load_settings",
+    "settings_table",
+]
 
 ENVIRONMENT_PREFIX = "RH_"
 _CONFIG_VARIABLE = "RH_CONFIG"
+
+Layout = Literal["block", "late", "joint"]
+"""How documents and query are laid out in the prompt; see docs/how-it-works.md."""
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+Mode = Literal["routed", "static", "all"]
+"""How the heads of a query are chosen."""
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 def _default_cache_path() -> Path:
@@ -136,7 +153,7 @@ class BackboneSettings(_Section):
     model: str = Field(
         "smollm2-135m", min_length=1, description="Catalogue name, folder, GGUF file, or hub id of the LLM."
     )
-    layout: Literal["block", "late", "joint"] = Field(
+    layout: Layout = Field(
         "block",
         description="How the LLM sees documents: each alone (block), keys only (late), in one prompt (joint).",
     )
@@ -189,7 +206,7 @@ class CacheSettings(_Section):
 class RouterSettings(_Section):
     """Which heads are read."""
 
-    mode: Literal["auto", "routed", "static", "all"] = Field(
+    mode: Literal["auto"] | Mode = Field(
         "auto",
         description="Heads chosen for each query, one fixed set, or all (ICR); auto: routed, else static.",
     )

@@ -11,14 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from connector.backbone.reader import Layout
 from connector.heads.head_sets import HeadSet
 from connector.heads.readouts import READOUTS
 from connector.reranker import Reranker
-from connector.settings import load_settings
+from connector.settings import LAYOUTS, Layout, load_settings
 
 GOLDEN = Path(__file__).parent / "golden_scores.json"
-LAYOUTS: tuple[Layout, ...] = ("block", "late", "joint")
 HEADS = HeadSet(((18, 6), (17, 4), (2, 4)), 1.0)
 QUERY = "how long do cats sleep"
 DOCUMENTS = [

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from connector.documents import Hit
 from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import HeadSet
-from connector.reranker import Reranker, _window_sums
+from connector.reranker import Reranker, _running_sums
 from connector.settings import Settings, load_settings
 
 QUERY = "how long do cats sleep"
@@ -39,7 +39,7 @@ def test_the_document_that_answers_comes_first(reranker: Reranker, cats: list[st
 
 @given(st.lists(st.floats(0, 1, width=32), max_size=120), st.integers(1, 40), st.integers(0, 50))
 def test_sums_of_what_follows_do_not_depend_on_the_place(values: list[float], width: int, before: int) -> None:
-    sums = _window_sums(np.array(values), width)
+    sums = _running_sums(np.array(values), width)
     if len(values) < width:
         assert not sums.any()
         return
@@ -47,7 +47,7 @@ def test_sums_of_what_follows_do_not_depend_on_the_place(values: list[float], wi
     expected = [sum(values[at : at + width]) for at in range(len(sums))]
     np.testing.assert_allclose(sums, expected, atol=1e-12)
     # Bit for bit: a document shows the same part wherever it stands in the window.
-    later = _window_sums(np.array([0.37] * before + values), width)
+    later = _running_sums(np.array([0.37] * before + values), width)
     assert np.array_equal(later[before:], sums)
 
 

@@ -16,7 +16,7 @@ from connector.backbone.batching.shared_encoding import SharedEncoding
 from connector.backbone.batching.waiting_windows import WaitingWindows
 from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache, ReadingStatistics
-from connector.backbone.prompt.fingerprint import Layout, fingerprint, template_hash
+from connector.backbone.prompt.fingerprint import fingerprint, template_hash
 from connector.backbone.prompt.passages import Passage, Passages
 from connector.backbone.prompt.tail import GROUPS, make_tail
 from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
@@ -25,6 +25,7 @@ from connector.backbone.reading import Reading, Rows
 from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Runtime, Tail
 from connector.backbone.step_times import Clock
 from connector.errors import BackboneError
+from connector.settings import Layout
 
 __all__ = ["GROUPS", "EmbeddedForm", "Layout", "Passage", "Reader", "Reading", "fingerprint"]
 

@@ -10,13 +10,13 @@ from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.open_reader import open_reader
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
-from connector.backbone.reader import Layout, Reader
+from connector.backbone.reader import Reader
 from connector.backbone.runtime import Runtime
 from connector.checkpoints.pulling import obtain
 from connector.heads.head_sets import HeadSet
 from connector.reranker import Reranker
 from connector.routing.selection import Routes
-from connector.settings import Settings
+from connector.settings import Layout, Settings
 
 __all__ = ["SharedBackbone"]
 

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from connector.backbone.reader import Layout
 from connector.benchmark.measuring import Way, alternate
 from connector.benchmark.running import MEMORY, Bench, rerank_once
 from connector.benchmark.texts import Texts
 from connector.reranker import Reranker
+from connector.settings import Layout
 
 __all__ = ["GrowthPlan", "growth"]
 

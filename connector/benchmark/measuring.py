@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Row", "Way", "alternate", "row"]
+__all__ = ["Timing", "Way", "alternate", "row"]
 
 Parts = Mapping[str, float] | None
 
@@ -35,7 +35,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Row:
+class Timing:
     """Seconds of one way.
 
     Attributes:
@@ -62,7 +62,7 @@ class Row:
         return {"name": self.name, **{key: getattr(self, key) for key in shown}, "runs": self.runs, **self.about}
 
 
-def row(name: str, taken: Sequence[float], about: Mapping[str, Any] | None = None) -> Row:
+def row(name: str, taken: Sequence[float], about: Mapping[str, Any] | None = None) -> Timing:
     """Median and spread of some seconds.
 
     Raises:
@@ -71,7 +71,7 @@ def row(name: str, taken: Sequence[float], about: Mapping[str, Any] | None = Non
     if not taken:
         raise ValueError(f"{name} was not timed")
     low, middle, high = (float(value) for value in np.quantile(taken, (0.25, 0.5, 0.75)))
-    return Row(name, middle, min(taken), max(taken), low, high, len(taken), dict(about or {}))
+    return Timing(name, middle, min(taken), max(taken), low, high, len(taken), dict(about or {}))
 
 
 def alternate(
@@ -80,7 +80,7 @@ def alternate(
     *,
     at_most: float = float("inf"),
     progress: Callable[[str], None] = lambda name: None,
-) -> list[Row]:
+) -> list[Timing]:
     """Time ways in turns.
 
     Args:

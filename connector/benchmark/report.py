@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from connector.benchmark.measuring import Row
+from connector.benchmark.measuring import Timing
 from connector.errors import DataError
 
-__all__ = ["RATIOS", "Windows", "ratios", "read_report"]
+__all__ = ["RATIOS", "WindowSizes", "ratios", "read_report"]
 
 _Sum = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
+class WindowSizes:
     """Documents of a window: ``small`` is compared with the peers, ``large`` is for late only."""
 
     small: int
@@ -44,7 +44,7 @@ RATIOS: Mapping[str, tuple[_Sum, _Sum]] = {
 
 
 def ratios(
-    rows: Sequence[Row], windows: Windows, layout: str
+    rows: Sequence[Timing], windows: WindowSizes, layout: str
 ) -> tuple[dict[str, float], dict[str, dict[str, list[str]]]]:
     """The ratios whose rows were measured, and the names of the rows that each was computed from."""
     seconds = {row.name: row.seconds for row in rows}

@@ -9,14 +9,14 @@ from functools import partial
 from itertools import product
 from typing import Any, Literal
 
-from connector.backbone.reader import Layout
 from connector.benchmark.backbones import SharedBackbone
 from connector.benchmark.machine import describe_machine, memory_in_use
-from connector.benchmark.measuring import Row, Way, alternate
-from connector.benchmark.report import Windows, ratios
+from connector.benchmark.measuring import Timing, Way, alternate
+from connector.benchmark.report import WindowSizes, ratios
 from connector.benchmark.texts import Texts
 from connector.errors import BackboneError
 from connector.reranker import Reranker
+from connector.settings import Layout
 
 __all__ = ["MEMORY", "PARTS", "Bench", "Part", "Plan", "rerank_once"]
 
@@ -38,7 +38,7 @@ class Plan:
         at_most: seconds after which a way is not run again.
     """
 
-    windows: Windows
+    windows: WindowSizes
     parts: frozenset[Part] = frozenset(PARTS)
     repeats: int = 5
     at_most: float = 20.0
@@ -276,7 +276,7 @@ class Bench:
 
             yield Way(name, call, about={"rows": rows, "dtype": dtype, "operations": operations})
 
-    def _floor_rows(self, rows: Sequence[Row]) -> list[Row]:
+    def _floor_rows(self, rows: Sequence[Timing]) -> list[Timing]:
         """What the operations of the encode take at the better of the measured rates."""
         products = [row for row in rows if row.name.startswith("gemm_")]
         if not products:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from connector.documents import FirstStage
 from connector.errors import RequestError
-from connector.reranker import FirstStage
-from connector.routing.selection import MODES, Mode
+from connector.settings import MODES, Mode
 
 __all__ = ["LineRequest", "read_request"]
 

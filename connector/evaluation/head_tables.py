@@ -29,7 +29,7 @@ from connector.routing.query_embedding import POOLINGS, QueryEmbedding
 __all__ = [
     "FORMS",
     "HeadTable",
-    "Window",
+    "SearchedQuery",
     "embedded_layers",
     "embedding_of",
     "first_stage_scores",
@@ -49,7 +49,7 @@ Scores = dict[ReadOut, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class SearchedQuery:
     """A query and its first-stage hits, best first.
 
     Attributes:
@@ -228,7 +228,7 @@ def statistics_folder(cache: Path, reader: Reader) -> Path:
 
 def gather(
     reader: Reader,
-    windows: Iterable[Window],
+    windows: Iterable[SearchedQuery],
     folder: Path,
     fields: Sequence[str] = (),
     *,
@@ -286,14 +286,14 @@ def gather(
 
 def missing(
     reader: Reader,
-    windows: Iterable[Window],
+    windows: Iterable[SearchedQuery],
     folder: Path,
     fields: Sequence[str] = (),
     *,
     layers: int | None = None,
     other_wording: bool = False,
     embed: bool = False,
-) -> list[Window]:
+) -> list[SearchedQuery]:
     """The windows that ``gather`` would have to read documents for; arguments as there."""
     shape = reader.runtime.shape
     cut = shape.layers if layers is None else min(layers, shape.layers)
@@ -308,7 +308,7 @@ def missing(
 
 
 def _stored(
-    reader: Reader, window: Window, texts: Sequence[str], folder: Path, cut: int
+    reader: Reader, window: SearchedQuery, texts: Sequence[str], folder: Path, cut: int
 ) -> tuple[HeadTable | None, Path]:
     """What is there already (a table of all layers serves every cut), and where a new one goes."""
     hits = [hit.id for hit in window.hits]

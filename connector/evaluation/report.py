@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FIRST_STAGE",
     "Report",
-    "Row",
+    "System",
     "make_row",
     "render_controls",
     "render_table",
@@ -45,7 +45,7 @@ _AGAINST = ("static", "permuted")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class System:
     """One way of ranking. ``name`` and ``readout`` together say which.
 
     Attributes:
@@ -98,7 +98,7 @@ class Report:
     collection: str
     queries: int
     window: int
-    rows: Sequence[Row]
+    rows: Sequence[System]
     provenance: Provenance
     recall: float | None = None
 
@@ -115,11 +115,11 @@ def make_row(
     seed: int = 0,
     against: Mapping[str, Mapping[str, float]] | None = None,
     route: Mapping[str, float] | None = None,
-) -> Row:
+) -> System:
     """A row from values per query.
 
     Args:
-        name, readout, heads, head_list, weight, route: see ``Row``.
+        name, readout, heads, head_list, weight, route: see ``System``.
         values: measure -> query -> value, as ``per_query`` gives it.
         baseline: the first stage's values; None for its own row.
         seed: of the paired tests.
@@ -131,7 +131,7 @@ def make_row(
     comparison = None if baseline is None else compare(values[MEASURES[0]], baseline[MEASURES[0]], seed)
     means = {measure: mean(by_query) for measure, by_query in values.items()}
     pairs = None if head_list is None else tuple((int(layer), int(head)) for layer, head in head_list)
-    return Row(
+    return System(
         name,
         means,
         readout=readout,
@@ -250,7 +250,7 @@ def _comparison_cells(comparison: Comparison | None) -> list[str]:
     return [f"{comparison.difference:+.4f}", f"{comparison.p_value:.4f}"]
 
 
-def _row_to_json(row: Row) -> dict[str, Any]:
+def _row_to_json(row: System) -> dict[str, Any]:
     return {
         "name": row.name,
         "readout": row.readout,
@@ -284,7 +284,7 @@ def _comparison_from_json(value: Mapping[str, Any]) -> Comparison | None:
     return Comparison(float(value["difference"]), float(value["p_value"]), (float(low), float(high)))
 
 
-def _row_from_json(value: Mapping[str, Any]) -> Row:
+def _row_from_json(value: Mapping[str, Any]) -> System:
     seconds, cached, readout, heads, pairs, weight, *_ = (value[key] for key in _ROW_KEYS)
     measures = {name: float(value[name]) for name in value if "@" in name}
     for measure in MEASURES:
@@ -292,7 +292,7 @@ def _row_from_json(value: Mapping[str, Any]) -> Row:
             raise KeyError(measure)
     head_list = None if pairs is None else tuple((int(layer), int(head)) for layer, head in pairs)
     found = {name: _comparison_from_json(value[f"against_{name}"]) for name in _AGAINST if f"against_{name}" in value}
-    return Row(
+    return System(
         str(value["name"]),
         measures,
         seconds,

@@ -5,26 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeAlias
+from typing import IO, Any, TypeAlias
 
-from connector.documents import Hit, RerankResult
+from connector.documents import Hit, SupportsRerank
 from connector.errors import DataError
 from connector.evaluation.runs import Run, RunEntry, run_lines
 
-__all__ = ["FieldsById", "Outcome", "SupportsRerank", "rerank_run"]
+__all__ = ["FieldsById", "Outcome", "rerank_run"]
 
 FieldsById: TypeAlias = Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]]
 """Fields of the documents with these ids; ids that are unknown are left out."""
 
 # Between documents behind the window: small beside head scores, far above the precision of a run's scores.
 _TAIL_STEP = 0.001
-
-
-class SupportsRerank(Protocol):
-    """What is needed of a reranker."""
-
-    def rerank(self, query: str, documents: Sequence[Hit]) -> RerankResult:
-        """Order the hits."""
 
 
 @dataclass(frozen=True, slots=True)

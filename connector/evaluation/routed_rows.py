@@ -30,7 +30,7 @@ from connector.routing.query_embedding import QueryEmbedding
 __all__ = [
     "DRAWS",
     "RoutedBy",
-    "Router",
+    "SupportsRoute",
     "derangement",
     "route_ranking",
     "route_summary",
@@ -42,7 +42,7 @@ DRAWS = 5
 Routes = Mapping[str, Route]
 
 
-class Router(Protocol):
+class SupportsRoute(Protocol):
     """What is asked of a loaded bundle: see ``Bundle``."""
 
     def route(self, embedding: npt.NDArray[np.float32]) -> Route:
@@ -68,7 +68,7 @@ class RoutedBy:
 
 
 def routed_by(
-    router: Router,
+    router: SupportsRoute,
     pool: Sequence[Member],
     scales: Sequence[float],
     embedding: QueryEmbedding,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from connector.errors import DataError
 from connector.evaluation.measures import MEASURES
-from connector.evaluation.report import Row
+from connector.evaluation.report import System
 from connector.evaluation.running import POOL, Ranked
 from connector.evaluation.runs import RunEntry, write_run
 
@@ -32,7 +32,7 @@ def write_per_query(ranked: Sequence[Ranked], path: Path) -> None:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def run_name(row: Row) -> str:
+def run_name(row: System) -> str:
     """Name of a row's file and the tag in it: its name; of rows that have one read-out, that behind a dot."""
     return row.name if row.readout in (None, POOL) else f"{row.name}.{row.readout}"
 

@@ -14,7 +14,7 @@ from connector.errors import DataError
 from connector.evaluation.collections import Collection
 from connector.evaluation.head_tables import HeadTable
 from connector.evaluation.measures import MEASURES, PerQuery, per_query
-from connector.evaluation.report import FIRST_STAGE, Row, make_row
+from connector.evaluation.report import FIRST_STAGE, System, make_row
 from connector.evaluation.routed_rows import RoutedBy, route_ranking, route_summary
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.heads.readouts import READOUTS, ReadOut
@@ -48,7 +48,7 @@ class Ranked:
         rankings: query -> document ids, best first; of the first draw.
     """
 
-    row: Row
+    row: System
     values: Mapping[str, PerQuery]
     rankings: Mapping[str, Sequence[str]]
 

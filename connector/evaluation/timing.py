@@ -8,7 +8,7 @@ from typing import cast
 
 from connector.backbone.reader import Reader
 from connector.evaluation.collections import Collection
-from connector.evaluation.report import Row
+from connector.evaluation.report import System
 from connector.evaluation.running import FUSED, POOL, Windows, seconds_per_query
 from connector.heads.head_sets import HeadSet
 from connector.heads.readouts import ReadOut
@@ -20,13 +20,13 @@ __all__ = ["with_seconds"]
 
 
 def with_seconds(
-    found: Sequence[Row],
+    found: Sequence[System],
     reader: Reader,
     router: Bundle | None,
     collection: Collection,
     windows: Windows,
     queries: int,
-) -> list[Row]:
+) -> list[System]:
     """The rows with the seconds of reranking a window.
 
     Controls cost what the router costs; fusing costs nothing that could be measured, so that a row and its fused twin
@@ -54,7 +54,7 @@ def with_seconds(
     return timed
 
 
-def _reranker(row: Row, reader: Reader, router: Bundle | None) -> Reranker | None:
+def _reranker(row: System, reader: Reader, router: Bundle | None) -> Reranker | None:
     fields = ("title", "text")
     if row.readout == POOL:
         if router is None or row.name not in ("routed", "static"):

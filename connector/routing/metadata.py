@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 from pydantic import model_validator as _model_validator
 from typing_extensions import TypedDict
 
-from connector.backbone.reader import EmbeddedForm, Layout
+from connector.backbone.reader import EmbeddedForm
 from connector.errors import BackboneError
 from connector.heads.routes import Member
 from connector.routing.query_embedding import FEATURES, Pooling
+from connector.settings import Layout
 
 __all__ = ["FORMAT", "METADATA_KEY", "Activation", "EmbeddingRecipe", "RouterMetadata", "StaticSet"]
 

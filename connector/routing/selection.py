@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 from connector.backbone.reader import Reader
 from connector.backbone.runtime import Head
@@ -14,12 +13,9 @@ from connector.heads.readouts import ReadOut
 from connector.heads.routes import Route
 from connector.routing.bundle import Bundle, shipped_bundle
 from connector.routing.query_embedding import QueryEmbedding
-from connector.settings import Settings
+from connector.settings import MODES, Mode, Settings
 
-__all__ = ["MODES", "Mode", "Routes", "fixed_route", "load_bundle", "static_heads"]
-
-Mode = Literal["routed", "static", "all"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+__all__ = ["Routes", "fixed_route", "load_bundle", "static_heads"]
 
 
 class Routes:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from connector import __version__
+from connector.documents import SupportsRerank
 from connector.service.admission import Admission, places
 from connector.service.authentication import BearerAuthentication
 from connector.service.errors import Failure, ServiceError, error_response, failure_of_status, style_of
@@ -21,7 +22,6 @@ from connector.service.loading import Loading
 from connector.service.metrics import METRICS_PATH, MeasuredRequests, Metrics
 from connector.service.reranking import add_rerank_routes
 from connector.service.responses import AsciiJSONResponse
-from connector.service.scoring import SupportsRerank
 from connector.settings import Settings
 
 __all__ = ["create_app"]

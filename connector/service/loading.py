@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Literal
 
 from connector.backbone.caching.document_cache import CacheStatistics
+from connector.documents import SupportsRerank
 from connector.errors import BackboneError, RhConnectorError
 from connector.service.errors import Failure, ServiceError
-from connector.service.scoring import SupportsRerank, check_result
+from connector.service.scoring import check_result
 from connector.settings import Settings
 
 __all__ = ["GOLDEN_DOCUMENTS", "GOLDEN_QUERY", "Loading"]

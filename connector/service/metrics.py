@@ -13,9 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connector import __version__
 from connector.backbone.caching.document_cache import CacheStatistics
-from connector.documents import Hit, RerankResult
+from connector.documents import FirstStage, Hit, RerankResult, SupportsRerank
 from connector.service.errors import Failure
-from connector.service.scoring import FirstStage, Mode, Ranking, SupportsRerank
+from connector.service.scoring import Ranking
+from connector.settings import Mode
 
 __all__ = ["FALLBACK_REASONS", "METRICS_PATH", "MeasuredRequests", "Metrics", "fallback_reason"]
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from connector.documents import SupportsRerank
 from connector.service.admission import ClientGone, Deadline, DeadlinePassed, QueueFull, while_connected
 from connector.service.bodies import parse_object, read_body
 from connector.service.dialects import (
@@ -33,7 +34,7 @@ from connector.service.errors import Failure, ServiceError, SupersetError, TeiEr
 from connector.service.loading import Loading
 from connector.service.metrics import Metrics
 from connector.service.responses import AsciiJSONResponse
-from connector.service.scoring import Ranking, SupportsRerank, Window, fall_back, rank
+from connector.service.scoring import Ranking, RerankJob, fall_back, rank
 from connector.settings import Settings
 
 __all__ = ["DEADLINE_HEADER", "add_rerank_routes"]
@@ -139,7 +140,7 @@ class _Endpoints:
         }
         return AsciiJSONResponse(asked.answer(rankings, self._settings.backbone.model), headers=headers)
 
-    def _check_size(self, windows: Sequence[Window]) -> None:
+    def _check_size(self, windows: Sequence[RerankJob]) -> None:
         count = sum(len(window.documents) for window in windows)
         most = self._settings.serve.max_documents
         if count == 0:
@@ -168,7 +169,7 @@ class _Endpoints:
         return Deadline.after(min(given) if given else self._settings.rerank.deadline_ms, started)
 
 
-def _rank(reranker: SupportsRerank, window: Window, deadline: Deadline) -> Ranking:
+def _rank(reranker: SupportsRerank, window: RerankJob, deadline: Deadline) -> Ranking:
     remaining = deadline.remaining_ms()
     if remaining == 0:
         return fall_back(window, "deadline")

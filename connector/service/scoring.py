@@ -6,48 +6,26 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
-from connector.documents import Hit, RerankResult
+from connector.documents import FirstStage, RerankResult, SupportsRerank
 from connector.errors import RequestError
 from connector.service.errors import Failure, ServiceError
 from connector.service.numbers import json_number, probability
+from connector.settings import Mode
 
-__all__ = ["FirstStage", "Place", "Ranking", "SupportsRerank", "Window", "check_result", "fall_back", "rank"]
+__all__ = ["Place", "Ranking", "RerankJob", "check_result", "fall_back", "rank"]
 
 _log = logging.getLogger(__name__)
 
-Mode = Literal["routed", "static", "all"]
-FirstStage = Sequence[float] | Literal["order"] | None
 
 _LONGEST_REASON = 200
 # Nothing was reranked because there was nothing to rerank: not a failure.
 _NOTHING_TO_DO = frozenset({"no documents", "empty documents"})
 
 
-@runtime_checkable
-class SupportsRerank(Protocol):
-    """What the service asks of a reranker. It is called from threads."""
-
-    def rerank(
-        self,
-        query: str,
-        documents: Sequence[str | Mapping[str, Any] | Hit],
-        *,
-        first_stage: FirstStage = None,
-        deadline_ms: float | None = None,
-        mode: Mode | None = None,
-    ) -> RerankResult:
-        """Every document, best first.
-
-        Raises:
-            RequestError: query or documents are wrong.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class Window:
+class RerankJob:
     """One query with its documents, what the first stage said of them, how heads are chosen, and whether to tell."""
 
     query: str
@@ -81,7 +59,7 @@ class Ranking:
         return sorted(self.places, key=lambda place: place.index)
 
 
-def rank(reranker: SupportsRerank, window: Window, deadline_ms: float | None) -> Ranking:
+def rank(reranker: SupportsRerank, window: RerankJob, deadline_ms: float | None) -> Ranking:
     """Rerank one window.
 
     Raises:
@@ -125,7 +103,7 @@ def _route(result: RerankResult) -> dict[str, Any]:
 
 
 def fall_back(
-    window: Window,
+    window: RerankJob,
     reason: str,
     failure: Failure = Failure.UNAVAILABLE,
     timings_ms: Mapping[str, float] | None = None,

@@ -12,12 +12,12 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import Message
 
+from connector.documents import SupportsRerank
 from connector.errors import SettingsError
 from connector.service.app import create_app
-from connector.service.scoring import SupportsRerank
 from connector.settings import Settings
 
-__all__ = ["Answer", "answer_once", "listen", "run_server"]
+__all__ = ["HttpAnswer", "answer_once", "listen", "run_server"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _BACKLOG = 2048
 _GRACE_SECONDS = 10
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """What ``answer_once`` got."""
 
     status: int
@@ -94,8 +94,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 def answer_once(
     reranker: SupportsRerank | Callable[[Settings], SupportsRerank], settings: Settings, path: str
-) -> Answer:
-    """Answer one GET request in this process, without a port. ``/ready`` waits for the model.
+) -> HttpAnswer:
+    """HttpAnswer one GET request in this process, without a port. ``/ready`` waits for the model.
 
     Raises:
         SettingsError: path does not start with a slash.
@@ -111,7 +111,7 @@ def answer_once(
     return anyio.run(_get, app, path, settings)
 
 
-async def _get(app: FastAPI, path: str, settings: Settings) -> Answer:
+async def _get(app: FastAPI, path: str, settings: Settings) -> HttpAnswer:
     headers = [(b"host", b"localhost")]
     if settings.serve.api_keys:
         # Whoever can read the settings may ask.
@@ -146,7 +146,7 @@ async def _get(app: FastAPI, path: str, settings: Settings) -> Answer:
             body.extend(message.get("body", b""))
 
     await app(scope, receive, send)
-    return Answer(status, bytes(body))
+    return HttpAnswer(status, bytes(body))
 
 
 def _url(listening: socket.socket) -> str:

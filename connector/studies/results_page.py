@@ -9,9 +9,10 @@ from pathlib import Path
 
 from connector.errors import DataError, RhConnectorError
 from connector.evaluation.measures import MEASURES
-from connector.evaluation.report import FIRST_STAGE, Report, Row, report_from_json
+from connector.evaluation.report import FIRST_STAGE, Report, System, report_from_json
 from connector.evaluation.running import POOL
 from connector.evaluation.significance import compare
+from connector.settings import LAYOUTS
 
 __all__ = ["main", "read_reports", "results_page"]
 
@@ -129,7 +130,7 @@ def _grouped(reports: Sequence[Report]) -> dict[tuple[str, str, int, bool], list
 def _place(report: Report) -> tuple[bool, str, int, str, int, bool, str]:
     """The default model and layout first, the largest groups' windows before others."""
     made = report.provenance
-    layouts = ("block", "late", "joint")
+    layouts = LAYOUTS
     layout = layouts.index(made.layout) if made.layout in layouts else len(layouts)
     return (made.model != _FIRST, made.model, layout, made.layout, report.window, made.shuffled, report.collection)
 
@@ -252,7 +253,7 @@ def _collection(report: Report) -> Iterator[str]:
     yield f"```\n{made.command}\n```\n"
 
 
-def _row(row: Row) -> list[str]:
+def _row(row: System) -> list[str]:
     cells = [
         _label(row),
         _heads(row),
@@ -268,7 +269,7 @@ def _row(row: Row) -> list[str]:
     return [*cells, *("" if time is None else f"{time:.3f}" for time in times)]
 
 
-def _weight(row: Row) -> str:
+def _weight(row: System) -> str:
     if row.weight is not None:
         return f"{row.weight:g}"
     if row.route and row.name.endswith("+first-stage"):
@@ -277,7 +278,7 @@ def _weight(row: Row) -> str:
     return ""
 
 
-def _heads(row: Row) -> str:
+def _heads(row: System) -> str:
     if row.heads is not None:
         return str(row.heads)
     if row.route:
@@ -285,11 +286,11 @@ def _heads(row: Row) -> str:
     return "" if row.readout is None else "all"
 
 
-def _label(row: Row) -> str:
+def _label(row: System) -> str:
     return f"`{row.name}`" if row.readout is None else f"`{row.name}` ({row.readout})"
 
 
-def _mean(rows: Sequence[Mapping[_Key, Row]], key: _Key, measure: str) -> float:
+def _mean(rows: Sequence[Mapping[_Key, System]], key: _Key, measure: str) -> float:
     return sum(by_key[key].measures[measure] for by_key in rows) / len(rows)
 
 

@@ -14,7 +14,7 @@ from connector.engines.open_engine import open_engine
 from connector.errors import DataError
 from connector.evaluation.collections import load_collection, read_queries
 from connector.evaluation.first_stage import first_stage, open_collection_engine
-from connector.evaluation.head_tables import Window
+from connector.evaluation.head_tables import SearchedQuery
 from connector.evaluation.running import drawn_queries
 from connector.evaluation.runs import read_qrels
 from connector.settings import Settings
@@ -39,7 +39,7 @@ class TrainWindows:
 
     source: str
     drawn: int
-    windows: tuple[Window, ...]
+    windows: tuple[SearchedQuery, ...]
     fields: tuple[str, ...]
 
 
@@ -55,7 +55,8 @@ def judged_windows(folder: Path | str, split: str, queries: int, settings: Setti
     with open_collection_engine(collection, settings) as engine:
         hits = first_stage(collection, settings.rerank.window, engine=engine)
     windows = (
-        Window(query, collection.queries[query], hits[query], collection.qrels[query], source) for query in hits
+        SearchedQuery(query, collection.queries[query], hits[query], collection.qrels[query], source)
+        for query in hits
     )
     return TrainWindows(source, len(hits), _useful(windows), ("title", "text"))
 
@@ -83,7 +84,9 @@ def engine_windows(
     source = f"{settings.engine.index}:{queries_path.stem}"
     with open_engine(settings) as engine:
         windows = [
-            Window(query, texts[query], engine.search(texts[query], settings.rerank.window), judgments[query], source)
+            SearchedQuery(
+                query, texts[query], engine.search(texts[query], settings.rerank.window), judgments[query], source
+            )
             for query in ids
         ]
     return TrainWindows(source, len(ids), _useful(windows), tuple(settings.engine.field_weights()))
@@ -122,7 +125,7 @@ def made_windows(
             "headings, and too few sentences; give judged queries"
         )
     source = f"{name}:made"
-    windows: list[Window] = []
+    windows: list[SearchedQuery] = []
     # Parts of one document are taken out of that document alone; titles and docstrings out of all.
     for whole in (("title",), ("docstring",), ("heading", "sentence", "words")):
         own = [query for query in made if query.kind in whole]
@@ -135,7 +138,7 @@ def made_windows(
 
 def _searched(
     documents: Sequence[Document], made: Sequence[MadeQuery], settings: Settings, source: str
-) -> Iterator[Window]:
+) -> Iterator[SearchedQuery]:
     changed = {query.document.id: query.document for query in made}
     kind = made[0].kind
     with tempfile.TemporaryDirectory(prefix="rh-connector-") as folder:
@@ -144,7 +147,7 @@ def _searched(
         with open_engine(own) as engine:
             engine.index(changed.get(document.id) or without_part(document, kind) for document in documents)
             for query in made:
-                yield Window(
+                yield SearchedQuery(
                     query.id,
                     query.query,
                     _hits(engine, query, settings.rerank.window),
@@ -162,12 +165,12 @@ def _hits(engine: Engine, query: MadeQuery, window: int) -> list[Hit]:
     return kept[:window]
 
 
-def _is_plain(window: Window) -> bool:
+def _is_plain(window: SearchedQuery) -> bool:
     """Whether the first stage alone finds the document, far ahead of all others: nothing is learned from that."""
     scores = [hit.score or 0.0 for hit in window.hits[:2]]
     first = bool(window.hits) and window.qrels.get(window.hits[0].id, 0) > 0
     return first and (len(scores) < 2 or scores[0] > _PLAIN * scores[1])
 
 
-def _useful(windows: Iterable[Window]) -> tuple[Window, ...]:
+def _useful(windows: Iterable[SearchedQuery]) -> tuple[SearchedQuery, ...]:
     return tuple(window for window in windows if any(window.qrels.get(hit.id, 0) > 0 for hit in window.hits))

@@ -10,10 +10,11 @@ import pytest
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
-from connector.backbone.reader import Layout, Reader
+from connector.backbone.reader import Reader
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
+from connector.settings import Layout
 
 HEADS = ((2, 4), (7, 7), (8, 0))
 QUERY = "how long do cats sleep"

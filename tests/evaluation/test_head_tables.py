@@ -12,7 +12,7 @@ import pytest
 
 from connector.backbone.reader import Reading
 from connector.documents import Hit
-from connector.evaluation.head_tables import HeadTable, Window, embedded_layers, gather, missing
+from connector.evaluation.head_tables import HeadTable, SearchedQuery, embedded_layers, gather, missing
 from connector.heads.head_sets import HeadSet
 from connector.heads.readouts import READOUTS, ReadOut
 from connector.reranker import Reranker
@@ -21,12 +21,12 @@ QUERY = "how long do cats sleep"
 
 
 @pytest.fixture
-def windows(cats: list[str]) -> list[Window]:
+def windows(cats: list[str]) -> list[SearchedQuery]:
     hits = [Hit(f"d{at}", 9.0 - at, {"text": text}) for at, text in enumerate([*cats, "", "cats sleep " * 700])]
     return [
-        Window("q1", QUERY, hits),
-        Window("q2", "bread", hits[:2]),
-        Window("e", "x", [Hit("e", None, {"text": " "})]),
+        SearchedQuery("q1", QUERY, hits),
+        SearchedQuery("q2", "bread", hits[:2]),
+        SearchedQuery("e", "x", [Hit("e", None, {"text": " "})]),
     ]
 
 
@@ -46,7 +46,9 @@ class Counting:
         return reading
 
 
-def test_tables_are_taken_up_again_after_a_kill(reranker: Reranker, windows: list[Window], tmp_path: Path) -> None:
+def test_tables_are_taken_up_again_after_a_kill(
+    reranker: Reranker, windows: list[SearchedQuery], tmp_path: Path
+) -> None:
     reader: Any = Counting(reranker.reader)
     first = next(gather(reader, windows, tmp_path))
     (tmp_path / "half.123.part").write_bytes(b"left by a kill")
@@ -57,14 +59,14 @@ def test_tables_are_taken_up_again_after_a_kill(reranker: Reranker, windows: lis
     assert again[0].documents == first.documents and again[0].ids == first.ids
     # A damaged table is made again; other texts are another table.
     next(tmp_path.glob("*.npz")).write_bytes(b"PK\x03\x04 damaged")
-    changed = [Window("q2", "bread", [Hit("d0", 1.0, {"text": "other text"})])]
+    changed = [SearchedQuery("q2", "bread", [Hit("d0", 1.0, {"text": "other text"})])]
     list(gather(reader, [*windows, *changed], tmp_path))
     assert reader.reads == 4
 
 
 @pytest.mark.parametrize("readout", READOUTS)
 def test_a_table_gives_the_reranker_s_scores(
-    reranker: Reranker, windows: list[Window], tmp_path: Path, readout: ReadOut
+    reranker: Reranker, windows: list[SearchedQuery], tmp_path: Path, readout: ReadOut
 ) -> None:
     table = next(gather(reranker.reader, windows, tmp_path))
     heads = ((17, 4), (2, 4))
@@ -84,7 +86,9 @@ def test_missing_and_foreign_files_are_no_table(tmp_path: Path) -> None:
     assert HeadTable.load(tmp_path / "text.npz") is None
 
 
-def test_a_cut_a_second_wording_and_embeddings(reranker: Reranker, windows: list[Window], tmp_path: Path) -> None:
+def test_a_cut_a_second_wording_and_embeddings(
+    reranker: Reranker, windows: list[SearchedQuery], tmp_path: Path
+) -> None:
     reader: Any = Counting(reranker.reader)
     options: dict[str, Any] = {"layers": 4, "other_wording": True, "embed": True}
     assert [window.query_id for window in missing(reader, windows, tmp_path, **options)] == ["q1", "q2"]
@@ -109,7 +113,9 @@ def test_a_cut_a_second_wording_and_embeddings(reranker: Reranker, windows: list
     assert reader.reads == 6 and named.source == "tiny:train" and named.embeddings is not None
 
 
-def test_tables_of_the_first_version_are_read(reranker: Reranker, windows: list[Window], tmp_path: Path) -> None:
+def test_tables_of_the_first_version_are_read(
+    reranker: Reranker, windows: list[SearchedQuery], tmp_path: Path
+) -> None:
     table = next(gather(reranker.reader, windows, tmp_path, layers=2))
     path = next(tmp_path.glob("*.npz"))
     with np.load(path) as file:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from connector.documents import Hit
 from connector.errors import DataError
-from connector.evaluation.report import Report, Row, render_controls, render_table
+from connector.evaluation.report import Report, System, render_controls, render_table
 from connector.evaluation.routed_rows import route_ranking
 from connector.evaluation.row_files import run_name, write_per_query, write_runs
 from connector.evaluation.running import Ranked, rows, shuffled, window_recall
@@ -158,7 +158,7 @@ def test_runs_and_values_are_written_for_every_row(ranked: list[Ranked], tmp_pat
 
 
 def test_the_terminal_shows_all_of_it_in_80_columns(ranked: list[Ranked]) -> None:
-    timed: list[Row] = [replace(each.row, seconds_per_query=10.123, seconds_cached=0.456) for each in ranked]
+    timed: list[System] = [replace(each.row, seconds_per_query=10.123, seconds_cached=0.456) for each in ranked]
     report = Report("a-world", QUERIES + 1, 12, timed, make_report().provenance, 0.96)
     out = io.StringIO()
     console = Console(file=out, width=80)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from connector.documents import Hit
 from connector.errors import DataError
-from connector.evaluation.head_tables import Window, embedding_of, gather
+from connector.evaluation.head_tables import SearchedQuery, embedding_of, gather
 from connector.reranker import Reranker
 from connector.routing.query_embedding import FEATURES, QueryEmbedding, query_features
 
@@ -21,7 +21,7 @@ SCORES = st.lists(st.floats(0.5, 50), min_size=3, max_size=40)
 
 def test_table_and_llm_give_the_same(reranker: Reranker, cats: list[str], tmp_path: Path) -> None:
     hits = [Hit(f"d{at}", 9.0 - at, {"text": text}) for at, text in enumerate(cats)]
-    window = Window("q", "how long do cats sleep", hits)
+    window = SearchedQuery("q", "how long do cats sleep", hits)
     (table,) = gather(reranker.reader, [window], tmp_path, layers=2, embed=True)
     for form in ("query", "prompt"):
         for pooling in ("mean", "last"):

@@ -12,8 +12,8 @@ from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import shipped_path
 from connector.reranker import Reranker
 from connector.routing.bundle import Bundle, shipped_bundle
-from connector.routing.selection import MODES, Routes
-from connector.settings import Settings, load_settings
+from connector.routing.selection import Routes
+from connector.settings import MODES, Settings, load_settings
 
 QUERY = "how long do cats sleep"
 

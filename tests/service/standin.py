@@ -7,9 +7,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from connector.documents import Hit, RankedHit, RerankResult
+from connector.documents import FirstStage, Hit, RankedHit, RerankResult
 from connector.service.loading import GOLDEN_QUERY
-from connector.service.scoring import FirstStage
 
 Behaviour = Callable[[str, Sequence[Any], FirstStage, float | None], RerankResult]
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
 
 from connector.backbone.prompt.template import PromptTemplate
+from connector.settings import Layout
 
-__all__ = ["Layout", "fingerprint", "template_hash"]
-
-Layout = Literal["block", "late", "joint"]
+__all__ = ["fingerprint", "template_hash"]
 
 # Raised whenever a change of layout makes other scores: head sets and caches must not survive it.
 _LAYOUT_VERSION = 1

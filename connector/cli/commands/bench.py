@@ -65,7 +65,7 @@ def command(
     from connector.benchmark.backbones import SharedBackbone
     from connector.benchmark.growth import GrowthPlan, growth
     from connector.benchmark.plot import check_plot_path, write_plot
-    from connector.benchmark.report import Windows
+    from connector.benchmark.report import WindowSizes
     from connector.benchmark.running import PARTS, Bench, Part, Plan
     from connector.benchmark.texts import read_texts
     from connector.errors import DataError, SettingsError
@@ -78,7 +78,7 @@ def command(
         raise SettingsError(f"--window {small} {middle} {large}: give three sizes, each larger than the one before")
     length = tokens or (24 if quick else 180)
     plan = Plan(
-        Windows(small, middle, large),
+        WindowSizes(small, middle, large),
         frozenset(cast("tuple[Part, ...]", parts) or PARTS),
         repeats or (1 if quick else 5),
         at_most,

@@ -14,6 +14,7 @@ from rich.console import Console
 from connector.cli.context import Context, pass_context
 from connector.cli.progress import progress
 from connector.errors import SettingsError
+from connector.settings import LAYOUTS
 
 if TYPE_CHECKING:
     from connector.heads.head_sets import StaticHeads
@@ -32,7 +33,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--run", "run_file", help="A TREC run as first stage, in the folder or here; default: engine.kind's search."
 )
 @click.option("--by-rank", is_flag=True, help="Fuse with first-stage places, not scores, as a search pipeline does.")
-@click.option("--layout", type=click.Choice(["block", "late", "joint"]), help="Default: backbone.layout.")
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Default: backbone.layout.")
 @click.option("--model", help="Default: backbone.model.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn queries and the tests.")
 @click.option("--timed", type=click.IntRange(0), default=3, show_default=True, help="Queries that are timed.")
@@ -75,7 +76,7 @@ def command(
     from connector.backbone.open_reader import open_reader
     from connector.evaluation.collections import load_collection
     from connector.evaluation.first_stage import first_stage, open_collection_engine
-    from connector.evaluation.head_tables import Window, gather, statistics_folder
+    from connector.evaluation.head_tables import SearchedQuery, gather, statistics_folder
     from connector.evaluation.provenance import Provenance, portable_command
     from connector.evaluation.report import Report, render_controls, render_table, report_text, report_to_json
     from connector.evaluation.routed_rows import routed_by, trained_on
@@ -117,7 +118,7 @@ def command(
     tables = gather(
         reader,
         (
-            Window(query, text, seen[query], collection.qrels[query], f"{collection.name}:{split}")
+            SearchedQuery(query, text, seen[query], collection.qrels[query], f"{collection.name}:{split}")
             for query, text in collection.queries.items()
         ),
         statistics_folder(settings.cache.path, reader),

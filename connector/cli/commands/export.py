@@ -11,12 +11,12 @@ from rich.table import Table
 
 from connector.cli.context import Context, pass_context
 from connector.errors import SettingsError
+from connector.settings import LAYOUTS
 
 if TYPE_CHECKING:
     from connector.routing.bundle import Bundle
     from connector.settings import Settings
 
-_LAYOUTS = ("block", "late", "joint")
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -143,7 +143,7 @@ def _layers_read(settings: Settings) -> int | None:
 
     if settings.router.mode == "all":
         return None
-    files = [find(settings.backbone.model, layout) for find in (shipped_path, shipped_bundle) for layout in _LAYOUTS]
+    files = [find(settings.backbone.model, layout) for find in (shipped_path, shipped_bundle) for layout in LAYOUTS]
     read = set()
     for path in {settings.router.bundle, *files} - {None}:
         assert path is not None

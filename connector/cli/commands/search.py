@@ -14,7 +14,7 @@ from connector.cli.context import Context, pass_context
 from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
 from connector.documents import Hit, RerankResult
 from connector.errors import SettingsError
-from connector.settings import Settings
+from connector.settings import MODES, Settings
 
 _SHOWN_HEADS = 16
 
@@ -24,7 +24,7 @@ _SHOWN_HEADS = 16
 @click.option("-k", "size", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Hits to show.")
 @click.option("--window", type=click.IntRange(1), help="First-stage hits that are reranked (rerank.window).")
 @click.option("--index", metavar="NAME", help="Index that is searched (engine.index).")
-@click.option("--mode", type=click.Choice(["routed", "static", "all"]), help="How heads are chosen (router.mode).")
+@click.option("--mode", type=click.Choice(MODES), help="How heads are chosen (router.mode).")
 @click.option("--query-json", metavar="JSON", help="The cluster's own query language (engine.query_json).")
 @click.option("--no-rerank", is_flag=True, help="The engine's own order.")
 @click.option("--explain", is_flag=True, help="Also show scores, the passage that the heads looked at, and times.")

@@ -13,7 +13,7 @@ from connector.errors import BackboneError, MissingExtraError, SettingsError
 from connector.settings import Settings
 
 if TYPE_CHECKING:
-    from connector.service.scoring import SupportsRerank
+    from connector.documents import SupportsRerank
 
 
 @click.command("serve")

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from connector.cli.context import Context, pass_context
 from connector.errors import DataError, SettingsError
+from connector.settings import LAYOUTS
 
 if TYPE_CHECKING:
     from connector.heads.readouts import ReadOut
@@ -48,7 +49,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--merge", type=click.Path(path_type=Path), multiple=True, help="Head scores gathered elsewhere.")
 @click.option("--leave-out", multiple=True, metavar="NAME", help="Train without this collection's queries.")
 @click.option("--quick", is_flag=True, help="Do not measure the router on held-out queries.")
-@click.option("--layout", type=click.Choice(["block", "late", "joint"]), help="Default: backbone.layout.")
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Default: backbone.layout.")
 @click.option("--model", help="Default: backbone.model.")
 @click.option("--out", type=_FILE, help="Default: MODEL.LAYOUT.onnx (static: .json) here.")
 @pass_context

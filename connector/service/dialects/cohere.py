@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from connector.documents import document_text
 from connector.service.dialects.request import DialectRequest, Text, TopN, cut, outcome_keys
-from connector.service.scoring import Ranking, Window
+from connector.service.scoring import Ranking, RerankJob
 
 __all__ = ["RerankV1Request", "RerankV2Request", "RerankedAnswer", "RerankedResult", "Usage"]
 
@@ -42,10 +42,10 @@ class RerankV1Request(DialectRequest):
     )
     return_documents: bool | None = Field(None, description="true to get the documents back, or false")
 
-    def windows(self) -> Sequence[Window]:
+    def windows(self) -> Sequence[RerankJob]:
         """One window; object documents become the text of their fields."""
         texts = [self._text(document) for document in self.documents]
-        return [Window(self.query, texts, self.first_stage_of(len(texts)))]
+        return [RerankJob(self.query, texts, self.first_stage_of(len(texts)))]
 
     def answer(self, rankings: Sequence[Ranking], model: str) -> dict[str, Any]:
         """Cohere's keys and Jina's keys together."""

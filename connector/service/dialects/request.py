@@ -9,8 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
+from connector.documents import FirstStage
 from connector.service.errors import Failure, ServiceError, Style
-from connector.service.scoring import FirstStage, Place, Ranking, Window
+from connector.service.scoring import Place, Ranking, RerankJob
+from connector.settings import Mode
 
 __all__ = ["DialectRequest", "Text", "TopN", "cut", "outcome_keys", "read_request"]
 
@@ -48,7 +50,7 @@ class DialectRequest(BaseModel):
         None, description="milliseconds after which the first-stage order goes back, a number above 0"
     )
 
-    router_mode: Literal["routed", "static", "all"] | None = Field(
+    router_mode: Mode | None = Field(
         None, description='how the heads are chosen: "routed", "static" or "all"; absent: as the service is set'
     )
 
@@ -57,7 +59,7 @@ class DialectRequest(BaseModel):
     )
 
     @abstractmethod
-    def windows(self) -> Sequence[Window]:
+    def windows(self) -> Sequence[RerankJob]:
         """The queries with their documents; one, except for pairs of texts.
 
         Raises:

@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from connector.service.dialects.cohere import Usage
 from connector.service.dialects.request import DialectRequest, Text, outcome_keys
 from connector.service.errors import Failure, ServiceError
-from connector.service.scoring import Ranking, Window
+from connector.service.scoring import Ranking, RerankJob
 
 __all__ = ["ScoreAnswer", "ScoreRequest", "ScoredPair"]
 
@@ -43,19 +43,19 @@ class ScoreRequest(DialectRequest):
         description="a list of texts that are scored, or one text",
     )
 
-    def windows(self) -> Sequence[Window]:
+    def windows(self) -> Sequence[RerankJob]:
         """One window a query."""
         groups = self._groups()
         if len(groups) <= 1:
             texts = self._texts()
             query = next(iter(groups), "")
-            return [Window(query, texts, self.first_stage_of(len(texts)))]
+            return [RerankJob(query, texts, self.first_stage_of(len(texts)))]
         if self.first_stage is not None or self.first_stage_scores is not None:
             raise ServiceError(
                 Failure.INCONSISTENT, "the first stage belongs to one query; give one text_1, or no first stage"
             )
         texts = self._texts()
-        return [Window(query, [texts[place] for place in places]) for query, places in groups.items()]
+        return [RerankJob(query, [texts[place] for place in places]) for query, places in groups.items()]
 
     def answer(self, rankings: Sequence[Ranking], model: str) -> dict[str, Any]:
         """One score a pair, in input order."""

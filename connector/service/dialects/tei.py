@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from connector.service.dialects.request import DialectRequest, Text, TopN, cut
 from connector.service.errors import Style
-from connector.service.scoring import Ranking, Window
+from connector.service.scoring import Ranking, RerankJob
 
 __all__ = ["TeiAnswer", "TeiRerankRequest", "TeiResult"]
 
@@ -36,9 +36,9 @@ class TeiRerankRequest(DialectRequest):
     return_text: bool | None = Field(None, description="true to get the texts back, or false")
     top_n: TopN | None = Field(None, description="how many results come back, a whole number; 0 or absent: all")
 
-    def windows(self) -> Sequence[Window]:
+    def windows(self) -> Sequence[RerankJob]:
         """One window."""
-        return [Window(self.query, self.texts, self.first_stage_of(len(self.texts)))]
+        return [RerankJob(self.query, self.texts, self.first_stage_of(len(self.texts)))]
 
     def answer(self, rankings: Sequence[Ranking], model: str) -> list[dict[str, Any]]:
         """A bare array, best first."""

@@ -29,7 +29,13 @@ from connector.service.gateway.parsing.raw_json import (
     scan_list,
     scan_object,
 )
-from connector.service.gateway.parsing.search_body import Answer, scan_answer, scan_body, texts_body, without_own_ext
+from connector.service.gateway.parsing.search_body import (
+    SearchAnswer,
+    scan_answer,
+    scan_body,
+    texts_body,
+    without_own_ext,
+)
 from connector.service.gateway.ranking import rank_windows
 from connector.service.gateway.search_plan import PassOn, Plan, Rerank, Search, plan_search
 from connector.service.gateway.windows import Texts, ranked_edits, texts_of, window_of
@@ -195,7 +201,7 @@ class MultiSearching:
 class _Answered(NamedTuple):
     """One of the answers; ``answer`` is None where it is an error, which has a status."""
 
-    answer: Answer | None
+    answer: SearchAnswer | None
     status: int
 
 

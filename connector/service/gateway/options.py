@@ -11,8 +11,7 @@ from starlette.datastructures import Headers
 from connector.service.admission import Deadline
 from connector.service.gateway.cluster_errors import GatewayError
 from connector.service.reranking import DEADLINE_HEADER
-from connector.service.scoring import Mode
-from connector.settings import Settings
+from connector.settings import MODES, Mode, Settings
 
 __all__ = ["OWN_PREFIX", "Options", "read_options"]
 
@@ -20,7 +19,7 @@ OWN_PREFIX = "x-rerank"
 """Headers that begin so are between caller and gateway: the cluster does not see them."""
 
 _LARGEST_WINDOW = 10_000
-_MODES: dict[str, Mode] = {"routed": "routed", "static": "static", "all": "all"}
+_MODES: dict[str, Mode] = {mode: mode for mode in MODES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +50,9 @@ def read_options(headers: Headers, settings: Settings, started: float) -> Option
     enabled = headers.get("X-Rerank", "true").strip().lower()
     if enabled not in ("true", "false"):
         raise _wrong("X-Rerank", enabled, "true or false")
-    window = headers.get("X-Rerank-Window")
+    window = headers.get("X-Rerank-RerankJob")
     if window is not None and not (re.fullmatch(r"[0-9]{1,5}", window) and 1 <= int(window) <= _LARGEST_WINDOW):
-        raise _wrong("X-Rerank-Window", window, f"a whole number from 1 to {_LARGEST_WINDOW}")
+        raise _wrong("X-Rerank-RerankJob", window, f"a whole number from 1 to {_LARGEST_WINDOW}")
     mode = headers.get("X-Rerank-Mode")
     if mode is not None and mode not in _MODES:
         raise _wrong("X-Rerank-Mode", mode, "routed, static or all")

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from starlette.requests import Request
 
+from connector.documents import SupportsRerank
 from connector.service.admission import Admission, Deadline, DeadlinePassed, QueueFull
 from connector.service.errors import Failure, ServiceError
 from connector.service.loading import Loading
 from connector.service.metrics import Metrics
-from connector.service.scoring import Ranking, SupportsRerank, Window, fall_back, rank
+from connector.service.scoring import Ranking, RerankJob, fall_back, rank
 
 __all__ = ["rank_windows"]
 
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 async def rank_windows(
-    request: Request, loading: Loading, windows: Sequence[Window], deadline: Deadline
+    request: Request, loading: Loading, windows: Sequence[RerankJob], deadline: Deadline
 ) -> list[Ranking]:
     """Rank one after the other; what cannot be ranked stays in first-stage order, with a reason. Never raises."""
     if not windows:
@@ -43,7 +44,7 @@ async def rank_windows(
     return rankings
 
 
-def _rank(reranker: SupportsRerank, window: Window, deadline: Deadline) -> Ranking:
+def _rank(reranker: SupportsRerank, window: RerankJob, deadline: Deadline) -> Ranking:
     remaining = deadline.remaining_ms()
     if remaining == 0:
         return fall_back(window, "deadline")
@@ -53,5 +54,5 @@ def _rank(reranker: SupportsRerank, window: Window, deadline: Deadline) -> Ranki
         return fall_back(window, f"failed: {error.message}")
 
 
-def _unranked(windows: Sequence[Window], reason: str) -> list[Ranking]:
+def _unranked(windows: Sequence[RerankJob], reason: str) -> list[Ranking]:
     return [fall_back(window, reason) for window in windows]

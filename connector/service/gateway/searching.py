@@ -17,7 +17,7 @@ from connector.service.gateway.marking import FINAL_STATUSES, PLAIN_ANSWER, mark
 from connector.service.gateway.options import Options
 from connector.service.gateway.parsing.raw_json import NotPlainJson, decode, edited, encode
 from connector.service.gateway.parsing.search_body import (
-    Answer,
+    SearchAnswer,
     read_answer,
     scan_body,
     texts_body,
@@ -129,7 +129,7 @@ class _Refused(Exception):
     """The cluster did not answer the larger search as it should."""
 
 
-def _read(found: ClusterAnswer, plan: Rerank) -> tuple[str, Answer]:
+def _read(found: ClusterAnswer, plan: Rerank) -> tuple[str, SearchAnswer]:
     if found.status != 200:
         raise _Refused(f"the cluster refused a window of {plan.ask} hits ({found.status})")
     if not found.is_plain:

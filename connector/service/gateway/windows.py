@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from connector.documents import document_text
+from connector.documents import FirstStage, document_text
 from connector.service.gateway.marking import one_line
 from connector.service.gateway.options import Options
 from connector.service.gateway.parsing.raw_json import Edit
-from connector.service.gateway.parsing.search_body import Answer, Mark, page_edits
+from connector.service.gateway.parsing.search_body import Mark, SearchAnswer, page_edits
 from connector.service.gateway.search_plan import Rerank
-from connector.service.scoring import FirstStage, Ranking, Window
+from connector.service.scoring import Ranking, RerankJob
 
 __all__ = ["Texts", "ranked_edits", "texts_of", "window_of"]
 
 Texts = Mapping[tuple[Any, Any], Mapping[str, Any]]
 
 
-def texts_of(answer: Answer) -> Texts:
+def texts_of(answer: SearchAnswer) -> Texts:
     """The documents in an answer, by what tells hits apart."""
     sources = [hit.value.get("_source") for hit in answer.hits]
     return {key: source for key, source in zip(answer.keys(), sources, strict=True) if isinstance(source, Mapping)}
 
 
 def window_of(
-    answer: Answer, plan: Rerank, fields: Sequence[str], options: Options, texts: Texts | None = None
-) -> Window:
+    answer: SearchAnswer, plan: Rerank, fields: Sequence[str], options: Options, texts: Texts | None = None
+) -> RerankJob:
     """What is reranked of an answer.
 
     Args:
@@ -44,11 +44,11 @@ def window_of(
     documents = [document_text(source, fields) if isinstance(source, Mapping) else "" for source in sources]
     scores = answer.scores()
     first_stage: FirstStage = "order" if scores is None else scores[: plan.window]
-    return Window(plan.query, documents, first_stage, options.mode)
+    return RerankJob(plan.query, documents, first_stage, options.mode)
 
 
 def ranked_edits(
-    text: str, answer: Answer, plan: Rerank, ranking: Ranking | None, policy: str, missing: str | None = None
+    text: str, answer: SearchAnswer, plan: Rerank, ranking: Ranking | None, policy: str, missing: str | None = None
 ) -> tuple[list[Edit], Mark]:
     """Edits that make the caller's page of an answer, and its mark.
 

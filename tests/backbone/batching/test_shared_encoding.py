@@ -15,11 +15,12 @@ from connector.backbone.batching.shared_encoding import SharedEncoding
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
-from connector.backbone.reader import Layout, Reader
+from connector.backbone.reader import Reader
 from connector.backbone.runtime import EncodedDocument, Head
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
+from connector.settings import Layout
 
 HEADS = ((2, 4), (7, 7))
 QUERY = "how long do cats sleep"

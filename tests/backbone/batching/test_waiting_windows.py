@@ -15,11 +15,12 @@ from connector.backbone.batching import waiting_windows as joint_reading
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
-from connector.backbone.reader import Layout, Reader, Reading
+from connector.backbone.reader import Reader, Reading
 from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Tail
 from connector.backbone.torch_runtime.decoder import multiplies_bfloat16
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
+from connector.settings import Layout
 from tests.backbone.torch_runtime.packing import has_wide_products
 
 HEADS = ((2, 4), (7, 7))

@@ -11,9 +11,10 @@ from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
-from connector.backbone.reader import Layout, Reader, Reading
+from connector.backbone.reader import Reader, Reading
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
+from connector.settings import Layout
 
 HEADS = ((2, 4), (7, 7))
 QUERY = "how long do cats sleep"

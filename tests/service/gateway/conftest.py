@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from connector.documents import RankedHit, RerankResult
-from connector.service.scoring import FirstStage
+from connector.documents import FirstStage, RankedHit, RerankResult
 from connector.settings import Settings, load_settings
 from tests.service.gateway.fake_cluster import FakeCluster, running_cluster
 from tests.service.standin import StandIn

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from connector.documents import RerankResult
+from connector.documents import FirstStage, RerankResult
 from connector.errors import SettingsError
 from connector.service.app import create_app
 from connector.service.gateway import searching
-from connector.service.scoring import FirstStage
 from tests.service.gateway.conftest import GatewayFactory, gateway_settings
 from tests.service.gateway.fake_cluster import FakeCluster, hit
 from tests.service.standin import StandIn, not_reranked

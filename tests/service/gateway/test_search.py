@@ -150,7 +150,7 @@ def test_headers_say_how_and_do_not_go_on(make_gateway: GatewayFactory, cluster:
     client = make_gateway(reranker=standin)
     headers = {
         "X-Rerank-Query": quote("cats schläfrig"),
-        "X-Rerank-Window": "3",
+        "X-Rerank-RerankJob": "3",
         "X-Rerank-Mode": "static",
         "X-Rerank-Deadline-Ms": "60000",
         "X-Opaque-Id": "me",
@@ -178,9 +178,9 @@ def test_a_caller_may_do_without(make_gateway: GatewayFactory, cluster: FakeClus
     ("name", "value"),
     [
         ("X-Rerank", "perhaps"),
-        ("X-Rerank-Window", "0"),
-        ("X-Rerank-Window", "10001"),
-        ("X-Rerank-Window", "ten"),
+        ("X-Rerank-RerankJob", "0"),
+        ("X-Rerank-RerankJob", "10001"),
+        ("X-Rerank-RerankJob", "ten"),
         ("X-Rerank-Mode", "best"),
         ("X-Rerank-Deadline-Ms", "soon"),
         ("X-Rerank-Deadline-Ms", "-1"),

@@ -11,8 +11,8 @@ from connector.service.gateway.parsing.raw_json import Edit, NotPlainJson, Span,
 from connector.service.numbers import json_number
 
 __all__ = [
-    "Answer",
     "Mark",
+    "SearchAnswer",
     "member_edits",
     "page_edits",
     "read_answer",
@@ -87,7 +87,7 @@ def texts_body(text: str, size: int, fields: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SearchAnswer:
     """A search's answer: where its parts stand in the text.
 
     Attributes:
@@ -131,7 +131,7 @@ class Mark:
         )
 
 
-def read_answer(text: str) -> Answer:
+def read_answer(text: str) -> SearchAnswer:
     """Read a whole body.
 
     Raises:
@@ -143,7 +143,7 @@ def read_answer(text: str) -> Answer:
     return answer
 
 
-def scan_answer(text: str, start: int) -> tuple[Answer | None, int]:
+def scan_answer(text: str, start: int) -> tuple[SearchAnswer | None, int]:
     """The answer at ``start``, and where it ends; None where it has no hits, as an error has none.
 
     Raises:
@@ -162,12 +162,12 @@ def scan_answer(text: str, start: int) -> tuple[Answer | None, int]:
     if not all(isinstance(hit.value, dict) for hit in hits):
         return None, end
     assert outer is not None
-    return Answer(end, inner, hits, outer.value.get("max_score")), end
+    return SearchAnswer(end, inner, hits, outer.value.get("max_score")), end
 
 
 def page_edits(
     text: str,
-    answer: Answer,
+    answer: SearchAnswer,
     order: Sequence[int],
     page: slice,
     mark: Mark,
@@ -195,7 +195,7 @@ def page_edits(
     return edits
 
 
-def _scores(answer: Answer, order: Sequence[int], probabilities: Sequence[float]) -> list[float | None]:
+def _scores(answer: SearchAnswer, order: Sequence[int], probabilities: Sequence[float]) -> list[float | None]:
     scores: list[float | None] = []
     lowest = _MOST_RERANKED
     for probability in probabilities:
