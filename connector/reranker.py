@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from connector.backbone.reader import Reader, Reading
+from connector.backbone.reader import Reader
+from connector.backbone.reading import Reading
 from connector.documents import FirstStage, Hit, RankedHit, RerankResult, UsedHead, document_text
 from connector.errors import BackboneError, RequestError
 from connector.heads.fusion import fuse, rank_scores
 from connector.heads.head_sets import HeadSet
-from connector.heads.readouts import ReadOut, passage_scores, token_weights
+from connector.heads.readouts import HeadSignal, ReadOut, token_weights
 from connector.heads.routes import Route, route_scores
 from connector.heads.scoring import below
+from connector.heads.signals import signal_scores
 from connector.routing.selection import Routes
 from connector.settings import Mode, Settings
 
@@ -153,7 +155,7 @@ class Reranker:
                 route.heads,
                 pool=self.routes.pool(mode),
                 check=check,
-                whole_tail=route.needs_whole_tail,
+                groups=route.groups,
             )
             check()
             timings.update(reading.timings_ms)
@@ -188,9 +190,7 @@ class Reranker:
         scores: Sequence[float] | None,
         ranks: Sequence[int] | None,
     ) -> RerankResult:
-        readouts = {readout for _, _, readout in route.members}
-        tables = {readout: passage_scores(reading.rows, reading.lengths, readout) for readout in readouts}
-        head_scores, best = route_scores(route, tables, reading.heads, reading.documents)
+        head_scores, best = route_scores(route, signal_scores(route.signals, reading), reading.documents)
         if not np.isfinite(head_scores).all():
             raise BackboneError("a head score is not finite; check the weights and the dtype")
         first = None
@@ -228,8 +228,9 @@ class Reranker:
             encoded=reading.encoded,
             query_truncated=reading.query_truncated,
             gates=tuple(
-                UsedHead(layer, head, readout, gate)
-                for (layer, head, readout), gate in zip(route.members, route.gates, strict=True)
+                UsedHead(signal.layer, signal.head, signal.readout, gate)
+                for signal, gate in zip(route.signals, route.gates, strict=True)
+                if isinstance(signal, HeadSignal)
             ),
             first_stage_gate=route.first_stage_gate,
             deepest_layer=route.deepest_layer,
@@ -238,7 +239,7 @@ class Reranker:
 
 def _shown(reading: Reading, best: Sequence[int | None]) -> list[tuple[int, int] | None]:
     """For each document, (start, end) characters of what the heads looked at most in its best passage."""
-    sums = _running_sums(np.maximum(token_weights(reading.rows), 0.0), _SHOWN_TOKENS)
+    sums = _running_sums(np.maximum(token_weights(reading), 0.0), _SHOWN_TOKENS)
     ends = np.cumsum(reading.lengths).tolist()
     found: list[tuple[int, int] | None] = []
     for passages, texts, place in zip(reading.documents, reading.texts, best, strict=True):

@@ -186,12 +186,6 @@ class CacheSettings(_Section):
     scores_mb: int = Field(
         0, ge=0, description="Most memory for queries that were read before, over the same documents; 0 turns it off."
     )
-    not_applicable_mb: int = Field(
-        0,
-        ge=0,
-        description="Most memory for what N/A got of sets of documents, where many queries are asked of the same "
-        "ones; 0: it is read with every query. See docs/document-cache.md.",
-    )
     path: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         default_factory=_default_cache_path,
         description="Folder for weights, embedded indexes and encoded documents.",

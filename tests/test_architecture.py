@@ -19,8 +19,8 @@ _PARTS = [
     "settings",
     "documents",
     "checkpoints",
-    "backbone",
     "heads",
+    "backbone",
     "routing",
     "reranker",
     "engines",
@@ -33,8 +33,8 @@ _PARTS = [
     "cli",
     "studies",
 ]
-# Heads work on the backbone's arrays; its only import of ours is none at all but documents and errors.
-_FORBIDDEN = {("heads", "backbone"), ("engines", "backbone"), ("engines", "heads"), ("engines", "reranker")}
+# What comes before a part, and is still none of its business.
+_FORBIDDEN = {("heads", "checkpoints"), ("engines", "backbone"), ("engines", "heads"), ("engines", "reranker")}
 # Serving never imports training.
 _FORBIDDEN |= {("service", "training"), ("service", "evaluation")}
 

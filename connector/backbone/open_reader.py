@@ -53,7 +53,6 @@ def open_reader(settings: Settings, progress: Callable[[str, float | None], None
             settings.cache.memory_mb * 1_000_000, DiskCache.from_settings(settings.cache, runtime.load_document)
         ),
         readings=ReadingCache(settings.cache.scores_mb * 1_000_000),
-        not_applicable=ReadingCache(settings.cache.not_applicable_mb * 1_000_000),
         max_document_tokens=backbone.max_document_tokens,
         max_passages=backbone.max_passages,
     )

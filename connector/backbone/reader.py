@@ -6,11 +6,11 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from operator import attrgetter
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from connector.backbone.batching.shared_encoding import SharedEncoding
 from connector.backbone.batching.waiting_windows import WaitingWindows
@@ -18,16 +18,17 @@ from connector.backbone.caching.document_cache import CacheStatistics, DocumentC
 from connector.backbone.caching.reading_cache import ReadingCache, ReadingStatistics
 from connector.backbone.prompt.fingerprint import fingerprint, template_hash
 from connector.backbone.prompt.passages import Passage, Passages
-from connector.backbone.prompt.tail import GROUPS, make_tail
+from connector.backbone.prompt.tail import Tail, TokenIds, make_tail
 from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reading import Reading, Rows
-from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Runtime, Tail
+from connector.backbone.runtime import EncodedDocument, Head, ReadRequest, Runtime
 from connector.backbone.step_times import Clock
 from connector.errors import BackboneError
+from connector.heads.row_groups import ROW_GROUPS, RowGroup
 from connector.settings import Layout
 
-__all__ = ["GROUPS", "EmbeddedForm", "Layout", "Passage", "Reader", "Reading", "fingerprint"]
+__all__ = ["EmbeddedForm", "Reader"]
 
 EmbeddedForm = Literal["query", "prompt"]
 
@@ -37,22 +38,8 @@ _PROBE_TOKENS = 256
 _REMEMBERED_BYTES = 64_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What is asked of documents: ids before the query, its own, those behind it; and of which rows."""
-
-    before: tuple[int, ...]
-    ids: Sequence[int]
-    after: tuple[int, ...]
-    whole_tail: bool
-
-    def tail(self, asked: Sequence[Sequence[int]], position: int) -> Tail:
-        """The tail of this query and others, or of others in its place."""
-        return make_tail(self.before, asked, self.after, position, whole=self.whole_tail)
-
-
 class Reader:
-    """A frozen LLM that reads documents for queries. Thread-safe.
+    """A frozen LLM that reads documents for queries. Immutable and thread-safe.
 
     Args:
         runtime: executes the LLM.
@@ -63,14 +50,9 @@ class Reader:
         digest: the checkpoint's digest.
         cache: encoded passages.
         readings: what was read before; None: every query is read anew.
-        not_applicable: what "N/A" got of sets of documents; None: it is read with every query. With it, query and
-            N/A are read in a pass each, so that scores do not depend on what is remembered.
         max_document_tokens: longest passage; longer documents are split evenly.
         max_passages: passages read of one document.
 
-    Attributes:
-        fingerprint: see ``fingerprint``.
-        template_hash: SHA-256 of the template's token ids.
     """
 
     def __init__(
@@ -83,20 +65,16 @@ class Reader:
         cache: DocumentCache,
         *,
         readings: ReadingCache | None = None,
-        not_applicable: ReadingCache | None = None,
         max_document_tokens: int = 512,
         max_passages: int = 8,
     ) -> None:
-        self.runtime = runtime
-        self.layout: Layout = layout
-        self.fingerprint = fingerprint(digest, template, layout)
-        self.template_hash = template_hash(template)
+        self._runtime, self._layout, self._digest = runtime, layout, digest
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
+        self._fingerprint, self._template_hash = fingerprint(digest, template, layout), template_hash(template)
         self._encoding = SharedEncoding(cache, self._encode, at_once=runtime.threads)
-        self._reading = WaitingWindows(runtime, template.prefix, late=layout == "late")
+        self._reading = WaitingWindows(runtime, template.prefix, layout)
         self._passages = Passages(tokenizer, max_document_tokens, max_passages, _REMEMBERED_BYTES)
         self._readings = ReadingCache(0) if readings is None else readings
-        self._not_applicable_rows = ReadingCache(0) if not_applicable is None else not_applicable
         self._budget, self._max_passages = max_document_tokens, max_passages
         self._not_applicable = tokenizer.encode_user([NOT_APPLICABLE])[0].ids
         longest = len(template.prefix) + max_document_tokens + len(template.before_query) + _MAX_QUERY_TOKENS
@@ -105,6 +83,43 @@ class Reader:
                 f"backbone.max_document_tokens = {max_document_tokens} does not fit this LLM's "
                 f"{runtime.shape.max_positions} positions; lower it"
             )
+
+    def with_runtime(self, runtime: Runtime) -> Reader:
+        """A reader of the same checkpoint, prompt and limits with another runtime, and nothing in its cache.
+
+        Args:
+            runtime: of the same LLM.
+        """
+        return Reader(
+            runtime,
+            self._tokenizer,
+            self._template,
+            self._layout,
+            self._digest,
+            DocumentCache(self._cache.statistics().limit),
+            max_document_tokens=self._budget,
+            max_passages=self._max_passages,
+        )
+
+    @property
+    def runtime(self) -> Runtime:
+        """What executes the LLM."""
+        return self._runtime
+
+    @property
+    def layout(self) -> Layout:
+        """How documents and query are laid out."""
+        return self._layout
+
+    @property
+    def fingerprint(self) -> str:
+        """What head sets, routers and cached documents are bound to: see ``fingerprint``."""
+        return self._fingerprint
+
+    @property
+    def template_hash(self) -> str:
+        """SHA-256 of the template's token ids."""
+        return self._template_hash
 
     @property
     def budget(self) -> tuple[int, int]:
@@ -116,7 +131,6 @@ class Reader:
         self._passages.clear()
         self._cache.clear()
         self._readings.clear()
-        self._not_applicable_rows.clear()
 
     def close(self) -> None:
         """Write what the cache's disk does not have yet, and let go of it; the reader works on without."""
@@ -139,7 +153,7 @@ class Reader:
         pool: Sequence[Head] | None = None,
         check: Callable[[], None] = lambda: None,
         other_wording: bool = False,
-        whole_tail: bool = True,
+        groups: Sequence[RowGroup] = ROW_GROUPS,
     ) -> Reading:
         """Read documents for a query.
 
@@ -150,7 +164,7 @@ class Reader:
             pool: heads that documents are encoded and cached for (default: ``heads``); must contain ``heads``.
             check: called between steps; may raise to stop.
             other_wording: ask with the template's other instruction (for pseudo labels).
-            whole_tail: all ``GROUPS`` of rows; without, the last two, which is less work.
+            groups: the row groups that are returned; those of the query alone are less work.
 
         Raises:
             BackboneError: the LLM failed, or a joint prompt is longer than it can take.
@@ -165,26 +179,39 @@ class Reader:
         if not order:
             raise BackboneError("no document has any text to read")
         pool = tuple(pool or heads)
-        shared = self._template.other_before_query if other_wording else self._template.before_query
-        question = _Question(shared, query_ids, self._template.after_query, whole_tail)
-        key = self._reading_key(question, order, heads, pool) if self._readings else b""
+        before = self._template.other_before_query if other_wording else self._template.before_query
+
+        def tail(position: int) -> Tail:
+            return make_tail(
+                before,
+                (query_ids, self._not_applicable),
+                self._template.after_query,
+                position,
+                len(self._template.prefix),
+                groups,
+            )
+
+        # What the rows depend on; the passages' keys hold weights, template, layout and formats.
+        asked = query_ids.tobytes() + json.dumps([before, list(groups), list(heads)]).encode()
+        key = self._reading_key(asked, order, pool) if self._readings else b""
         known = self._readings.get(key) if self._readings else None
         if known is not None:
             rows, cached, encoded = known, len(order), 0
         elif self.layout == "joint":
-            rows, cached, encoded = self._read_joint(question, order, heads, clock, check)
+            rows, cached, encoded = self._read_joint(tail, order, heads, clock, check)
         else:
-            rows, cached, encoded = self._read_apart(question, order, heads, pool, clock, check)
+            rows, cached, encoded = self._read_apart(tail, order, heads, pool, clock, check)
         if self._readings and known is None:
             self._readings.put(key, rows)
-        place = {} if self.layout == "joint" else {passage.packed: at for at, passage in enumerate(order)}
+        place = {} if self.layout == "joint" else {passage.content: at for at, passage in enumerate(order)}
         counter = iter(range(len(order)))
         return Reading(
             rows=rows,
+            groups=tuple(groups),
             lengths=np.array([passage.tokens for passage in order], dtype=np.int64),
             heads=tuple(heads),
             documents=tuple(
-                tuple([place[p.packed] if place else next(counter) for p in text.passages]) for text in split
+                tuple([place[p.content] if place else next(counter) for p in text.passages]) for text in split
             ),
             texts=tuple([text.passages for text in split]),
             truncated=tuple([text.truncated for text in split]),
@@ -213,7 +240,7 @@ class Reader:
         keys = self._keys(order, pool)
         missing = [at for at, key in enumerate(keys) if not self._cache.has(key)]
         new = [order[at].ids for at in missing]
-        states = self.runtime.encode(self._template.prefix, new, pool, late=self.layout == "late")
+        states = self.runtime.encode(self._template.prefix, new, pool, layout=self.layout)
         for at, state in zip(missing, states, strict=True):
             self._cache.put(keys[at], state)
         self._cache.flush()
@@ -229,11 +256,11 @@ class Reader:
         distinct = list(dict.fromkeys(texts))
         tokens = sum(passage.tokens for text in self._passages.of(distinct) for passage in text.passages)
         depth = min(layers or self.runtime.shape.layers, self.runtime.shape.layers) - 1
-        probe = [self._template.prefix[:1] * _PROBE_TOKENS]
+        probe = [np.full(_PROBE_TOKENS, self._template.prefix[0], dtype=np.int32)]
         taken = []
         for _ in range(2):
             started = time.perf_counter()
-            for _ in self.runtime.encode(self._template.prefix, probe, [(depth, 0)], late=False):
+            for _ in self.runtime.encode(self._template.prefix, probe, [(depth, 0)], layout="block"):
                 taken.append(time.perf_counter() - started)
         return tokens * min(taken) / _PROBE_TOKENS
 
@@ -252,7 +279,8 @@ class Reader:
         before = self._template.prefix[:1]
         if form == "prompt":
             before = self._template.prefix + self._template.before_query
-        return self.runtime.embed((*before, *(ids or self._not_applicable)), layers, len(before))
+        own = ids if len(ids) else self._not_applicable
+        return self.runtime.embed(np.concatenate((np.array(before, dtype=np.int32), own)), layers, len(before))
 
     def _order(self, documents: Sequence[Sequence[Passage]]) -> list[Passage]:
         """The passages as they are laid side by side.
@@ -264,11 +292,14 @@ class Reader:
         passages = [passage for document in documents for passage in document]
         if self.layout == "joint":
             return passages
-        return sorted({passage.packed: passage for passage in passages}.values(), key=attrgetter("packed"))
+        return [
+            passage
+            for _, passage in sorted({passage.content: passage for passage in passages}.items(), key=itemgetter(0))
+        ]
 
     def _read_apart(
         self,
-        question: _Question,
+        tail: Callable[[int], Tail],
         order: Sequence[Passage],
         heads: Sequence[Head],
         pool: tuple[Head, ...],
@@ -281,27 +312,12 @@ class Reader:
         # The tail stands right behind the longest passage, as if that one were alone with it. On train queries this
         # did as well as a fixed place behind the token budget, and far better than a place inside of the passages.
         position = len(self._template.prefix) + max(passage.tokens for passage in order)
-
-        def rows_of(*asked: Sequence[int]) -> Rows:
-            return self._reading.rows(AskedWindow(question.tail(asked, position), states, heads), check)
-
-        if self._not_applicable_rows:
-            key = self._reading_key(replace(question, ids=()), order, heads, pool)
-            compared = self._not_applicable_rows.get(key)
-            if compared is None:
-                compared = rows_of(self._not_applicable)
-                self._not_applicable_rows.put(key, compared)
-                check()
-            # In the order of ``GROUPS``.
-            rows = np.stack((rows_of(question.ids), compared), axis=2)
-            rows = rows.reshape(len(heads), -1, rows.shape[-1])
-        else:
-            rows = rows_of(question.ids, self._not_applicable)
+        rows = self._reading.rows(ReadRequest(tail(position), states, heads), check)
         clock.lap("read")
         return rows, len(order) - encoded, encoded
 
-    def _encode(self, passages: Sequence[Sequence[int]], pool: Sequence[Head]) -> Iterator[EncodedDocument]:
-        return self.runtime.encode(self._template.prefix, passages, pool, late=self.layout == "late")
+    def _encode(self, passages: Sequence[TokenIds], pool: Sequence[Head]) -> Iterator[EncodedDocument]:
+        return self.runtime.encode(self._template.prefix, passages, pool, layout=self.layout)
 
     def _keys(self, passages: Sequence[Passage], pool: Sequence[Head]) -> list[bytes]:
         """The cache's keys of passages that are encoded for a pool."""
@@ -312,48 +328,42 @@ class Reader:
         namespace = f"{self.fingerprint} {runtime} {json.dumps(depth)}"
         return [passage.key(namespace) for passage in passages]
 
-    def _reading_key(
-        self,
-        question: _Question,
-        order: Sequence[Passage],
-        heads: Sequence[Head],
-        pool: Sequence[Head],
-    ) -> bytes:
-        """What the rows of a reading depend on; the passages' keys hold weights, template, layout and formats."""
-        digest = hashlib.blake2b(
-            json.dumps([question.before, question.ids, question.whole_tail, heads]).encode(), digest_size=16
-        )
+    def _reading_key(self, asked: bytes, order: Sequence[Passage], pool: Sequence[Head]) -> bytes:
+        digest = hashlib.blake2b(asked, digest_size=16)
         for key in self._keys(order, pool):
             digest.update(key)
         return digest.digest()
 
     def _read_joint(
         self,
-        question: _Question,
+        tail_at: Callable[[int], Tail],
         order: Sequence[Passage],
         heads: Sequence[Head],
         clock: Clock,
         check: Callable[[], None],
     ) -> tuple[Rows, int, int]:
-        ids: list[int] = []
-        columns: list[int] = []
+        parts: list[TokenIds] = []
+        columns: list[npt.NDArray[np.int64]] = []
+        tokens = 0
         for number, passage in enumerate(order, 1):
-            if ids:
-                ids.extend(self._template.separator)
-            ids.extend(self._tokenizer.encode_user([f"[{number}] "])[0].ids)
-            columns.extend(range(len(ids), len(ids) + passage.tokens))
-            ids.extend(passage.ids)
-        tail = question.tail((question.ids, self._not_applicable), len(self._template.prefix) + len(ids))
-        longest = tail.position + len(tail.shared) + max(map(len, tail.variants))
+            separator = np.array(self._template.separator if parts else (), dtype=np.int32)
+            name = self._tokenizer.encode_user([f"[{number}] "])[0].ids
+            tokens += len(separator) + len(name)
+            columns.append(np.arange(tokens, tokens + passage.tokens))
+            tokens += passage.tokens
+            parts += [separator, name, passage.ids]
+        tail = tail_at(len(self._template.prefix) + tokens)
+        longest = int(tail.positions.max()) + 1
         if longest > self.runtime.shape.max_positions:
             raise BackboneError(
                 f"the joint prompt has {longest} tokens, this LLM takes {self.runtime.shape.max_positions}; "
                 "lower rerank.window or backbone.max_document_tokens, or use the layout block"
             )
         # One causal prompt is one long document after the prefix.
-        encoded = list(self.runtime.encode(self._template.prefix, [ids], heads, late=False))
+        encoded = list(self.runtime.encode(self._template.prefix, [np.concatenate(parts)], heads, layout=self.layout))
         clock.lap("encode")
         check()
-        rows = self.runtime.read(self._template.prefix, tail, encoded, heads, late=False)
+        request = ReadRequest(tail, encoded, heads)
+        (rows,) = self.runtime.read(self._template.prefix, [request], layout=self.layout)
         clock.lap("read")
-        return np.ascontiguousarray(rows[:, :, columns]), 0, len(order)
+        return np.ascontiguousarray(rows[:, :, np.concatenate(columns)]), 0, len(order)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from connector.backbone.prompt.passages import Passage
 from connector.backbone.runtime import Head
+from connector.heads.row_groups import RowGroup
 
 __all__ = ["Reading", "Rows"]
 
@@ -20,7 +21,8 @@ class Reading:
     """Attention of one query to the passages of its documents.
 
     Attributes:
-        rows: float32 [heads, groups, tokens]: all ``GROUPS``, or the last two; equal passages are read once.
+        rows: float32 [heads, groups, tokens]; equal passages are read once.
+        groups: names of the row groups, in the order of ``rows``.
         lengths: int64 [passages]: tokens of each passage, in the order of ``rows``.
         heads: (layer, head) of each row.
         documents: for each document, the passages (indices into ``lengths``) it consists of.
@@ -33,6 +35,7 @@ class Reading:
     """
 
     rows: Rows
+    groups: tuple[RowGroup, ...]
     lengths: npt.NDArray[np.int64]
     heads: tuple[Head, ...]
     documents: tuple[tuple[int, ...], ...]
@@ -42,3 +45,13 @@ class Reading:
     encoded: int
     timings_ms: dict[str, float]
     query_truncated: bool
+
+    def group(self, name: RowGroup) -> Rows:
+        """Attention of one row group: float32 [heads, tokens].
+
+        Raises:
+            KeyError: it was not read.
+        """
+        if name not in self.groups:
+            raise KeyError(name)
+        return self.rows[:, self.groups.index(name)]

@@ -7,13 +7,16 @@ that a second one (ONNX Runtime, no torch) can stand beside the torch one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AskedWindow", "BackboneShape", "EncodedDocument", "Head", "ReadsTogether", "Runtime", "Tail"]
+from connector.backbone.prompt.tail import Tail, TokenIds
+from connector.settings import Layout
+
+__all__ = ["BackboneShape", "EncodedDocument", "Head", "ReadRequest", "Runtime"]
 
 Head = tuple[int, int]
 """(layer, head), both from 0."""
@@ -65,39 +68,23 @@ class EncodedDocument(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Tail:
-    """The tail of a prompt in two variants (the query, and "N/A") that share their beginning.
-
-    The variants are one sequence: shared ids, then the query's, then N/A's; a variant sees the shared part
-    and itself. Each token stands at the position it would have if its variant were alone.
-
-    Attributes:
-        shared: ids before the query.
-        variants: ids of each variant, from the query on.
-        rows: float32 [groups, len(shared) + sum of len(variants)]: each group's weights over the rows;
-            attention is averaged with them.
-        position: position of the first shared id.
-    """
-
-    shared: tuple[int, ...]
-    variants: tuple[tuple[int, ...], ...]
-    rows: npt.NDArray[np.float32] = field(repr=False)
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class AskedWindow:
-    """A tail and the documents that it is to attend to.
+class ReadRequest:
+    """A tail, the documents that it is to attend to, and the heads whose attention is wanted.
 
     Attributes:
         tail: the prompt's end.
         documents: encoded passages.
-        heads: whose attention is wanted.
+        heads: (layer, head), each once.
     """
 
     tail: Tail
     documents: Sequence[EncodedDocument]
     heads: Sequence[Head]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the documents, which is what reading them costs."""
+        return sum(document.tokens for document in self.documents)
 
 
 class Runtime(Protocol):
@@ -120,43 +107,48 @@ class Runtime(Protocol):
         """Threads of one call on the CPU."""
         ...
 
+    @property
+    def requests_together(self) -> int:
+        """Most requests that ``read`` takes in one pass; 1: each needs its own on this machine."""
+        ...
+
     def encode(
-        self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool
+        self, prefix: Sequence[int], documents: Sequence[TokenIds], heads: Sequence[Head], *, layout: Layout
     ) -> Iterator[EncodedDocument]:
         """Encode passages, each alone after the prefix; yields each when it is done.
 
         Args:
             prefix: ids at positions 0..; every passage begins right after it.
-            documents: ids of each passage, none empty.
+            documents: int32 [tokens], ids of each passage, none empty.
             heads: the pool: states are kept for its layers only.
-            late: keep keys of the pooled heads only (no values, no other layers).
+            layout: ``late`` keeps keys of the pooled heads only (no values, no other layers).
         """
         ...
 
     def read(
-        self,
-        prefix: Sequence[int],
-        tail: Tail,
-        documents: Sequence[EncodedDocument],
-        heads: Sequence[Head],
-        *,
-        late: bool,
-    ) -> npt.NDArray[np.float32]:
-        """Attention of the tail to the documents' tokens.
+        self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout
+    ) -> list[npt.NDArray[np.float32]]:
+        """Attention of tails to their documents' tokens.
 
         Softmax runs over prefix, documents and the tail itself, in float32. Layers above the deepest head
-        are not run.
+        are not run. What a request gets does not depend on the others, bit by bit (on a GPU: to rounding).
+
+        Args:
+            prefix: ids at positions 0.. of every prompt.
+            requests: one, or several that are read in one pass where that changes no bit.
+            layout: in which the documents were encoded; ``joint`` reads as ``block`` does.
 
         Returns:
-            float32 [heads, groups, document tokens]: passages one after the other, in the order given.
+            For each request float32 [heads, groups, document tokens]: passages one after the other, in the order
+            given.
         """
         ...
 
-    def embed(self, tokens: Sequence[int], layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
+    def embed(self, tokens: TokenIds, layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
         """Hidden states that enter each layer, of one short causal pass; deeper layers are not run.
 
         Args:
-            tokens: the whole sequence.
+            tokens: int32 [tokens], the whole sequence.
             layers: whose entering states are wanted; 0: the input embeddings.
             start: the first token that is pooled; those before it are only seen.
 
@@ -171,20 +163,4 @@ class Runtime(Protocol):
         Raises:
             BackboneError: the bytes are damaged or of another kind of backbone.
         """
-        ...
-
-
-@runtime_checkable
-class ReadsTogether(Protocol):
-    """A runtime that can read several windows in one pass."""
-
-    @property
-    def windows_together(self) -> int:
-        """Most windows of a pass; 1: each needs its own on this machine."""
-        ...
-
-    def read_together(
-        self, prefix: Sequence[int], windows: Sequence[AskedWindow], *, late: bool
-    ) -> list[npt.NDArray[np.float32]]:
-        """For each window, what ``Runtime.read`` gives of it, bit by bit (on a GPU: to rounding)."""
         ...

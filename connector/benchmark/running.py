@@ -192,9 +192,9 @@ class Bench:
         from connector.backbone.torch_runtime.cpu.cores import CoreSharing
         from connector.benchmark.cross_encoder import best_batch, make_peers
 
-        queries = [text.ids for text in self.backbone.tokenizer.encode_user(self.texts.queries)]
+        queries = [text.ids.tolist() for text in self.backbone.tokenizer.encode_user(self.texts.queries)]
         sizes = (self.plan.windows.small, self.plan.windows.middle)
-        ids = [text.ids for text in self.backbone.tokenizer.encode_user(self.texts.documents[: max(sizes)])]
+        ids = [text.ids.tolist() for text in self.backbone.tokenizer.encode_user(self.texts.documents[: max(sizes)])]
         threads = self.backbone.runtime.threads
         for peer in CoreSharing.of_process().run(lambda: make_peers(threads)):
             self.progress(f"cross_encoder_{peer.name}: batch size")

@@ -131,6 +131,7 @@ class _Weightless:
     device: str = "cpu"
     precision: str = "none"
     threads: int = 1
+    requests_together: int = 1
 
     def encode(self, *_: object, **__: object) -> NoReturn:
         raise NotImplementedError("no weights were loaded")

@@ -22,8 +22,9 @@ from connector.backbone.reader import EmbeddedForm, Reader
 from connector.documents import Hit, document_text
 from connector.errors import DataError
 from connector.heads.fusion import rank_scores
-from connector.heads.readouts import READOUTS, ReadOut, passage_scores
+from connector.heads.readouts import READOUTS, HeadSignal, ReadOut, passage_scores
 from connector.heads.scoring import document_scores
+from connector.heads.signals import Signal
 from connector.routing.query_embedding import POOLINGS, QueryEmbedding
 
 __all__ = [
@@ -105,6 +106,19 @@ class HeadTable:
         table = self.scores[readout]
         rows = slice(None) if heads is None else [layer * self.shape[1] + head for layer, head in heads]
         return document_scores(table[rows].astype(np.float64), self.documents, scales)[0]
+
+    def signal_scores(self, signals: Sequence[Signal]) -> npt.NDArray[np.float64]:
+        """What ``signals.signal_scores`` gives of the table's reading: float64 [signals, passages].
+
+        Raises:
+            DataError: a signal is no head's read-out, and the table holds no other.
+        """
+        found = []
+        for signal in signals:
+            if not isinstance(signal, HeadSignal):
+                raise DataError(f"head statistics hold no {type(signal).__name__}; gather them again")
+            found.append(self.scores[signal.readout][signal.layer * self.shape[1] + signal.head])
+        return np.stack(found).astype(np.float64)
 
     def single_heads(self, readout: ReadOut) -> npt.NDArray[np.float64]:
         """Every head's own document scores, best passage each: float64 [heads, documents]."""
@@ -326,5 +340,5 @@ def _scores(
     reader: Reader, query: str, texts: Sequence[str], heads: Sequence[tuple[int, int]], *, other_wording: bool
 ) -> tuple[Scores, tuple[tuple[int, ...], ...]]:
     reading = reader.read(query, texts, heads, other_wording=other_wording)
-    scores = {name: passage_scores(reading.rows, reading.lengths, name).astype(np.float32) for name in READOUTS}
+    scores = {name: passage_scores(reading, name).astype(np.float32) for name in READOUTS}
     return scores, reading.documents

@@ -22,7 +22,8 @@ import numpy.typing as npt
 from connector.documents import Hit
 from connector.evaluation.head_tables import HeadTable, embedding_of, first_stage_scores
 from connector.heads.fusion import fuse
-from connector.heads.routes import Member, Route, route_scores
+from connector.heads.readouts import HeadSignal
+from connector.heads.routes import Route, route_scores
 from connector.heads.scoring import below
 from connector.routing.metadata import RouterMetadata
 from connector.routing.query_embedding import QueryEmbedding
@@ -69,7 +70,7 @@ class RoutedBy:
 
 def routed_by(
     router: SupportsRoute,
-    pool: Sequence[Member],
+    pool: Sequence[HeadSignal],
     scales: Sequence[float],
     embedding: QueryEmbedding,
     tables: Mapping[str, HeadTable],
@@ -98,9 +99,9 @@ def routed_by(
     scale = dict(zip(pool, scales, strict=True))
 
     def drawn(query: str, draw: int) -> Route:
-        members = random.Random(f"{seed}:{query}:{draw}").sample(list(pool), len(own[query].members))
-        own_scales = tuple(scale[member] for member in members)
-        return Route(tuple(members), (1.0,) * len(members), fixed.first_stage_gate, own_scales)
+        signals = random.Random(f"{seed}:{query}:{draw}").sample(list(pool), len(own[query].signals))
+        own_scales = tuple(scale[signal] for signal in signals)
+        return Route(tuple(signals), (1.0,) * len(signals), fixed.first_stage_gate, own_scales)
 
     others = []
     for draw in range(DRAWS if len(vectors) > 1 else 0):
@@ -131,12 +132,7 @@ def route_ranking(hits: Sequence[Hit], table: HeadTable, route: Route, *, fused:
         fused: with the first stage.
     """
     table = _in_order(table, hits)
-    layers, per_layer = table.shape
-    heads = [(layer, head) for layer in range(layers) for head in range(per_layer)]
-    readouts = {readout for _, _, readout in route.members}
-    scores, _ = route_scores(
-        route, {readout: table.scores[readout].astype(np.float64) for readout in readouts}, heads, table.documents
-    )
+    scores, _ = route_scores(route, table.signal_scores(route.signals), table.documents)
     final = fuse(scores, first_stage_scores(table) if fused else None, route.first_stage_gate if fused else "none")
     # As the reranker does: whatever the first stage says, a document without text goes below those with some.
     empty = [at for at, passages in enumerate(table.documents) if not passages]

@@ -1,9 +1,8 @@
 """Read-outs: how attention rows become one score for each head and passage.
 
-``rows`` is float32 [heads, 4, tokens], the attention of the tail averaged over (0) all its rows, (1) the same for
-"N/A", (2) the query's own tokens, (3) the tokens of "N/A"; ``query`` needs the last two only. c_t below is a token's
-calibrated attention, and a passage's tokens with c_t < mean - 2 sd are dropped, for each head by itself (ICR, arXiv
-2410.02642).
+Row groups are named (see ``row_groups``). c_t below is a token's calibrated attention, what it gets with the query
+less what it gets with "N/A"; a passage's tokens with c_t < mean - 2 sd are dropped, for each head by itself (ICR,
+arXiv 2410.02642).
 
 * ``icr``: sum of c_t over all tail rows; the published formula.
 * ``query``: sum of c_t over the query's rows, divided by the square root of the passage's tokens.
@@ -12,15 +11,25 @@ calibrated attention, and a passage's tokens with c_t < mean - 2 sd are dropped,
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["READOUTS", "ReadOut", "passage_scores", "token_weights"]
+from connector.heads.row_groups import QUERY_GROUPS, RowGroup
+from connector.heads.signals import Observed
+
+__all__ = ["READOUTS", "READOUT_GROUPS", "HeadSignal", "ReadOut", "passage_scores", "token_weights"]
 
 ReadOut = Literal["query", "share", "icr"]
 READOUTS: tuple[ReadOut, ...] = get_args(ReadOut)
+READOUT_GROUPS: Mapping[ReadOut, tuple[RowGroup, RowGroup]] = {
+    "query": ("query", "query N/A"),
+    "share": ("tail", "tail N/A"),
+    "icr": ("tail", "tail N/A"),
+}
+"""The rows that each read-out takes: with the query, and with "N/A" in its place."""
 
 _MASK_FROM_TOKENS = 4
 # Keeps the logarithm of a passage that gets no attention finite; a twentieth of an even share of 50 documents.
@@ -29,35 +38,58 @@ _SHARE_FLOOR = 1e-3
 Floats = npt.NDArray[np.float64]
 
 
-def passage_scores(
-    rows: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], readout: ReadOut
-) -> npt.NDArray[np.float64]:
+class HeadSignal(NamedTuple):
+    """One head, read in one way: a ``Signal``."""
+
+    layer: int
+    head: int
+    readout: ReadOut
+
+    @property
+    def heads(self) -> tuple[tuple[int, int], ...]:
+        """See ``Signal``; so all that follows."""
+        return ((self.layer, self.head),)
+
+    @property
+    def groups(self) -> tuple[RowGroup, ...]:
+        return READOUT_GROUPS[self.readout]
+
+    @property
+    def deepest_layer(self) -> int:
+        return self.layer
+
+    @classmethod
+    def scores(cls, signals: Sequence[HeadSignal], observed: Observed) -> npt.NDArray[np.float64]:
+        place = {head: at for at, head in enumerate(observed.heads)}
+        tables = {readout: passage_scores(observed, readout) for readout in {own.readout for own in signals}}
+        return np.stack([tables[own.readout][place[own.layer, own.head]] for own in signals])
+
+
+def passage_scores(observed: Observed, readout: ReadOut) -> npt.NDArray[np.float64]:
     """Score of each head for each passage.
 
     Args:
-        rows: float32 [heads, 4, tokens], passages side by side; for ``query`` [heads, 2, tokens] will do.
-        lengths: int64 [passages], all above 0; their sum is ``tokens``.
+        observed: with the row groups of ``READOUT_GROUPS``; every passage has a token.
         readout: see the module's text.
 
     Returns:
         float64 [heads, passages]; higher is better, finite.
     """
+    lengths = observed.lengths
     starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    asked, not_applicable = (observed.group(name) for name in READOUT_GROUPS[readout])
     if readout == "share":
-        query, not_applicable = (np.log(_shares(rows[:, group], starts) + _SHARE_FLOOR) for group in (0, 1))
-        return np.asarray(np.subtract(query, not_applicable), dtype=np.float64)
-    calibrated = rows[:, 0].astype(np.float64) - rows[:, 1] if readout == "icr" else _of_query(rows)
+        of_query, of_none = (np.log(_shares(rows, starts) + _SHARE_FLOOR) for rows in (asked, not_applicable))
+        return np.asarray(np.subtract(of_query, of_none), dtype=np.float64)
+    calibrated = asked.astype(np.float64) - not_applicable
     sums = np.add.reduceat(np.where(_kept(calibrated, starts, lengths), calibrated, 0.0), starts, axis=1)
     return np.asarray(sums / np.sqrt(lengths) if readout == "query" else sums)
 
 
-def token_weights(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def token_weights(observed: Observed) -> npt.NDArray[np.float64]:
     """Calibrated attention of the query's own rows, summed over heads: float64 [tokens]."""
-    return np.asarray(_of_query(rows).sum(axis=0))
-
-
-def _of_query(rows: npt.NDArray[np.float32]) -> Floats:
-    return np.asarray(rows[:, -2].astype(np.float64) - rows[:, -1])
+    asked, not_applicable = (observed.group(name) for name in QUERY_GROUPS)
+    return np.asarray((asked.astype(np.float64) - not_applicable).sum(axis=0))
 
 
 def _shares(attention: npt.NDArray[np.float32], starts: npt.NDArray[np.int64]) -> Floats:

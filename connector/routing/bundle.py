@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.errors import BackboneError, MissingExtraError
+from connector.heads.readouts import HeadSignal
 from connector.heads.routes import Route
 from connector.routing.metadata import METADATA_KEY, RouterMetadata
 
@@ -143,7 +144,10 @@ class Bundle:
     def _route(self, members: list[int], gates: list[float], first_stage: float) -> Route:
         pool, scales = self.metadata.pool, self.metadata.scales
         return Route(
-            tuple(pool[at] for at in members), tuple(gates), first_stage, tuple(scales[at] for at in members)
+            tuple(HeadSignal(*pool[at]) for at in members),
+            tuple(gates),
+            first_stage,
+            tuple(scales[at] for at in members),
         )
 
 

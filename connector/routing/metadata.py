@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from connector.backbone.reader import EmbeddedForm
 from connector.errors import BackboneError
-from connector.heads.routes import Member
+from connector.heads.readouts import HeadSignal
 from connector.routing.query_embedding import FEATURES, Pooling
 from connector.settings import Layout
 
@@ -98,7 +98,7 @@ class RouterMetadata(_Frozen):
     fingerprint: _Sha256
     layout: Layout
     template: _Sha256
-    pool: tuple[Member, ...] = Field(min_length=1)
+    pool: tuple[HeadSignal, ...] = Field(min_length=1)
     scales: tuple[_Positive, ...]
     most_heads: int = Field(ge=1)
     activation: Activation

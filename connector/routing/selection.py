@@ -9,7 +9,7 @@ from connector.backbone.reader import Reader
 from connector.backbone.runtime import Head
 from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
-from connector.heads.readouts import ReadOut
+from connector.heads.readouts import HeadSignal, ReadOut
 from connector.heads.routes import Route
 from connector.routing.bundle import Bundle, shipped_bundle
 from connector.routing.query_embedding import QueryEmbedding
@@ -132,8 +132,8 @@ class Routes:
 
 def fixed_route(heads: HeadSet, readout: ReadOut) -> Route:
     """A head set as a route: every head counts the same."""
-    members = tuple((layer, head, readout) for layer, head in heads.heads)
-    return Route(members, (1.0,) * len(members), heads.weight, heads.scales)
+    signals = tuple(HeadSignal(layer, head, readout) for layer, head in heads.heads)
+    return Route(signals, (1.0,) * len(signals), heads.weight, heads.scales)
 
 
 def static_heads(settings: Settings, reader: Reader) -> tuple[StaticHeads | None, str | None]:

@@ -15,7 +15,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Runtime, Tail
+from connector.backbone.prompt.tail import TokenIds
+from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, ReadRequest, Runtime
 from connector.documents import Hit
 from connector.errors import RhConnectorError
 from connector.evaluation.collections import Collection, load_collection
@@ -25,7 +26,7 @@ from connector.evaluation.running import drawn_queries
 from connector.evaluation.runs import read_run
 from connector.heads.fusion import standardize
 from connector.reranker import Reranker
-from connector.settings import Settings, load_settings
+from connector.settings import Layout, Settings, load_settings
 
 if TYPE_CHECKING:
     from connector.backbone.torch_runtime.encoded import CacheDtype, TorchEncodedDocument
@@ -51,7 +52,7 @@ class EncodedOnce:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._known: dict[tuple[int, ...], TorchEncodedDocument] = {}
+        self._known: dict[bytes, TorchEncodedDocument] = {}
         self.stored_as: CacheDtype = "float32"
 
     @property
@@ -71,30 +72,28 @@ class EncodedOnce:
     def threads(self) -> int:
         return self._runtime.threads
 
+    @property
+    def requests_together(self) -> int:
+        return 1
+
     def encode(
-        self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool
+        self, prefix: Sequence[int], documents: Sequence[TokenIds], heads: Sequence[Head], *, layout: Layout
     ) -> Iterator[EncodedDocument]:
         from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 
-        new = [ids for ids in map(tuple, documents) if ids not in self._known]
-        for ids, document in zip(new, self._runtime.encode(prefix, new, heads, late=late), strict=True):
+        new = [ids for ids in documents if ids.tobytes() not in self._known]
+        for ids, document in zip(new, self._runtime.encode(prefix, new, heads, layout=layout), strict=True):
             assert isinstance(document, TorchEncodedDocument)
-            self._known[ids] = document
+            self._known[ids.tobytes()] = document
         for wanted in documents:
-            yield self._known[tuple(wanted)].stored_as(self.stored_as)
+            yield self._known[wanted.tobytes()].stored_as(self.stored_as)
 
     def read(
-        self,
-        prefix: Sequence[int],
-        tail: Tail,
-        documents: Sequence[EncodedDocument],
-        heads: Sequence[Head],
-        *,
-        late: bool,
-    ) -> npt.NDArray[np.float32]:
-        return self._runtime.read(prefix, tail, documents, heads, late=late)
+        self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout
+    ) -> list[npt.NDArray[np.float32]]:
+        return self._runtime.read(prefix, requests, layout=layout)
 
-    def embed(self, tokens: Sequence[int], layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
+    def embed(self, tokens: TokenIds, layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
         return self._runtime.embed(tokens, layers, start)
 
     def load_document(self, data: bytes) -> EncodedDocument:
@@ -141,7 +140,7 @@ def measure(settings: Settings, collection: Collection, windows: dict[str, list[
         settings.model_copy(update={"backbone": torch, "cache": cache, "router": static})
     )
     encoded = EncodedOnce(reranker.reader.runtime)
-    reranker.reader.runtime = encoded
+    reranker = Reranker(reranker.reader.with_runtime(encoded), reranker.routes, fusion=settings.rerank.fusion)
     for name in FORMATS[settings.backbone.layout]:
         encoded.stored_as = name
         reranker.reader.clear_cache()

@@ -12,8 +12,7 @@ import numpy.typing as npt
 from connector.errors import DataError
 from connector.evaluation.head_tables import embedding_of
 from connector.heads.fusion import standardize
-from connector.heads.readouts import READOUTS, ReadOut
-from connector.heads.routes import Member
+from connector.heads.readouts import READOUTS, HeadSignal, ReadOut
 from connector.routing.query_embedding import FEATURES, QueryEmbedding
 from connector.training.static_heads import TrainQuery, ndcg, single_head_quality
 
@@ -32,7 +31,7 @@ class Pool:
         quality: for each member, nDCG@10 of the ranking that it makes alone.
     """
 
-    members: tuple[Member, ...]
+    members: tuple[HeadSignal, ...]
     scales: tuple[float, ...]
     quality: tuple[float, ...]
 
@@ -145,13 +144,13 @@ def choose_pool(queries: Sequence[TrainQuery], size: int, readouts: Sequence[Rea
             "no train query has a relevant document in its window; check the judgments, or widen --window"
         )
     per_layer = queries[0].table.shape[1]
-    found: list[tuple[float, float, Member]] = []
+    found: list[tuple[float, float, HeadSignal]] = []
     for readout in readouts:
         quality = single_head_quality(queries, readout, "ndcg")
         scales = _spread(queries, readout)
         for at, (value, scale) in enumerate(zip(quality.tolist(), scales.tolist(), strict=True)):
             if scale > 0:
-                found.append((value, scale, (at // per_layer, at % per_layer, readout)))
+                found.append((value, scale, HeadSignal(at // per_layer, at % per_layer, readout)))
     if not found:
         raise DataError("no head tells any two documents of these windows apart; check the documents")
     best = sorted(found, key=lambda entry: (-entry[0], entry[2]))[:size]

@@ -102,7 +102,7 @@ class _Doors(AttentionPass):
         logits = torch.matmul(grouped, keys.transpose(1, 2)).view(q.shape[0], q.shape[1], -1)
         if options.softcap is not None:
             logits = torch.tanh(logits / options.softcap) * options.softcap
-        bias = self._bias if options.window is None else self._window_bias
+        bias = self._bias if options.sliding_window is None else self._window_bias
         weights = torch.softmax(logits + bias, dim=-1)
         # Only the tokens' number may be worked out: the keys' would be taken from some other layer's.
         grouped_weights = weights.reshape(k.shape[0], (q.shape[0] // k.shape[0]) * q.shape[1], -1)
@@ -194,14 +194,14 @@ def trace(decoder: Any, path: Path) -> Traced:
         raise BackboneError(
             f"{family} cannot be exported to ONNX ({reason}); run it in torch: set backbone.runtime to torch"
         ) from error
-    if len({one.softcap for one in options}) > 1 or len({one.window for one in options} - {None}) > 1:
+    if len({one.softcap for one in options}) > 1 or len({one.sliding_window for one in options} - {None}) > 1:
         raise BackboneError(
             f"{family} has layers with different windows or caps of logits and cannot be exported; "
             "set backbone.runtime to torch"
         )
     return Traced(
         tuple(float(one.scaling) for one in options),
-        tuple(None if one.window is None else int(one.window) for one in options),
+        tuple(None if one.sliding_window is None else int(one.sliding_window) for one in options),
         options[0].softcap,
         int(config.vocab_size),
     )

@@ -12,9 +12,11 @@ import numpy as np
 
 from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone
 from connector.backbone.onnx_runtime.runtime import OnnxRuntime
-from connector.backbone.runtime import Runtime, Tail
+from connector.backbone.prompt.tail import Tail, TokenIds
+from connector.backbone.runtime import ReadRequest, Runtime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, MissingExtraError
+from connector.settings import Layout
 
 __all__ = ["EMBEDDING_TOLERANCE", "INT8_TOLERANCE", "TOLERANCE", "ExportedGraphs", "export_backbone"]
 
@@ -156,20 +158,22 @@ def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tu
     """
     random = np.random.default_rng(0)
 
-    def ids(count: int) -> list[int]:
-        return [int(token) for token in random.integers(3, vocabulary, count)]
+    def ids(count: int) -> TokenIds:
+        return random.integers(3, vocabulary, count).astype(np.int32)
 
-    prefix, documents = ids(9), [ids(count) for count in (37, 1, 120, 12)]
-    shared, variants = tuple(ids(6)), (tuple(ids(8)), tuple(ids(3)))
+    prefix, documents = tuple(ids(9).tolist()), [ids(count) for count in (37, 1, 120, 12)]
+    shared, variants = ids(6), (ids(8), ids(3))
     total = len(shared) + sum(map(len, variants))
-    tail = Tail(shared, variants, np.eye(total, dtype=np.float32), len(prefix) + max(map(len, documents)))
+    position = len(prefix) + max(map(len, documents))
+    tail = Tail.of(shared, variants, np.eye(total, dtype=np.float32), position, len(prefix))
     heads = [(layer, head) for layer in range(layers) for head in range(theirs.shape.heads)]
     largest = 0.0
-    for late in (False, True):
-        rows = [
-            runtime.read(prefix, tail, list(runtime.encode(prefix, documents, heads, late=late)), heads, late=late)
-            for runtime in (theirs, ours)
-        ]
+    layouts: tuple[Layout, ...] = ("block", "late")
+    for layout in layouts:
+        rows = []
+        for runtime in (theirs, ours):
+            encoded = list(runtime.encode(prefix, documents, heads, layout=layout))
+            rows += runtime.read(prefix, [ReadRequest(tail, encoded, heads)], layout=layout)
         largest = max(largest, float(np.abs(rows[0] - rows[1]).max()))
     embeddings = [runtime.embed(documents[0], range(layers), 2) for runtime in (theirs, ours)]
     scale = np.abs(embeddings[0]).max(axis=(1, 2), keepdims=True)

@@ -14,6 +14,7 @@ from connector.backbone.reader import Reader
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
+from connector.heads.row_groups import QUERY_GROUPS
 from connector.settings import Layout
 
 HEADS = ((2, 4), (7, 7), (8, 0))
@@ -68,11 +69,11 @@ def test_without_the_whole_tail_the_query_s_rows_are_the_same(
     """Fewer ids go through the layers: equal to rounding, bit for bit each way."""
     reader = open_reader(layout)
     whole = reader.read(QUERY, cats, HEADS)
-    less = reader.read(QUERY, cats, HEADS, whole_tail=False)
-    assert less.rows.shape == (len(HEADS), 2, whole.lengths.sum())
+    less = reader.read(QUERY, cats, HEADS, groups=QUERY_GROUPS)
+    assert less.groups == QUERY_GROUPS and less.rows.shape == (len(HEADS), 2, whole.lengths.sum())
     np.testing.assert_allclose(less.rows, whole.rows[:, -2:], rtol=0.05, atol=2e-4)
     assert np.corrcoef(less.rows.ravel(), whole.rows[:, -2:].ravel())[0, 1] > 0.9999
-    again = open_reader(layout).read(QUERY, cats, HEADS, whole_tail=False)
+    again = open_reader(layout).read(QUERY, cats, HEADS, groups=QUERY_GROUPS)
     np.testing.assert_array_equal(again.rows, less.rows)
 
 
@@ -140,9 +141,12 @@ def test_hostile_documents_do_not_move_spans(open_reader: Open, cats: list[str])
 
 
 def test_int8_entries_are_half_as_large_and_close(smollm2: Checkpoint, open_reader: Open, cats: list[str]) -> None:
-    small = open_reader()
-    small.runtime = TorchRuntime.load(smollm2.path, device="cpu", dtype="float32", cache_dtype="int8")
-    exact = open_reader()
+    exact, small = (
+        open_reader().with_runtime(
+            TorchRuntime.load(smollm2.path, device="cpu", dtype="float32", cache_dtype=cache_dtype)  # type: ignore[arg-type]
+        )
+        for cache_dtype in ("float16", "int8")
+    )
     before, after = exact.read(QUERY, cats, HEADS), small.read(QUERY, cats, HEADS)
     assert small.statistics().bytes < 0.65 * exact.statistics().bytes
     assert 0 < np.abs(before.rows - after.rows).max() < 0.02
@@ -159,6 +163,31 @@ def test_a_check_that_raises_stops_and_keeps_what_is_done(open_reader: Open, cat
     with pytest.raises(TimeoutError):
         reader.read(QUERY, cats, HEADS, check=check)
     assert reader.statistics().entries == 2
+
+
+def test_a_reader_cannot_be_changed(open_reader: Open, runtime: TorchRuntime) -> None:
+    reader = open_reader()
+    for name in ("runtime", "layout", "fingerprint", "template_hash"):
+        with pytest.raises(AttributeError):
+            setattr(reader, name, getattr(reader, name))
+
+
+def test_another_runtime_is_asked_for_everything(open_reader: Open, runtime: TorchRuntime, cats: list[str]) -> None:
+    """Encoding, reading and embedding: none goes on with the runtime of before."""
+    asked: list[str] = []
+
+    class Watched:
+        def __getattr__(self, name: str) -> object:
+            asked.append(name)
+            return getattr(runtime, name)
+
+    before = open_reader()
+    before.read(QUERY, cats, HEADS)
+    other = before.with_runtime(Watched())  # type: ignore[arg-type]
+    reading = other.read(QUERY, cats, HEADS)
+    other.embed(QUERY, (2,))
+    assert reading.encoded == len(cats) and {"encode", "read", "embed"} <= set(asked)
+    assert other.fingerprint == before.fingerprint
 
 
 def test_fingerprints_differ_by_layout(open_reader: Open) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.heads.readouts import READOUTS, ReadOut, passage_scores
+from tests.heads.observing import Arrays
 
 
 def slow(rows: npt.NDArray[np.float32], lengths: list[int], readout: ReadOut) -> npt.NDArray[np.float64]:
@@ -41,7 +42,7 @@ def slow(rows: npt.NDArray[np.float32], lengths: list[int], readout: ReadOut) ->
 )
 def test_scores_follow_the_formulas(lengths: list[int], heads: int, seed: int, readout: ReadOut) -> None:
     rows = np.random.default_rng(seed).random((heads, 4, sum(lengths)), dtype=np.float32)
-    scores = passage_scores(rows, np.array(lengths), readout)
+    scores = passage_scores(Arrays(rows, np.array(lengths)), readout)
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(scores, slow(rows, lengths, readout), atol=1e-9)
 
@@ -50,21 +51,21 @@ def test_scores_follow_the_formulas(lengths: list[int], heads: int, seed: int, r
 def test_one_token_and_no_attention_give_no_nan(readout: ReadOut) -> None:
     rows = np.zeros((2, 4, 3), dtype=np.float32)
     rows[0, 0] = [0.5, 0.0, 0.25]
-    assert np.isfinite(passage_scores(rows, np.array([1, 1, 1]), readout)).all()
+    assert np.isfinite(passage_scores(Arrays(rows, np.array([1, 1, 1])), readout)).all()
 
 
 def test_an_outlier_below_two_deviations_is_dropped() -> None:
     rows = np.zeros((1, 4, 10), dtype=np.float32)
     rows[0, 0] = [0.1] * 9 + [0.0]
     rows[0, 1, 9] = 1.0
-    assert passage_scores(rows, np.array([10]), "icr")[0, 0] == pytest.approx(0.9)
+    assert passage_scores(Arrays(rows, np.array([10])), "icr")[0, 0] == pytest.approx(0.9)
 
 
 def test_equal_tokens_are_all_kept() -> None:
     """At a deviation of 0 nothing is below the mean."""
     rows = np.zeros((1, 4, 6), dtype=np.float32)
     rows[0, 0] = 0.1
-    assert passage_scores(rows, np.array([6]), "icr")[0, 0] == pytest.approx(0.6)
+    assert passage_scores(Arrays(rows, np.array([6])), "icr")[0, 0] == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("readout", READOUTS)
@@ -73,6 +74,6 @@ def test_permuted_passages_give_permuted_scores(readout: ReadOut) -> None:
     lengths = np.array([5, 9, 1, 30])
     parts = [rng.random((3, 4, length), dtype=np.float32) for length in lengths]
     order = [2, 0, 3, 1]
-    scores = passage_scores(np.concatenate(parts, axis=2), lengths, readout)
-    moved = passage_scores(np.concatenate([parts[at] for at in order], axis=2), lengths[order], readout)
+    scores = passage_scores(Arrays(np.concatenate(parts, axis=2), lengths), readout)
+    moved = passage_scores(Arrays(np.concatenate([parts[at] for at in order], axis=2), lengths[order]), readout)
     np.testing.assert_allclose(moved, scores[:, order], atol=1e-12)

@@ -10,6 +10,7 @@ from threading import Event, Lock
 
 from connector.backbone.batching.turns import LOOK_SECONDS, Turns
 from connector.backbone.caching.document_cache import DocumentCache
+from connector.backbone.prompt.tail import TokenIds
 from connector.backbone.runtime import EncodedDocument, Head
 from connector.errors import BackboneError
 
@@ -17,7 +18,7 @@ __all__ = ["SharedEncoding"]
 
 logger = logging.getLogger(__name__)
 Pool = tuple[Head, ...]
-Encode = Callable[[Sequence[Sequence[int]], Pool], Iterator[EncodedDocument]]
+Encode = Callable[[Sequence[TokenIds], Pool], Iterator[EncodedDocument]]
 # Tokens of what is encoded together for several requests: about a second on two cores. More would have no faster
 # products, and requests would wait longer for each other.
 _TOGETHER_TOKENS = 4096
@@ -28,7 +29,7 @@ class _Passage:
     """One that is being encoded, or is to be."""
 
     key: bytes
-    ids: Sequence[int]
+    ids: TokenIds
     over: Event = field(default_factory=Event)
     state: EncodedDocument | None = None
 
@@ -79,7 +80,7 @@ class SharedEncoding:
         self._lock = Lock()
 
     def states(
-        self, keys: Sequence[bytes], ids_of: Callable[[int], Sequence[int]], pool: Pool, check: Callable[[], None]
+        self, keys: Sequence[bytes], ids_of: Callable[[int], TokenIds], pool: Pool, check: Callable[[], None]
     ) -> tuple[list[EncodedDocument], int]:
         """The states of passages: from the cache, from another request that is encoding them, or encoded here.
 
@@ -127,7 +128,7 @@ class SharedEncoding:
         return [state for state in found if state is not None], encoded
 
     def _claim(
-        self, keys: Sequence[bytes], ids_of: Callable[[int], Sequence[int]], places: Sequence[int]
+        self, keys: Sequence[bytes], ids_of: Callable[[int], TokenIds], places: Sequence[int]
     ) -> tuple[dict[int, _Passage], dict[int, _Passage]]:
         """By place: what is to be encoded here, and what another request is encoding."""
         own: dict[int, _Passage] = {}

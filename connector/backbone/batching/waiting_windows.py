@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from connector.backbone.batching.turns import Turns
 from connector.backbone.reading import Rows
-from connector.backbone.runtime import AskedWindow, ReadsTogether, Runtime
+from connector.backbone.runtime import ReadRequest, Runtime
 from connector.errors import BackboneError
+from connector.settings import Layout
 
 __all__ = ["WaitingWindows"]
 
@@ -23,7 +24,7 @@ class _Asking:
 
     __slots__ = ("error", "rows", "window")
 
-    def __init__(self, window: AskedWindow) -> None:
+    def __init__(self, window: ReadRequest) -> None:
         self.window = window
         self.rows: Rows | None = None
         self.error: Exception | None = None
@@ -46,16 +47,16 @@ class WaitingWindows:
     Args:
         runtime: executes the LLM.
         prefix: ids at positions 0.. of every prompt.
-        late: the layout of all documents.
+        layout: of all documents.
     """
 
-    def __init__(self, runtime: Runtime, prefix: Sequence[int], *, late: bool) -> None:
-        self._runtime, self._prefix, self._late = runtime, prefix, late
-        most = runtime.windows_together if isinstance(runtime, ReadsTogether) else 1
+    def __init__(self, runtime: Runtime, prefix: Sequence[int], layout: Layout) -> None:
+        self._runtime, self._prefix, self._layout = runtime, prefix, layout
+        most = runtime.requests_together
         # A runtime that reads one window at a time keeps to one core under load.
         self._turns: Turns[_Asking] = Turns(1 if most > 1 else runtime.threads, most, _joins)
 
-    def rows(self, window: AskedWindow, check: Callable[[], None]) -> Rows:
+    def rows(self, window: ReadRequest, check: Callable[[], None]) -> Rows:
         """See ``Runtime.read``.
 
         Args:
@@ -85,11 +86,11 @@ class WaitingWindows:
                     asking.error = BackboneError("the reading of this window was interrupted; ask again")
 
     def _read_together(self, batch: Sequence[_Asking]) -> bool:
-        if len(batch) == 1 or not isinstance(self._runtime, ReadsTogether):
+        if len(batch) == 1:
             return False
         windows = [asking.window for asking in batch]
         try:
-            found = self._runtime.read_together(self._prefix, windows, late=self._late)
+            found = self._runtime.read(self._prefix, windows, layout=self._layout)
         except Exception:
             logger.warning("%d windows could not be read together; each is read alone", len(batch), exc_info=True)
             return False
@@ -99,8 +100,7 @@ class WaitingWindows:
 
     def _read_each(self, batch: Sequence[_Asking]) -> None:
         for asking in batch:
-            one = asking.window
             try:
-                asking.rows = self._runtime.read(self._prefix, one.tail, one.documents, one.heads, late=self._late)
+                (asking.rows,) = self._runtime.read(self._prefix, [asking.window], layout=self._layout)
             except Exception as error:
                 asking.error = error

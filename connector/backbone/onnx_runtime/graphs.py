@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.onnx_runtime.folder import ROWS, ExportedBackbone, graph_name
+from connector.backbone.prompt.tail import TokenIds
 from connector.errors import BackboneError, MissingExtraError
 
-__all__ = ["Array", "LayerStates", "OnnxGraphs", "Seen", "causal_bias", "thread_count"]
+__all__ = ["Array", "LayerStates", "OnnxGraphs", "Seen", "thread_count"]
 
 Array = npt.NDArray[np.float32]
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -48,15 +49,6 @@ def thread_count() -> int:
     if named.isdigit() and int(named) > 0:
         return int(named)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def causal_bias(queries: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], window: int | None) -> Array:
-    """0 where a query may look, -inf elsewhere: float32 [queries, keys], from their positions."""
-    distance = queries[:, None] - keys[None, :]
-    hidden = distance < 0
-    if window is not None:
-        hidden |= distance >= window
-    return np.where(hidden, np.float32("-inf"), np.float32(0))
 
 
 class OnnxGraphs:
@@ -114,7 +106,7 @@ class OnnxGraphs:
 
     def run(
         self,
-        ids: Sequence[int],
+        ids: TokenIds,
         positions: npt.NDArray[np.int64],
         biases: Mapping[int | None, Array],
         seen: Seen,
@@ -122,7 +114,7 @@ class OnnxGraphs:
         """Tokens through the layers; a layer is run when it is asked for.
 
         Args:
-            ids: the tokens.
+            ids: int32 [tokens].
             positions: int64 [tokens].
             biases: sliding window in tokens (or None) -> float32 [tokens, keys], for ``seen``.
             seen: called once a layer, when the next one is asked for.
@@ -130,7 +122,7 @@ class OnnxGraphs:
         Yields:
             Layer and its states.
         """
-        common: dict[str, Any] = {"ids": np.asarray(ids, dtype=np.int64), "positions": positions}
+        common: dict[str, Any] = {"ids": ids.astype(np.int64), "positions": positions}
         common.update({"bias" if size is None else "window_bias": bias for size, bias in biases.items()})
         before: dict[str, Any] = {}
         for layer, (session, inputs) in enumerate(zip(self._layers, self._inputs, strict=True)):

@@ -21,7 +21,7 @@ class OnnxPackedDocuments:
 
     Attributes:
         tokens: of all passages.
-        positions: int64 [tokens + prefix]: position of every token in its own prompt.
+        positions: int64 [tokens]: position of every token in its own prompt.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class OnnxPackedDocuments:
             raise BackboneError(
                 f"documents encoded for the {layout} layout cannot be read as another; clear the cache"
             )
+        self._start = start
         self.tokens = sum(document.tokens for document in documents)
-        places = [np.arange(start, start + document.tokens) for document in documents]
-        self.positions = np.concatenate([*places, np.arange(start)])
+        self.positions = np.concatenate([np.arange(start, start + document.tokens) for document in documents])
         self._packed: tuple[int, Array] | None = None
 
     def seen(self, layer: int, states: LayerStates) -> tuple[Array, Array]:
@@ -87,7 +87,7 @@ class OnnxPackedDocuments:
 
     def _room(self, own: Array) -> Array:
         heads, tail, dim = own.shape
-        return np.empty((heads, len(self.positions) + tail, dim), dtype=np.float32)
+        return np.empty((heads, self.tokens + self._start + tail, dim), dtype=np.float32)
 
     def _starts(self) -> Iterator[tuple[OnnxEncodedDocument, int]]:
         start = 0

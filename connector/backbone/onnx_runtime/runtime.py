@@ -14,13 +14,15 @@ import numpy.typing as npt
 from cachetools import LRUCache
 
 from connector.backbone.onnx_runtime.encoded import ArrayDtype, Kept, OnnxEncodedDocument, StoredArray
+from connector.backbone.onnx_runtime.fixed_states import FixedLayer, FixedStates, whole_tail
 from connector.backbone.onnx_runtime.folder import ExportedBackbone
-from connector.backbone.onnx_runtime.graphs import Array, LayerStates, OnnxGraphs, causal_bias, thread_count
+from connector.backbone.onnx_runtime.graphs import Array, LayerStates, OnnxGraphs, thread_count
 from connector.backbone.onnx_runtime.packed_documents import OnnxPackedDocuments, PrefixStates
-from connector.backbone.onnx_runtime.tail import FixedLayer, FixedStates, OnnxTail
-from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, Tail
+from connector.backbone.prompt.tail import Tail, TokenIds, causal_bias
+from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, ReadRequest
 from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
 from connector.errors import BackboneError
+from connector.settings import Layout
 
 __all__ = ["OnnxRuntime"]
 
@@ -54,7 +56,7 @@ class OnnxRuntime:
         self._exported, self._shape, self._cache_dtype = exported, exported.shape, cache_dtype
         self._threads = thread_count()
         self._graphs = OnnxGraphs(folder, exported, self._threads, device)
-        self._windows = frozenset(exported.windows)
+        self._sliding_windows = frozenset(exported.windows)
         self._prefixes: LRUCache[tuple[int, ...], PrefixStates] = LRUCache(4)
         self._fixed: LRUCache[Hashable, FixedStates] = LRUCache(_FIXED_BYTES, attrgetter("nbytes"))
         self._lock = Lock()
@@ -121,9 +123,10 @@ class OnnxRuntime:
         return f"onnx {s.family} {s.layers}x{s.kv_heads}x{s.head_dim} {self._exported.dtype}"
 
     def encode(
-        self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool
+        self, prefix: Sequence[int], documents: Sequence[TokenIds], heads: Sequence[Head], *, layout: Layout
     ) -> Iterator[EncodedDocument]:
         """See ``Runtime.encode``."""
+        late = layout == "late"
         deepest = self._deepest(heads)
         kept = self._kept(heads, deepest, late=late)
         before = self._prefix_states(prefix)
@@ -140,44 +143,46 @@ class OnnxRuntime:
                 self.kind,
             )
 
+    @property
+    def requests_together(self) -> int:
+        """See ``Runtime.requests_together``."""
+        return 1
+
     def read(
-        self,
-        prefix: Sequence[int],
-        tail: Tail,
-        documents: Sequence[EncodedDocument],
-        heads: Sequence[Head],
-        *,
-        late: bool,
-    ) -> npt.NDArray[np.float32]:
+        self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout
+    ) -> list[npt.NDArray[np.float32]]:
         """See ``Runtime.read``."""
-        own = [document for document in documents if isinstance(document, OnnxEncodedDocument)]
-        if len(own) != len(documents):
+        return [self._read(prefix, request, late=layout == "late") for request in requests]
+
+    def _read(self, prefix: Sequence[int], request: ReadRequest, *, late: bool) -> Array:
+        own = [document for document in request.documents if isinstance(document, OnnxEncodedDocument)]
+        if len(own) != len(request.documents):
             raise BackboneError("documents encoded by another runtime cannot be read by onnx")
+        tail, heads = request.tail, request.heads
         deepest = self._deepest(heads)
-        window = OnnxPackedDocuments(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
-        places = OnnxTail(tail, len(prefix))
-        rows = np.ascontiguousarray(tail.rows[:, places.counted])
+        packed = OnnxPackedDocuments(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
+        rows = np.ascontiguousarray(tail.rows[:, tail.counted])
         groups = self._shape.heads // self._shape.kv_heads
         found: dict[Head, Array] = {}
         if late:
-            biases = {size: places.bias(places.counted, window.positions, size) for size in self._windows}
-            layers = self._late(prefix, tail, places, deepest)
+            biases = {size: tail.bias(tail.counted, packed.positions, size) for size in self._sliding_windows}
+            layers = self._late(prefix, tail, deepest)
         else:
-            every = np.arange(len(places.ids))
-            passing = {size: places.bias(every, window.positions, size) for size in self._windows}
-            biases = {size: bias[places.counted] for size, bias in passing.items()}
-            layers = self._graphs.run(places.ids, places.positions, passing, window.seen)
+            every = np.arange(len(tail.ids))
+            passing = {size: tail.bias(every, packed.positions, size) for size in self._sliding_windows}
+            biases = {size: bias[tail.counted] for size, bias in passing.items()}
+            layers = self._graphs.run(tail.ids, tail.positions, passing, packed.seen)
         for layer, states in layers:
             by_kv_head: dict[int, list[int]] = {}
             for at, head in heads:
                 if at == layer and head not in by_kv_head.setdefault(head // groups, []):
                     by_kv_head[head // groups].append(head)
             for kv_head, chosen in by_kv_head.items():
-                keys = window.keys_of(layer, kv_head, states)
-                q = states.q[chosen][:, places.counted]
+                keys = packed.keys_of(layer, kv_head, states)
+                q = states.q[chosen][:, tail.counted]
                 averaged = self._graphs.rows(layer, q, keys, biases[self._exported.windows[layer]], rows)
                 found.update(
-                    {(layer, head): row[:, : window.tokens] for head, row in zip(chosen, averaged, strict=True)}
+                    {(layer, head): row[:, : packed.tokens] for head, row in zip(chosen, averaged, strict=True)}
                 )
             if layer == deepest:
                 break
@@ -186,36 +191,34 @@ class OnnxRuntime:
             raise BackboneError("the backbone gave attention that is not finite; check the weights and the dtype")
         return result
 
-    def _late(
-        self, prefix: Sequence[int], tail: Tail, places: OnnxTail, deepest: int
-    ) -> Iterator[tuple[int, LayerStates]]:
+    def _late(self, prefix: Sequence[int], tail: Tail, deepest: int) -> Iterator[tuple[int, LayerStates]]:
         """The tail's states of each layer, where no document takes part in them: only the query is run."""
-        fixed = self._fixed_states(prefix, tail, places, deepest)
+        fixed = self._fixed_states(prefix, tail, deepest)
         states_of_prefix = self._prefix_states(prefix)
 
         def seen(layer: int, states: LayerStates) -> tuple[Array, Array]:
             before, shared = states_of_prefix[layer], fixed.layers[layer]
-            keys = np.concatenate((before[0], shared.k[:, : places.shared], states.k), axis=1)
-            return keys, np.concatenate((before[1], shared.v[:, : places.shared], states.v), axis=1)
+            keys = np.concatenate((before[0], shared.k[:, : tail.shared], states.k), axis=1)
+            return keys, np.concatenate((before[1], shared.v[:, : tail.shared], states.v), axis=1)
 
-        biases = {size: places.query_bias(size) for size in self._windows}
-        for layer, states in self._graphs.run(*places.of(places.query), biases, seen):
+        biases = {size: tail.query_bias(size) for size in self._sliding_windows}
+        for layer, states in self._graphs.run(tail.ids[tail.query], tail.positions[tail.query], biases, seen):
             known = fixed.layers[layer]
-            yield layer, replace(states, q=places.whole(known.q, states.q), k=places.whole(known.k, states.k))
+            yield layer, replace(states, q=whole_tail(tail, known.q, states.q), k=whole_tail(tail, known.k, states.k))
 
-    def _fixed_states(self, prefix: Sequence[int], tail: Tail, places: OnnxTail, deepest: int) -> FixedStates:
-        key = (tuple(prefix), tail.shared, tail.variants[1:], tail.position, deepest)
+    def _fixed_states(self, prefix: Sequence[int], tail: Tail, deepest: int) -> FixedStates:
+        key = (tuple(prefix), tail.fixed_key, deepest)
         with self._lock:
             known = self._fixed.get(key)
         if known is None:
-            known = FixedStates(tuple(self._fixed_layers(prefix, places, deepest)))
+            known = FixedStates(tuple(self._fixed_layers(prefix, tail, deepest)))
             with self._lock:
                 if known.nbytes <= self._fixed.maxsize:
                     self._fixed[key] = known
         return known
 
-    def _fixed_layers(self, prefix: Sequence[int], places: OnnxTail, deepest: int) -> Iterator[FixedLayer]:
-        if not len(places.fixed):
+    def _fixed_layers(self, prefix: Sequence[int], tail: Tail, deepest: int) -> Iterator[FixedLayer]:
+        if not len(tail.fixed):
             numbers = (self._shape.heads, self._shape.kv_heads)
             q, k = (np.zeros((number, 0, self._shape.head_dim), dtype=np.float32) for number in numbers)
             yield from [FixedLayer(q, k, k)] * (deepest + 1)
@@ -226,17 +229,17 @@ class OnnxRuntime:
             before = states_of_prefix[layer]
             return np.concatenate((before[0], states.k), axis=1), np.concatenate((before[1], states.v), axis=1)
 
-        biases = {size: places.fixed_bias(size) for size in self._windows}
-        for layer, states in self._graphs.run(*places.of(places.fixed), biases, seen):
+        biases = {size: tail.fixed_bias(size) for size in self._sliding_windows}
+        for layer, states in self._graphs.run(tail.ids[tail.fixed], tail.positions[tail.fixed], biases, seen):
             yield FixedLayer(states.q, states.k, states.v)
             if layer == deepest:
                 return
 
-    def embed(self, tokens: Sequence[int], layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
+    def embed(self, tokens: TokenIds, layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
         """See ``Runtime.embed``."""
         deepest = self._deepest([(layer, 0) for layer in layers])
         positions = np.arange(len(tokens))
-        biases = {size: causal_bias(positions, positions, size) for size in self._windows}
+        biases = {size: causal_bias(positions, positions, size) for size in self._sliding_windows}
         pooled: dict[int, Array] = {}
         for layer, states in self._graphs.run(tokens, positions, biases, lambda _, states: (states.k, states.v)):
             own = states.hidden[0, start:]
@@ -274,13 +277,21 @@ class OnnxRuntime:
         if known is None:
             nothing = np.zeros((self._shape.kv_heads, 0, self._shape.head_dim), dtype=np.float32)
             empty = [(nothing, nothing)] * self._exported.layers
-            known = list(zip(*self._encode(key, 0, empty, self._exported.layers - 1), strict=True)) if key else empty
+            known = (
+                list(
+                    zip(
+                        *self._encode(np.array(key, dtype=np.int32), 0, empty, self._exported.layers - 1), strict=True
+                    )
+                )
+                if key
+                else empty
+            )
             with self._lock:
                 self._prefixes[key] = known
         return known
 
     def _encode(
-        self, ids: Sequence[int], start: int, before: PrefixStates, deepest: int
+        self, ids: TokenIds, start: int, before: PrefixStates, deepest: int
     ) -> tuple[list[Array], list[Array]]:
         """Keys and values [kv heads, tokens, d] of each layer up to the deepest."""
         keys: list[list[Array]] = [[] for _ in range(deepest + 1)]
@@ -296,7 +307,7 @@ class OnnxRuntime:
             part = ids[at : at + _PART_TOKENS]
             positions = np.arange(start + at, start + at + len(part))
             behind = np.arange(start + at + len(part))
-            biases = {size: causal_bias(positions, behind, size) for size in self._windows}
+            biases = {size: causal_bias(positions, behind, size) for size in self._sliding_windows}
             for layer, states in self._graphs.run(part, positions, biases, seen):
                 keys[layer].append(states.k)
                 values[layer].append(states.v)

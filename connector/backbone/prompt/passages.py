@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache
 
+from connector.backbone.prompt.tail import TokenIds
 from connector.backbone.prompt.tokenizer import EncodedText, Tokenizer
 
 __all__ = ["Passage", "Passages", "SplitText", "passage_key", "split_text"]
@@ -23,13 +24,13 @@ __all__ = ["Passage", "Passages", "SplitText", "passage_key", "split_text"]
 # tokenized, so that a document of 100 MB costs no more than one of the size that is read.
 _CHARACTERS_PER_TOKEN = 64
 # What Python keeps beside the characters and numbers, measured: of a text, and of each of its passages.
-_BYTES_A_TEXT, _BYTES_A_PASSAGE = 550, 300
+_BYTES_A_TEXT, _BYTES_A_PASSAGE = 650, 400
 
 
-def passage_key(namespace: str, tokens: Sequence[int]) -> bytes:
+def passage_key(namespace: str, ids: TokenIds) -> bytes:
     """The key of a passage: hash of what encodes it (fingerprint, layout, pool) and of its token ids."""
     digest = hashlib.blake2b(namespace.encode(), digest_size=16)
-    digest.update(np.asarray(tokens, dtype="<i4").tobytes())
+    digest.update(ids.astype("<i4", copy=False).tobytes())
     return digest.digest()
 
 
@@ -38,11 +39,11 @@ class Passage:
     """A part of a document that is scored by itself. Not to be changed.
 
     Attributes:
-        packed: token ids as big-endian 32-bit numbers, never empty: bytes compare as the ids themselves would.
+        ids: int32 [tokens], never empty.
         spans: int32 [tokens, 2]: (start, end) characters of each token in the document.
     """
 
-    packed: bytes
+    ids: TokenIds
     spans: npt.NDArray[np.int32] = field(repr=False)
     _key: tuple[str, bytes] = field(default=("", b""), init=False, repr=False)
 
@@ -52,9 +53,9 @@ class Passage:
         return len(self.spans)
 
     @property
-    def ids(self) -> tuple[int, ...]:
-        """Token ids."""
-        return tuple(np.frombuffer(self.packed, dtype=">u4").tolist())
+    def content(self) -> bytes:
+        """What tells passages apart, and puts them in an order that does not depend on where they came from."""
+        return self.ids.tobytes()
 
     @property
     def offsets(self) -> tuple[tuple[int, int], ...]:
@@ -93,12 +94,13 @@ def split_text(encoding: EncodedText, budget: int, most: int) -> SplitText:
     total = min(len(encoding.ids), budget * most)
     if not total:
         return SplitText((), False)
-    packed = np.array(encoding.ids[:total], dtype=">u4").tobytes()
+    # A copy: what is cut off is not to be kept.
+    ids = encoding.ids[:total].copy()
     spans = np.frombuffer(array("i", chain.from_iterable(encoding.offsets[:total])), dtype=np.int32).reshape(-1, 2)
     parts = ceil(total / budget)
     bounds = [total * at // parts for at in range(parts + 1)]
     passages = tuple(
-        Passage(packed[4 * start : 4 * end], spans[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)
+        Passage(ids[start:end], spans[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)
     )
     return SplitText(passages, len(encoding.ids) > total)
 
@@ -158,5 +160,5 @@ class _Remembered:
 
     @classmethod
     def of(cls, text: str, split: SplitText) -> _Remembered:
-        own = sum(len(passage.packed) + passage.spans.nbytes + _BYTES_A_PASSAGE for passage in split.passages)
+        own = sum(passage.ids.nbytes + passage.spans.nbytes + _BYTES_A_PASSAGE for passage in split.passages)
         return cls(split, sys.getsizeof(text) + own + _BYTES_A_TEXT)

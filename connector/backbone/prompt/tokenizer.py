@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer as _Tokenizer
 
+from connector.backbone.prompt.tail import TokenIds
 from connector.documents import clean_text
 from connector.errors import BackboneError
 
@@ -22,11 +24,11 @@ _CONTROL = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class EncodedText:
-    """Token ids of a text and, for each, its (start, end) characters in the text."""
+    """Token ids of a text, int32 [tokens], and for each its (start, end) characters in the text."""
 
-    ids: tuple[int, ...]
+    ids: TokenIds
     offsets: tuple[tuple[int, int], ...]
 
 
@@ -83,7 +85,7 @@ class Tokenizer:
         for encoding in encodings:
             if not self.control_ids.isdisjoint(encoding.ids):
                 raise BackboneError("the tokenizer turned user text into control tokens; this backbone is unsafe")
-            out.append(EncodedText(tuple(encoding.ids), tuple(encoding.offsets)))
+            out.append(EncodedText(np.array(encoding.ids, dtype=np.int32), tuple(encoding.offsets)))
         return out
 
     def opening_ids(self) -> tuple[int, ...]:

@@ -57,7 +57,7 @@ class LayerOptions:
     """What a layer's own code passes along: the scale, a sliding window in tokens, a soft cap of the logits."""
 
     scaling: float
-    window: int | None
+    sliding_window: int | None
     softcap: float | None
 
 
@@ -106,7 +106,7 @@ def _attention(
     assert isinstance(layer, int)
     options = LayerOptions(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        window=kwargs.get("sliding_window"),
+        sliding_window=kwargs.get("sliding_window"),
         softcap=kwargs.get("softcap"),
     )
     return attend(layer, query[0], key[0], value[0], options).unsqueeze(0), None
@@ -203,12 +203,12 @@ def fuses_long_rows() -> bool:
     return has_amx is not None and bool(has_amx())
 
 
-def causal_bias(query_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
+def causal_bias(query_positions: Tensor, key_positions: Tensor, sliding_window: int | None) -> Tensor:
     """0 where a query may look, -inf elsewhere: [queries, keys]."""
     distance = query_positions[:, None] - key_positions[None, :]
     hidden = distance < 0
-    if window is not None:
-        hidden |= distance >= window
+    if sliding_window is not None:
+        hidden |= distance >= sliding_window
     return torch.zeros(distance.shape, device=distance.device).masked_fill_(hidden, float("-inf"))
 
 
@@ -267,7 +267,7 @@ class EncodePass(AttentionPass):
         groups = q.shape[0] // k.shape[0]
         if groups > 1:
             k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)
-        bias = self._bias(k.shape[1] - q.shape[1], 0, k.shape[1], options.window)
+        bias = self._bias(k.shape[1] - q.shape[1], 0, k.shape[1], options.sliding_window)
         attended = torch.nn.functional.scaled_dot_product_attention(
             q[None], k[None], v[None], attn_mask=bias.to(q.dtype), scale=options.scaling
         )
@@ -284,22 +284,22 @@ class EncodePass(AttentionPass):
         for start in range(0, q.shape[1], _QUERY_BLOCK):
             end = min(start + _QUERY_BLOCK, q.shape[1])
             last = before + end
-            first = 0 if options.window is None else max(0, before + start - options.window + 1)
-            # Without a window, all queries of the block see what is before it.
-            masked = before + start if options.window is None else first
+            first = 0 if options.sliding_window is None else max(0, before + start - options.sliding_window + 1)
+            # Without a sliding window, all queries of the block see what is before it.
+            masked = before + start if options.sliding_window is None else first
             # In the cache, float32 costs nothing, and its softmax is the faster one.
             logits = attention_logits(q[:, start:end], k[:, first:last], options).float()
-            logits[:, :, masked - first :].add_(self._bias(before + start, masked, last, options.window))
+            logits[:, :, masked - first :].add_(self._bias(before + start, masked, last, options.sliding_window))
             weights = torch.softmax(logits, dim=-1).to(v.dtype).view(k.shape[0], -1, last - first)
             out[:, start:end] = batched_products(weights, v[:, first:last]).view(q.shape[0], end - start, -1)
 
-    def _bias(self, start: int, first: int, last: int, window: int | None) -> Tensor:
+    def _bias(self, start: int, first: int, last: int, sliding_window: int | None) -> Tensor:
         """Of the queries at ``start`` to ``last``, over the keys at ``first`` to ``last``."""
-        key = (start, first, last, window or 0)
+        key = (start, first, last, sliding_window or 0)
         cached = self._biases.get(key)
         if cached is None:
             positions = torch.arange(last, device=self._device)
-            cached = self._biases[key] = causal_bias(positions[start:], positions[first:], window)
+            cached = self._biases[key] = causal_bias(positions[start:], positions[first:], sliding_window)
         return cached
 
 

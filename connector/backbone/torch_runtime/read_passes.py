@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from connector.backbone.prompt.tail import Tail
 from connector.backbone.runtime import Head
 from connector.backbone.torch_runtime.attention import (
     AttentionPass,
@@ -18,7 +21,7 @@ from connector.backbone.torch_runtime.attention import (
     grouped_bias,
 )
 from connector.backbone.torch_runtime.encoded import PackedDocuments
-from connector.backbone.torch_runtime.tail import FixedStates, TailPlaces
+from connector.backbone.torch_runtime.fixed_states import FixedStates, whole_tail
 from connector.errors import BackboneError
 
 __all__ = ["FixedPass", "LatePass", "ReadPass", "SideBySidePass"]
@@ -27,25 +30,38 @@ Tensor = torch.Tensor
 _Prefix = Mapping[int, tuple[Tensor, Tensor]]
 
 
+def _tail_bias(
+    tail: Tail, places: npt.NDArray[np.int64], documents: PackedDocuments, sliding_window: int | None
+) -> Tensor:
+    """What some of a tail's tokens see: float32 [places, keys], on the documents' device.
+
+    Documents and prefix are always behind the tail: where only a sliding window could hide them and there is none,
+    their columns are left out.
+    """
+    if sliding_window is None:
+        bias = tail.own_bias(places, None)
+    else:
+        bias = tail.bias(places, documents.positions.cpu().numpy(), sliding_window)
+    return torch.from_numpy(bias).to(documents.positions.device)
+
+
 class _Capture:
     """Keeps what some heads' attention rows give the documents' tokens.
 
     Rows that count in no group are not computed.
 
     Args:
-        tail: the tail's tokens.
+        tail: the tail.
         documents: the window's packed states.
-        rows: float32 [groups, tail tokens].
         heads: layer -> heads whose rows are kept.
     """
 
-    def __init__(
-        self, tail: TailPlaces, documents: PackedDocuments, rows: Tensor, heads: Mapping[int, Sequence[int]]
-    ) -> None:
+    def __init__(self, tail: Tail, documents: PackedDocuments, heads: Mapping[int, Sequence[int]]) -> None:
         self._tail, self._documents, self.heads = tail, documents, heads
-        counted = rows.ne(0).any(dim=0)
-        self._needed = None if bool(counted.all()) else counted.nonzero()[:, 0]
-        self._rows = rows if self._needed is None else rows[:, self._needed]
+        device = documents.positions.device
+        every = len(tail.counted) == len(tail.ids)
+        self._needed = None if every else torch.from_numpy(tail.counted).to(device)
+        self._rows = torch.from_numpy(np.ascontiguousarray(tail.rows[:, tail.counted])).to(device)
         self._biases: dict[int | None, Tensor] = {}
         self.deepest = max(heads)
         self.captured: dict[Head, Tensor] = {}
@@ -66,10 +82,10 @@ class _Capture:
             places: for each head, the place of its kv head.
             options: of the layer.
         """
-        bias = self._biases.get(options.window)
+        bias = self._biases.get(options.sliding_window)
         if bias is None:
-            bias = self._tail.bias(options.window, self._documents.positions)
-            bias = self._biases[options.window] = bias if self._needed is None else bias[self._needed]
+            bias = _tail_bias(self._tail, self._tail.counted, self._documents, options.sliding_window)
+            self._biases[options.sliding_window] = bias
         q = self.needed(q)
         blocks = [attention_logits(q, _of_heads(keys, places), options) for keys in key_blocks]
         self.keep_logits(layer, biased(torch.cat(blocks, dim=2) if len(blocks) > 1 else blocks[0], bias))
@@ -96,13 +112,18 @@ class _ShortAttention:
         self._biases: dict[int | None, Tensor] = {}
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, bias_of: Callable[[int | None], Tensor], options: LayerOptions
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias_of: Callable[[int | None], npt.NDArray[np.float32]],
+        options: LayerOptions,
     ) -> Tensor:
         """[heads, tokens, d] from q [heads, tokens, d] and k, v [kv heads, keys, d]."""
-        bias = self._biases.get(options.window)
+        bias = self._biases.get(options.sliding_window)
         if bias is None:
-            bias = bias_of(options.window)
-            bias = self._biases[options.window] = (
+            bias = torch.from_numpy(bias_of(options.sliding_window)).to(q.device)
+            bias = self._biases[options.sliding_window] = (
                 grouped_bias(bias, q, k.shape[0]) if options.softcap is None else bias
             )
         if options.softcap is None:
@@ -122,8 +143,7 @@ class ReadPass(AttentionPass):
     Args:
         prefix: layer -> (keys, values) of the prefix.
         documents: the window's packed states.
-        tail: the tail's tokens.
-        rows: float32 [groups, tail tokens].
+        tail: the tail.
         heads: layer -> heads whose rows are kept.
     """
 
@@ -131,12 +151,11 @@ class ReadPass(AttentionPass):
         self,
         prefix: _Prefix,
         documents: PackedDocuments,
-        tail: TailPlaces,
-        rows: Tensor,
+        tail: Tail,
         heads: Mapping[int, Sequence[int]],
     ) -> None:
         self._prefix, self._documents, self._tail = prefix, documents, tail
-        self._capture = _Capture(tail, documents, rows, heads)
+        self._capture = _Capture(tail, documents, heads)
         self._biases: dict[int | None, Tensor] = {}
 
     @property
@@ -156,13 +175,13 @@ class ReadPass(AttentionPass):
         states = self._documents.states(layer, torch.cat((prefix_k, prefix_v)), torch.cat((k, v)))
         keys, values = states[:kv_heads], states[kv_heads:]
         fuses = _fuses(q, options)
-        bias = self._biases.get(options.window)
+        bias = self._biases.get(options.sliding_window)
         if bias is None:
-            bias = self._tail.bias(options.window, self._documents.positions)
+            bias = _tail_bias(self._tail, np.arange(len(self._tail.ids)), self._documents, options.sliding_window)
             if fuses:
                 hides_nothing = bias.new_zeros(bias.shape[0], keys.shape[1] - bias.shape[1])
                 bias = grouped_bias(torch.cat((hides_nothing, bias), dim=1), q, kv_heads)
-            self._biases[options.window] = bias
+            self._biases[options.sliding_window] = bias
         if fuses:
             if chosen:
                 self._capture.keep(layer, q[chosen], [keys], places, options)
@@ -180,9 +199,8 @@ class LatePass(AttentionPass):
     Args:
         prefix: layer -> (keys, values) of the prefix.
         documents: the window's packed keys.
-        tail: the whole tail's tokens.
+        tail: the whole tail.
         fixed: states of the tail without the query.
-        rows: float32 [groups, tail tokens].
         heads: layer -> heads whose rows are kept.
     """
 
@@ -190,16 +208,15 @@ class LatePass(AttentionPass):
         self,
         prefix: _Prefix,
         documents: PackedDocuments,
-        tail: TailPlaces,
+        tail: Tail,
         fixed: FixedStates,
-        rows: Tensor,
         heads: Mapping[int, Sequence[int]],
     ) -> None:
         if documents.kept is None:
             raise BackboneError("documents encoded for the block layout cannot be read as late; clear the cache")
         self._prefix, self._documents, self._tail, self._fixed = prefix, documents, tail, fixed
         self._kept = documents.kept
-        self._capture = _Capture(tail, documents, rows, heads)
+        self._capture = _Capture(tail, documents, heads)
         self._short = _ShortAttention()
 
     @property
@@ -221,8 +238,8 @@ class LatePass(AttentionPass):
     def _meet_documents(self, layer: int, q: Tensor, k: Tensor, prefix_k: Tensor, options: LayerOptions) -> None:
         chosen, kept = list(self._capture.heads[layer]), list(self._kept[layer])
         groups = q.shape[0] // k.shape[0]
-        whole_q = self._tail.whole(self._fixed.q[layer][chosen], q[chosen])
-        own_k = self._tail.whole(self._fixed.k[layer][kept], k[kept])
+        whole_q = whole_tail(self._tail, self._fixed.q[layer][chosen], q[chosen])
+        own_k = whole_tail(self._tail, self._fixed.k[layer][kept], k[kept])
         keys = self._documents.key_blocks(layer, prefix_k[kept], own_k)
         self._capture.keep(layer, whole_q, keys, [kept.index(head // groups) for head in chosen], options)
 
@@ -232,11 +249,11 @@ class FixedPass(AttentionPass):
 
     Args:
         prefix: layer -> (keys, values) of the prefix.
-        tail: the tail's tokens.
+        tail: the tail.
         deepest: the last layer whose states are wanted.
     """
 
-    def __init__(self, prefix: _Prefix, tail: TailPlaces, deepest: int) -> None:
+    def __init__(self, prefix: _Prefix, tail: Tail, deepest: int) -> None:
         self._prefix, self._tail, self._deepest = prefix, tail, deepest
         self._short = _ShortAttention()
         self.states = FixedStates()

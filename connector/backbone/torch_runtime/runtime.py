@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from threading import Lock
@@ -14,33 +13,28 @@ import numpy.typing as npt
 import torch
 from cachetools import LRUCache
 
-from connector.backbone.runtime import AskedWindow, BackboneShape, EncodedDocument, Head, Tail
+from connector.backbone.prompt.tail import Tail, TokenIds
+from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, ReadRequest
 from connector.backbone.torch_runtime.attention import AttentionPass, EncodePass, StatesPass
 from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.decoder import load_decoder, multiplies_bfloat16
 from connector.backbone.torch_runtime.encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
+from connector.backbone.torch_runtime.fixed_states import FixedStates
 from connector.backbone.torch_runtime.key_codes import CODE_BITS
 from connector.backbone.torch_runtime.read_passes import FixedPass, LatePass, ReadPass, SideBySidePass
 from connector.backbone.torch_runtime.sequences import Sequences, TokenSequence
-from connector.backbone.torch_runtime.tail import FixedStates, TailPlaces
 from connector.errors import BackboneError
+from connector.settings import Layout
 
 __all__ = ["TorchRuntime"]
 
-# Windows of several requests that are read in one pass: with more, requests would wait longer for little.
-_WINDOWS_TOGETHER = 8
+# Requests that are read in one pass: with more, they would wait longer for little.
+_REQUESTS_TOGETHER = 8
 # States of tails without their queries, for as many places of a tail as there is room for.
 _FIXED_BYTES = 64_000_000
 _Prefix = dict[int, tuple[torch.Tensor, torch.Tensor]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A window's pass, and the tokens that go through the layers for it."""
-
-    read: ReadPass | LatePass
-    sequence: TokenSequence
+_Going = tuple[ReadPass | LatePass, TokenSequence]
 
 
 class TorchRuntime:
@@ -132,20 +126,21 @@ class TorchRuntime:
         return f"torch {s.family} {s.layers}x{s.kv_heads}x{s.head_dim} {str(self._dtype).removeprefix('torch.')}"
 
     def encode(
-        self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool
+        self, prefix: Sequence[int], documents: Sequence[TokenIds], heads: Sequence[Head], *, layout: Layout
     ) -> Iterator[EncodedDocument]:
         """See ``Runtime.encode``."""
+        late = layout == "late"
         if self._cache_dtype in CODE_BITS and not late:
             raise BackboneError(f"cache.dtype = {self._cache_dtype} is for the layout late; set it to int8")
         deepest = max(layer for layer, _ in heads)
         prefix_states = self._sharing.run(lambda: self._prefix_states(prefix))
         kept = self._kept(heads) if late else None
 
-        def encoded(batch: Sequence[Sequence[int]]) -> list[TorchEncodedDocument]:
+        def encoded(batch: Sequence[TokenIds]) -> list[TorchEncodedDocument]:
             lengths = [len(document) for document in batch]
             encode = EncodePass(lengths, prefix_states, kept, deepest, self._device)
             start = len(prefix)
-            self._sequences.run(encode, [TokenSequence(ids, range(start, start + len(ids))) for ids in batch])
+            self._sequences.run(encode, [TokenSequence(ids, np.arange(start, start + len(ids))) for ids in batch])
             return list(self._store(encode, lengths, deepest, kept))
 
         for batch in self._sharing.map(encoded, list(self._sequences.batches(documents, self._sharing.width()))):
@@ -170,78 +165,67 @@ class TorchRuntime:
                 states[layer] = StoredTensor.store(both, self._cache_dtype)
             yield TorchEncodedDocument(length, states, self.kind, kept)
 
-    def read(
-        self,
-        prefix: Sequence[int],
-        tail: Tail,
-        documents: Sequence[EncodedDocument],
-        heads: Sequence[Head],
-        *,
-        late: bool,
-    ) -> npt.NDArray[np.float32]:
-        """See ``Runtime.read``."""
-        return self.read_together(prefix, [AskedWindow(tail, documents, heads)], late=late)[0]
-
     @property
-    def windows_together(self) -> int:
-        """See ``ReadsTogether``."""
-        return _WINDOWS_TOGETHER if self._sequences.plan.most else 1
+    def requests_together(self) -> int:
+        """See ``Runtime.requests_together``."""
+        return _REQUESTS_TOGETHER if self._sequences.plan.most else 1
 
-    def read_together(
-        self, prefix: Sequence[int], windows: Sequence[AskedWindow], *, late: bool
+    def read(
+        self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout
     ) -> list[npt.NDArray[np.float32]]:
-        """See ``ReadsTogether``."""
-        for document in chain.from_iterable(window.documents for window in windows):
+        """See ``Runtime.read``."""
+        for document in chain.from_iterable(request.documents for request in requests):
             if not isinstance(document, TorchEncodedDocument):
                 raise BackboneError("documents encoded by another runtime cannot be read by torch")
-        rows = self._sharing.run(lambda: self._rows(prefix, windows, late=late))
-        if not all(np.isfinite(of_window).all() for of_window in rows):
+        rows = self._sharing.run(lambda: self._rows(prefix, requests, layout))
+        if not all(np.isfinite(of_request).all() for of_request in rows):
             raise BackboneError("the backbone gave attention that is not finite; check the weights and the dtype")
         return rows
 
     def _rows(
-        self, prefix: Sequence[int], windows: Sequence[AskedWindow], *, late: bool
+        self, prefix: Sequence[int], requests: Sequence[ReadRequest], layout: Layout
     ) -> list[npt.NDArray[np.float32]]:
-        found = [self._asked(prefix, window, late=late) for window in windows]
-        going: list[_Asked] = []
-        for asked in found:
-            if going and not self._sequences.plan.together([len(each.sequence.tokens) for each in (*going, asked)]):
-                self._read_all(going)
+        found = [self._pass(prefix, request, layout) for request in requests]
+        going: list[_Going] = []
+        for read, tokens in found:
+            if going and not self._sequences.plan.together([len(own.tokens) for _, own in (*going, (read, tokens))]):
+                self._run(going)
                 going = []
-            going.append(asked)
-        self._read_all(going)
+            going.append((read, tokens))
+        self._run(going)
         rows = []
-        for asked, window in zip(found, windows, strict=True):
-            stacked = torch.stack([asked.read.captured[head] for head in window.heads]).cpu().numpy()
+        for (read, _), request in zip(found, requests, strict=True):
+            stacked = torch.stack([read.captured[head] for head in request.heads]).cpu().numpy()
             rows.append(np.asarray(stacked, dtype=np.float32))
         return rows
 
-    def _asked(self, prefix: Sequence[int], window: AskedWindow, *, late: bool) -> _Asked:
-        tail = TailPlaces(window.tail, len(prefix), self._device)
-        states = self._prefix_states(prefix)
-        documents = [document for document in window.documents if isinstance(document, TorchEncodedDocument)]
+    def _pass(self, prefix: Sequence[int], request: ReadRequest, layout: Layout) -> _Going:
+        """The pass that reads a request, and the tokens that go through the layers for it."""
+        tail, states = request.tail, self._prefix_states(prefix)
+        documents = [document for document in request.documents if isinstance(document, TorchEncodedDocument)]
         packed = PackedDocuments.pack(documents, len(prefix), self._dtype, self._device)
-        rows, heads = torch.from_numpy(window.tail.rows).to(self._device), _by_layer(window.heads)
-        if not late:
-            return _Asked(ReadPass(states, packed, tail, rows, heads), TokenSequence(tail.ids, tail.positions))
-        fixed = self._fixed_states(prefix, window.tail, tail, max(heads))
-        return _Asked(LatePass(states, packed, tail, fixed, rows, heads), TokenSequence(*tail.query_tokens()))
+        heads = _by_layer(request.heads)
+        if layout != "late":
+            return ReadPass(states, packed, tail, heads), TokenSequence(tail.ids, tail.positions)
+        fixed = self._fixed_states(prefix, tail, max(heads))
+        own = TokenSequence(tail.ids[tail.query], tail.positions[tail.query])
+        return LatePass(states, packed, tail, fixed, heads), own
 
-    def _read_all(self, going: Sequence[_Asked]) -> None:
-        read: AttentionPass = going[0].read
+    def _run(self, going: Sequence[_Going]) -> None:
+        read: AttentionPass = going[0][0]
         if len(going) > 1:
-            read = SideBySidePass([(asked.read, len(asked.sequence.tokens)) for asked in going])
-        self._sequences.run(read, [asked.sequence for asked in going])
+            read = SideBySidePass([(own, len(tokens.tokens)) for own, tokens in going])
+        self._sequences.run(read, [tokens for _, tokens in going])
 
-    def _fixed_states(self, prefix: Sequence[int], tail: Tail, places: TailPlaces, deepest: int) -> FixedStates:
-        key = (tuple(prefix), tail.shared, tail.variants[1:], tail.position, deepest)
+    def _fixed_states(self, prefix: Sequence[int], tail: Tail, deepest: int) -> FixedStates:
+        key = (tuple(prefix), tail.fixed_key, deepest)
         with self._lock:
             known = self._fixed.get(key)
         if known is None:
             before = self._prefix_states(prefix)
-            if places.fixed:
-                fixed = FixedPass(before, places, deepest)
-                self._sequences.run(fixed, [TokenSequence(*places.fixed_tokens())])
+            if len(tail.fixed):
+                fixed = FixedPass(before, tail, deepest)
+                self._sequences.run(fixed, [TokenSequence(tail.ids[tail.fixed], tail.positions[tail.fixed])])
                 known = fixed.states
             else:
                 known = FixedStates.none(before, self._shape.heads)
@@ -250,12 +234,12 @@ class TorchRuntime:
                     self._fixed[key] = known
         return known
 
-    def embed(self, tokens: Sequence[int], layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
+    def embed(self, tokens: TokenIds, layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
         """See ``Runtime.embed``."""
 
         def pooled() -> npt.NDArray[np.float32]:
             states = StatesPass(len(tokens), layers, self._device)
-            self._sequences.run(states, [TokenSequence(tokens, range(len(tokens)))])
+            self._sequences.run(states, [TokenSequence(tokens, np.arange(len(tokens)))])
             own = [states.states[layer][start:].float() for layer in layers]
             both = torch.stack([torch.stack((state.mean(dim=0), state[-1])) for state in own])
             return np.asarray(both.cpu().numpy(), dtype=np.float32)
@@ -272,7 +256,7 @@ class TorchRuntime:
             known = self._prefixes.get(key)
         if known is None:
             encode = EncodePass([len(key)], {}, None, self._shape.layers, self._device)
-            self._sequences.run(encode, [TokenSequence(key, range(len(key)))])
+            self._sequences.run(encode, [TokenSequence(np.array(key, dtype=np.int32), np.arange(len(key)))])
             known = {layer: (encode.keys[layer], encode.values[layer]) for layer in encode.keys}
             with self._lock:
                 self._prefixes[key] = known

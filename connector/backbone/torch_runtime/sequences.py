@@ -9,8 +9,11 @@ from functools import partial
 from math import ceil
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from connector.backbone.prompt.tail import TokenIds
 from connector.backbone.torch_runtime.attention import AttentionPass, EncodePass, active, report_states
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.cpu.fused_layers import fuse_layers
@@ -31,10 +34,10 @@ _VECTOR = 32
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """Tokens that see nothing of other sequences, and their positions."""
+    """Tokens that see nothing of other sequences, and their positions: int32 and int64 [tokens]."""
 
-    tokens: Sequence[int]
-    positions: Sequence[int]
+    tokens: TokenIds
+    positions: npt.NDArray[np.int64]
 
 
 class Sequences:
@@ -75,8 +78,8 @@ class Sequences:
         for part in parts:
             start = len(ids)
             for sequence in part:
-                ids.extend(sequence.tokens)
-                positions.extend(sequence.positions)
+                ids.extend(sequence.tokens.tolist())
+                positions.extend(sequence.positions.tolist())
             own.extend(range(start, len(ids)))
             rows.append(self.plan.rows(len(ids) - start))
             more = start + rows[-1] - len(ids)
@@ -90,12 +93,12 @@ class Sequences:
         with active(attention_pass, places), products_apart(rows) if apart else nullcontext():
             self._model(**tensors, use_cache=False)
 
-    def batches(self, documents: Sequence[Sequence[int]], cores: int) -> Iterator[Sequence[Sequence[int]]]:
+    def batches(self, documents: Sequence[TokenIds], cores: int) -> Iterator[Sequence[TokenIds]]:
         """Documents that are to be run together: in order, of about the same number of tokens, as many batches as
         there are cores or a multiple of that."""
         total = sum(map(len, documents))
         parts = ceil(total / (self.plan.most * cores)) * cores if self.plan.most else 0
-        batch: list[Sequence[int]] = []
+        batch: list[TokenIds] = []
         end = part = 0
         for document in documents:
             # A document belongs to the part in which its middle lies.
@@ -130,7 +133,8 @@ class Sequences:
         self.plan = plan
         highest = self._model.config.vocab_size - 1
         passages = [
-            TokenSequence([min(at, highest) for at in range(length)], range(length)) for length in _PROBE_LENGTHS
+            TokenSequence(np.minimum(np.arange(length), highest).astype(np.int32), np.arange(length))
+            for length in _PROBE_LENGTHS
         ]
         depth = min(_PROBE_LAYERS, self._model.config.num_hidden_layers - 1)
 

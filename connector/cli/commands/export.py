@@ -180,7 +180,9 @@ def _table(bundle: Bundle) -> Table:
         "query embedding": f"{made.dimension} numbers: {made.pooling} of the {made.form}, "
         f"entering layer {', '.join(map(str, made.layers))}{', and features' if made.features else ''}",
         "static set": f"{len(static['members'])} members, first stage {static['first_stage']:.2f}: "
-        + " ".join(f"{layer}.{head}/{readout}" for layer, head, readout in bundle.static_route().members),
+        + " ".join(
+            f"{own.layer}.{own.head}/{own.readout}" for own in (metadata.pool[at] for at in static["members"])
+        ),
         **{f"training: {name}": str(value) for name, value in metadata.training.items()},
         **{f"gains: {name}": str(value) for name, value in metadata.gains.items()},
     }

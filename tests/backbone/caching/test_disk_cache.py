@@ -46,7 +46,7 @@ def disk(path: Path) -> Iterator[DiskCache]:
 
 
 def key(number: int) -> bytes:
-    return passage_key("f", [number])
+    return passage_key("f", np.array([number], dtype=np.int32))
 
 
 def test_what_is_put_is_found_at_once_and_by_the_next_process(path: Path, disk: DiskCache) -> None:

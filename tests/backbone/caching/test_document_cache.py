@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ class Sized:
 
 def test_hits_misses_and_evictions_are_counted() -> None:
     cache = DocumentCache(100)
-    first, second, third = (passage_key("f", [number]) for number in range(3))
+    first, second, third = (passage_key("f", np.array([number], dtype=np.int32)) for number in range(3))
     assert cache.get(first) is None
     cache.put(first, Sized(60))
     cache.put(second, Sized(40))
@@ -42,10 +43,14 @@ def test_hits_misses_and_evictions_are_counted() -> None:
 def test_the_bound_always_holds(puts: list[tuple[int, int]], limit: int) -> None:
     cache = DocumentCache(limit)
     for number, size in puts:
-        cache.put(passage_key("f", [number]), Sized(size))
+        cache.put(passage_key("f", np.array([number], dtype=np.int32)), Sized(size))
         assert cache.statistics().bytes <= limit
 
 
 def test_keys_tell_namespaces_and_texts_apart() -> None:
-    keys = {passage_key(name, ids) for name in ("a", "b") for ids in ([], [1], [1, 2], [2, 1], [12])}
+    keys = {
+        passage_key(name, np.array(ids, dtype=np.int32))
+        for name in ("a", "b")
+        for ids in ([], [1], [1, 2], [2, 1], [12])
+    }
     assert len(keys) == 10

@@ -11,7 +11,8 @@ from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
-from connector.backbone.reader import Reader, Reading
+from connector.backbone.reader import Reader
+from connector.backbone.reading import Reading
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.settings import Layout
@@ -27,7 +28,7 @@ def open_reader(smollm2: Checkpoint) -> Open:
     tokenizer = Tokenizer.from_folder(smollm2.path)
     template = PromptTemplate.from_folder(smollm2.path, tokenizer)
 
-    def opened(layout: Layout, limit: int, not_applicable: int = 0) -> Reader:
+    def opened(layout: Layout, limit: int) -> Reader:
         return Reader(
             runtime,
             tokenizer,
@@ -36,7 +37,6 @@ def open_reader(smollm2: Checkpoint) -> Open:
             smollm2.digest(),
             DocumentCache(200_000_000),
             readings=ReadingCache(limit),
-            not_applicable=ReadingCache(not_applicable),
         )
 
     return opened
@@ -92,36 +92,3 @@ def test_in_a_joint_prompt_the_order_matters(open_reader: Open, cats: list[str])
     assert not np.array_equal(reader.read(QUERY, cats[1::-1], HEADS).rows, first.rows)
     assert np.array_equal(reader.read(QUERY, cats[:2], HEADS).rows, first.rows)
     assert reader.reading_statistics().hits == 1
-
-
-@pytest.mark.parametrize("layout", ["block", "late"])
-def test_what_is_remembered_of_not_applicable_changes_no_bit(
-    open_reader: Open, layout: Layout, cats: list[str]
-) -> None:
-    reader, fresh, plain = open_reader(layout, 0, 10_000_000), open_reader(layout, 0, 1), open_reader(layout, 0)
-    asked: list[Callable[[Reader], Reading]] = [
-        lambda r: r.read(QUERY, cats, HEADS),
-        lambda r: r.read("bread", cats[::-1], HEADS),
-        lambda r: r.read(QUERY, cats, HEADS),
-        lambda r: r.read(QUERY, cats[:4], HEADS),
-        lambda r: r.read(QUERY, cats, HEADS[::-1]),
-        lambda r: r.read(QUERY, cats, HEADS[:1], pool=HEADS),
-        lambda r: r.read(QUERY, cats, HEADS, other_wording=True),
-    ]
-    for ask in asked:
-        # A byte holds nothing: N/A is read anew each time, in a pass of its own.
-        rows = ask(reader).rows
-        assert np.array_equal(rows, ask(fresh).rows)
-        np.testing.assert_allclose(rows, ask(plain).rows, rtol=1e-5, atol=1e-6)
-
-
-def test_scores_with_and_without_it_agree(open_reader: Open, cats: list[str]) -> None:
-    from connector.heads.head_sets import HeadSet
-    from connector.reranker import Reranker
-
-    plain, split = (
-        Reranker(open_reader("block", 0, size), HeadSet(HEADS, 1.0)).rerank(QUERY, cats) for size in (0, 1_000_000)
-    )
-    assert [hit.index for hit in plain.hits] == [hit.index for hit in split.hits]
-    for one, other in zip(plain.hits, split.hits, strict=True):
-        assert one.head_score == pytest.approx(other.head_score, abs=1e-6)

@@ -11,6 +11,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from connector.backbone.caching.sqlite_store import DamagedPassageError, PassageStore, remove_store
@@ -26,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def key(number: int) -> bytes:
-    return passage_key("f", [number])
+    return passage_key("f", np.array([number], dtype=np.int32))
 
 
 def data(number: int, size: int = 300_000) -> bytes:

@@ -15,9 +15,10 @@ from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.open_reader import open_reader
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, SettingsError
-from connector.settings import Settings
+from connector.settings import Layout, Settings
 from router_export import export_backbone
 from tests.backbone.onnx_runtime.test_runtime import DOCUMENTS, PREFIX, tail, tokenizer_file, with_backbone
+from tests.backbone.reading import read_one
 from tests.backbone.tiny import save_tiny
 
 __all__ = ["tokenizer_file"]
@@ -64,26 +65,28 @@ def test_products_are_of_integers_but_the_widest(folders: dict[str, Path], check
 
 
 def test_states_are_near_float32_s(folders: dict[str, Path]) -> None:
-    whole, small = (loaded(folders[name]).embed(range(3, 60), range(LAYERS)) for name in ("float32", "int8"))
+    whole, small = (
+        loaded(folders[name]).embed(np.arange(3, 60, dtype=np.int32), range(LAYERS)) for name in ("float32", "int8")
+    )
     error = np.linalg.norm(whole - small, axis=2) / np.linalg.norm(whole, axis=2)
     # They are others, and near.
     assert 0 < error[1:].max() < 0.1
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
-def test_batch_equals_single_bit_for_bit(folders: dict[str, Path], late: bool) -> None:
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_batch_equals_single_bit_for_bit(folders: dict[str, Path], layout: Layout) -> None:
     runtime = loaded(folders["int8"])
     heads: Any = [(layer, head) for layer in range(LAYERS) for head in range(runtime.shape.heads)]
-    batch = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=late))
-    single = [next(runtime.encode(PREFIX, [document], heads, late=late)) for document in DOCUMENTS]
+    batch = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout=layout))
+    single = [next(runtime.encode(PREFIX, [document], heads, layout=layout)) for document in DOCUMENTS]
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
-    rows = [runtime.read(PREFIX, tail(), states, heads, late=late) for states in (batch, single)]
+    rows = [read_one(runtime, PREFIX, tail(), states, heads, layout=layout) for states in (batch, single)]
     np.testing.assert_array_equal(*rows)
 
 
 def test_documents_of_the_other_precision_are_refused(folders: dict[str, Path]) -> None:
     whole, small = (loaded(folders[name]) for name in ("float32", "int8"))
-    document = next(whole.encode(PREFIX, DOCUMENTS[:1], [(1, 0)], late=False))
+    document = next(whole.encode(PREFIX, DOCUMENTS[:1], [(1, 0)], layout="block"))
     with pytest.raises(BackboneError):
         small.load_document(document.to_bytes())
     assert whole.precision != small.precision

@@ -17,20 +17,21 @@ from click.testing import CliRunner
 from connector.backbone.onnx_runtime.folder import RECORD, ROWS, WEIGHTS, exported_folder, graph_name
 from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.open_reader import open_reader
-from connector.backbone.runtime import Tail
+from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError
-from connector.settings import Settings
+from connector.settings import Layout, Settings
 from router_export import export_backbone
 from router_export.backbone.writing import EMBEDDING_TOLERANCE
+from tests.backbone.reading import read_one, token_ids
 from tests.backbone.tiny import FAMILIES, save_tiny
-from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, PREFIX, tail
+from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, POSITION, PREFIX, VARIANTS, tail
 
 TOLERANCE = 1e-5
 # Reading them takes torch's blocks, and ours in parts.
-LONG = [3 + at % 110 for at in range(190)]
+(LONG,) = token_ids([3 + at % 110 for at in range(190)])
 
 
 class Both(NamedTuple):
@@ -72,58 +73,65 @@ def short(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Bot
     return Both(folder, exported, torch, OnnxRuntime.load(exported, cache_dtype="float32"))
 
 
-def rows_of(runtime: Any, documents: list[list[int]], heads: Any, pool: Any, *, late: bool) -> Any:
-    encoded = list(runtime.encode(PREFIX, documents, pool, late=late))
-    return runtime.read(PREFIX, tail(), encoded, heads, late=late)
+def rows_of(runtime: Any, documents: list[TokenIds], heads: Any, pool: Any, *, layout: Layout) -> Any:
+    encoded = list(runtime.encode(PREFIX, documents, pool, layout=layout))
+    return read_one(runtime, PREFIX, tail(), encoded, heads, layout=layout)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
-def test_rows_are_torch_s(both: Both, late: bool) -> None:
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_rows_are_torch_s(both: Both, layout: Layout) -> None:
     heads = both.torch.shape.all_heads()
     assert both.onnx.shape == both.torch.shape
-    expected = rows_of(both.torch, DOCUMENTS, heads, heads, late=late)
-    np.testing.assert_allclose(rows_of(both.onnx, DOCUMENTS, heads, heads, late=late), expected, atol=TOLERANCE)
+    expected = rows_of(both.torch, DOCUMENTS, heads, heads, layout=layout)
+    np.testing.assert_allclose(rows_of(both.onnx, DOCUMENTS, heads, heads, layout=layout), expected, atol=TOLERANCE)
     # The comparison must be about something: attention that differs between heads and tokens.
     assert expected.std(axis=0).max() > 0.01
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
-def test_some_heads_in_any_order_from_a_deeper_pool(both: Both, late: bool) -> None:
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_some_heads_in_any_order_from_a_deeper_pool(both: Both, layout: Layout) -> None:
     pool = [(3, 1), (0, 2), (2, 0), (2, 3), (1, 1)]
     heads = [(2, 3), (0, 2), (2, 0)]
-    expected = rows_of(both.torch, DOCUMENTS, heads, pool, late=late)
-    np.testing.assert_allclose(rows_of(both.onnx, DOCUMENTS, heads, pool, late=late), expected, atol=TOLERANCE)
+    expected = rows_of(both.torch, DOCUMENTS, heads, pool, layout=layout)
+    np.testing.assert_allclose(rows_of(both.onnx, DOCUMENTS, heads, pool, layout=layout), expected, atol=TOLERANCE)
 
 
 def test_one_long_prompt_in_parts_is_torch_s(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = both.torch.shape.all_heads()
-    expected = rows_of(both.torch, [LONG], heads, heads, late=False)
+    expected = rows_of(both.torch, [LONG], heads, heads, layout="block")
     monkeypatch.setattr("connector.backbone.onnx_runtime.runtime._PART_TOKENS", 50)
-    np.testing.assert_allclose(rows_of(both.onnx, [LONG], heads, heads, late=False), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(rows_of(both.onnx, [LONG], heads, heads, layout="block"), expected, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
-def test_batch_equals_single_bit_for_bit(both: Both, late: bool) -> None:
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_batch_equals_single_bit_for_bit(both: Both, layout: Layout) -> None:
     heads = both.torch.shape.all_heads()
-    batch = list(both.onnx.encode(PREFIX, [*DOCUMENTS, LONG], heads, late=late))
+    batch = list(both.onnx.encode(PREFIX, [*DOCUMENTS, LONG], heads, layout=layout))
     again = OnnxRuntime.load(both.exported, cache_dtype="float32")
-    single = [next(again.encode(PREFIX, [document], heads, late=late)) for document in [*DOCUMENTS, LONG]]
+    single = [next(again.encode(PREFIX, [document], heads, layout=layout)) for document in [*DOCUMENTS, LONG]]
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
-    together = both.onnx.read(PREFIX, tail(), batch, heads, late=late)
-    np.testing.assert_array_equal(again.read(PREFIX, tail(), single, heads, late=late), together)
+    together = read_one(both.onnx, PREFIX, tail(), batch, heads, layout=layout)
+    np.testing.assert_array_equal(read_one(again, PREFIX, tail(), single, heads, layout=layout), together)
 
 
 def test_what_late_remembers_of_a_tail_changes_no_bit(short: Both) -> None:
     heads = [head for head in short.torch.shape.all_heads() if head[0] < 2]
-    encoded = list(short.onnx.encode(PREFIX, DOCUMENTS, heads, late=True))
+    encoded = list(short.onnx.encode(PREFIX, DOCUMENTS, heads, layout="late"))
     short.onnx._fixed.clear()
-    fresh = short.onnx.read(PREFIX, tail(), encoded, heads, late=True)
+    fresh = read_one(short.onnx, PREFIX, tail(), encoded, heads, layout="late")
     assert len(short.onnx._fixed) == 1
-    assert short.onnx.read(PREFIX, tail(), encoded, heads, late=True).tobytes() == fresh.tobytes()
+    assert read_one(short.onnx, PREFIX, tail(), encoded, heads, layout="late").tobytes() == fresh.tobytes()
     # A query alone, with nothing before or beside it.
-    query = Tail((), tail().variants[:1], np.eye(len(tail().variants[0]), dtype=np.float32), tail().position)
+    query = Tail.of((), VARIANTS[:1], np.eye(len(VARIANTS[0]), dtype=np.float32), POSITION, len(PREFIX))
     found, expected = (
-        runtime.read(PREFIX, query, list(runtime.encode(PREFIX, DOCUMENTS, heads, late=True)), heads, late=True)
+        read_one(
+            runtime,
+            PREFIX,
+            query,
+            list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="late")),
+            heads,
+            layout="late",
+        )
         for runtime in (short.onnx, short.torch)
     )
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
@@ -131,22 +139,23 @@ def test_what_late_remembers_of_a_tail_changes_no_bit(short: Both) -> None:
 
 def test_embeddings_are_torch_s(both: Both) -> None:
     layers = [3, 0, 2]
-    expected = both.torch.embed([1, 30, 31, 32, 33], layers, 2)
-    np.testing.assert_allclose(both.onnx.embed([1, 30, 31, 32, 33], layers, 2), expected, rtol=1e-5, atol=1e-5)
+    (ids,) = token_ids([1, 30, 31, 32, 33])
+    expected = both.torch.embed(ids, layers, 2)
+    np.testing.assert_allclose(both.onnx.embed(ids, layers, 2), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
-def test_encoded_documents_survive_bytes(short: Both, late: bool, dtype: str) -> None:
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_encoded_documents_survive_bytes(short: Both, layout: Layout, dtype: str) -> None:
     runtime = OnnxRuntime.load(short.exported, cache_dtype=dtype)
     heads = [(0, 1), (1, 2)]
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=late))
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout=layout))
     loaded = [runtime.load_document(state.to_bytes()) for state in encoded]
     assert [state.nbytes for state in loaded] == [state.nbytes for state in encoded]
     assert [state.tokens for state in loaded] == [len(document) for document in DOCUMENTS]
-    before = runtime.read(PREFIX, tail(), encoded, heads, late=late)
-    np.testing.assert_array_equal(runtime.read(PREFIX, tail(), loaded, heads, late=late), before)
-    exact = rows_of(short.onnx, DOCUMENTS, heads, heads, late=late)
+    before = read_one(runtime, PREFIX, tail(), encoded, heads, layout=layout)
+    np.testing.assert_array_equal(read_one(runtime, PREFIX, tail(), loaded, heads, layout=layout), before)
+    exact = rows_of(short.onnx, DOCUMENTS, heads, heads, layout=layout)
     most = {"float32": 0, "float16": 2e-3, "int8": 5e-2}[dtype]
     assert np.abs(before - exact).mean() <= most
     data = encoded[0].to_bytes()
@@ -156,39 +165,39 @@ def test_encoded_documents_survive_bytes(short: Both, late: bool, dtype: str) ->
 
 
 def test_other_backbones_documents_are_refused(short: Both) -> None:
-    theirs = next(short.torch.encode(PREFIX, DOCUMENTS, [(1, 0)], late=False))
+    theirs = next(short.torch.encode(PREFIX, DOCUMENTS, [(1, 0)], layout="block"))
     with pytest.raises(BackboneError, match="another runtime"):
-        short.onnx.read(PREFIX, tail(), [theirs], [(1, 0)], late=False)
+        read_one(short.onnx, PREFIX, tail(), [theirs], [(1, 0)], layout="block")
     with pytest.raises(BackboneError, match="damaged"):
         short.onnx.load_document(theirs.to_bytes())
-    own = next(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 0)], late=False))
+    own = next(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 0)], layout="block"))
     other = own.to_bytes().replace(b"onnx llama", b"onnx qwen3")
     with pytest.raises(BackboneError, match="damaged|made by"):
         short.onnx.load_document(other)
 
 
 def test_what_was_not_encoded_is_not_read(short: Both) -> None:
-    block = list(short.onnx.encode(PREFIX, DOCUMENTS, [(0, 0)], late=False))
+    block = list(short.onnx.encode(PREFIX, DOCUMENTS, [(0, 0)], layout="block"))
     with pytest.raises(BackboneError, match="up to layer 0, not 1"):
-        short.onnx.read(PREFIX, tail(), block, [(1, 0)], late=False)
+        read_one(short.onnx, PREFIX, tail(), block, [(1, 0)], layout="block")
     with pytest.raises(BackboneError, match="encoded for the block layout"):
-        short.onnx.read(PREFIX, tail(), block, [(0, 0)], late=True)
-    late = list(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 0)], late=True))
+        read_one(short.onnx, PREFIX, tail(), block, [(0, 0)], layout="late")
+    late = list(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 0)], layout="late"))
     with pytest.raises(BackboneError, match="not encoded for layer 1, kv head 1"):
-        short.onnx.read(PREFIX, tail(), late, [(1, 3)], late=True)
+        read_one(short.onnx, PREFIX, tail(), late, [(1, 3)], layout="late")
     with pytest.raises(BackboneError, match="different heads"):
-        other = list(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 3)], late=True))
-        short.onnx.read(PREFIX, tail(), [late[0], other[1]], [(1, 0)], late=True)
+        other = list(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 3)], layout="late"))
+        read_one(short.onnx, PREFIX, tail(), [late[0], other[1]], [(1, 0)], layout="late")
 
 
 def test_layers_that_were_not_exported_say_how_to_export_them(short: Both) -> None:
     assert short.onnx.shape.layers == 4
     heads = [(0, 0), (1, 3)]
-    expected = rows_of(short.torch, DOCUMENTS, heads, heads, late=False)
-    np.testing.assert_allclose(rows_of(short.onnx, DOCUMENTS, heads, heads, late=False), expected, atol=TOLERANCE)
+    expected = rows_of(short.torch, DOCUMENTS, heads, heads, layout="block")
+    np.testing.assert_allclose(rows_of(short.onnx, DOCUMENTS, heads, heads, layout="block"), expected, atol=TOLERANCE)
     for ask in (
-        lambda: list(short.onnx.encode(PREFIX, DOCUMENTS, [(3, 0)], late=False)),
-        lambda: short.onnx.embed([1, 2], [3]),
+        lambda: list(short.onnx.encode(PREFIX, DOCUMENTS, [(3, 0)], layout="block")),
+        lambda: short.onnx.embed(token_ids([1, 2])[0], [3]),
     ):
         with pytest.raises(BackboneError, match=r"layer 3 is wanted, .* ends with layer 1; .*--layers 4"):
             ask()
@@ -212,8 +221,8 @@ def test_cuda_where_onnx_runtime_has_none(short: Both) -> None:
     assert OnnxRuntime.load(short.exported).device == "cpu"
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["block", "late"])
-def test_rows_on_cuda_are_torch_s(short: Both, late: bool) -> None:
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_rows_on_cuda_are_torch_s(short: Both, layout: Layout) -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has no CUDA: run on a GPU, with onnxruntime-gpu")
     try:
@@ -221,8 +230,8 @@ def test_rows_on_cuda_are_torch_s(short: Both, late: bool) -> None:
     except BackboneError as error:
         pytest.skip(f"no CUDA device: {error}")
     heads = [(layer, head) for layer in range(2) for head in range(short.torch.shape.heads)]
-    expected = rows_of(short.torch, DOCUMENTS, heads, heads, late=late)
-    np.testing.assert_allclose(rows_of(cuda, DOCUMENTS, heads, heads, late=late), expected, atol=1e-3)
+    expected = rows_of(short.torch, DOCUMENTS, heads, heads, layout=layout)
+    np.testing.assert_allclose(rows_of(cuda, DOCUMENTS, heads, heads, layout=layout), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("file", [RECORD, WEIGHTS, ROWS, graph_name(1), "tokenizer.json"])

@@ -19,6 +19,7 @@ from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, SettingsError
 from connector.settings import Settings
+from tests.backbone.reading import token_ids
 from tests.backbone.tiny import save_tiny
 
 QUERY = "How long do cats sleep?"
@@ -42,8 +43,8 @@ def reader_of(checkpoint: Checkpoint, dtype: CacheDtype, disk: Path | None = Non
 
 @pytest.mark.parametrize("dtype", BITS)
 def test_a_document_takes_the_bytes_of_its_codes_and_channels(smollm2: Checkpoint, dtype: CacheDtype) -> None:
-    ids = tuple(range(100, 280))
-    (document,) = runtime_of(smollm2, dtype).encode((1, 2, 3), [ids], HEADS, late=True)
+    ids = np.arange(100, 280, dtype=np.int32)
+    (document,) = runtime_of(smollm2, dtype).encode((1, 2, 3), [ids], HEADS, layout="late")
     assert isinstance(document, TorchEncodedDocument)
     codes = LAYERS * len(ids) * SIZE * BITS[dtype] // 8
     assert document.nbytes == codes + LAYERS * 2 * (SIZE + len(ids))
@@ -53,8 +54,8 @@ def test_a_document_takes_the_bytes_of_its_codes_and_channels(smollm2: Checkpoin
 @pytest.mark.parametrize("dtype", BITS)
 def test_bytes_round_trip(smollm2: Checkpoint, dtype: CacheDtype) -> None:
     runtime = runtime_of(smollm2, dtype)
-    documents = [(20, 21, 22, 23), (30,)]
-    for document in runtime.encode((1, 2, 3), documents, HEADS, late=True):
+    documents = token_ids([20, 21, 22, 23], [30])
+    for document in runtime.encode((1, 2, 3), documents, HEADS, layout="late"):
         again = runtime.load_document(document.to_bytes())
         assert isinstance(document, TorchEncodedDocument) and isinstance(again, TorchEncodedDocument)
         assert (again.nbytes, again.kept) == (document.nbytes, document.kept)
@@ -104,9 +105,9 @@ def test_passages_widened_together_are_as_alone(dtype: CacheDtype, number_format
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "int4", "int2"])
 def test_a_document_stored_again_is_as_if_encoded_so(smollm2: Checkpoint, dtype: CacheDtype) -> None:
-    documents = [tuple(range(100, 140)), tuple(range(300, 420))]
-    exact = runtime_of(smollm2, "float32").encode((1, 2, 3), documents, HEADS, late=True)
-    coded = runtime_of(smollm2, dtype).encode((1, 2, 3), documents, HEADS, late=True)
+    documents = token_ids(range(100, 140), range(300, 420))
+    exact = runtime_of(smollm2, "float32").encode((1, 2, 3), documents, HEADS, layout="late")
+    coded = runtime_of(smollm2, dtype).encode((1, 2, 3), documents, HEADS, layout="late")
     for found, wanted in zip(exact, coded, strict=True):
         assert isinstance(found, TorchEncodedDocument)
         assert found.stored_as(dtype).to_bytes() == wanted.to_bytes()
@@ -140,4 +141,4 @@ def test_values_are_never_coded(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path)
     runtime = TorchRuntime.load(tmp_path, device="cpu", dtype="float32", cache_dtype="int2")
     with pytest.raises(BackboneError, match=r"cache\.dtype = int2 is for the layout late; set it to int8"):
-        next(runtime.encode((1, 2), [(3, 4)], ((1, 0),), late=False))
+        next(runtime.encode((1, 2), token_ids([3, 4]), ((1, 0),), layout="block"))

@@ -11,13 +11,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from connector.backbone.runtime import AskedWindow, Tail
+from connector.backbone.prompt.tail import Tail
+from connector.backbone.runtime import ReadRequest
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.errors import BackboneError
+from connector.settings import Layout
+from tests.backbone.reading import read_one, token_ids
 from tests.backbone.tiny import FAMILIES, VOCABULARY, WINDOW, config_of, save_tiny
 
 PREFIX = [1, 5, 9, 13, 17]
-DOCUMENTS = [[20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30], [40, 41, 42], [50]]
+DOCUMENTS = token_ids([20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30], [40, 41, 42], [50])
 SHARED = (60, 61, 62, 63)
 VARIANTS = ((70, 71, 72, 80, 81), (75, 80, 81))
 POSITION = len(PREFIX) + 12
@@ -38,7 +41,7 @@ def runtime(folder: Path) -> TorchRuntime:
 def tail() -> Tail:
     """Row groups: every row of a variant by itself, to compare each one."""
     total = len(SHARED) + sum(map(len, VARIANTS))
-    return Tail(SHARED, VARIANTS, np.eye(total, dtype=np.float32), POSITION)
+    return Tail.of(SHARED, VARIANTS, np.eye(total, dtype=np.float32), POSITION, len(PREFIX))
 
 
 def eager(folder: Path, ids: list[int], positions: list[int], seen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
@@ -71,7 +74,7 @@ def packed() -> tuple[list[int], list[int], npt.NDArray[np.bool_]]:
     """The block layout as one sequence: prefix, documents, tail; who sees whom."""
     ids, positions, owner = list(PREFIX), list(range(len(PREFIX))), ["prefix"] * len(PREFIX)
     for number, document in enumerate(DOCUMENTS):
-        ids += document
+        ids += document.tolist()
         positions += range(len(PREFIX), len(PREFIX) + len(document))
         owner += [f"document {number}"] * len(document)
     ids += SHARED
@@ -99,8 +102,8 @@ def test_block_rows_equal_eager_attention(folder: Path, runtime: TorchRuntime) -
     reference = eager(folder, ids, positions, seen)
     start, end = len(PREFIX), len(PREFIX) + sum(map(len, DOCUMENTS))
     heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
-    rows = runtime.read(PREFIX, tail(), encoded, heads, late=False)
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
+    rows = read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
     expected = reference[:, :, end:, start:end].reshape(len(heads), -1, end - start)
     np.testing.assert_allclose(rows, expected, atol=3e-6)
     # The comparison must be about something: attention that differs between heads and tokens.
@@ -108,16 +111,16 @@ def test_block_rows_equal_eager_attention(folder: Path, runtime: TorchRuntime) -
 
 
 def test_joint_rows_equal_a_plain_causal_prompt(folder: Path, runtime: TorchRuntime) -> None:
-    document = [token for part in DOCUMENTS for token in part]
+    document = np.concatenate(DOCUMENTS)
     heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, [document], heads, late=False))
+    encoded = list(runtime.encode(PREFIX, [document], heads, layout="block"))
     position = len(PREFIX) + len(document)
     for variant in VARIANTS:
         ids = [*PREFIX, *document, *SHARED, *variant]
         causal = np.tril(np.ones((len(ids), len(ids)), dtype=bool))
         reference = eager(folder, ids, list(range(len(ids))), causal)
-        one = Tail(SHARED, (variant,), np.eye(len(SHARED) + len(variant), dtype=np.float32), position)
-        rows = runtime.read(PREFIX, one, encoded, heads, late=False)
+        one = Tail.of(SHARED, (variant,), np.eye(len(SHARED) + len(variant), dtype=np.float32), position, len(PREFIX))
+        rows = read_one(runtime, PREFIX, one, encoded, heads, layout="block")
         expected = reference[:, :, position:, len(PREFIX) : position].reshape(rows.shape)
         np.testing.assert_allclose(rows, expected, atol=3e-6)
 
@@ -126,16 +129,16 @@ def test_late_rows_equal_q_times_k_of_separate_passes(folder: Path, runtime: Tor
     """The tail's queries come from a pass without documents; at the first layer both layouts are the same."""
     heads = runtime.shape.all_heads()
     first = [head for head in heads if head[0] == 0]
-    block = list(runtime.encode(PREFIX, DOCUMENTS, first, late=False))
-    late = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=True))
+    block = list(runtime.encode(PREFIX, DOCUMENTS, first, layout="block"))
+    late = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="late"))
     np.testing.assert_allclose(
-        runtime.read(PREFIX, tail(), late, first, late=True),
-        runtime.read(PREFIX, tail(), block, first, late=False),
+        read_one(runtime, PREFIX, tail(), late, first, layout="late"),
+        read_one(runtime, PREFIX, tail(), block, first, layout="block"),
         atol=1e-6,
     )
     # Deeper, the documents must not have touched the tail: one document's rows hold the same ratios with others.
-    every = runtime.read(PREFIX, tail(), late, heads, late=True)
-    alone = runtime.read(PREFIX, tail(), late[:1], heads, late=True)
+    every = read_one(runtime, PREFIX, tail(), late, heads, layout="late")
+    alone = read_one(runtime, PREFIX, tail(), late[:1], heads, layout="late")
     tokens = len(DOCUMENTS[0])
     with np.errstate(invalid="ignore"):
         together = every[:, :, :tokens] / every[:, :, :tokens].sum(-1, keepdims=True)
@@ -146,22 +149,24 @@ def test_late_rows_equal_q_times_k_of_separate_passes(folder: Path, runtime: Tor
 def test_late_reads_a_tail_that_is_nothing_but_a_query(runtime: TorchRuntime) -> None:
     heads = runtime.shape.all_heads()
     own = VARIANTS[0]
-    late = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=True))
-    alone = Tail((), (own,), np.eye(len(own), dtype=np.float32), POSITION)
+    late = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="late"))
+    alone = Tail.of((), (own,), np.eye(len(own), dtype=np.float32), POSITION, len(PREFIX))
     # The same query beside another, which it does not see.
-    beside = Tail((), (own, VARIANTS[1]), np.eye(len(own), len(own) + len(VARIANTS[1]), dtype=np.float32), POSITION)
-    rows = runtime.read(PREFIX, alone, late, heads, late=True)
-    np.testing.assert_allclose(rows, runtime.read(PREFIX, beside, late, heads, late=True), atol=3e-6)
+    beside = Tail.of(
+        (), (own, VARIANTS[1]), np.eye(len(own), len(own) + len(VARIANTS[1]), dtype=np.float32), POSITION, len(PREFIX)
+    )
+    rows = read_one(runtime, PREFIX, alone, late, heads, layout="late")
+    np.testing.assert_allclose(rows, read_one(runtime, PREFIX, beside, late, heads, layout="late"), atol=3e-6)
     assert (rows.sum(axis=2) > 0).all()
 
 
 def test_only_some_heads_gives_their_rows_bit_for_bit(runtime: TorchRuntime) -> None:
     heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
-    every = runtime.read(PREFIX, tail(), encoded, heads, late=False)
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
+    every = read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
     some = [(2, 3), (0, 1), (2, 0)]
-    few = list(runtime.encode(PREFIX, DOCUMENTS, some, late=False))
-    rows = runtime.read(PREFIX, tail(), few, some, late=False)
+    few = list(runtime.encode(PREFIX, DOCUMENTS, some, layout="block"))
+    rows = read_one(runtime, PREFIX, tail(), few, some, layout="block")
     for at, head in enumerate(some):
         np.testing.assert_allclose(rows[at], every[heads.index(head)], atol=3e-6)
     assert few[0].nbytes < encoded[0].nbytes
@@ -169,38 +174,38 @@ def test_only_some_heads_gives_their_rows_bit_for_bit(runtime: TorchRuntime) -> 
 
 def test_batch_equals_single_bit_for_bit(runtime: TorchRuntime) -> None:
     heads = runtime.shape.all_heads()
-    batch = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
-    single = [next(runtime.encode(PREFIX, [document], heads, late=False)) for document in DOCUMENTS]
+    batch = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
+    single = [next(runtime.encode(PREFIX, [document], heads, layout="block")) for document in DOCUMENTS]
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
 
 
 def test_packed_passages_see_only_themselves(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU passages are packed into one sequence; the same code gives the same states on a CPU."""
     heads = runtime.shape.all_heads()
-    single = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
+    single = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
     monkeypatch.setattr(runtime._sequences, "batches", lambda documents, cores: iter([list(documents)]))
-    packed_together = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
+    packed_together = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
     assert [state.tokens for state in packed_together] == [len(document) for document in DOCUMENTS]
     np.testing.assert_allclose(
-        runtime.read(PREFIX, tail(), packed_together, heads, late=False),
-        runtime.read(PREFIX, tail(), single, heads, late=False),
+        read_one(runtime, PREFIX, tail(), packed_together, heads, layout="block"),
+        read_one(runtime, PREFIX, tail(), single, heads, layout="block"),
         atol=3e-6,
     )
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_windows_read_together_see_only_their_own(runtime: TorchRuntime, late: bool) -> None:
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_requests_read_together_see_only_their_own(runtime: TorchRuntime, layout: Layout) -> None:
     every = runtime.shape.all_heads()
-    first, second, third = runtime.encode(PREFIX, DOCUMENTS, every, late=late)
-    shorter = Tail(SHARED[:2], VARIANTS[::-1], np.eye(10, dtype=np.float32), POSITION + 9)
-    windows = [
+    first, second, third = runtime.encode(PREFIX, DOCUMENTS, every, layout=layout)
+    shorter = Tail.of(SHARED[:2], VARIANTS[::-1], np.eye(10, dtype=np.float32), POSITION + 9, len(PREFIX))
+    requests = [
         # One is done in the first layer, one has no use for the last.
-        AskedWindow(tail(), [third], [(0, 1)]),
-        AskedWindow(shorter, [second, first], every),
-        AskedWindow(tail(), [first, second, third], [(2, 3), (0, 0)]),
+        ReadRequest(tail(), [third], [(0, 1)]),
+        ReadRequest(shorter, [second, first], every),
+        ReadRequest(tail(), [first, second, third], [(2, 3), (0, 0)]),
     ]
-    for window, rows in zip(windows, runtime.read_together(PREFIX, windows, late=late), strict=True):
-        alone = runtime.read(PREFIX, window.tail, window.documents, window.heads, late=late)
+    for request, rows in zip(requests, runtime.read(PREFIX, requests, layout=layout), strict=True):
+        (alone,) = runtime.read(PREFIX, [request], layout=layout)
         np.testing.assert_allclose(rows, alone, atol=3e-6)
 
 
@@ -211,23 +216,23 @@ def test_a_gpu_gives_the_cpu_s_rows(folder: Path, runtime: TorchRuntime) -> None
     heads = runtime.shape.all_heads()
     rows = []
     for each in (runtime, other):
-        encoded = list(each.encode(PREFIX, DOCUMENTS, heads, late=False))
-        rows.append(each.read(PREFIX, tail(), encoded, heads, late=False))
+        encoded = list(each.encode(PREFIX, DOCUMENTS, heads, layout="block"))
+        rows.append(read_one(each, PREFIX, tail(), encoded, heads, layout="block"))
     np.testing.assert_allclose(rows[1], rows[0], atol=1e-3)
     # What comes from disk is kept on the device too, through pinned memory.
     loaded = [other.load_document(state.to_bytes()) for state in encoded]
     assert all(stored.data.device.type == "cuda" for state in loaded for stored in state.states.values())
-    np.testing.assert_array_equal(other.read(PREFIX, tail(), loaded, heads, late=False), rows[1])
+    np.testing.assert_array_equal(read_one(other, PREFIX, tail(), loaded, heads, layout="block"), rows[1])
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_encoded_documents_survive_bytes(runtime: TorchRuntime, late: bool) -> None:
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_encoded_documents_survive_bytes(runtime: TorchRuntime, layout: Layout) -> None:
     heads = [(1, 0), (3, 2)]
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=late))
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout=layout))
     loaded = [runtime.load_document(state.to_bytes()) for state in encoded]
     assert [state.nbytes for state in loaded] == [state.nbytes for state in encoded]
-    before = runtime.read(PREFIX, tail(), encoded, heads, late=late)
-    np.testing.assert_array_equal(runtime.read(PREFIX, tail(), loaded, heads, late=late), before)
+    before = read_one(runtime, PREFIX, tail(), encoded, heads, layout=layout)
+    np.testing.assert_array_equal(read_one(runtime, PREFIX, tail(), loaded, heads, layout=layout), before)
     damaged = encoded[0].to_bytes()[:-5]
     with pytest.raises(BackboneError, match="damaged"):
         runtime.load_document(damaged)
@@ -241,7 +246,7 @@ def test_embedding_is_the_mean_and_the_last_of_hidden_states(folder: Path, runti
     for start in (0, 2):
         own = [states[layer][0, start:].numpy() for layer in (1, 3)]
         expected = np.stack([np.stack((state.mean(0), state[-1])) for state in own])
-        np.testing.assert_allclose(runtime.embed(ids, (1, 3), start), expected, atol=2e-5, rtol=1e-4)
+        np.testing.assert_allclose(runtime.embed(token_ids(ids)[0], (1, 3), start), expected, atol=2e-5, rtol=1e-4)
 
 
 def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
@@ -252,8 +257,8 @@ def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
     runtime._prefix_states(PREFIX)
     run.clear()
     heads = [(0, 1), (2, 3)]
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS[:1], heads, late=False))
-    runtime.read(PREFIX, tail(), encoded, heads, late=False)
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS[:1], heads, layout="block"))
+    read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
     # At the deepest layer only keys (and the tail's queries) are computed: not even its MLP is run.
     assert run == [0, 1, 0, 1]
 
@@ -262,11 +267,11 @@ def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
 def test_stored_formats_cost_little(folder: Path, runtime: TorchRuntime, dtype: Any, most: float) -> None:
     small = TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype=dtype)
     heads = runtime.shape.all_heads()
-    exact = list(runtime.encode(PREFIX, DOCUMENTS, heads, late=False))
-    stored = list(small.encode(PREFIX, DOCUMENTS, heads, late=False))
+    exact = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
+    stored = list(small.encode(PREFIX, DOCUMENTS, heads, layout="block"))
     assert stored[0].nbytes < 0.6 * exact[0].nbytes
-    before = runtime.read(PREFIX, tail(), exact, heads, late=False)
-    after = small.read(PREFIX, tail(), stored, heads, late=False)
+    before = read_one(runtime, PREFIX, tail(), exact, heads, layout="block")
+    after = read_one(small, PREFIX, tail(), stored, heads, layout="block")
     assert 0 < np.abs(before - after).mean() < most
 
 
@@ -277,18 +282,26 @@ def test_sixteen_bits_of_the_weights_are_stored_without_loss(folder: Path, runti
     assert (exact.precision, stored.precision) == ("bfloat16-float32", "bfloat16-bfloat16")
     assert TorchRuntime.load(folder, device="cpu", dtype="float32").precision == "float32-float16"
     heads = runtime.shape.all_heads()
-    for late in (False, True):
+    layouts: tuple[Layout, ...] = ("block", "late")
+    for layout in layouts:
         rows = [
-            one.read(PREFIX, tail(), list(one.encode(PREFIX, DOCUMENTS, heads, late=late)), heads, late=late)
+            read_one(
+                one, PREFIX, tail(), list(one.encode(PREFIX, DOCUMENTS, heads, layout=layout)), heads, layout=layout
+            )
             for one in (exact, stored)
         ]
         assert np.array_equal(*rows)
-        full = runtime.read(
-            PREFIX, tail(), list(runtime.encode(PREFIX, DOCUMENTS, heads, late=late)), heads, late=late
+        full = read_one(
+            runtime,
+            PREFIX,
+            tail(),
+            list(runtime.encode(PREFIX, DOCUMENTS, heads, layout=layout)),
+            heads,
+            layout=layout,
         )
         assert np.corrcoef(rows[0].ravel(), full.ravel())[0, 1] > 0.99
-    copy = stored.load_document(next(iter(stored.encode(PREFIX, DOCUMENTS[:1], heads, late=False))).to_bytes())
-    assert copy.nbytes == next(iter(stored.encode(PREFIX, DOCUMENTS[:1], heads, late=False))).nbytes
+    copy = stored.load_document(next(iter(stored.encode(PREFIX, DOCUMENTS[:1], heads, layout="block"))).to_bytes())
+    assert copy.nbytes == next(iter(stored.encode(PREFIX, DOCUMENTS[:1], heads, layout="block"))).nbytes
 
 
 def test_unknown_layer_kinds_are_refused(tmp_path: Path) -> None:

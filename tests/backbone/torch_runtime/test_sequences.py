@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -39,7 +40,10 @@ def keys(sequences: Sequences, batch: Sequence[TokenSequence]) -> torch.Tensor:
 
 
 def made(lengths: Sequence[int]) -> list[TokenSequence]:
-    return [TokenSequence([7 * (at + length) % 900 for at in range(length)], range(length)) for length in lengths]
+    return [
+        TokenSequence(np.array([7 * (at + length) % 900 for at in range(length)], dtype=np.int32), np.arange(length))
+        for length in lengths
+    ]
 
 
 @pytest.mark.parametrize("joined", [True, False])

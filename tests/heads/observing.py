@@ -1,0 +1,29 @@
+"""A reading's arrays without an LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from connector.heads.row_groups import ROW_GROUPS, RowGroup
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """See ``Observed``.
+
+    Attributes:
+        rows: float32 [heads, groups, tokens], in the order of ``ROW_GROUPS``.
+        lengths: int64 [passages].
+        heads: (layer, head) of each row; default: of layer 0.
+    """
+
+    rows: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.int64]
+    heads: Sequence[tuple[int, int]] = ()
+
+    def group(self, name: RowGroup) -> npt.NDArray[np.float32]:
+        return self.rows[:, ROW_GROUPS.index(name)]
