@@ -40,6 +40,10 @@ __all__ = [
 
 ENVIRONMENT_PREFIX = "RH_"
 _CONFIG_VARIABLE = "RH_CONFIG"
+# What a settings file of an earlier version may still say, and what to do about it.
+_REMOVED = {
+    "cache.not_applicable_mb": "it was removed, what N/A gets is read with every query now; leave it out",
+}
 
 Layout = Literal["block", "late", "joint"]
 """How documents and query are laid out in the prompt; see docs/how-it-works.md."""
@@ -371,6 +375,8 @@ def _may_be_null(key: str) -> bool:
 
 
 def _nearest(key: str, known: set[str]) -> str:
+    if key in _REMOVED:
+        return f": {_REMOVED[key]}"
     sections = {name.split(".", 1)[0] for name in known}
     match = difflib.get_close_matches(key, sorted(known | sections), n=1, cutoff=0.5)
     if not match:

@@ -31,6 +31,7 @@ def test_option_over_environment_over_file_over_default(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("rerank: {fusio: 1}", r"rerank\.fusio is not a setting; the nearest is rerank\.fusion"),
+        ("cache: {not_applicable_mb: 0}", r"cache\.not_applicable_mb is not a setting: it was removed.*leave it out"),
         ("rerankk: {fusion: 1}", "rerankk is not a setting; the nearest is rerank"),
         ("rerank: {window: many}", r"rerank\.window = 'many': .*integer"),
         ("rerank: {window: 0}", r"rerank\.window = 0: .*greater"),
