@@ -14,39 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.prompt.tail import Tail, TokenIds
+from connector.checkpoints.shape import BackboneShape
 from connector.settings import Layout
 
-__all__ = ["BackboneShape", "EncodedDocument", "Head", "ReadRequest", "Runtime"]
+__all__ = ["EncodedDocument", "Head", "ReadRequest", "Runtime"]
 
 Head = tuple[int, int]
 """(layer, head), both from 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneShape:
-    """What is fixed about one LLM.
-
-    Attributes:
-        family: transformers' ``model_type``.
-        layers: number of decoder layers.
-        heads: number of query heads a layer.
-        kv_heads: number of key/value heads a layer.
-        head_dim: dimension of a head.
-        hidden: dimension of the hidden states.
-        max_positions: longest sequence that the LLM was made for.
-    """
-
-    family: str
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    hidden: int
-    max_positions: int
-
-    def all_heads(self) -> tuple[Head, ...]:
-        """Every head, by layer."""
-        return tuple((layer, head) for layer in range(self.layers) for head in range(self.heads))
 
 
 @runtime_checkable

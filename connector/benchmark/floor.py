@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from connector.backbone.runtime import BackboneShape
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.cpu.linear import pack_linears
+from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 
 __all__ = ["LayerShape", "encode_operations", "gemm_way"]

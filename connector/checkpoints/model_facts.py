@@ -10,7 +10,7 @@ from typing import Any
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.hub import is_hub_id
 from connector.checkpoints.manifest import Manifest
-from connector.errors import BackboneError
+from connector.checkpoints.shape import BackboneShape
 
 __all__ = ["describe"]
 
@@ -24,16 +24,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     verified = checkpoint.verify()
     manifest = Manifest.read(checkpoint.path)
     config = checkpoint.config()
-    # Models with a vision part keep the decoder's numbers one level down.
-    decoder = config.get("text_config") or config
-    try:
-        layers, heads = int(decoder["num_hidden_layers"]), int(decoder["num_attention_heads"])
-        hidden = int(decoder["hidden_size"])
-    except (KeyError, TypeError, ValueError):
-        raise BackboneError(
-            f"{checkpoint.path / 'config.json'} names no layers, heads and hidden size: this is not a decoder "
-            "that can be read"
-        ) from None
+    shape = BackboneShape.from_config(config, str(checkpoint.path / "config.json"))
     weights = checkpoint.weight_files()
     return {
         "name": checkpoint.name,
@@ -44,12 +35,12 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "digest": checkpoint.digest(),
         "verified": verified,
         "family": config.get("model_type"),
-        "layers": layers,
-        "heads": heads,
-        "kv_heads": int(decoder.get("num_key_value_heads") or heads),
-        "head_dim": int(decoder.get("head_dim") or hidden // heads),
-        "hidden": hidden,
-        "max_positions": decoder.get("max_position_embeddings"),
+        "layers": shape.layers,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "hidden": shape.hidden,
+        "max_positions": shape.max_positions,
         "template": checkpoint.template(),
         "parameters": sum(_parameters(file) for file in weights),
         "bytes": sum(file.stat().st_size for file in checkpoint.path.iterdir() if file.is_file()),

@@ -6,17 +6,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
-from connector.backbone.runtime import BackboneShape
 from connector.checkpoints.catalogue import CATALOGUE
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.hub import is_hub_id
 from connector.checkpoints.pulling import find_local, obtain
+from connector.checkpoints.shape import BackboneShape
 from connector.diagnosis.findings import Finding
 from connector.errors import BackboneError
 from connector.routing.selection import Routes
@@ -81,7 +81,7 @@ def heads(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
     """Do router and head set fit this model, template and layout?"""
     tokenizer = Tokenizer.from_folder(checkpoint.path)
     reader = Reader(
-        _Weightless(_shape(checkpoint)),
+        _Weightless(BackboneShape.from_config(checkpoint.config(), str(checkpoint.path / "config.json"))),
         tokenizer,
         PromptTemplate.from_folder(checkpoint.path, tokenizer),
         settings.backbone.layout,
@@ -137,26 +137,3 @@ class _Weightless:
         raise NotImplementedError("no weights were loaded")
 
     read = embed = load_document = encode
-
-
-def _shape(checkpoint: Checkpoint) -> BackboneShape:
-    config: dict[str, Any] = checkpoint.config()
-    # Models with a vision part keep the decoder's numbers one level down.
-    decoder = config.get("text_config") or config
-    try:
-        layers, attention = int(decoder["num_hidden_layers"]), int(decoder["num_attention_heads"])
-        hidden, positions = int(decoder["hidden_size"]), int(decoder["max_position_embeddings"])
-    except (KeyError, TypeError, ValueError):
-        raise BackboneError(
-            f"{checkpoint.path / 'config.json'} names no layers, heads, hidden size and positions; "
-            "take a decoder that can be read: rh-connector model list"
-        ) from None
-    return BackboneShape(
-        str(config.get("model_type")),
-        layers,
-        attention,
-        int(decoder.get("num_key_value_heads") or attention),
-        int(decoder.get("head_dim") or hidden // attention),
-        hidden,
-        positions,
-    )

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.prompt.tail import TokenIds
-from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, ReadRequest, Runtime
+from connector.backbone.runtime import EncodedDocument, Head, ReadRequest, Runtime
+from connector.checkpoints.shape import BackboneShape
 from connector.documents import Hit
 from connector.errors import RhConnectorError
 from connector.evaluation.collections import Collection, load_collection

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from connector.backbone.torch_runtime.attention import ATTENTION, AttentionPass, LayerOptions, active
+from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError, MissingExtraError
 from router_export.backbone.cutting import COMMON
 
@@ -149,9 +150,8 @@ def trace(decoder: Any, path: Path) -> Traced:
     """
     config = decoder.config
     family = config.model_type
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    shape = BackboneShape.of_model(config)
+    kv_heads, dim = shape.kv_heads, shape.head_dim
     between = range(len(decoder.layers) - 1)
     module = _Traceable(decoder)
     example = (

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from connector.backbone.runtime import BackboneShape
 from connector.benchmark.floor import LayerShape, encode_operations, gemm_way
 from connector.checkpoints.checkpoint import Checkpoint
+from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 from connector.reranker import Reranker
 

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from connector.backbone.runtime import BackboneShape
 from connector.checkpoints.catalogue import CATALOGUE
 from connector.checkpoints.file_hashes import write_json
+from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 
 __all__ = ["RECORD", "ROWS", "WEIGHTS", "ExportedBackbone", "exported_folder", "graph_name"]

@@ -19,8 +19,9 @@ from connector.backbone.onnx_runtime.folder import ExportedBackbone
 from connector.backbone.onnx_runtime.graphs import Array, LayerStates, OnnxGraphs, thread_count
 from connector.backbone.onnx_runtime.packed_documents import OnnxPackedDocuments, PrefixStates
 from connector.backbone.prompt.tail import Tail, TokenIds, causal_bias
-from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, ReadRequest
+from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
 from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
+from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 from connector.settings import Layout
 

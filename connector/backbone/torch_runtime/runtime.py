@@ -14,7 +14,7 @@ import torch
 from cachetools import LRUCache
 
 from connector.backbone.prompt.tail import Tail, TokenIds
-from connector.backbone.runtime import BackboneShape, EncodedDocument, Head, ReadRequest
+from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
 from connector.backbone.torch_runtime.attention import AttentionPass, EncodePass, StatesPass
 from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
@@ -24,6 +24,7 @@ from connector.backbone.torch_runtime.fixed_states import FixedStates
 from connector.backbone.torch_runtime.key_codes import CODE_BITS
 from connector.backbone.torch_runtime.read_passes import FixedPass, LatePass, ReadPass, SideBySidePass
 from connector.backbone.torch_runtime.sequences import Sequences, TokenSequence
+from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 from connector.settings import Layout
 
@@ -48,17 +49,7 @@ class TorchRuntime:
         self._cache_dtype = cache_dtype
         self._dtype: torch.dtype = model.dtype
         self._device: torch.device = model.device
-        config = model.config
-        heads = config.num_attention_heads
-        self._shape = BackboneShape(
-            family=config.model_type,
-            layers=config.num_hidden_layers,
-            heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            hidden=config.hidden_size,
-            max_positions=config.max_position_embeddings,
-        )
+        self._shape = BackboneShape.of_model(model.config)
         self._prefixes: LRUCache[tuple[int, ...], _Prefix] = LRUCache(4)
         self._lock = Lock()
         on_cpu = self._device.type == "cpu"
