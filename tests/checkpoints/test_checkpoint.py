@@ -15,7 +15,13 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.model_facts import describe
 from connector.errors import BackboneError
 
-CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_size": 32,
+    "max_position_embeddings": 64,
+}
 
 
 @pytest.fixture
@@ -157,5 +163,5 @@ def test_description(folder: Path) -> None:
     assert (facts["layers"], facts["heads"], facts["kv_heads"], facts["head_dim"]) == (2, 4, 4, 8)
     assert (facts["source"], facts["verified"], facts["licence"]) == ("folder", False, None)
     (folder / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(BackboneError, match="not a decoder"):
+    with pytest.raises(BackboneError, match="no decoder"):
         describe(Checkpoint(folder, "m"))
