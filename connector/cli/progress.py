@@ -8,7 +8,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["progress"]
+__all__ = ["ConsoleProgress", "progress"]
 
 T = TypeVar("T")
 
@@ -21,3 +21,22 @@ def progress(console: Console, label: str, items: Iterable[T], total: int) -> It
         for item in items:
             bar.advance(task)
             yield item
+
+
+class ConsoleProgress:
+    """Lines and bars on a console.
+
+    Args:
+        console: standard error, since standard output is for results.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._console.print(text, markup=False)
+
+    def track(self, label: str, items: Iterable[T], total: int) -> Iterator[T]:
+        """See ``progress``."""
+        return progress(self._console, label, items, total)

@@ -24,7 +24,7 @@ from connector.training.labels import pseudo_labels
 from connector.training.router import Router
 from connector.training.static_heads import TrainQuery
 
-__all__ = ["Backbone", "TrainOptions", "Trained", "candidate_embeddings", "train_router"]
+__all__ = ["Backbone", "RouterOptions", "Trained", "candidate_embeddings", "train_router"]
 
 _FOLDS = 5
 # Real embeddings that travel with the router, for the verification of its export.
@@ -43,7 +43,7 @@ class Backbone:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainOptions:
+class RouterOptions:
     """How a router is trained.
 
     Attributes:
@@ -95,7 +95,7 @@ def candidate_embeddings(layers: int) -> tuple[QueryEmbedding, ...]:
 def train_router(
     queries: Sequence[TrainQuery],
     backbone: Backbone,
-    options: TrainOptions,
+    options: RouterOptions,
     record: dict[str, Any],
     say: Callable[[str], None] = lambda text: None,
 ) -> Trained:
@@ -106,7 +106,7 @@ def train_router(
     Args:
         queries: judged train queries with embeddings in their tables.
         backbone: what the router is bound to.
-        options: see ``TrainOptions``.
+        options: see ``RouterOptions``.
         record: what is told of the training (collections, seeds, command).
         say: called with what is being done.
 
@@ -150,7 +150,7 @@ def _train_paper(
     queries: Sequence[TrainQuery],
     pool: Pool,
     backbone: Backbone,
-    options: TrainOptions,
+    options: RouterOptions,
     record: dict[str, Any],
     say: Callable[[str], None],
 ) -> Trained:
@@ -187,7 +187,7 @@ def _train_paper(
 
 
 def _choose(
-    queries: Sequence[TrainQuery], pool: Pool, layers: int, options: TrainOptions
+    queries: Sequence[TrainQuery], pool: Pool, layers: int, options: RouterOptions
 ) -> tuple[QueryEmbedding, float, dict[float, float]]:
     best: tuple[float, QueryEmbedding, float, dict[float, float]] | None = None
     for embedding in candidate_embeddings(layers):
@@ -215,7 +215,7 @@ def _trained(
     kappa: float,
     kappas: dict[float, float],
     backbone: Backbone,
-    options: TrainOptions,
+    options: RouterOptions,
     record: dict[str, Any],
     fit: Callable[[Examples], Router],
     static: Callable[[Examples], Any],

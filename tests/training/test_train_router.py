@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from connector.errors import DataError
-from connector.training.train_router import Backbone, Trained, TrainOptions, train_router
+from connector.training.train_router import Backbone, RouterOptions, Trained, train_router
 from tests.training.worlds import LAYERS, world
 
 BACKBONE = Backbone("a-model", "a" * 64, "b" * 64, "block", LAYERS)
-OPTIONS = TrainOptions(pool=6)
+OPTIONS = RouterOptions(pool=6)
 
 
-def trained(queries: int, *, depends: bool, options: TrainOptions = OPTIONS) -> Trained:
+def trained(queries: int, *, depends: bool, options: RouterOptions = OPTIONS) -> Trained:
     return train_router(world(queries, depends=depends), BACKBONE, options, {"seed": 0})
 
 
@@ -69,7 +69,7 @@ def test_the_same_seed_and_tables_give_the_same_router(routed: Trained) -> None:
 
 def test_paper_mode_gives_multi_hot_gates_and_no_first_stage() -> None:
     fit = dataclasses.replace(OPTIONS.fit, most_heads=2)
-    paper = trained(60, depends=True, options=TrainOptions(mode="paper", pool=6, fit=fit))
+    paper = trained(60, depends=True, options=RouterOptions(mode="paper", pool=6, fit=fit))
     assert paper.metadata.activation == "binary" and not paper.metadata.embedding.features
     gates, _, first = paper.router.gates(paper.router.samples.numpy())
     assert set(np.unique(gates)) <= {0.0, 0.5, 1.0}

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-import shutil
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from connector.cli.context import Context, pass_context
-from connector.errors import DataError, SettingsError
-from connector.settings import LAYOUTS
+from connector.cli.progress import ConsoleProgress
+from connector.errors import SettingsError
+from connector.settings import LAYOUTS, Settings
 
 if TYPE_CHECKING:
     from connector.heads.readouts import ReadOut
+    from connector.training.static_heads import Criterion
+    from connector.training.train import TrainOptions
     from connector.training.train_router import Trained
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -53,31 +57,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--model", help="Default: backbone.model.")
 @click.option("--out", type=_FILE, help="Default: MODEL.LAYOUT.onnx (static: .json) here.")
 @pass_context
-def command(
-    context: Context,
-    sources: tuple[str, ...],
-    static: bool,
-    mode: str,
-    queries: int,
-    queries_file: Path | None,
-    qrels: Path | None,
-    kappa: float | None,
-    pool: int | None,
-    most_heads: int | None,
-    readouts: str,
-    layers: int | None,
-    criterion: str,
-    size: int | None,
-    window: int | None,
-    seed: int,
-    shard: str | None,
-    merge: tuple[Path, ...],
-    leave_out: tuple[str, ...],
-    quick: bool,
-    layout: str | None,
-    model: str | None,
-    out: Path | None,
-) -> None:
+def command(context: Context, /, **options: Any) -> None:
     """Train a router that picks the heads of each query, on TRAIN queries, and export it.
 
     A SOURCE is FOLDER:SPLIT (a judged BEIR folder; the split is train unless given), FOLDER:made or FILE.jsonl:made
@@ -88,104 +68,131 @@ def command(
     training again needs no LLM. What routing gains is measured on held-out queries; where it gains nothing, the
     router says so and is the static set. Use the file with --set router.bundle=FILE.
     """
-    if not sources and queries_file is None:
-        raise SettingsError("train: give a SOURCE (FOLDER:SPLIT, FOLDER:made, engine:made), or --queries-file")
-    if (queries_file is None) != (qrels is None):
-        raise SettingsError("train: --queries-file and --qrels go together; give both")
-    part = _shard(shard)
-    from connector.training.sources import read_source
+    chosen = _Chosen(**options)
+    part = _shard(chosen.shard)
+    settings = context.settings(
+        rerank__window=chosen.window, backbone__layout=chosen.layout, backbone__model=chosen.model
+    )
+    if chosen.static:
+        _static(context, settings, chosen)
+    elif part is not None:
+        _gather(context, settings, chosen, part)
+    else:
+        _train(context, settings, chosen)
 
-    named = [read_source(source) for source in sources]
-    settings = context.settings(rerank__window=window, backbone__layout=layout, backbone__model=model)
-    console = Console(stderr=True)
-    for source in named:
-        if source.split == "test":
-            console.print(f"[yellow]{source.path}: what is trained on test queries cannot be measured on them[/]")
-    if static:
-        from connector.cli.train_static import find_static
 
-        find_static(context, settings, named, criterion=criterion, size=size, queries=queries, seed=seed, out=out)
-        return
-    target = out or Path(f"{Path(settings.backbone.model).name}.{settings.backbone.layout}.onnx")
-    if target.suffix != ".onnx":
-        raise SettingsError(f"train: --out {target}: the name of a router ends in .onnx")
-    from connector.backbone.open_reader import open_reader
-    from connector.cli.train_tables import portable, tables_of
-    from connector.evaluation.head_tables import statistics_folder
-    from connector.training.fitting import FitOptions
-    from connector.training.train_router import Backbone, TrainOptions, train_router
-    from connector.training.windows import engine_windows
-    from router_export import export
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The command's options, as they were given."""
+
+    sources: tuple[str, ...]
+    static: bool
+    mode: Literal["listwise", "paper"]
+    queries: int
+    queries_file: Path | None
+    qrels: Path | None
+    kappa: float | None
+    pool: int | None
+    most_heads: int | None
+    readouts: str
+    layers: int | None
+    criterion: Criterion
+    size: int | None
+    window: int | None
+    seed: int
+    shard: str | None
+    merge: tuple[Path, ...]
+    leave_out: tuple[str, ...]
+    quick: bool
+    layout: str | None
+    model: str | None
+    out: Path | None
+
+    def train_options(self, shard: tuple[int, int] = (0, 1)) -> TrainOptions:
+        from connector.training.train import TrainOptions
+
+        return TrainOptions(
+            mode=self.mode,
+            queries=self.queries,
+            queries_file=self.queries_file,
+            qrels=self.qrels,
+            seed=self.seed,
+            pool=self.pool,
+            most_heads=self.most_heads,
+            readouts=_readouts(self.readouts),
+            kappa=self.kappa,
+            layers=self.layers,
+            shard=shard,
+            merge=self.merge,
+            leave_out=self.leave_out,
+            measured=not self.quick,
+            command=_portable(),
+        )
+
+    def target(self, settings: Settings, suffix: str) -> Path:
+        return self.out or Path(f"{Path(settings.backbone.model).name}.{settings.backbone.layout}.{suffix}")
+
+
+def _train(context: Context, settings: Settings, chosen: _Chosen) -> None:
+    from connector.training.train import train
 
     started = time.monotonic()
-    reader = open_reader(settings)
-    shape = reader.runtime.shape
-    _merge(merge, statistics_folder(settings.cache.path, reader), console)
-    more = []
-    if queries_file is not None and qrels is not None:
-        more.append(engine_windows(queries_file, qrels, queries, settings, seed))
-    found, used = tables_of(
-        settings,
-        reader,
-        named,
-        queries,
-        seed,
-        console,
-        layers=layers or (shape.layers if mode == "paper" else -(-2 * shape.layers // 3)),
-        for_router=True,
-        shard=part or (0, 1),
-        more=more,
-    )
-    if part is not None:
-        done = f"The head scores of {len(found)} queries are in {statistics_folder(settings.cache.path, reader)}."
-        click.echo(f"{done} Copy them to where the router is trained, and name their folder with --merge.", err=True)
-        if context.as_json:
-            context.print_json({"queries": len(found), "seconds": round(time.monotonic() - started, 1)})
-        return
-    kept = [query for query in found if query.collection.partition(":")[0] not in leave_out]
-    if not kept:
-        raise DataError("train: no train query is left; check --leave-out, the judgments and the window")
-    paper = mode == "paper"
-    fit = FitOptions(most_heads=most_heads or (8 if paper else 16), seed=seed)
-    options = TrainOptions(
-        mode="paper" if paper else "listwise",
-        pool=pool or (64 if paper else 32),
-        readouts=_readouts("icr" if paper and readouts == "query" else readouts),
-        kappa=kappa,
-        fit=fit,
-        measured=not quick,
-    )
-    trained = train_router(
-        kept,
-        Backbone(
-            settings.backbone.model, reader.fingerprint, reader.template_hash, settings.backbone.layout, shape.layers
-        ),
-        options,
-        {
-            "sources": used,
-            "left out": list(leave_out),
-            "window": settings.rerank.window,
-            "seed": seed,
-            "precision": reader.runtime.precision,
-            "command": portable(),
-        },
-        lambda text: console.print(f"{text} ...", markup=False),
-    )
-    trained.router.save(target.with_suffix(".safetensors"), trained.metadata)
-    written = export(trained.router, trained.metadata, target)
+    target = chosen.target(settings, "onnx")
+    progress = ConsoleProgress(Console(stderr=True))
+    result = train(chosen.sources, target, settings, chosen.train_options(), progress=progress)
     seconds = time.monotonic() - started
     if context.as_json:
         context.print_json(
             {
                 "file": str(target),
-                "bytes": written.bundle.size,
-                "kappa": trained.metadata.kappa,
-                "gains": trained.metadata.gains,
+                "bytes": result.bundle.size,
+                "kappa": result.trained.metadata.kappa,
+                "gains": result.trained.metadata.gains,
                 "seconds": round(seconds, 1),
             }
         )
         return
-    _print(trained, target, written.bundle.size, seconds)
+    _print(result.trained, target, result.bundle.size, seconds)
+
+
+def _gather(context: Context, settings: Settings, chosen: _Chosen, part: tuple[int, int]) -> None:
+    from connector.training.train import gather_shard
+
+    started = time.monotonic()
+    progress = ConsoleProgress(Console(stderr=True))
+    queries, folder = gather_shard(chosen.sources, settings, chosen.train_options(part), progress=progress)
+    done = f"The head scores of {queries} queries are in {folder}."
+    click.echo(f"{done} Copy them to where the router is trained, and name their folder with --merge.", err=True)
+    if context.as_json:
+        context.print_json({"queries": queries, "seconds": round(time.monotonic() - started, 1)})
+
+
+def _static(context: Context, settings: Settings, chosen: _Chosen) -> None:
+    from connector.training.train import find_static_heads
+
+    started = time.monotonic()
+    progress = ConsoleProgress(Console(stderr=True))
+    found = find_static_heads(
+        chosen.sources,
+        settings,
+        chosen.train_options(),
+        criterion=chosen.criterion,
+        size=chosen.size,
+        progress=progress,
+    )
+    out = chosen.target(settings, "json")
+    found.heads.save(out)
+    if context.as_json:
+        seconds = round(time.monotonic() - started, 1)
+        context.print_json({"file": str(out), "nDCG@10": found.ndcg, "seconds": seconds})
+        return
+    table = Table("read-out", "heads (layer, head)", "first-stage weight", "nDCG@10 on these queries", box=None)
+    for readout, mean in found.ndcg.items():
+        entry = found.heads.sets[readout]
+        heads = " ".join(f"({layer},{head})" for layer, head in entry.heads)
+        table.add_row(readout, heads, f"{entry.weight:g}", f"{mean:.3f}")
+    Console().print(table)
+    click.echo(f"Written to {out}. Use it with: --set router.bundle={out}")
 
 
 def _print(trained: Trained, target: Path, size: int, seconds: float) -> None:
@@ -225,16 +232,11 @@ def _readouts(text: str) -> tuple[ReadOut, ...]:
     return chosen
 
 
-def _merge(folders: tuple[Path, ...], target: Path, console: Console) -> None:
-    """Copy tables that were gathered elsewhere; those that are here already stay."""
-    for folder in folders:
-        if not folder.is_dir():
-            raise SettingsError(f"train: --merge {folder}: there is no such folder; give one with .npz files")
-        files = sorted(folder.glob("*.npz")) or sorted((folder / target.name).glob("*.npz"))
-        if not files:
-            raise DataError(f"{folder} holds no head scores (.npz); give the statistics folder of a shard")
-        target.mkdir(parents=True, exist_ok=True)
-        new = [file for file in files if not (target / file.name).exists()]
-        for file in new:
-            shutil.copy2(file, target / file.name)
-        console.print(f"{len(new)} of {len(files)} tables were new in {folder}", markup=False)
+def _portable() -> str:
+    """The command line as it was typed, but for folders: of paths the last part only."""
+    return " ".join(["rh-connector", *(_last(word) for word in sys.argv[1:])])
+
+
+def _last(word: str) -> str:
+    key, equals, value = word.rpartition("=")
+    return f"{key}{equals}{Path(value).name}" if "/" in value else word

@@ -1,0 +1,271 @@
+"""From train queries to a router in a file: gather head statistics, train, export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from connector.backbone.open_reader import open_reader
+from connector.backbone.reader import Reader
+from connector.errors import DataError, SettingsError
+from connector.evaluation.head_tables import statistics_folder
+from connector.heads.head_sets import HeadSet, StaticHeads
+from connector.heads.readouts import READOUTS, ReadOut
+from connector.routing.bundle import Bundle
+from connector.settings import Settings
+from connector.training.fitting import FitOptions
+from connector.training.sources import TrainSource, read_source
+from connector.training.static_heads import Criterion, best_weight, find_heads
+from connector.training.tables import Gathered, Progress, Quiet, gather_tables, merge_tables
+from connector.training.train_router import Backbone, RouterOptions, Trained, train_router
+from connector.training.windows import engine_windows
+from router_export import export
+
+__all__ = ["StaticResult", "TrainOptions", "TrainResult", "find_static_heads", "gather_shard", "train"]
+
+_LIBRARY = "connector.train"
+_NO_SOURCE = "train: give a SOURCE (FOLDER:SPLIT, FOLDER:made, engine:made)"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """What ``train`` learns from, and how.
+
+    Attributes:
+        mode: ``listwise``, or ``paper`` (RouteHead, arXiv 2604.24608, as published, as far as it is).
+        queries: most queries of each source that names no count.
+        queries_file, qrels: JSONL with ``_id`` and ``text``, and their judgments (TREC or BEIR): a further source,
+            searched in the configured engine. Both or neither.
+        seed: which queries are drawn and made, and of the fit.
+        pool: (head, read-out) pairs that may be chosen; None: 32, in paper mode 64.
+        most_heads: heads that a query uses at most; None: 16, in paper mode 8.
+        readouts: by which read-outs heads may be read.
+        kappa: strength of routing; None: by cross-validation.
+        layers: heads of the first so many layers; None: two thirds of all, in paper mode all.
+        shard: (i, n): gather head scores of every n-th query from the i-th (0 to n - 1) only; see ``gather_shard``.
+        merge: folders of head scores that were gathered elsewhere.
+        leave_out: collections whose queries are not trained on.
+        measured: whether the gains on held-out queries are measured, which takes most of the time.
+        command: what the router's record says made it.
+    """
+
+    mode: Literal["listwise", "paper"] = "listwise"
+    queries: int = 50
+    queries_file: Path | None = None
+    qrels: Path | None = None
+    seed: int = 0
+    pool: int | None = None
+    most_heads: int | None = None
+    readouts: tuple[ReadOut, ...] = ("query",)
+    kappa: float | None = None
+    layers: int | None = None
+    shard: tuple[int, int] = (0, 1)
+    merge: tuple[Path, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    measured: bool = True
+    command: str = _LIBRARY
+
+    def router_options(self) -> RouterOptions:
+        """What the mode's defaults make of them."""
+        paper = self.mode == "paper"
+        return RouterOptions(
+            mode=self.mode,
+            pool=self.pool or (64 if paper else 32),
+            readouts=("icr",) if paper and self.readouts == ("query",) else self.readouts,
+            kappa=self.kappa,
+            fit=FitOptions(most_heads=self.most_heads or (8 if paper else 16), seed=self.seed),
+            measured=self.measured,
+        )
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A router and its file.
+
+    Attributes:
+        trained: the router, its record and what was measured of it.
+        bundle: loaded from the file that was written; ``Settings.router.bundle`` takes ``bundle.path``.
+    """
+
+    trained: Trained
+    bundle: Bundle
+
+
+@dataclass(frozen=True)
+class StaticResult:
+    """Static head sets, one a read-out.
+
+    Attributes:
+        heads: to be saved with ``StaticHeads.save``.
+        ndcg: read-out -> mean nDCG@10 on the train queries, fused with the first stage.
+    """
+
+    heads: StaticHeads
+    ndcg: dict[ReadOut, float]
+
+
+def train(
+    sources: Sequence[str | Path | TrainSource],
+    out: Path | str,
+    settings: Settings | None = None,
+    options: TrainOptions | None = None,
+    *,
+    reader: Reader | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a router that picks the heads of each query, and write it as an ONNX bundle.
+
+    Every head is scored once for every query and kept on disk: a run that was stopped goes on where it was, and
+    training again needs no LLM. The same queries, options and versions give the same file.
+
+    Args:
+        sources: ``FOLDER:SPLIT`` (a judged BEIR folder; the split is train unless given), ``FOLDER:made`` or
+            ``FILE.jsonl:made`` (no labels: queries are made of the documents), ``engine:made``; ``:COUNT`` behind it
+            overrides ``TrainOptions.queries``.
+        out: where the bundle goes; beside it the router itself, as ``.safetensors``.
+        settings: model, layout, window, cache folder, engine; None: the defaults.
+        options: None: the defaults.
+        reader: the LLM, if it is loaded already; it must be that of the settings.
+        progress: told what it costs and how far it is; None: the log.
+
+    Raises:
+        SettingsError: options or sources that do not go together, or a name that does not end in .onnx.
+        DataError: there is nothing to learn from.
+        BackboneError, EngineError, MissingExtraError: the LLM, the first stage, or what a package lacks.
+    """
+    settings, options, progress = settings or Settings(), options or TrainOptions(), progress or Quiet()
+    target = Path(out)
+    if target.suffix != ".onnx":
+        raise SettingsError(f"train: --out {target}: the name of a router ends in .onnx")
+    if options.shard != (0, 1):
+        raise SettingsError("train: a shard gathers head scores only; call gather_shard")
+    reader, gathered = _gathered(sources, settings, options, reader, progress)
+    kept = [query for query in gathered.queries if query.collection.partition(":")[0] not in options.leave_out]
+    if not kept:
+        raise DataError("train: no train query is left; check --leave-out, the judgments and the window")
+    layers = reader.runtime.shape.layers
+    trained = train_router(
+        kept,
+        Backbone(settings.backbone.model, reader.fingerprint, reader.template_hash, settings.backbone.layout, layers),
+        options.router_options(),
+        {
+            "sources": gathered.used,
+            "left out": list(options.leave_out),
+            "window": settings.rerank.window,
+            "seed": options.seed,
+            "precision": reader.runtime.precision,
+            "command": options.command,
+        },
+        lambda text: progress.say(f"{text} ..."),
+    )
+    trained.router.save(target.with_suffix(".safetensors"), trained.metadata)
+    return TrainResult(trained, export(trained.router, trained.metadata, target).bundle)
+
+
+def gather_shard(
+    sources: Sequence[str | Path | TrainSource],
+    settings: Settings | None = None,
+    options: TrainOptions | None = None,
+    *,
+    reader: Reader | None = None,
+    progress: Progress | None = None,
+) -> tuple[int, Path]:
+    """Gather the head scores of one part of the train queries, for ``TrainOptions.merge`` elsewhere.
+
+    Returns:
+        How many queries, and the folder of their tables.
+
+    Raises:
+        As ``train``.
+    """
+    settings, options, progress = settings or Settings(), options or TrainOptions(), progress or Quiet()
+    reader, gathered = _gathered(sources, settings, options, reader, progress)
+    return len(gathered.queries), statistics_folder(settings.cache.path, reader)
+
+
+def find_static_heads(
+    sources: Sequence[str | Path | TrainSource],
+    settings: Settings | None = None,
+    options: TrainOptions | None = None,
+    *,
+    criterion: Criterion = "ndcg",
+    size: int | None = None,
+    reader: Reader | None = None,
+    progress: Progress | None = None,
+) -> StaticResult:
+    """Find the heads that rank best by themselves, one set a read-out.
+
+    Args:
+        sources, settings, reader, progress: see ``train``.
+        options: of these ``queries``, ``seed`` and ``command`` count; None: the defaults.
+        criterion: see ``static_heads``.
+        size: heads of a set; None: as many as rank best, up to 16.
+
+    Raises:
+        As ``train``.
+    """
+    settings, options, progress = settings or Settings(), options or TrainOptions(), progress or Quiet()
+    if not sources:
+        raise SettingsError(_NO_SOURCE)
+    named = _read_sources(sources, progress)
+    reader = reader or open_reader(settings)
+    gathered = gather_tables(settings, reader, named, options.queries, options.seed, progress)
+    sets: dict[str, HeadSet] = {}
+    ndcg: dict[ReadOut, float] = {}
+    weights: dict[str, float] = {}
+    for readout in READOUTS:
+        sets[readout], ndcg[readout] = find_heads(gathered.queries, readout, criterion, size=size)
+        weights[readout], _ = best_weight(gathered.queries, readout, None)
+    found = {
+        "collections": gathered.used,
+        "criterion": criterion,
+        "window": settings.rerank.window,
+        "seed": options.seed,
+        "nDCG@10 on these queries": {readout: round(mean, 4) for readout, mean in ndcg.items()},
+        "command": options.command,
+    }
+    backbone = settings.backbone
+    return StaticResult(StaticHeads(backbone.model, reader.fingerprint, backbone.layout, sets, weights, found), ndcg)
+
+
+def _gathered(
+    sources: Sequence[str | Path | TrainSource],
+    settings: Settings,
+    options: TrainOptions,
+    reader: Reader | None,
+    progress: Progress,
+) -> tuple[Reader, Gathered]:
+    if not sources and options.queries_file is None:
+        raise SettingsError(f"{_NO_SOURCE}, or --queries-file")
+    if (options.queries_file is None) != (options.qrels is None):
+        raise SettingsError("train: --queries-file and --qrels go together; give both")
+    named = _read_sources(sources, progress)
+    reader = reader or open_reader(settings)
+    merge_tables(options.merge, statistics_folder(settings.cache.path, reader), progress)
+    more = []
+    if options.queries_file is not None and options.qrels is not None:
+        more.append(engine_windows(options.queries_file, options.qrels, options.queries, settings, options.seed))
+    depth = reader.runtime.shape.layers
+    gathered = gather_tables(
+        settings,
+        reader,
+        named,
+        options.queries,
+        options.seed,
+        progress,
+        layers=options.layers or (depth if options.mode == "paper" else -(-2 * depth // 3)),
+        for_router=True,
+        shard=options.shard,
+        more=more,
+    )
+    return reader, gathered
+
+
+def _read_sources(sources: Sequence[str | Path | TrainSource], progress: Progress) -> list[TrainSource]:
+    named = [source if isinstance(source, TrainSource) else read_source(str(source)) for source in sources]
+    for source in named:
+        if source.split == "test":
+            progress.say(f"{source.path}: what is trained on test queries cannot be measured on them")
+    return named
