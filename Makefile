@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CLEAN := build/clean
 
-.PHONY: setup demo test lint serve docs clean
+.PHONY: setup demo test lint serve docs dist dist-files clean
 
 setup: $(INSTALLED)
 
@@ -38,5 +39,19 @@ docs: $(INSTALLED)
 	@$(BIN)/python -m connector.studies.performance_page docs/performance docs/results docs/performance.md
 	@$(BIN)/python -m connector.studies.reference_page > docs/reference.md
 
+# Source archive and wheel, the wheel built from the archive, and a look at what they hold.
+dist-files: $(INSTALLED)
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist
+	@$(BIN)/python -m connector.studies.distribution dist
+
+# A release: see docs/engineering/releasing.md. The wheel runs the demo where nothing else of the repository is.
+dist: dist-files
+	@rm -rf $(CLEAN)
+	@$(PYTHON) -m venv $(CLEAN)
+	@echo "Installing the wheel into $(CLEAN) (torch is large: some minutes) ..."
+	@$(CLEAN)/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[torch,cpu]"
+	@cd $(CLEAN) && bin/rh-connector --config /dev/null demo
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
