@@ -29,7 +29,7 @@ def test_images_are_named_by_the_version(repository: Path) -> None:
     named = []
     for path in (repository / "deploy").rglob("*"):
         if path.is_file():
-            named += re.findall(r"(?:rh-connector:|newTag: |image `)(\d[\w.]*)", path.read_text())
+            named += re.findall(r"(?:rh-connector:|newTag: |image `)(\d+\.[\w.]+)", path.read_text())
     assert named and set(named) == {__version__}
 
 
