@@ -227,11 +227,13 @@ def _report(name: str, report: Report) -> Iterator[str]:
     machine = report["machine"]
     yield f"## {_label(report)}\n"
     versions = ", ".join(f"{key} {value}" for key, value in machine["versions"].items())
+    # What the runtime made of the machine; of the allocator, reports have told while it was set.
+    told = {**machine, **machine.get("plan", {})}
     run = [
         ["date", machine["date"]],
         ["machine", f"{machine['cpu']}; device {machine['device']}"],
         ["threads, for the LLM and for every peer", str(machine["threads"])],
-        ["allocator", machine["allocator"]],
+        *([subject, told[subject]] for subject in ("allocator", "weights", "layers", "batches") if subject in told),
         ["load before the run", str(machine["load_average_at_start"])],
         ["documents", f"of {machine['tokens']} tokens from {machine['texts']}"],
         ["versions", f"Python {machine['python']}, {versions}"],
