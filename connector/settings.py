@@ -99,8 +99,7 @@ class EngineSettings(_Section):
     index: str = Field("default", min_length=1, description="Name of the index.")
     fields: Annotated[tuple[str, ...], BeforeValidator(_split_fields)] = Field(
         (),
-        description="Fields that are searched and scored, each with an optional weight as in title^2; "
-        "empty: all text fields.",
+        description="Fields to search and score, each with an optional weight as in title^2; empty: all text fields.",
     )
     username: str | None = Field(None, description="User name for basic authentication.")
     password: SecretStr | None = Field(None, description="Password for basic authentication.")
@@ -124,11 +123,11 @@ class EngineSettings(_Section):
     retry_ms: int = Field(
         30_000,
         ge=0,
-        description="How long a request that the cluster refused for now (429, 503, no connection) is repeated.",
+        description="How long to repeat a request that the cluster refuses for now (429, 503, no connection).",
     )
     query_json: str | None = Field(
         None,
-        description="Query of the first stage in the cluster's query language, {query} stands for the user's words; "
+        description="First-stage query in the cluster's language; {query} stands for the user's words. "
         "null: a multi_match over engine.fields.",
     )
 
@@ -165,18 +164,18 @@ class BackboneSettings(_Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the LLM runs.")
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
-        description="Number format of the weights; auto: bfloat16 on CUDA and on CPUs with instructions for it, "
-        "else float32; int8: of a backbone exported so, for the runtime onnx.",
+        description="Number format of the weights. auto: bfloat16 where CUDA or the CPU has it, else float32. "
+        "int8: an int8 export in the runtime onnx.",
     )
     max_document_tokens: int = Field(
         512, ge=8, le=32_768, description="Tokens of a passage; longer documents are split into passages."
     )
     max_passages: int = Field(
-        8, ge=1, le=1024, description="Passages read of one document; what comes after is left out and marked."
+        8, ge=1, le=1024, description="Most passages of one document; a document with more is cut and marked."
     )
     offline: bool = Field(False, description="Never touch the network.")
     accept_license: bool = Field(
-        False, description="Accept the licence of weights that ask for it (Gemma) without being asked."
+        False, description="Accept a licence that weights ask for (Gemma), without a question."
     )
 
 
@@ -188,7 +187,7 @@ class CacheSettings(_Section):
         0, ge=0, description="Most disk for encoded documents, in MB; 0 turns it off. See docs/document-cache.md."
     )
     scores_mb: int = Field(
-        0, ge=0, description="Most memory for queries that were read before, over the same documents; 0 turns it off."
+        0, ge=0, description="Most memory for repeated queries over the same documents, in MB; 0 turns it off."
     )
     path: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         default_factory=_default_cache_path,

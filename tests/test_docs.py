@@ -18,7 +18,12 @@ from connector.settings import Settings
 from connector.studies.reference_page import reference
 from tests.service.waiting import wait_until
 
-PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted(Path(__file__).parent.parent.glob("docs/*.md")))]
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    "README.md",
+    "deploy/README.md",
+    *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md"))),
+]
 
 
 def test_the_reference_is_current(repository: Path) -> None:
@@ -34,8 +39,18 @@ def test_links_lead_somewhere(repository: Path, page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_anchors_are_headings(repository: Path, page: str) -> None:
+    path = repository / page
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)]+)\)", path.read_text()):
+        if "://" not in target:
+            headings = re.findall(r"^#+ (.+)$", (path.parent / target if target else path).read_text(), re.MULTILINE)
+            known = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+            assert anchor in known, f"{page} links to {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_in_the_docs_exist_with_their_options(repository: Path, page: str) -> None:
-    for line in re.findall(r"rh-connector [a-z-][^\n`|]*", (repository / page).read_text()):
+    for line in re.findall(r"(?<!/)rh-connector [a-z-][^\n`|]*", (repository / page).read_text()):
         # A command that goes on in the next line.
         line = line.rstrip("\\ ")
         words = shlex.split(line.split("#")[0].replace("'", "")) if line.count('"') % 2 == 0 else line.split()

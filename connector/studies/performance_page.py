@@ -17,23 +17,33 @@ __all__ = ["Notes", "main", "performance_page", "read_notes", "read_reports"]
 
 _TITLE = "# Performance\n"
 _INTRODUCTION = """\
-Ratios, because seconds are those of one machine: all rows of a report were measured in one run, in turns (A B C A B
-C). This page is made from the files in `docs/performance/` with `make docs`; do not edit it by hand. Measure your own
-machine with `rh-connector bench COLLECTION --out report.json --plot report.svg`.
+Read the ratios: seconds are those of one machine. One run measured all rows of a report, in turns (A B C A B C).
+`make docs` makes this page from the files in `docs/performance/`; do not edit it by hand. Measure your own machine
+with `rh-connector bench COLLECTION --out report.json --plot report.svg`. The [speed log](engineering/speed-log.md)
+says what was tried for each target.
 """
 _EMPTY = "There are no reports yet: `docs/performance/` holds none.\n"
 _READING = """\
-- `warm`: the documents were encoded before, the query is new. `cold`: the documents are new too. `tail`: the LLM over
-  the query, within warm. `encode`: the LLM over the documents, within cold. `fusion`: from attention to the order.
-- `cross_encoder`: a cross-encoder of MiniLM-L6's shape (6 layers, 384 wide, random weights: only its time counts),
-  with the batch size that suits it best on this machine; its tokenization is not counted, ours is.
-- `icr`: the same LLM as ICR runs it: one prompt with all documents, all layers, all heads, query and N/A.
-- `floor`: the operations of `encode` up to the deepest head, at the speed of the machine's matrix products at the
-  layers' shapes (the better of one document and a whole window at once), in the same number format.
-- `http_overhead`: what a request over loopback takes more than the reranker within it; `http_fusion`: its fusion.
-  `clients`: seconds a request, wall-clock over all requests, each with a query and a window of its own; the clients
-  run in the server's process.
-- Medians; in brackets the shortest and the longest run.
+| row | seconds of |
+| --- | --- |
+| `warm` | a new query over documents that were encoded before |
+| `cold` | a new query over new documents |
+| `tail` | the LLM over the query, within warm |
+| `encode` | the LLM over the documents, within cold |
+| `fusion` | from attention to the order |
+| `cross_encoder` | a cross-encoder of MiniLM-L6's shape: 6 layers, 384 wide, random weights |
+| `icr` | the same LLM as ICR runs it: one prompt with all documents, all layers, all heads, query and N/A |
+| `floor` | the operations of `encode` up to the deepest head, at the speed of the machine's matrix products |
+| `http_overhead` | what a request over loopback takes more than the reranker within it |
+| `http_fusion` | the fusion within a request over loopback |
+| `clients` | a request, wall-clock over all requests, each with a query and a window of its own |
+
+- Numbers are medians; in brackets the shortest and the longest run.
+- Of the cross-encoder only its time counts. It has the batch size that suits it best on this machine. Its
+  tokenization is not counted, ours is.
+- The floor takes the layers' shapes in the same number format. It counts the better of one document and a whole
+  window at once.
+- The clients run in the server's process.
 """
 # measure, ratio of a report, must, aim, whether more is better, shown as a percentage
 _TARGETS: tuple[tuple[str, str, float, float, bool, bool], ...] = (
@@ -72,7 +82,7 @@ class Notes:
 
     Attributes:
         targets: ratio of a report, or ``slim_megabytes`` and the like -> ``prediction`` (a number, made before it was
-            measured, or None) and ``tried`` (a text).
+            measured, or None).
         decisions: what follows from the tables, paragraphs in Markdown.
         slim: report of ``python -m connector.studies.slim``; empty: there is none.
         quality: see ``Quality``.
@@ -174,14 +184,6 @@ def _targets(reports: Sequence[tuple[str, Report]], notes: Notes) -> Iterator[st
                 cells = ["not measured" if rate is None else _number(rate, False) for rate in rates]
                 table.append([f"8 clients, {state}, {layout}, of the growth table", "", "", "", *cells])
     yield _table(header, table)
-    tried = [
-        f"- {measure}: {notes.targets[key]['tried']}"
-        for measure, key in [*((row[0], row[1]) for row in _TARGETS), *((row[0], row[1]) for row in _SLIM)]
-        if notes.targets.get(key, {}).get("tried")
-    ]
-    if tried:
-        yield "What was tried, by measure:\n"
-        yield "\n".join(tried) + "\n"
 
 
 def _slim_rows(notes: Notes, columns: int) -> Iterator[list[str]]:
@@ -224,12 +226,19 @@ def _number(value: float, part: bool) -> str:
 def _report(name: str, report: Report) -> Iterator[str]:
     machine = report["machine"]
     yield f"## {_label(report)}\n"
-    yield (
-        f"{name}: {machine['date']}, {machine['cpu']}; device {machine['device']}; {machine['threads']} threads for "
-        f"the LLM and for every peer; allocator: {machine['allocator']}; load before the run "
-        f"{machine['load_average_at_start']}; documents of {machine['tokens']} tokens from {machine['texts']}; "
-        f"Python {machine['python']}, {', '.join(f'{key} {value}' for key, value in machine['versions'].items())}.\n"
-    )
+    versions = ", ".join(f"{key} {value}" for key, value in machine["versions"].items())
+    # What the runtime made of the machine; of the allocator, reports have told while it was set.
+    told = {**machine, **machine.get("plan", {})}
+    run = [
+        ["date", machine["date"]],
+        ["machine", f"{machine['cpu']}; device {machine['device']}"],
+        ["threads, for the LLM and for every peer", str(machine["threads"])],
+        *([subject, told[subject]] for subject in ("allocator", "weights", "layers", "batches") if subject in told),
+        ["load before the run", str(machine["load_average_at_start"])],
+        ["documents", f"of {machine['tokens']} tokens from {machine['texts']}"],
+        ["versions", f"Python {machine['python']}, {versions}"],
+    ]
+    yield _table([name, ""], run)
     yield f"```\n{machine['command']}\n```\n"
     yield _table(["row", "seconds", "runs", "notes"], [_row(row) for row in report["rows"]])
     if report.get("growth"):
@@ -238,18 +247,23 @@ def _report(name: str, report: Report) -> Iterator[str]:
             rows = [row for row in report["growth"] if row["by"] == by]
             if rows:
                 yield _growth(by, rows)
-    cached = report.get("cached_document", {})
-    for layout, held in cached.items():
-        if held:
-            yield (
-                f"A cached document of {held['tokens']:.0f} tokens takes {held['bytes'] / 1000:,.1f} kB in the "
-                f"layout {layout}; a million of them {held['bytes'] / 1000:,.1f} GB.\n"
-            )
-    for when, used in report.get("memory_bytes", {}).items():
-        yield (
-            f"Memory of the process, {when.replace('_', ' ')}: {used['now'] / 1e9:.2f} GB (at most "
-            f"{used['most'] / 1e9:.2f} GB), peers and benchmark included.\n"
-        )
+    held = [
+        [
+            f"a cached document of {document['tokens']:.0f} tokens, layout {layout}",
+            f"{document['bytes'] / 1000:,.1f} kB",
+            f"{document['bytes'] / 1000:,.1f} GB",
+        ]
+        for layout, document in report.get("cached_document", {}).items()
+        if document
+    ]
+    if held:
+        yield _table(["size", "one", "a million"], held)
+    memory = [
+        [when.replace("_", " "), *(f"{used[key] / 1e9:.2f} GB" for key in ("now", "most"))]
+        for when, used in report.get("memory_bytes", {}).items()
+    ]
+    if memory:
+        yield _table(["memory of the process, peers and benchmark included", "then", "at most"], memory)
     for skipped, why in report.get("skipped", {}).items():
         yield f"No row `{skipped}`: {why}.\n"
 

@@ -22,9 +22,11 @@ _REFERENCE = "torch-float32"
 Report = Mapping[str, Any]
 
 _SWEPT = """\
-What a request gets: the shipped heads with the first stage (embedded BM25), through all short cuts; test queries, at
-most 100 a collection, drawn with seed 0. An asterisk marks a difference to the first stage with p < .05 (paired
-randomization test, not corrected for their number). Made with `python -m connector.studies.window_sweep`.
+What a request gets: the shipped heads with the first stage, through all short cuts. At most 100 test queries a
+collection, drawn with seed 0. The means differ from those of the [results](results.md), for three reasons: more
+queries, weights in bfloat16, and the embedded BM25 for dl19 too. An asterisk marks a difference to the first stage
+with p < .05 (paired randomization test, not corrected for their number). Made with `python -m
+connector.studies.window_sweep`.
 """
 
 
@@ -71,10 +73,10 @@ def quality_tables(
     if len(quality.formats) > 1:
         yield "## Number formats\n"
         yield (
-            f"{_MEASURE} of the default (the shipped router's heads with the first stage, layout block), window 20, "
-            "of so many test queries; the same windows in every row; in brackets the difference to the first row, "
-            "the reference, and its 95 % interval (bootstrap over queries). Seconds for 20 documents of 180 "
-            "tokens, cached and new. Reports and commands: `docs/results/formats`.\n"
+            f"{_MEASURE} of the default (the shipped router's heads with the first stage, layout block, window 20). "
+            "In brackets behind a collection: its test queries, the same windows in every row. In brackets behind a "
+            "number: the difference to the first row and its 95 % interval (bootstrap over queries). The last "
+            "columns are seconds for 20 documents of 180 tokens. Reports and commands: `docs/results/formats`.\n"
         )
         yield _formats(quality.formats, collections, speed)
     if quality.sweeps:

@@ -18,28 +18,36 @@ __all__ = ["main", "read_reports", "results_page"]
 
 _TITLE = "# Results\n"
 _INTRODUCTION = """\
-What reranking did to the first stage on judged collections, good or bad. This page is made from the files in
-`docs/results/` with `make docs`; do not edit it by hand.
+What reranking did to the first stage on judged collections, good or bad. `make docs` makes this page from the files
+in `docs/results/`; do not edit it by hand.
 """
 _EMPTY = """\
 There are no results yet: `docs/results/` holds no reports. Make one with
 `rh-connector --json evaluate DIR > docs/results/NAME.json`.
 """
 _READING = """\
-- `first-stage`: the order before reranking. `all`: every head is read (ICR). `static`: one fixed set of heads.
-  `+first-stage`: head scores fused with the first stage's. In brackets: the read-out, see how-it-works.md.
-- Rows with (pool) are of a router. `routed`: it picks the heads of each query and how far the first stage counts.
-  `static` (pool): the set it was made around. Controls: `random`, as many random heads of its pool; `permuted`, the
-  router with the embeddings of other queries of the same collection: what it gains over `permuted` is routing.
-  `left-out`: a router trained in the same way without anything of this collection.
+| row | order of the hits |
+| --- | --- |
+| `first-stage` | before reranking |
+| `all` | every head is read (ICR) |
+| `static` | one fixed set of heads; with (pool): the set that the router was made around |
+| `routed` | the router picks the heads of each query and how far the first stage counts |
+| `random` | control: as many random heads of the router's pool |
+| `permuted` | control: the router with the embeddings of other queries of the same collection |
+| `left-out` | a router trained in the same way without anything of this collection |
+| `+first-stage` | head scores fused with the first stage's |
+
+In brackets: the read-out ([how it works](how-it-works.md#read-outs)); rows with (pool) are of a router. What `routed`
+gains over `permuted` is routing.
+
 - Every row of a table ranks the same windows of the same queries. A query whose window is empty counts 0.
-- difference, 95 % interval (bootstrap) and p (two-sided paired randomization test) are of nDCG@10 against the first
-  stage, over queries; they are not corrected for the number of comparisons.
-- s/query: seconds to rerank one window of documents that are new (median over the timed queries), on the machine
-  named below each table; cached: the same window again, its documents encoded before.
+- difference, interval and p are of nDCG@10 against the first stage, over queries. The interval is a 95 % bootstrap,
+  p a two-sided paired randomization test. Neither is corrected for the number of comparisons.
+- s/query: seconds to rerank one window of new documents, on the machine named below each table (median over the
+  timed queries). cached: the same window again, its documents encoded before.
 """
 _JOINT = """\
-The published systems as published: all documents in one causal prompt. `all` (icr) is ICR; `routed` is RouteHead with
+The published systems as published: all documents in one causal prompt. `all` (icr) is ICR. `routed` is RouteHead with
 a router trained in `--mode paper` on this layout. In first-stage order the prompt leaks that order to the LLM;
 shuffled, it cannot.
 """
@@ -163,8 +171,8 @@ def _pooled(group: Sequence[Report]) -> Iterator[str]:
     yield _table(["comparison", "queries", "difference", "95 % interval", "p"], table)
     if not proven:
         yield (
-            "`routed` was not found better than `permuted` (p < 0.05) in either row: no gain of routing itself is "
-            "shown here. What was tried is in [training](training.md).\n"
+            "No gain of routing itself is shown here: `routed` was not found better than `permuted` (p < 0.05) in "
+            "either row. [The log](engineering/routing-log.md) says what was tried.\n"
         )
     for name in ("routed", "left-out"):
         differences = {
@@ -237,19 +245,22 @@ def _collection(report: Report) -> Iterator[str]:
     )
     header = ["ranking", "heads", "weight", *MEASURES, "difference", "95 % interval", "p", "s/query", "cached"]
     yield _table(header, [_row(row) for row in report.rows])
-    parts = [
-        f"Measured {made.date} on {made.cpu}",
-        f"device {made.device}, {made.threads} threads for the LLM",
+    heads = [
         f"head set {made.head_set or 'none'}",
         *([f"router {made.router}"] if made.router else []),
         *([f"left-out router {made.left_out}"] if made.left_out else []),
-        *([f"heads of the first {made.layers} layers"] if made.layers else []),
-        *([f"precision {made.precision}"] if made.precision else []),
-        f"fingerprint {made.fingerprint[:12]}",
-        f"seed {made.seed}",
-        f"Python {made.python}, {', '.join(f'{package} {version}' for package, version in made.versions.items())}",
+        *([f"of the first {made.layers} layers"] if made.layers else []),
     ]
-    yield "; ".join(parts) + ".\n"
+    versions = ", ".join(f"{package} {version}" for package, version in made.versions.items())
+    run = [
+        ["date", made.date],
+        ["machine", f"{made.cpu}; device {made.device}; threads for the LLM: {made.threads}"],
+        ["heads", ", ".join(heads)],
+        *([["precision", made.precision]] if made.precision else []),
+        ["fingerprint, seed", f"{made.fingerprint[:12]}, {made.seed}"],
+        ["versions", f"Python {made.python}, {versions}"],
+    ]
+    yield _table(["measured", ""], run)
     yield f"```\n{made.command}\n```\n"
 
 
