@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from connector.errors import DataError, RhConnectorError
 from connector.evaluation.measures import MEASURES
-from connector.evaluation.report import FIRST_STAGE, Report, System, report_from_json
+from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.running import POOL
 from connector.evaluation.significance import compare
 from connector.settings import LAYOUTS
+from connector.studies.condensing import read_reports
+from connector.studies.markdown import markdown_table
 
-__all__ = ["main", "read_reports", "results_page"]
+__all__ = ["main", "results_page"]
 
 _TITLE = "# Results\n"
 _INTRODUCTION = """\
@@ -23,7 +24,8 @@ What reranking did to the first stage on judged collections, good or bad. This p
 """
 _EMPTY = """\
 There are no results yet: `docs/results/` holds no reports. Make one with
-`rh-connector --json evaluate DIR > docs/results/NAME.json`.
+`rh-connector evaluate DIR --out report.json`, and add it with
+`python -m connector.studies.condensing report.json docs/results`.
 """
 _READING = """\
 - `first-stage`: the order before reranking. `all`: every head is read (ICR). `static`: one fixed set of heads.
@@ -53,24 +55,6 @@ _PAIRS = (
     ("left-out", "static"),
 )
 _Key = tuple[str, str | None]
-
-
-def read_reports(folder: Path | str) -> list[Report]:
-    """The reports in a folder's ``*.json``, in the order of file names.
-
-    Raises:
-        DataError: a file is not a report.
-    """
-    reports = []
-    for path in sorted(Path(folder).glob("*.json")):
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path} is not an evaluation report ({error}); make it with rh-connector evaluate"
-            ) from None
-        reports.append(report_from_json(value, str(path)))
-    return reports
 
 
 def results_page(reports: Sequence[Report]) -> str:
@@ -160,7 +144,7 @@ def _pooled(group: Sequence[Report]) -> Iterator[str]:
     if not table:
         return
     yield "Pooled over all queries of these collections (each query counts once), nDCG@10 of the (pool) rows:\n"
-    yield _table(["comparison", "queries", "difference", "95 % interval", "p"], table)
+    yield markdown_table(["comparison", "queries", "difference", "95 % interval", "p"], table)
     if not proven:
         yield (
             "`routed` was not found better than `permuted` (p < 0.05) in either row: no gain of routing itself is "
@@ -216,7 +200,7 @@ def _overview(group: Sequence[Report]) -> Iterator[str]:
             difference = _mean(rows, key, MEASURES[0]) - first
             cells += [f"{difference:+.4f}", str(better), str(len(sure) - better), str(len(group) - len(sure))]
         table.append(cells)
-    yield _table(header, table)
+    yield markdown_table(header, table)
     left_out = {key for by_key in rows for key in by_key} - set(shared)
     if left_out:
         labels = ", ".join(sorted(name if readout is None else f"{name} ({readout})" for name, readout in left_out))
@@ -236,7 +220,7 @@ def _collection(report: Report) -> Iterator[str]:
         + "\n"
     )
     header = ["ranking", "heads", "weight", *MEASURES, "difference", "95 % interval", "p", "s/query", "cached"]
-    yield _table(header, [_row(row) for row in report.rows])
+    yield markdown_table(header, [_row(row) for row in report.rows])
     parts = [
         f"Measured {made.date} on {made.cpu}",
         f"device {made.device}, {made.threads} threads for the LLM",
@@ -292,12 +276,6 @@ def _label(row: System) -> str:
 
 def _mean(rows: Sequence[Mapping[_Key, System]], key: _Key, measure: str) -> float:
     return sum(by_key[key].measures[measure] for by_key in rows) / len(rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in header[1:])]
-    lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rule, *rows))
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
