@@ -22,9 +22,7 @@ POOLED = ("routed", "static", "permuted", "left-out")
 """Rows of a router, fused and not, that are compared with each other and with the first stage over all queries."""
 _ROUTE = ("heads", "lowest_gate", "first_stage_gate", "highest_gate")
 # What a condensed row has where it says something, and a row of ``evaluate`` in any case.
-_KEPT = ("name", "readout", "seconds_per_query", "seconds_cached", "heads", "weight")
-_KEPT += ("difference", "p_value", "interval")
-_NULLS = (*_KEPT[1:], "head_list")
+_NULLS = ("readout", "seconds_per_query", "seconds_cached", "heads", "weight", "difference", "p_value", "interval")
 
 
 def condense(report: Report) -> dict[str, Any]:
@@ -125,7 +123,7 @@ def _text(collection: str, reports: Iterable[Report]) -> str:
 
 
 def _condensed_row(row: Mapping[str, Any], pooled: bool) -> dict[str, Any]:
-    kept = {key: own for key, own in row.items() if own is not None and key in _KEPT}
+    kept = {key: own for key, own in row.items() if own is not None and key in ("name", *_NULLS)}
     kept.update({key: own for key, own in row.items() if "@" in key})
     if row["route"]:
         kept["route"] = {key: row["route"][key] for key in _ROUTE if key in row["route"]}
@@ -139,7 +137,11 @@ def _whole_row(row: Mapping[str, Any]) -> dict[str, Any]:
     values = row.get("ndcg", ())
     # Sorted as texts, the numbers are in their order.
     by_query = {f"{at:06d}": own for at, own in enumerate(values)}
-    return {**dict.fromkeys(_NULLS), **{key: own for key, own in row.items() if key != "ndcg"}, "per_query": by_query}
+    return {
+        **dict.fromkeys((*_NULLS, "head_list")),
+        **{key: own for key, own in row.items() if key != "ndcg"},
+        "per_query": by_query,
+    }
 
 
 def _is_pooled(row: Mapping[str, Any]) -> bool:

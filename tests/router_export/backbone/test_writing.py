@@ -60,7 +60,7 @@ def test_an_export_again_replaces_it(checkpoint: Checkpoint, exported: Path, tmp
 
 @pytest.mark.parametrize("layers", [0, 5])
 def test_layers_that_it_does_not_have(checkpoint: Checkpoint, tmp_path: Path, layers: int) -> None:
-    with pytest.raises(BackboneError, match=f"--layers {layers}: tiny has 4 layers; give 1 to 4"):
+    with pytest.raises(BackboneError, match=f"--layers {layers}: llama has 4 layers; give 1 to 4"):
         export_backbone(checkpoint, tmp_path / "x", layers)
 
 
