@@ -13,7 +13,7 @@ __all__ = ["MARKERS", "give_markers", "nodes_of", "refuse_unmarked"]
 MARKERS: Mapping[str, str] = {
     "nodes": "starts a real OpenSearch or Elasticsearch",
     "export": "traces a backbone into ONNX graphs",
-    "bench": "runs the bench command",
+    "bench": "measures: runs the bench command, or times new processes that load the LLM",
 }
 """What each marker says of its tests. ``-m "not nodes and not export and not bench"`` is the quick run."""
 _BY_FIXTURE: Mapping[str, frozenset[str]] = {
