@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
-from tests.nodes import elasticsearch, opensearch
-from tests.nodes.fixtures import running
-from tests.nodes.process import Node, find_java
-from tests.nodes.release import NodeError
+from tests.nodes.fixtures import SessionNodes
+from tests.nodes.process import Node
+from tests.nodes.release import NoJava
+from tests.tiers import MARKERS, give_markers, nodes_of, refuse_unmarked
+
+if TYPE_CHECKING:
+    from tests.backbone.tiny_exports import TinyExports
+
+_NODES = pytest.StashKey[SessionNodes]()
+_RUNNING = pytest.StashKey[pytest.Item]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{marker}: {meaning}")
+    config.stash[_NODES] = SessionNodes()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    give_markers(items)
+
+
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Nodes boot while the tests that come before theirs run."""
+    if not session.config.option.collectonly:
+        for name in nodes_of(session.items):
+            session.config.stash[_NODES].begin(name)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.config.stash[_RUNNING] = item
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_NODES].stop()
 
 
 @pytest.fixture(autouse=True)
@@ -47,33 +78,40 @@ def reranker(settings: Settings, smollm2: Checkpoint) -> Reranker:
 
 
 @pytest.fixture(scope="session")
-def opensearch_node() -> Iterator[Node]:
+def opensearch_node(pytestconfig: pytest.Config) -> Node:
     """A real OpenSearch 2.19.1 with ML Commons and Neural Search."""
-    with running("2.19.1") as node:
-        yield node
+    return _node(pytestconfig, "opensearch_node")
 
 
 @pytest.fixture(scope="session")
-def opensearch_3_node() -> Iterator[Node]:
-    """A real OpenSearch 3.6.0."""
+def opensearch_3_node(pytestconfig: pytest.Config) -> Node:
+    """A real OpenSearch 3.6.0; without a Java for it, its tests are skipped."""
     try:
-        find_java(opensearch.RELEASES["3.6.0"])
-    except NodeError as error:
+        return _node(pytestconfig, "opensearch_3_node")
+    except NoJava as error:
         pytest.skip(str(error))
-    with running("3.6.0") as node:
-        yield node
 
 
 @pytest.fixture(scope="session")
-def elasticsearch_node() -> Iterator[Node]:
+def elasticsearch_node(pytestconfig: pytest.Config) -> Node:
     """A real Elasticsearch, core only: 9.1.0, or 8.17.0 where no Java is new enough for that."""
-    try:
-        find_java(elasticsearch.RELEASES["9.1.0"])
-        version = "9.1.0"
-    except NodeError:
-        version = "8.17.0"
-    with running(version) as node:
-        yield node
+    return _node(pytestconfig, "elasticsearch_node")
+
+
+def _node(config: pytest.Config, name: str) -> Node:
+    refuse_unmarked(config.stash.get(_RUNNING, None), "nodes")
+    return config.stash[_NODES].get(name)
+
+
+@pytest.fixture(scope="session")
+def tiny_exports(
+    pytestconfig: pytest.Config, smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> TinyExports:
+    """Tiny random models and their exports, each made once a session."""
+    from tests.backbone.tiny_exports import TinyExports
+
+    refuse_unmarked(pytestconfig.stash.get(_RUNNING, None), "export")
+    return TinyExports(tmp_path_factory.mktemp("tiny"), smollm2.path)
 
 
 @pytest.fixture

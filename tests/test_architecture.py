@@ -15,6 +15,7 @@ import pytest
 # A part may import the parts before it (and itself).
 _PARTS = [
     "errors",
+    "golden",
     "cancelling",
     "settings",
     "documents",

@@ -19,18 +19,13 @@ from connector.checkpoints.pulling import find_local, obtain
 from connector.checkpoints.shape import BackboneShape
 from connector.diagnosis.findings import Finding
 from connector.errors import BackboneError
+from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
 from connector.routing.selection import Routes
 from connector.settings import Settings
 
 __all__ = ["golden_query", "heads", "local_checkpoint", "model", "model_error"]
 
 _CODE = BackboneError.exit_code
-_QUERY = "How long do cats sleep each day?"
-_DOCUMENTS = (
-    "Bread is made of flour, water, salt and yeast.",
-    "A healthy adult cat sleeps between twelve and sixteen hours a day.",
-    "The stock market closed higher on Friday.",
-)
 
 
 def local_checkpoint(settings: Settings) -> Checkpoint | None:
@@ -111,11 +106,11 @@ def golden_query(settings: Settings) -> Iterator[Finding]:
     began = time.monotonic()
     reranker = Reranker.from_settings(settings.model_copy(update={"backbone": backbone}))
     loaded = time.monotonic()
-    result = reranker.rerank(_QUERY, _DOCUMENTS)
+    result = reranker.rerank(GOLDEN_QUERY, GOLDEN_DOCUMENTS)
     seen = (
         f"loaded in {loaded - began:.1f} s, three documents reranked in {(time.monotonic() - loaded) * 1000:.0f} ms"
     )
-    if result.reranked and result.hits[0].index == 1:
+    if result.reranked and result.hits[0].index == GOLDEN_ANSWER:
         yield Finding("golden query", "ok", seen)
     else:
         why = "the answer is not the first hit" if result.reranked else f"not reranked ({result.reason})"

@@ -11,21 +11,14 @@ from typing import Literal
 from connector.backbone.caching.document_cache import CacheStatistics
 from connector.documents import SupportsRerank
 from connector.errors import BackboneError, RhConnectorError
+from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
 from connector.service.errors import Failure, ServiceError
 from connector.service.scoring import check_result
 from connector.settings import Settings
 
-__all__ = ["GOLDEN_DOCUMENTS", "GOLDEN_QUERY", "Loading"]
+__all__ = ["Loading"]
 
 _log = logging.getLogger(__name__)
-
-GOLDEN_QUERY = "How long do cats sleep each day?"
-GOLDEN_DOCUMENTS = (
-    "The central bank left its interest rate unchanged at its meeting in June.",
-    "A healthy adult cat sleeps between twelve and sixteen hours a day, kittens even longer.",
-    "Steel bridges are painted regularly to keep them from rusting.",
-)
-_GOLDEN_ANSWER = 1
 
 
 class Loading:
@@ -115,5 +108,5 @@ def _score_golden_query(reranker: SupportsRerank) -> None:
         check_result(result, len(GOLDEN_DOCUMENTS))
     except RuntimeError as error:
         raise BackboneError(f"the golden query failed: {error}") from None
-    if result.hits[0].index != _GOLDEN_ANSWER:
+    if result.hits[0].index != GOLDEN_ANSWER:
         _log.warning("the golden query's best document is not the one on cats: check model and head set")

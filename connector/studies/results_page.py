@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from connector.errors import DataError, RhConnectorError
 from connector.evaluation.measures import MEASURES
-from connector.evaluation.report import FIRST_STAGE, Report, System, report_from_json
+from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.running import POOL
 from connector.evaluation.significance import compare
 from connector.settings import LAYOUTS
+from connector.studies.condensing import read_reports
+from connector.studies.markdown import markdown_table
 
-__all__ = ["main", "read_reports", "results_page"]
+__all__ = ["main", "results_page"]
 
 _TITLE = "# Results\n"
 _INTRODUCTION = """\
@@ -23,7 +24,8 @@ in `docs/results/`; do not edit it by hand.
 """
 _EMPTY = """\
 There are no results yet: `docs/results/` holds no reports. Make one with
-`rh-connector --json evaluate DIR > docs/results/NAME.json`.
+`rh-connector evaluate DIR --out report.json`, and add it with
+`python -m connector.studies.condensing report.json docs/results`.
 """
 _READING = """\
 | row | order of the hits |
@@ -61,24 +63,6 @@ _PAIRS = (
     ("left-out", "static"),
 )
 _Key = tuple[str, str | None]
-
-
-def read_reports(folder: Path | str) -> list[Report]:
-    """The reports in a folder's ``*.json``, in the order of file names.
-
-    Raises:
-        DataError: a file is not a report.
-    """
-    reports = []
-    for path in sorted(Path(folder).glob("*.json")):
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path} is not an evaluation report ({error}); make it with rh-connector evaluate"
-            ) from None
-        reports.append(report_from_json(value, str(path)))
-    return reports
 
 
 def results_page(reports: Sequence[Report]) -> str:
@@ -168,7 +152,7 @@ def _pooled(group: Sequence[Report]) -> Iterator[str]:
     if not table:
         return
     yield "Pooled over all queries of these collections (each query counts once), nDCG@10 of the (pool) rows:\n"
-    yield _table(["comparison", "queries", "difference", "95 % interval", "p"], table)
+    yield markdown_table(["comparison", "queries", "difference", "95 % interval", "p"], table)
     if not proven:
         yield (
             "No gain of routing itself is shown here: `routed` was not found better than `permuted` (p < 0.05) in "
@@ -224,7 +208,7 @@ def _overview(group: Sequence[Report]) -> Iterator[str]:
             difference = _mean(rows, key, MEASURES[0]) - first
             cells += [f"{difference:+.4f}", str(better), str(len(sure) - better), str(len(group) - len(sure))]
         table.append(cells)
-    yield _table(header, table)
+    yield markdown_table(header, table)
     left_out = {key for by_key in rows for key in by_key} - set(shared)
     if left_out:
         labels = ", ".join(sorted(name if readout is None else f"{name} ({readout})" for name, readout in left_out))
@@ -244,7 +228,7 @@ def _collection(report: Report) -> Iterator[str]:
         + "\n"
     )
     header = ["ranking", "heads", "weight", *MEASURES, "difference", "95 % interval", "p", "s/query", "cached"]
-    yield _table(header, [_row(row) for row in report.rows])
+    yield markdown_table(header, [_row(row) for row in report.rows])
     heads = [
         f"head set {made.head_set or 'none'}",
         *([f"router {made.router}"] if made.router else []),
@@ -260,7 +244,7 @@ def _collection(report: Report) -> Iterator[str]:
         ["fingerprint, seed", f"{made.fingerprint[:12]}, {made.seed}"],
         ["versions", f"Python {made.python}, {versions}"],
     ]
-    yield _table(["measured", ""], run)
+    yield markdown_table(["measured", ""], run)
     yield f"```\n{made.command}\n```\n"
 
 
@@ -303,12 +287,6 @@ def _label(row: System) -> str:
 
 def _mean(rows: Sequence[Mapping[_Key, System]], key: _Key, measure: str) -> float:
     return sum(by_key[key].measures[measure] for by_key in rows) / len(rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in header[1:])]
-    lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rule, *rows))
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

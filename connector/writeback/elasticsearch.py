@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from connector.engines.cluster.connection import ClusterError, Connection, ServerVersion
 from connector.errors import EngineError
+from connector.golden import GOLDEN_DOCUMENTS, GOLDEN_QUERY
 from connector.writeback.calls import Call, without_key
 from connector.writeback.inference_endpoint import InferencePlan, Service
 
@@ -19,7 +20,6 @@ __all__ = ["ElasticsearchEndpoint"]
 
 # The first releases whose hugging_face and custom services rerank at a URL of one's own.
 _FIRST = {8: 19, 9: 1}
-_DOCUMENTS = ["Bread is made of flour.", "A healthy adult cat sleeps between twelve and sixteen hours a day."]
 
 
 @dataclass
@@ -121,7 +121,7 @@ class ElasticsearchEndpoint:
         Raises:
             EngineError: it does not work.
         """
-        body = {"query": "How long do cats sleep?", "input": _DOCUMENTS}
+        body = {"query": GOLDEN_QUERY, "input": list(GOLDEN_DOCUMENTS[:2])}
         answer = self._send(Call("POST", self.plan.path, body, "two documents through the endpoint"))
         scores = {int(entry["index"]): float(entry["relevance_score"]) for entry in answer["rerank"]}
         if sorted(scores) != [0, 1]:

@@ -8,15 +8,13 @@ from typing import Any
 from urllib.parse import quote
 
 from connector.engines.cluster.connection import ClusterError, Connection
+from connector.golden import GOLDEN_DOCUMENTS, GOLDEN_QUERY
 from connector.writeback.search_pipeline import PipelinePlan
 
 __all__ = ["Proof", "predict", "prove_searches", "was_reranked"]
 
-_QUERY = "How long do cats sleep?"
-_DOCUMENTS = [
-    "Bread is made of flour and water.",
-    "A healthy adult cat sleeps between twelve and sixteen hours a day.",
-]
+# The second answers.
+_DOCUMENTS = list(GOLDEN_DOCUMENTS[:2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +38,10 @@ def predict(connection: Connection, plan: PipelinePlan, model: str) -> Proof:
     """Two documents through the cluster to the service and back: the way that a search takes."""
     name = "_predict with two documents"
     if plan.route == "rerank":
-        body: dict[str, Any] = {"query_text": _QUERY, "text_docs": _DOCUMENTS}
+        body: dict[str, Any] = {"query_text": GOLDEN_QUERY, "text_docs": _DOCUMENTS}
         path = f"/_plugins/_ml/_predict/text_similarity/{model}"
     else:
-        body = {"parameters": {"query": _QUERY, "documents": _DOCUMENTS}}
+        body = {"parameters": {"query": GOLDEN_QUERY, "documents": _DOCUMENTS}}
         path = f"/_plugins/_ml/models/{model}/_predict"
     try:
         answer = connection.request("POST", path, body)
@@ -66,7 +64,7 @@ def prove_searches(connection: Connection, plan: PipelinePlan, index: str) -> It
         yield Proof("a search", False, f"not tried: there are no documents in {index} (engine.index)")
         return
     everything: dict[str, Any] = {"match_all": {}}
-    marked = plan.search(_QUERY, everything)
+    marked = plan.search(GOLDEN_QUERY, everything)
     cases: list[tuple[str, Mapping[str, Any]]] = [
         ("a search", {**marked, "size": 5}),
         ("size: 0", {**marked, "size": 0}),

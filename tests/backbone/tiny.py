@@ -50,15 +50,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def config_of(family: str) -> Any:
-    """A fresh config object: models made from one object would share its attention setting."""
-    return AutoConfig.for_model(family, **{**_COMMON, **FAMILIES[family]})
+def config_of(family: str, layers: int = 4) -> Any:
+    """A fresh config object: models made from one object would share its attention setting.
+
+    Fewer layers are the first of the four.
+    """
+    own = {name: value[:layers] if isinstance(value, list) else value for name, value in FAMILIES[family].items()}
+    return AutoConfig.for_model(family, **{**_COMMON, **own, "num_hidden_layers": layers})
 
 
-def save_tiny(family: str, folder: Path) -> None:
+def save_tiny(family: str, folder: Path, layers: int = 4) -> None:
     """Write a random model with weights large enough for attention to be far from uniform."""
     torch.manual_seed(11)
-    config = config_of(family)
+    config = config_of(family, layers)
     config.initializer_range = 0.25
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
+from typing import Any
 
 import pytest
+import uvicorn
 
 from connector.benchmark.http_serving import Client, clients_seconds, serving
 from connector.errors import BackboneError
@@ -13,15 +14,23 @@ from connector.settings import Settings
 
 
 def test_a_connection_outlives_other_work_and_ends_with_the_server(
-    reranker: Reranker, settings: Settings, cats: list[str]
+    reranker: Reranker, settings: Settings, cats: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made: list[uvicorn.Config] = []
+
+    class Kept(uvicorn.Config):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(uvicorn, "Config", Kept)
     keyed = settings.model_copy(update={"serve": settings.serve.model_copy(update={"api_keys": ("x",)})})
     with serving(reranker, keyed) as port:
         client, other = Client(port), Client(port)
         served = client.rerank("how long do cats sleep", cats)
         assert 0 < served.fusion < served.rerank < served.seconds
-        # Longer than a server waits for the next request by default.
-        time.sleep(6)
+        # By default a server waits five seconds for the next request: other ways take minutes.
+        assert made[0].timeout_keep_alive >= 600
         assert client.rerank("who bakes bread", cats).seconds > 0
         assert clients_seconds([client, other], [(query, cats) for query in ("one", "two", "three")]) > 0
         with pytest.raises(BackboneError, match="the service answered 4"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from connector.benchmark.measuring import Way, alternate, row
@@ -24,9 +22,29 @@ def test_ways_run_in_turns_after_a_warm_up() -> None:
     assert [(each.name, each.runs) for each in rows] == [("a", 2), ("b", 2)]
 
 
-def test_preparing_is_not_timed() -> None:
-    (found,) = alternate([Way("a", lambda turn: None, lambda: time.sleep(0.2))], 1)
-    assert found.seconds < 0.2
+class Clock:
+    """Stands still but for what the ways say that they take."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def takes(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("connector.benchmark.measuring.time", made)
+    return made
+
+
+def test_preparing_is_not_timed(clock: Clock) -> None:
+    (found,) = alternate([Way("a", lambda turn: clock.takes(2), lambda: clock.takes(100))], 1)
+    assert found.seconds == 2
 
 
 def test_parts_become_rows_and_may_stand_for_the_whole() -> None:
@@ -45,11 +63,11 @@ def test_parts_become_rows_and_may_stand_for_the_whole() -> None:
     }
 
 
-def test_a_slow_way_sits_out_the_rest() -> None:
-    slow = Way("slow", lambda turn: time.sleep(0.05), warm_up=False)
-    fast = Way("fast", lambda turn: None, warm_up=False)
-    rows = alternate([slow, fast], 4, at_most=0.01)
-    assert [each.runs for each in rows] == [1, 4]
+def test_a_slow_way_sits_out_the_rest(clock: Clock) -> None:
+    slow = Way("slow", lambda turn: clock.takes(5), warm_up=False)
+    fast = Way("fast", lambda turn: clock.takes(1), warm_up=False)
+    rows = alternate([slow, fast], 4, at_most=5)
+    assert [(each.runs, each.seconds) for each in rows] == [(1, 5), (4, 1)]
 
 
 def test_nothing_timed_has_no_median() -> None:

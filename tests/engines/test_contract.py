@@ -28,15 +28,15 @@ CATS = [
 ]
 
 
-@pytest.fixture(params=["embedded", "opensearch", "elasticsearch"])
+@pytest.fixture(params=["embedded", "opensearch_node", "elasticsearch_node"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """Opens engines on a new index."""
-    kind = request.param
+    kind = request.param.removesuffix("_node")
     options: dict[str, Any] = {"cache.path": str(tmp_path), "engine.kind": kind}
     options["engine.index"] = f"t-{uuid.uuid4().hex[:12]}"
     options["engine.retry_ms"] = 2000
     if kind != "embedded":
-        options["engine.url"] = request.getfixturevalue(f"{kind}_node").url
+        options["engine.url"] = request.getfixturevalue(request.param).url
     opened: list[Engine] = []
 
     def open_one(**more: Any) -> Engine:

@@ -6,13 +6,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.nodes import elasticsearch, opensearch
-from tests.nodes.process import Node
+from tests.nodes.process import Node, Starting, find_java
+from tests.nodes.release import NodeError, NoJava
 
-__all__ = ["node_folder", "running"]
+__all__ = ["NODES", "SessionNodes", "node_folder", "running"]
+
+NODES = ("opensearch_node", "opensearch_3_node", "elasticsearch_node")
+"""The fixtures that give a test a real node."""
 
 
 def node_folder() -> Path:
@@ -35,6 +39,12 @@ def running(version: str, *, port: int = 0, homes: Path | None = None) -> Iterat
     Raises:
         NodeError: Java or Maven is missing, or the node did not come up.
     """
+    with _started(version, port=port, homes=homes) as starting:
+        yield starting.ready()
+
+
+@contextmanager
+def _started(version: str, *, port: int = 0, homes: Path | None = None) -> Iterator[Starting]:
     product = opensearch if version in opensearch.RELEASES else elasticsearch
     folder = node_folder() if homes is None else homes
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,10 +53,61 @@ def running(version: str, *, port: int = 0, homes: Path | None = None) -> Iterat
     data = Path(tempfile.mkdtemp(prefix=f"rh-node-{version}-"))
     data.chmod(0o755)
     try:
-        node = product.start(home, version, data, port=port)
+        starting = product.start(home, version, data, port=port)
         try:
-            yield node
+            yield starting
         finally:
-            node.stop()
+            starting.stop()
     finally:
         shutil.rmtree(data, ignore_errors=True)
+
+
+class SessionNodes:
+    """The nodes of a test session, each started at most once: those that are wanted boot while other tests run."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._started: dict[str, Starting | NodeError] = {}
+        self._ready: dict[str, Node] = {}
+
+    def begin(self, name: str) -> None:
+        """Start the process of one of ``NODES``, if it has not been; what goes wrong is kept for who asks for it."""
+        if name in self._started:
+            return
+        try:
+            self._started[name] = self._open.enter_context(_started(_version(name)))
+        except NodeError as error:
+            self._started[name] = error
+
+    def get(self, name: str) -> Node:
+        """That node, once it answers.
+
+        Raises:
+            NodeError: Java or Maven is missing, or the node did not come up.
+        """
+        self.begin(name)
+        starting = self._started[name]
+        if isinstance(starting, NodeError):
+            raise starting
+        if name not in self._ready:
+            self._ready[name] = starting.ready()
+        return self._ready[name]
+
+    def stop(self) -> None:
+        """End them, all at once."""
+        for starting in self._started.values():
+            if isinstance(starting, Starting):
+                starting.ask_to_stop()
+        self._open.close()
+
+
+def _version(name: str) -> str:
+    if name == "opensearch_node":
+        return "2.19.1"
+    if name == "opensearch_3_node":
+        return "3.6.0"
+    try:
+        find_java(elasticsearch.RELEASES["9.1.0"])
+    except NoJava:
+        return "8.17.0"
+    return "9.1.0"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.nodes.maven import installed, properties
-from tests.nodes.process import COMMON_FLAGS, Node, common_settings, find_java, launch, prepare
+from tests.nodes.process import COMMON_FLAGS, Starting, common_settings, find_java, launch, prepare
 from tests.nodes.release import NodeError, Release
 
 __all__ = ["RELEASES", "install", "start"]
@@ -147,11 +147,13 @@ def install(home: Path, version: str) -> Path:
     return installed(home, RELEASES[version], _PARTS_LIST, _lay_out)
 
 
-def start(home: Path, version: str, data: Path, *, port: int = 0, settings: Mapping[str, str] | None = None) -> Node:
-    """A node on its installed home; ``data`` takes all that it writes.
+def start(
+    home: Path, version: str, data: Path, *, port: int = 0, settings: Mapping[str, str] | None = None
+) -> Starting:
+    """Start a node on its installed home; ``data`` takes all that it writes.
 
     Raises:
-        NodeError: no fitting Java, or the node did not come up.
+        NodeError: no fitting Java, or the user that it must run as cannot reach its files.
     """
     release = RELEASES[version]
     java = find_java(release)

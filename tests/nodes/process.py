@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.nodes.release import NodeError, Release
+from tests.nodes.release import NodeError, NoJava, Release
 
-__all__ = ["COMMON_FLAGS", "Node", "find_java", "launch"]
+__all__ = ["COMMON_FLAGS", "Node", "Starting", "find_java", "launch"]
 
 # Search servers refuse to run as root: then the node runs as this user.
 _UNPRIVILEGED = 65534
@@ -55,13 +55,31 @@ class Node:
 
     url: str
     version: str
+
+
+@dataclass(frozen=True)
+class Starting:
+    """A node whose process runs; whether it answers yet is not known. What it wrote stays in ``data``."""
+
+    version: str
     data: Path
     process: subprocess.Popen[bytes]
-    seconds: float
+
+    def ready(self, patience: float = 180.0) -> Node:
+        """Wait until the cluster is yellow or green.
+
+        Raises:
+            NodeError: it ended, or is not ready in so many seconds; the last words of its log are in the message.
+        """
+        return Node(_when_ready(self.process, self.data / "logs", time.monotonic() + patience), self.version)
+
+    def ask_to_stop(self) -> None:
+        """Let it end; ``stop`` waits for that."""
+        self.process.send_signal(signal.SIGTERM)
 
     def stop(self, patience: float = 30.0) -> None:
-        """End it; what it wrote stays in ``data``."""
-        self.process.send_signal(signal.SIGTERM)
+        """End it."""
+        self.ask_to_stop()
         try:
             self.process.wait(patience)
         except subprocess.TimeoutExpired:
@@ -96,13 +114,11 @@ def common_settings(data: Path, port: int) -> dict[str, str]:
     }
 
 
-def launch(
-    command: list[str], release: Release, home: Path, data: Path, *, stdin: bytes = b"", patience: float = 180.0
-) -> Node:
-    """Start the process and wait until the cluster is yellow or green.
+def launch(command: list[str], release: Release, home: Path, data: Path, *, stdin: bytes = b"") -> Starting:
+    """Start the process.
 
     Raises:
-        NodeError: it ended, or is not ready in time; the last words of its log are in the message.
+        NodeError: the user that it must run as cannot reach it.
     """
     environment = {k: v for k, v in os.environ.items() if k not in ("CLASSPATH", "JAVA_TOOL_OPTIONS")}
     # Elasticsearch's own main class insists on it.
@@ -111,7 +127,6 @@ def launch(
     if os.geteuid() == 0:
         _give_away(home, data)
         owner = {"user": _UNPRIVILEGED, "group": _UNPRIVILEGED, "extra_groups": []}
-    began = time.monotonic()
     with (data / "logs" / "stdout.log").open("wb") as sink:
         process = subprocess.Popen(
             command,
@@ -126,13 +141,7 @@ def launch(
     assert process.stdin
     with suppress(BrokenPipeError), process.stdin:
         process.stdin.write(stdin)
-    try:
-        url = _when_ready(process, data / "logs", began + patience)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    return Node(url, release.version, data, process, time.monotonic() - began)
+    return Starting(release.version, data, process)
 
 
 def _give_away(home: Path, data: Path) -> None:
@@ -181,7 +190,7 @@ def find_java(release: Release) -> Path:
     """The first fitting java of ``RH_TEST_JAVA_HOME``, ``JAVA_HOME``, the PATH and /usr/lib/jvm.
 
     Raises:
-        NodeError: there is none; the message says which is needed, and why.
+        NoJava: there is none; the message says which is needed, and why.
     """
     named = [os.environ.get(name) for name in ("RH_TEST_JAVA_HOME", "JAVA_HOME")]
     homes = [Path(value) for value in named if value]
@@ -193,7 +202,7 @@ def find_java(release: Release) -> Path:
             continue
         if release.java_min <= _major(home) <= release.java_max:
             return home / "bin" / "java"
-    raise NodeError(
+    raise NoJava(
         f"{release.product} {release.version} needs {release.fitting_java} ({release.why_java}); "
         f"none was found, name one in JAVA_HOME"
     )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["NodeError", "Release"]
+__all__ = ["NoJava", "NodeError", "Release"]
 
 
 class NodeError(Exception):
     """Something that keeps a node from being made or started, in one sentence."""
+
+
+class NoJava(NodeError):
+    """No Java on this machine runs that release."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from connector.documents import FirstStage, Hit, RankedHit, RerankResult
-from connector.service.loading import GOLDEN_QUERY
+from connector.golden import GOLDEN_QUERY
 
 Behaviour = Callable[[str, Sequence[Any], FirstStage, float | None], RerankResult]
 

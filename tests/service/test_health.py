@@ -9,7 +9,8 @@ import pytest
 from connector import __version__
 from connector.documents import RankedHit, RerankResult
 from connector.errors import BackboneError
-from connector.service.loading import GOLDEN_DOCUMENTS, Loading
+from connector.golden import GOLDEN_DOCUMENTS
+from connector.service.loading import Loading
 from connector.settings import Settings
 from tests.service.conftest import ClientFactory, service_settings
 from tests.service.standin import StandIn

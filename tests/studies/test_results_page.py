@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,10 @@ from connector.errors import DataError
 from connector.evaluation.measures import MEASURES
 from connector.evaluation.report import Report, make_row, report_from_json, report_to_json
 from connector.evaluation.significance import compare
-from connector.studies.results_page import main, read_reports, results_page
+from connector.studies.condensing import read_reports
+from connector.studies.results_page import main, results_page
 from tests.evaluation.test_report import make_report
+from tests.studies.condensed import condensed
 
 
 def test_the_committed_page_is_what_the_committed_results_give(repository: Path) -> None:
@@ -24,9 +25,11 @@ def test_the_committed_page_is_what_the_committed_results_give(repository: Path)
 
 
 def test_committed_results_name_no_folder_of_a_machine(repository: Path) -> None:
-    for path in (repository / "docs" / "results").glob("*.json"):
-        for word in json.loads(path.read_text(encoding="utf-8"))["provenance"]["command"].split():
-            assert not word.lstrip("'\"").startswith("/"), f"{path}: {word}"
+    reports = read_reports(repository / "docs" / "results")
+    assert reports
+    for report in reports:
+        for word in report.provenance.command.split():
+            assert not word.lstrip("'\"").startswith("/"), f"{report.collection}: {word}"
 
 
 def test_without_results_the_page_says_so() -> None:
@@ -60,8 +63,7 @@ def test_two_reports_of_one_collection_are_refused() -> None:
 
 def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, page = tmp_path / "results", tmp_path / "results.md"
-    folder.mkdir()
-    (folder / "one.json").write_text(json.dumps(report_to_json(make_report("one"))))
+    condensed(folder, make_report("one"))
     assert main([str(folder), str(page)]) == 0
     assert page.read_text() == results_page([make_report("one")])
     (folder / "two.json").write_text("{")
@@ -82,10 +84,9 @@ def routed_report(collection: str, gains: Sequence[float], **changes: Any) -> Re
     return replace(report, queries=len(gains), rows=rows)
 
 
-def test_controls_are_pooled_over_the_queries_of_all_collections() -> None:
+def test_controls_are_pooled_over_the_queries_of_all_collections(tmp_path: Path) -> None:
     one, two = routed_report("one", [0.1, 0.2, 0.3, 0.1]), routed_report("two", [-0.05, 0.15, 0.1, 0.2])
-    read = [report_from_json(json.loads(json.dumps(report_to_json(each))), "x.json") for each in (one, two)]
-    page = results_page(read)
+    page = results_page(condensed(tmp_path, one, two))
     gains = {f"{at}": gain for at, gain in enumerate([0.1, 0.2, 0.3, 0.1, -0.05, 0.15, 0.1, 0.2])}
     expected = compare(gains, dict.fromkeys(gains, 0.0))
     for suffix in ("", "+first-stage"):
@@ -106,11 +107,3 @@ def test_joint_and_shuffled_reports_stand_apart_with_their_reading() -> None:
         "joint, first 20 hits, shuffled",
     ]
     assert "ICR" in page.split("layout joint")[1] and "The LLM saw them in random order." in page
-
-
-def test_the_reports_that_are_committed_are_read(repository: Path) -> None:
-    reports = read_reports(repository / "docs" / "results")
-    assert reports and all(report.rows[0].name == "first-stage" for report in reports)
-    # Reports from before there was a router have neither recall nor values of queries.
-    old = [report for report in reports if report.recall is None]
-    assert all(not row.per_query for report in old for row in report.rows)

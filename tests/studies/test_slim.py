@@ -31,6 +31,7 @@ def test_packages_are_those_beside_the_interpreter() -> None:
     assert "numpy" in packages(Path(sys.executable))
 
 
+@pytest.mark.bench
 def test_first_answers_are_real(program: list[str]) -> None:
     assert first_answer(program) > 0
     assert served_answer(program) > 0

@@ -80,7 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         if damage == "silent":
-            time.sleep(self.server.patience + 0.7)
+            self._until_gone()
+            return
         if damage is not None and (change := DAMAGES.get(damage)) is not None:
             status, text = change(text)
         with suppress(OSError):
@@ -91,8 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             if damage == "half and silent":
                 self.wfile.write(text[: len(text) // 2])
                 self.wfile.flush()
-                time.sleep(self.server.patience + 0.7)
-                self.close_connection = True
+                self._until_gone()
                 return
             if damage == "drip":
                 # Each silence is shorter than the cluster's patience, all of them together are longer.
@@ -102,6 +102,12 @@ class _Handler(BaseHTTPRequestHandler):
                     time.sleep(self.server.patience * 0.5)
                 return
             self.wfile.write(text)
+
+    def _until_gone(self) -> None:
+        """Say nothing until the cluster has lost its patience and closes the connection."""
+        self.close_connection = True
+        with suppress(OSError):
+            self.connection.recv(1)
 
     def finish(self) -> None:
         # The cluster may have gone away first.

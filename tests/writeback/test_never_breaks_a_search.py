@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -24,6 +23,8 @@ from tests.service.standin import StandIn
 from tests.writeback.damaging_proxy import DAMAGES, DamagingProxy, proxying
 
 PATIENCE = 1
+# One of each kind: a wrong answer, none that can be read, a status, no connection, no answer.
+SOME = ("one score too few", "cut body", "503", "reset", "silent")
 
 
 @pytest.fixture(scope="module", params=["opensearch_node", "opensearch_3_node"])
@@ -83,7 +84,11 @@ def ids(answer: dict[str, Any]) -> list[str]:
     return [hit["_id"] for hit in answer["hits"]["hits"]]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("node", "damage"),
+    [*(("opensearch_node", damage) for damage in DAMAGES), *(("opensearch_3_node", damage) for damage in SOME)],
+    indirect=["node"],
+)
 def test_first_stage_order_with_its_scores(
     connection: Connection, installed: tuple[DamagingProxy, PipelinePlan], damage: str
 ) -> None:
@@ -98,12 +103,10 @@ def test_first_stage_order_with_its_scores(
         (hit["_id"], hit["_score"]) for hit in plain["hits"]["hits"]
     ]
     proxy.damage = None
-    started = time.monotonic()
-    good = search(connection, plan)
-    if time.monotonic() - started >= PATIENCE:
-        # A machine so busy that the pipeline's time was up: that is no word on recovery.
-        good = search(connection, plan)
-    assert was_reranked(good, plan) and sorted(ids(good)) == sorted(ids(plain)), "it recovers at once"
+    # Asked again where the machine is so busy that the pipeline's time was up: that is no word on recovery.
+    answers = (search(connection, plan) for _ in range(3))
+    good = next((good for good in answers if was_reranked(good, plan)), None)
+    assert good is not None and sorted(ids(good)) == sorted(ids(plain)), "it recovers at once"
 
 
 def test_a_dripping_answer_is_waited_for(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -24,6 +23,7 @@ from connector.writeback.proving import predict, prove_searches, was_reranked
 from connector.writeback.search_pipeline import PipelinePlan, Route, joining_script
 from tests.nodes.process import Node
 from tests.service.live import serving
+from tests.service.waiting import wait_until
 
 KEY = 'k"ey\\1'
 QUERY = "how long do cats sleep"
@@ -148,9 +148,7 @@ def test_from_install_to_uninstall(
         assert connection.request("POST", "/pets/_count", {"query": {"match_all": {}}})["count"] == len(pets)
         failed = pipeline.statistics()["failed"]
 
-    began = time.monotonic()
     ids, answer = search(connection, plan)
-    assert time.monotonic() - began < plan.timeout_s + 1
     assert ids == [hit.id for hit in first] and not was_reranked(answer, plan)
     assert pipeline.statistics()["failed"] > failed
     gone = predict(connection, plan, found.model[0])
@@ -228,7 +226,7 @@ def test_a_half_failed_install_leaves_nothing_and_a_killed_one_is_continued(
     killed = OpenSearchPipeline(connection, pipeline.plan, KEY)
     for call in list(killed.calls(killed.find()))[:2]:
         call.send(connection, KEY)
-    _until(lambda: killed.find().connector is not None)
+    wait_until(lambda: killed.find().connector is not None)
     sent = killed.install()
     assert [call.why for call in sent] == ["group of the model", "remote model, deployed", "search pipeline"]
     killed.uninstall()
@@ -331,10 +329,3 @@ def test_bad_plans_are_told() -> None:
     with pytest.raises(SettingsError, match="--query-path goes with"):
         plan("rerank", "query.x")
     assert "it\\'s" in joining_script(["it's"])
-
-
-def _until(done: Any, seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < until
-        time.sleep(0.1)

@@ -17,30 +17,26 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, SettingsError
 from connector.settings import Layout, Settings
 from router_export import export_backbone
-from tests.backbone.onnx_runtime.test_runtime import DOCUMENTS, PREFIX, tail, tokenizer_file, with_backbone
+from tests.backbone.onnx_runtime.test_runtime import DOCUMENTS, PREFIX, tail, with_backbone
 from tests.backbone.reading import read_one
-from tests.backbone.tiny import save_tiny
+from tests.backbone.tiny_exports import TinyExports
 
-__all__ = ["tokenizer_file"]
 LAYERS = 3
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("int8") / "tiny"
-    save_tiny("llama", folder)
-    shutil.copy(tokenizer_file, folder)
-    return Checkpoint.open(folder, "tiny")
+def checkpoint(tiny_exports: TinyExports) -> Checkpoint:
+    return tiny_exports.checkpoint("llama")
 
 
 @pytest.fixture(scope="module")
-def folders(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(checkpoint: Checkpoint, tiny_exports: TinyExports) -> dict[str, Path]:
     """The same layers in both precisions."""
-    found = {}
-    for precision in ("float32", "int8"):
-        found[precision] = tmp_path_factory.mktemp(precision) / "export"
-        written = export_backbone(checkpoint, found[precision], LAYERS, precision)  # type: ignore[arg-type]
-        assert written.exported.dtype == ExportedBackbone.read(found[precision]).dtype == precision
+    found = {
+        "float32": tiny_exports.exported(checkpoint, LAYERS),
+        "int8": tiny_exports.exported(checkpoint, LAYERS, "int8"),
+    }
+    assert {name: ExportedBackbone.read(folder).dtype for name, folder in found.items()} == {n: n for n in found}
     return found
 
 

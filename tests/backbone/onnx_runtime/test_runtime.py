@@ -23,10 +23,10 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError
 from connector.settings import Layout, Settings
-from router_export import export_backbone
 from router_export.backbone.writing import EMBEDDING_TOLERANCE
 from tests.backbone.reading import read_one, token_ids
-from tests.backbone.tiny import FAMILIES, save_tiny
+from tests.backbone.tiny import FAMILIES
+from tests.backbone.tiny_exports import TinyExports
 from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, POSITION, PREFIX, VARIANTS, tail
 
 TOLERANCE = 1e-5
@@ -41,36 +41,22 @@ class Both(NamedTuple):
     onnx: OnnxRuntime
 
 
-@pytest.fixture(scope="module")
-def tokenizer_file(smollm2: Checkpoint) -> Path:
-    return smollm2.path / "tokenizer.json"
-
-
-def export_tiny(family: str, path: Path, tokenizer_file: Path, layers: int | None = None) -> tuple[Path, Path]:
-    folder, exported = path / family, path / f"{family}-exported"
-    save_tiny(family, folder)
-    shutil.copy(tokenizer_file, folder)
-    export_backbone(Checkpoint.open(folder, family), exported, layers)
-    return folder, exported
-
-
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Both:
-    folder, exported = export_tiny(request.param, tmp_path_factory.mktemp(request.param), tokenizer_file)
-    return Both(
-        folder,
-        exported,
-        TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype="float32"),
-        OnnxRuntime.load(exported, cache_dtype="float32"),
-    )
+def both(request: pytest.FixtureRequest, tiny_exports: TinyExports) -> Both:
+    """Two layers: where a family mixes kinds of layers, one of each."""
+    return loaded(tiny_exports, tiny_exports.checkpoint(request.param, layers=2))
 
 
 @pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Both:
-    """The first two of four layers."""
-    folder, exported = export_tiny("llama", tmp_path_factory.mktemp("short"), tokenizer_file, layers=2)
-    torch = TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype="float32")
-    return Both(folder, exported, torch, OnnxRuntime.load(exported, cache_dtype="float32"))
+def short(tiny_exports: TinyExports) -> Both:
+    """The first three of four layers."""
+    return loaded(tiny_exports, tiny_exports.checkpoint("llama"), layers=3)
+
+
+def loaded(exports: TinyExports, checkpoint: Checkpoint, layers: int | None = None) -> Both:
+    exported = exports.exported(checkpoint, layers)
+    torch = TorchRuntime.load(checkpoint.path, device="cpu", dtype="float32", cache_dtype="float32")
+    return Both(checkpoint.path, exported, torch, OnnxRuntime.load(exported, cache_dtype="float32"))
 
 
 def rows_of(runtime: Any, documents: list[TokenIds], heads: Any, pool: Any, *, layout: Layout) -> Any:
@@ -90,8 +76,16 @@ def test_rows_are_torch_s(both: Both, layout: Layout) -> None:
 
 @pytest.mark.parametrize("layout", ["block", "late"])
 def test_some_heads_in_any_order_from_a_deeper_pool(both: Both, layout: Layout) -> None:
-    pool = [(3, 1), (0, 2), (2, 0), (2, 3), (1, 1)]
-    heads = [(2, 3), (0, 2), (2, 0)]
+    check_some_heads(both, [(1, 1), (0, 2), (0, 0), (0, 3)], [(0, 3), (0, 2)], layout)
+    check_some_heads(both, [(1, 3), (0, 2), (1, 0), (1, 1)], [(1, 3), (0, 2), (1, 0)], layout)
+
+
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_heads_of_many_layers_from_a_deeper_pool(short: Both, layout: Layout) -> None:
+    check_some_heads(short, [(2, 1), (0, 2), (1, 0), (1, 3), (2, 2)], [(1, 3), (0, 2), (1, 0)], layout)
+
+
+def check_some_heads(both: Both, pool: Any, heads: Any, layout: Layout) -> None:
     expected = rows_of(both.torch, DOCUMENTS, heads, pool, layout=layout)
     np.testing.assert_allclose(rows_of(both.onnx, DOCUMENTS, heads, pool, layout=layout), expected, atol=TOLERANCE)
 
@@ -115,7 +109,7 @@ def test_batch_equals_single_bit_for_bit(both: Both, layout: Layout) -> None:
 
 
 def test_what_late_remembers_of_a_tail_changes_no_bit(short: Both) -> None:
-    heads = [head for head in short.torch.shape.all_heads() if head[0] < 2]
+    heads = [head for head in short.torch.shape.all_heads() if head[0] < 3]
     encoded = list(short.onnx.encode(PREFIX, DOCUMENTS, heads, layout="late"))
     short.onnx._fixed.clear()
     fresh = read_one(short.onnx, PREFIX, tail(), encoded, heads, layout="late")
@@ -138,7 +132,7 @@ def test_what_late_remembers_of_a_tail_changes_no_bit(short: Both) -> None:
 
 
 def test_embeddings_are_torch_s(both: Both) -> None:
-    layers = [3, 0, 2]
+    layers = [1, 0]
     (ids,) = token_ids([1, 30, 31, 32, 33])
     expected = both.torch.embed(ids, layers, 2)
     np.testing.assert_allclose(both.onnx.embed(ids, layers, 2), expected, rtol=1e-5, atol=1e-5)
@@ -199,7 +193,7 @@ def test_layers_that_were_not_exported_say_how_to_export_them(short: Both) -> No
         lambda: list(short.onnx.encode(PREFIX, DOCUMENTS, [(3, 0)], layout="block")),
         lambda: short.onnx.embed(token_ids([1, 2])[0], [3]),
     ):
-        with pytest.raises(BackboneError, match=r"layer 3 is wanted, .* ends with layer 1; .*--layers 4"):
+        with pytest.raises(BackboneError, match=r"layer 3 is wanted, .* ends with layer 2; .*--layers 4"):
             ask()
 
 
@@ -229,7 +223,7 @@ def test_rows_on_cuda_are_torch_s(short: Both, layout: Layout) -> None:
         cuda = OnnxRuntime.load(short.exported, device="cuda", cache_dtype="float32")
     except BackboneError as error:
         pytest.skip(f"no CUDA device: {error}")
-    heads = [(layer, head) for layer in range(2) for head in range(short.torch.shape.heads)]
+    heads = [(layer, head) for layer in range(3) for head in range(short.torch.shape.heads)]
     expected = rows_of(short.torch, DOCUMENTS, heads, heads, layout=layout)
     np.testing.assert_allclose(rows_of(cuda, DOCUMENTS, heads, heads, layout=layout), expected, atol=1e-3)
 
@@ -286,7 +280,7 @@ def test_torch_does_not_read_an_export(short: Both, settings: Settings, tmp_path
 
 
 @pytest.fixture(scope="module")
-def cache_with_export(smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smollm2_export(smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder with the export of SmolLM2, as far as the shipped heads read, and without its weights."""
     cache = tmp_path_factory.mktemp("cache")
     folder = str(exported_folder("smollm2-135m", cache))
@@ -302,11 +296,11 @@ def cache_with_export(smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("layout", ["block", "late"])
 def test_smollm2_s_rows_and_embeddings_are_torch_s(
-    cache_with_export: Path, settings: Settings, cats: list[str], layout: str
+    smollm2_export: Path, settings: Settings, cats: list[str], layout: str
 ) -> None:
     exact = settings.model_copy(update={"cache": settings.cache.model_copy(update={"dtype": "float32"})})
     theirs = open_reader(with_backbone(exact, settings.cache.path, layout=layout, runtime="torch"))
-    ours = open_reader(with_backbone(exact, cache_with_export, layout=layout, runtime="onnx"))
+    ours = open_reader(with_backbone(exact, smollm2_export, layout=layout, runtime="onnx"))
     assert ours.fingerprint == theirs.fingerprint
     heads = [(layer, head) for layer in (3, 11, 18) for head in range(9)]
     query = "how long do cats sleep"
@@ -345,19 +339,19 @@ def without_torch(cache: Path, *arguments: str, given: str = "") -> subprocess.C
 
 
 def test_rerank_search_and_serve_need_no_torch(
-    cache_with_export: Path, cats: list[str], settings: Settings, tmp_path: Path
+    smollm2_export: Path, cats: list[str], settings: Settings, tmp_path: Path
 ) -> None:
     request = json.dumps({"query": "how long do cats sleep", "documents": cats})
-    done = without_torch(cache_with_export, "--json", "rerank", given=request)
+    done = without_torch(smollm2_export, "--json", "rerank", given=request)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["reranked"] and answer["hits"][0]["index"] == 2
     source = tmp_path / "cats.jsonl"
     source.write_text("".join(json.dumps({"_id": str(at), "text": text}) + "\n" for at, text in enumerate(cats)))
-    assert without_torch(cache_with_export, "index", str(source)).returncode == 0
-    found = without_torch(cache_with_export, "--json", "search", "how long do cats sleep")
+    assert without_torch(smollm2_export, "index", str(source)).returncode == 0
+    found = without_torch(smollm2_export, "--json", "search", "how long do cats sleep")
     assert found.returncode == 0 and json.loads(found.stdout)["reranked"], found.stderr
-    ready = without_torch(cache_with_export, "serve", "--get", "/ready")
+    ready = without_torch(smollm2_export, "serve", "--get", "/ready")
     assert ready.returncode == 0, ready.stdout + ready.stderr
 
 

@@ -13,6 +13,8 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import SettingsError
 
+pytestmark = pytest.mark.bench
+
 
 @pytest.fixture(scope="module")
 def quick(smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, str]:

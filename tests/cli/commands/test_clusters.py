@@ -33,7 +33,13 @@ def call(config: Path, *words: Any) -> Result:
     return done
 
 
-@pytest.mark.parametrize("kind", ["embedded", "opensearch", "opensearch_3", "elasticsearch"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "embedded",
+        *(pytest.param(kind, marks=pytest.mark.nodes) for kind in ("opensearch", "opensearch_3", "elasticsearch")),
+    ],
+)
 def test_from_texts_to_reranked_hits(
     kind: str, request: pytest.FixtureRequest, reranker: Reranker, loaded: None, tmp_path: Path
 ) -> None:

@@ -19,22 +19,17 @@ from connector.cli import cli
 from connector.errors import BackboneError, SettingsError
 from router_export import export_backbone
 from tests.backbone.tiny import config_of, save_tiny
+from tests.backbone.tiny_exports import TinyExports
 
 
 @pytest.fixture(scope="module")
-def checkpoint(smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_tiny("llama", folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(smollm2.path / name, folder)
-    return Checkpoint.open(folder, "tiny")
+def checkpoint(tiny_exports: TinyExports) -> Checkpoint:
+    return tiny_exports.checkpoint("llama")
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exports") / "tiny"
-    export_backbone(checkpoint, folder, 3)
-    return folder
+def exported(checkpoint: Checkpoint, tiny_exports: TinyExports) -> Path:
+    return tiny_exports.exported(checkpoint, 3)
 
 
 def test_all_graphs_share_one_file_of_weights(checkpoint: Checkpoint, exported: Path) -> None:
@@ -53,19 +48,19 @@ def test_all_graphs_share_one_file_of_weights(checkpoint: Checkpoint, exported: 
     assert used == {WEIGHTS}
 
 
-def test_an_export_again_replaces_it(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    for layers in (2, 1):
-        written = export_backbone(checkpoint, tmp_path / "here", layers)
-        assert written.exported.layers == layers
-        assert written.bytes == sum(path.stat().st_size for path in (tmp_path / "here").iterdir()) - (
-            (tmp_path / "here" / RECORD).stat().st_size
-        )
+def test_an_export_again_replaces_it(checkpoint: Checkpoint, exported: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(exported, here)
+    written = export_backbone(checkpoint, here, 1)
+    assert written.exported == ExportedBackbone.read(here) and written.exported.layers == 1
+    assert {path.name for path in here.iterdir()} == {RECORD, *written.exported.files}
+    assert written.bytes == sum(path.stat().st_size for path in here.iterdir() if path.name != RECORD)
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 @pytest.mark.parametrize("layers", [0, 5])
 def test_layers_that_it_does_not_have(checkpoint: Checkpoint, tmp_path: Path, layers: int) -> None:
-    with pytest.raises(BackboneError, match=f"--layers {layers}: tiny has 4 layers; give 1 to 4"):
+    with pytest.raises(BackboneError, match=f"--layers {layers}: llama has 4 layers; give 1 to 4"):
         export_backbone(checkpoint, tmp_path / "x", layers)
 
 

@@ -46,12 +46,12 @@ def fill(url: str) -> None:
         assert answer.json()["errors"] is False
 
 
-@pytest.fixture(scope="module", params=["opensearch", "elasticsearch"])
+@pytest.fixture(scope="module", params=["opensearch_node", "elasticsearch_node"])
 def node(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """Product and URL of a node with thirty documents."""
-    found: Node = request.getfixturevalue(f"{request.param}_node")
+    found: Node = request.getfixturevalue(request.param)
     fill(found.url)
-    yield request.param, found.url
+    yield request.param.removesuffix("_node"), found.url
     httpx2.delete(f"{found.url}/{INDEX}", timeout=30)
 
 
