@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Literal
 
 import numpy as np
 
-from connector.backbone.batching.shared_encoding import SharedEncoding
-from connector.backbone.batching.waiting_windows import WaitingWindows
+from connector.backbone.batching.scheduler import Scheduler
+from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache, ReadingStatistics
 from connector.backbone.prompt.fingerprint import fingerprint, template_hash
@@ -22,8 +22,9 @@ from connector.backbone.prompt.tail import GROUPS, make_tail
 from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reading import Reading, Rows
-from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Runtime, Tail
+from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, ReadsTogether, Runtime, Tail
 from connector.backbone.step_times import Clock
+from connector.cancelling import CancelScope
 from connector.errors import BackboneError
 from connector.settings import Layout
 
@@ -92,8 +93,13 @@ class Reader:
         self.fingerprint = fingerprint(digest, template, layout)
         self.template_hash = template_hash(template)
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
-        self._encoding = SharedEncoding(cache, self._encode, at_once=runtime.threads)
-        self._reading = WaitingWindows(runtime, template.prefix, late=layout == "late")
+        self._scheduler = Scheduler(
+            cache,
+            self._encode,
+            self._read_windows,
+            threads=runtime.threads,
+            windows_together=runtime.windows_together if isinstance(runtime, ReadsTogether) else 1,
+        )
         self._passages = Passages(tokenizer, max_document_tokens, max_passages, _REMEMBERED_BYTES)
         self._readings = ReadingCache(0) if readings is None else readings
         self._not_applicable_rows = ReadingCache(0) if not_applicable is None else not_applicable
@@ -130,6 +136,10 @@ class Reader:
         """Counts of the score cache."""
         return self._readings.statistics()
 
+    def scheduler_statistics(self) -> SchedulerStatistics:
+        """What waits for the LLM, and how much of it was done together; not of the layout ``joint``."""
+        return self._scheduler.statistics()
+
     def read(
         self,
         query: str,
@@ -137,7 +147,7 @@ class Reader:
         heads: Sequence[Head],
         *,
         pool: Sequence[Head] | None = None,
-        check: Callable[[], None] = lambda: None,
+        scope: CancelScope | None = None,
         other_wording: bool = False,
         whole_tail: bool = True,
     ) -> Reading:
@@ -148,19 +158,21 @@ class Reader:
             texts: document texts; an empty one has no passage.
             heads: whose attention is returned.
             pool: heads that documents are encoded and cached for (default: ``heads``); must contain ``heads``.
-            check: called between steps; may raise to stop.
+            scope: ends the reading early, between two passages or steps; None: nothing does.
             other_wording: ask with the template's other instruction (for pseudo labels).
             whole_tail: all ``GROUPS`` of rows; without, the last two, which is less work.
 
         Raises:
             BackboneError: the LLM failed, or a joint prompt is longer than it can take.
+            Cancelled: the scope ended. What was encoded stays in the cache.
         """
+        scope = scope or CancelScope()
         clock = Clock()
         whole_query = self._tokenizer.encode_user([query])[0].ids
         query_ids = whole_query[:_MAX_QUERY_TOKENS]
         split = self._passages.of(texts)
         clock.lap("tokenize")
-        check()
+        scope.check()
         order = self._order([text.passages for text in split])
         if not order:
             raise BackboneError("no document has any text to read")
@@ -172,9 +184,9 @@ class Reader:
         if known is not None:
             rows, cached, encoded = known, len(order), 0
         elif self.layout == "joint":
-            rows, cached, encoded = self._read_joint(question, order, heads, clock, check)
+            rows, cached, encoded = self._read_joint(question, order, heads, clock, scope)
         else:
-            rows, cached, encoded = self._read_apart(question, order, heads, pool, clock, check)
+            rows, cached, encoded = self._read_apart(question, order, heads, pool, clock, scope)
         if self._readings and known is None:
             self._readings.put(key, rows)
         place = {} if self.layout == "joint" else {passage.packed: at for at, passage in enumerate(order)}
@@ -273,17 +285,17 @@ class Reader:
         heads: Sequence[Head],
         pool: tuple[Head, ...],
         clock: Clock,
-        check: Callable[[], None],
+        scope: CancelScope,
     ) -> tuple[Rows, int, int]:
         keys = self._keys(order, pool)
-        states, encoded = self._encoding.states(keys, lambda at: order[at].ids, pool, check)
+        states, encoded = self._scheduler.encode(keys, lambda at: order[at].ids, pool, scope)
         clock.lap("encode")
         # The tail stands right behind the longest passage, as if that one were alone with it. On train queries this
         # did as well as a fixed place behind the token budget, and far better than a place inside of the passages.
         position = len(self._template.prefix) + max(passage.tokens for passage in order)
 
         def rows_of(*asked: Sequence[int]) -> Rows:
-            return self._reading.rows(AskedWindow(question.tail(asked, position), states, heads), check)
+            return self._scheduler.read(AskedWindow(question.tail(asked, position), states, heads), scope)
 
         if self._not_applicable_rows:
             key = self._reading_key(replace(question, ids=()), order, heads, pool)
@@ -291,7 +303,7 @@ class Reader:
             if compared is None:
                 compared = rows_of(self._not_applicable)
                 self._not_applicable_rows.put(key, compared)
-                check()
+                scope.check()
             # In the order of ``GROUPS``.
             rows = np.stack((rows_of(question.ids), compared), axis=2)
             rows = rows.reshape(len(heads), -1, rows.shape[-1])
@@ -302,6 +314,12 @@ class Reader:
 
     def _encode(self, passages: Sequence[Sequence[int]], pool: Sequence[Head]) -> Iterator[EncodedDocument]:
         return self.runtime.encode(self._template.prefix, passages, pool, late=self.layout == "late")
+
+    def _read_windows(self, windows: Sequence[AskedWindow]) -> Sequence[Rows]:
+        prefix, late = self._template.prefix, self.layout == "late"
+        if len(windows) > 1 and isinstance(self.runtime, ReadsTogether):
+            return self.runtime.read_together(prefix, windows, late=late)
+        return [self.runtime.read(prefix, one.tail, one.documents, one.heads, late=late) for one in windows]
 
     def _keys(self, passages: Sequence[Passage], pool: Sequence[Head]) -> list[bytes]:
         """The cache's keys of passages that are encoded for a pool."""
@@ -333,7 +351,7 @@ class Reader:
         order: Sequence[Passage],
         heads: Sequence[Head],
         clock: Clock,
-        check: Callable[[], None],
+        scope: CancelScope,
     ) -> tuple[Rows, int, int]:
         ids: list[int] = []
         columns: list[int] = []
@@ -353,7 +371,7 @@ class Reader:
         # One causal prompt is one long document after the prefix.
         encoded = list(self.runtime.encode(self._template.prefix, [ids], heads, late=False))
         clock.lap("encode")
-        check()
+        scope.check()
         rows = self.runtime.read(self._template.prefix, tail, encoded, heads, late=False)
         clock.lap("read")
         return np.ascontiguousarray(rows[:, :, columns]), 0, len(order)
