@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from connector.backbone.reader import Reader
 from connector.backbone.reading import Reading
+from connector.cancelling import Cancelled, CancelScope
 from connector.documents import FirstStage, Hit, RankedHit, RerankResult, UsedHead, document_text
 from connector.errors import BackboneError, RequestError
 from connector.heads.fusion import fuse, rank_scores
@@ -30,10 +32,6 @@ __all__ = ["Reranker"]
 logger = logging.getLogger(__name__)
 # Tokens of the part of a document that is shown as what the heads looked at.
 _SHOWN_TOKENS = 24
-
-
-class _DeadlineExceeded(Exception):
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +101,7 @@ class Reranker:
         first_stage: FirstStage = None,
         deadline_ms: float | None = None,
         mode: Mode | None = None,
+        scope: CancelScope | None = None,
     ) -> RerankResult:
         """Order documents by how much the LLM's chosen heads attend to them, fused with the first stage.
 
@@ -113,26 +112,21 @@ class Reranker:
                 best first; or None: taken from hits, else there is no first stage and the head scores decide.
             deadline_ms: milliseconds from now; when they are over, the first-stage order goes back.
             mode: how the heads are chosen: ``routed``, ``static`` or ``all``; None: as the settings say.
+            scope: the request's own deadline, and whether it is still wanted; of two deadlines the sooner counts.
 
         Returns:
-            Every document exactly once. When the LLM fails or is late, the input (or, where scores were given,
-            first-stage) order with ``reranked`` False and a reason.
+            Every document exactly once. When the LLM fails or is late, or the scope is cancelled, the input
+            (or, where scores were given, first-stage) order with ``reranked`` False and a reason.
 
         Raises:
             RequestError: an empty query, a document or first-stage score that is none, a mode that is not loaded.
         """
-        started = time.perf_counter()
+        started, deadline = time.perf_counter(), self._deadline(deadline_ms, scope)
         inputs = [self._input(at, document) for at, document in enumerate(documents)]
         if not isinstance(query, str) or not query.strip():
             raise RequestError("query is empty; give the text that was searched for")
         scores, ranks = _first_stage(first_stage, inputs, all(isinstance(d, Hit) for d in documents))
         order = sorted(range(len(inputs)), key=lambda at: ranks[at]) if ranks else list(range(len(inputs)))
-        limit = self._deadline_ms if deadline_ms is None else deadline_ms
-        until = math.inf if limit is None else started + limit / 1000
-
-        def check() -> None:
-            if time.perf_counter() >= until:
-                raise _DeadlineExceeded
 
         def unchanged(reason: str) -> RerankResult:
             return _unchanged(inputs, order, scores, ranks, reason, started)
@@ -143,32 +137,39 @@ class Reranker:
         if not any(item.text.strip() for item in inputs):
             return unchanged("empty documents")
         try:
-            check()
-            routing = time.perf_counter()
-            route = self.routes.route(query, mode, scores)
-            timings = {"route": (time.perf_counter() - routing) * 1000}
-            check()
-            texts = [item.text if item.text.strip() else "" for item in inputs]
-            reading = self.reader.read(
-                query,
-                texts,
-                route.heads,
-                pool=self.routes.pool(mode),
-                check=check,
-                groups=route.groups,
-            )
-            check()
+            with _scope(deadline, scope) as own:
+                own.check()
+                routing = time.perf_counter()
+                route = self.routes.route(query, mode, scores)
+                timings = {"route": (time.perf_counter() - routing) * 1000}
+                own.check()
+                reading = self.reader.read(
+                    query,
+                    [item.text if item.text.strip() else "" for item in inputs],
+                    route.heads,
+                    pool=self.routes.pool(mode),
+                    scope=own,
+                    groups=route.groups,
+                )
+                own.check()
             timings.update(reading.timings_ms)
             result = self._result(inputs, order, route, reading, scores, ranks)
             timings["score"] = (time.perf_counter() - routing) * 1000 - sum(timings.values())
             timings["total"] = (time.perf_counter() - started) * 1000
             return replace(result, mode=mode or self.routes.default, timings_ms=timings)
-        except _DeadlineExceeded:
-            return unchanged("deadline")
+        except Cancelled as ended:
+            return unchanged(ended.reason)
         except Exception as error:
             # Whatever the LLM, its libraries or the hardware do: a search must not fail because of reranking.
             logger.exception("reranking failed; the first-stage order goes back")
             return unchanged(f"failed: {type(error).__name__}: {error}")
+
+    def _deadline(self, deadline_ms: float | None, given: CancelScope | None) -> float:
+        """The sooner of a request's deadlines, in seconds of ``time.monotonic``; where it has none, the default."""
+        until = math.inf if given is None else given.deadline
+        if deadline_ms is None and until == math.inf:
+            deadline_ms = self._deadline_ms
+        return min(until, CancelScope.after(deadline_ms).deadline)
 
     def _input(self, at: int, document: str | Mapping[str, Any] | Hit) -> _Input:
         if isinstance(document, str):
@@ -235,6 +236,17 @@ class Reranker:
             first_stage_gate=route.first_stage_gate,
             deepest_layer=route.deepest_layer,
         )
+
+
+@contextmanager
+def _scope(deadline: float, given: CancelScope | None) -> Iterator[CancelScope]:
+    """A scope with this deadline that is cancelled when the given one is."""
+    own = CancelScope(deadline)
+    if given is None:
+        yield own
+        return
+    with given.waking(own.cancel):
+        yield own
 
 
 def _shown(reading: Reading, best: Sequence[int | None]) -> list[tuple[int, int] | None]:

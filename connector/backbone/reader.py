@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from connector.backbone.batching.shared_encoding import SharedEncoding
-from connector.backbone.batching.waiting_windows import WaitingWindows
+from connector.backbone.batching.scheduler import Scheduler
+from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache, ReadingStatistics
 from connector.backbone.prompt.fingerprint import fingerprint, template_hash
@@ -24,6 +24,7 @@ from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reading import Reading, Rows
 from connector.backbone.runtime import EncodedDocument, Head, ReadRequest, Runtime
 from connector.backbone.step_times import Clock
+from connector.cancelling import CancelScope
 from connector.errors import BackboneError
 from connector.heads.row_groups import ROW_GROUPS, RowGroup
 from connector.settings import Layout
@@ -71,8 +72,13 @@ class Reader:
         self._runtime, self._layout, self._digest = runtime, layout, digest
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
         self._fingerprint, self._template_hash = fingerprint(digest, template, layout), template_hash(template)
-        self._encoding = SharedEncoding(cache, self._encode, at_once=runtime.threads)
-        self._reading = WaitingWindows(runtime, template.prefix, layout)
+        self._scheduler = Scheduler(
+            cache,
+            self._encode,
+            self._read_together,
+            threads=runtime.threads,
+            requests_together=runtime.requests_together,
+        )
         self._passages = Passages(tokenizer, max_document_tokens, max_passages, _REMEMBERED_BYTES)
         self._readings = ReadingCache(0) if readings is None else readings
         self._budget, self._max_passages = max_document_tokens, max_passages
@@ -144,6 +150,10 @@ class Reader:
         """Counts of the score cache."""
         return self._readings.statistics()
 
+    def scheduler_statistics(self) -> SchedulerStatistics:
+        """What waits for the LLM, and how much of it was done together; not of the layout ``joint``."""
+        return self._scheduler.statistics()
+
     def read(
         self,
         query: str,
@@ -151,7 +161,7 @@ class Reader:
         heads: Sequence[Head],
         *,
         pool: Sequence[Head] | None = None,
-        check: Callable[[], None] = lambda: None,
+        scope: CancelScope | None = None,
         other_wording: bool = False,
         groups: Sequence[RowGroup] = ROW_GROUPS,
     ) -> Reading:
@@ -162,19 +172,21 @@ class Reader:
             texts: document texts; an empty one has no passage.
             heads: whose attention is returned.
             pool: heads that documents are encoded and cached for (default: ``heads``); must contain ``heads``.
-            check: called between steps; may raise to stop.
+            scope: ends the reading early, between two passages or steps; None: nothing does.
             other_wording: ask with the template's other instruction (for pseudo labels).
             groups: the row groups that are returned; those of the query alone are less work.
 
         Raises:
             BackboneError: the LLM failed, or a joint prompt is longer than it can take.
+            Cancelled: the scope ended. What was encoded stays in the cache.
         """
+        scope = scope or CancelScope()
         clock = Clock()
         whole_query = self._tokenizer.encode_user([query])[0].ids
         query_ids = whole_query[:_MAX_QUERY_TOKENS]
         split = self._passages.of(texts)
         clock.lap("tokenize")
-        check()
+        scope.check()
         order = self._order([text.passages for text in split])
         if not order:
             raise BackboneError("no document has any text to read")
@@ -198,9 +210,9 @@ class Reader:
         if known is not None:
             rows, cached, encoded = known, len(order), 0
         elif self.layout == "joint":
-            rows, cached, encoded = self._read_joint(tail, order, heads, clock, check)
+            rows, cached, encoded = self._read_joint(tail, order, heads, clock, scope)
         else:
-            rows, cached, encoded = self._read_apart(tail, order, heads, pool, clock, check)
+            rows, cached, encoded = self._read_apart(tail, order, heads, pool, clock, scope)
         if self._readings and known is None:
             self._readings.put(key, rows)
         place = {} if self.layout == "joint" else {passage.content: at for at, passage in enumerate(order)}
@@ -304,20 +316,23 @@ class Reader:
         heads: Sequence[Head],
         pool: tuple[Head, ...],
         clock: Clock,
-        check: Callable[[], None],
+        scope: CancelScope,
     ) -> tuple[Rows, int, int]:
         keys = self._keys(order, pool)
-        states, encoded = self._encoding.states(keys, lambda at: order[at].ids, pool, check)
+        states, encoded = self._scheduler.encode(keys, lambda at: order[at].ids, pool, scope)
         clock.lap("encode")
         # The tail stands right behind the longest passage, as if that one were alone with it. On train queries this
         # did as well as a fixed place behind the token budget, and far better than a place inside of the passages.
         position = len(self._template.prefix) + max(passage.tokens for passage in order)
-        rows = self._reading.rows(ReadRequest(tail(position), states, heads), check)
+        rows = self._scheduler.read(ReadRequest(tail(position), states, heads), scope)
         clock.lap("read")
         return rows, len(order) - encoded, encoded
 
     def _encode(self, passages: Sequence[TokenIds], pool: Sequence[Head]) -> Iterator[EncodedDocument]:
         return self.runtime.encode(self._template.prefix, passages, pool, layout=self.layout)
+
+    def _read_together(self, requests: Sequence[ReadRequest]) -> Sequence[Rows]:
+        return self.runtime.read(self._template.prefix, requests, layout=self.layout)
 
     def _keys(self, passages: Sequence[Passage], pool: Sequence[Head]) -> list[bytes]:
         """The cache's keys of passages that are encoded for a pool."""
@@ -340,7 +355,7 @@ class Reader:
         order: Sequence[Passage],
         heads: Sequence[Head],
         clock: Clock,
-        check: Callable[[], None],
+        scope: CancelScope,
     ) -> tuple[Rows, int, int]:
         parts: list[TokenIds] = []
         columns: list[npt.NDArray[np.int64]] = []
@@ -362,8 +377,7 @@ class Reader:
         # One causal prompt is one long document after the prefix.
         encoded = list(self.runtime.encode(self._template.prefix, [np.concatenate(parts)], heads, layout=self.layout))
         clock.lap("encode")
-        check()
-        request = ReadRequest(tail, encoded, heads)
-        (rows,) = self.runtime.read(self._template.prefix, [request], layout=self.layout)
+        scope.check()
+        (rows,) = self._read_together([ReadRequest(tail, encoded, heads)])
         clock.lap("read")
         return np.ascontiguousarray(rows[:, :, np.concatenate(columns)]), 0, len(order)

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connector import __version__
 from connector.backbone.caching.document_cache import CacheStatistics
+from connector.cancelling import CancelScope
 from connector.documents import FirstStage, Hit, RerankResult, SupportsRerank
 from connector.service.errors import Failure
 from connector.service.scoring import Ranking
@@ -172,8 +173,11 @@ class _MeasuredReranker:
         first_stage: FirstStage = None,
         deadline_ms: float | None = None,
         mode: Mode | None = None,
+        scope: CancelScope | None = None,
     ) -> RerankResult:
-        result = self._reranker.rerank(query, documents, first_stage=first_stage, deadline_ms=deadline_ms, mode=mode)
+        result = self._reranker.rerank(
+            query, documents, first_stage=first_stage, deadline_ms=deadline_ms, mode=mode, scope=scope
+        )
         self._count(result)
         return result
 

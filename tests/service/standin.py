@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from connector.cancelling import CancelScope
 from connector.documents import FirstStage, Hit, RankedHit, RerankResult
 from connector.golden import GOLDEN_QUERY
 
@@ -34,6 +35,7 @@ class StandIn:
         first_stage: FirstStage = None,
         deadline_ms: float | None = None,
         mode: str | None = None,
+        scope: CancelScope | None = None,
     ) -> RerankResult:
         self.modes.append(mode)
         if query == GOLDEN_QUERY:

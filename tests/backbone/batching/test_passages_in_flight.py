@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from connector.backbone.batching.shared_encoding import SharedEncoding
 
 from connector.backbone.batching import shared_encoding as in_flight
-from connector.backbone.batching.shared_encoding import SharedEncoding
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
