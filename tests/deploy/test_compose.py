@@ -39,24 +39,29 @@ def test_the_schema_of_compose() -> None:
 def test_every_variable_is_in_the_example_or_has_a_default(path: Path) -> None:
     example = (FOLDER / ".env.example").read_text()
     known = set(re.findall(r"^(\w+)=", example, re.MULTILINE))
-    for name, kind, _ in REFERENCE.findall(path.read_text()):
+    references = REFERENCE.findall(path.read_text())
+    assert known and references
+    for name, kind, _ in references:
         assert kind == "-" or name in known, name
         # .env may be read into a shell, where rh-connector would refuse an RH_ that is no setting.
         assert not name.startswith("RH_")
 
 
 def test_the_example_holds_no_secret() -> None:
-    for name, value in re.findall(r"^(\w+)=(.*)$", (FOLDER / ".env.example").read_text(), re.MULTILINE):
-        assert value == "" or "PASSWORD" not in name and "KEY" not in name
+    lines = re.findall(r"^(\w+)=(.*)$", (FOLDER / ".env.example").read_text(), re.MULTILINE)
+    secrets = {name: value for name, value in lines if "PASSWORD" in name or "KEY" in name}
+    assert secrets and not any(secrets.values())
 
 
 @each_file
 def test_secrets_come_from_the_environment_and_must_be_there(path: Path) -> None:
-    for service in services(path).values():
-        for name, value in service.get("environment", {}).items():
-            if name in SECRETS or re.search("PASSWORD|KEY", name):
-                found = REFERENCE.fullmatch(value)
-                assert found is not None and found.group(2) == "?", name
+    environments = [service.get("environment", {}) for service in services(path).values()]
+    pairs = [pair for environment in environments for pair in environment.items()]
+    secrets = {name: value for name, value in pairs if name in SECRETS or re.search("PASSWORD|KEY", name)}
+    assert secrets
+    for name, value in secrets.items():
+        found = REFERENCE.fullmatch(value)
+        assert found is not None and found.group(2) == "?", name
 
 
 @each_file
@@ -77,10 +82,11 @@ def test_rh_connector_s_settings_are_accepted(path: Path) -> None:
 
 @each_file
 def test_dependencies_are_services_whose_health_is_checked(path: Path) -> None:
-    for service in services(path).values():
-        for name, dependency in service.get("depends_on", {}).items():
-            assert dependency == {"condition": "service_healthy"}
-            assert "healthcheck" in services(path)[name]
+    found = [pair for service in services(path).values() for pair in service.get("depends_on", {}).items()]
+    assert found
+    for name, dependency in found:
+        assert dependency == {"condition": "service_healthy"}
+        assert "healthcheck" in services(path)[name]
 
 
 @each_file
@@ -94,17 +100,18 @@ def test_health_checks_ask_rh_connector_for_what_it_answers(path: Path, routes: 
 
 @each_file
 def test_ports_are_open_to_this_machine_alone(path: Path) -> None:
-    for service in services(path).values():
-        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    ports = [port for service in services(path).values() for port in service.get("ports", [])]
+    assert ports and all(port.startswith("127.0.0.1:") for port in ports)
 
 
 @each_file
 def test_memory_is_limited_and_the_heap_is_half_of_it(path: Path) -> None:
+    heaps = []
     for service in services(path).values():
         assert re.fullmatch(r"\d+g", service["mem_limit"])
-        for name, value in service.get("environment", {}).items():
-            if name.endswith("JAVA_OPTS"):
-                assert value == "-Xms1g -Xmx1g" and service["mem_limit"] == "2g"
+        options = [value for name, value in service.get("environment", {}).items() if name.endswith("JAVA_OPTS")]
+        heaps += [(value, service["mem_limit"]) for value in options]
+    assert heaps and set(heaps) == {("-Xms1g -Xmx1g", "2g")}
 
 
 @each_file
