@@ -6,7 +6,7 @@ that a second one (ONNX Runtime, no torch) can stand beside the torch one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -118,6 +118,15 @@ class Runtime(Protocol):
     @property
     def threads(self) -> int:
         """Threads of one call on the CPU."""
+        ...
+
+    @property
+    def plan(self) -> Mapping[str, str]:
+        """What this machine lets it do, in words, for logs and reports; with the reason where it is slower than could
+        be.
+
+        ``runtime`` (torch, onnx), ``device`` and ``number_format`` are always there, the rest is the runtime's own.
+        """
         ...
 
     def encode(
