@@ -226,8 +226,8 @@ def _report(name: str, report: Report) -> Iterator[str]:
     yield f"## {_label(report)}\n"
     yield (
         f"{name}: {machine['date']}, {machine['cpu']}; device {machine['device']}; {machine['threads']} threads for "
-        f"the LLM and for every peer; allocator: {machine['allocator']}; load before the run "
-        f"{machine['load_average_at_start']}; documents of {machine['tokens']} tokens from {machine['texts']}; "
+        f"the LLM and for every peer; {_kept(machine)}load before the run {machine['load_average_at_start']}; "
+        f"documents of {machine['tokens']} tokens from {machine['texts']}; "
         f"Python {machine['python']}, {', '.join(f'{key} {value}' for key, value in machine['versions'].items())}.\n"
     )
     yield f"```\n{machine['command']}\n```\n"
@@ -252,6 +252,14 @@ def _report(name: str, report: Report) -> Iterator[str]:
         )
     for skipped, why in report.get("skipped", {}).items():
         yield f"No row `{skipped}`: {why}.\n"
+
+
+def _kept(machine: Mapping[str, Any]) -> str:
+    """What the runtime made of the machine; of the allocator, reports have told while it was set."""
+    told = [f"allocator: {machine['allocator']}"] if "allocator" in machine else []
+    plan = machine.get("plan", {})
+    told += [f"{subject}: {plan[subject]}" for subject in ("weights", "layers", "batches") if subject in plan]
+    return "".join(f"{each}; " for each in told)
 
 
 def _row(row: Mapping[str, Any]) -> list[str]:
