@@ -193,11 +193,18 @@ class CacheSettings(_Section):
         default_factory=_default_cache_path,
         description="Folder for weights, embedded indexes and encoded documents.",
     )
-    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "int4", "int2"] = Field(
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "int4"] = Field(
         "auto",
         description="Number format of cached keys and values; auto: that of the weights where it has 16 bits, "
-        "else float16. int4 and int2: layout late only. See docs/document-cache.md.",
+        "else float16. int4: layout late only. See docs/document-cache.md.",
     )
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _had_int2(cls, value: Any) -> Any:
+        if value == "int2":
+            raise ValueError("2 bits lost too much and are no longer offered; set cache.dtype to int4")
+        return value
 
 
 class RouterSettings(_Section):

@@ -42,6 +42,7 @@ def test_option_over_environment_over_file_over_default(tmp_path: Path) -> None:
         ("- a", "sections"),
         ("a: [", "not YAML"),
         ("rerank: 5", "rerank"),
+        ("cache: {dtype: int2}", r"cache\.dtype = 'int2': .*set cache\.dtype to int4"),
     ],
 )
 def test_errors_name_key_value_and_fix(tmp_path: Path, text: str, message: str) -> None:

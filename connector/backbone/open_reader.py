@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from connector.errors import BackboneError, MissingExtraError, SettingsError
 from connector.settings import Settings
 
 __all__ = ["open_reader"]
+
+logger = logging.getLogger(__name__)
 
 
 class _Opened(NamedTuple):
@@ -41,6 +44,7 @@ def open_reader(settings: Settings, progress: Callable[[str, float | None], None
         MissingExtraError: torch, transformers or ONNX Runtime is not installed.
     """
     runtime, folder, digest = _open(settings, progress)
+    logger.info("%s", "; ".join(f"{subject}: {said}" for subject, said in runtime.plan.items()))
     tokenizer = Tokenizer.from_folder(folder)
     backbone = settings.backbone
     return Reader(
@@ -60,10 +64,10 @@ def open_reader(settings: Settings, progress: Callable[[str, float | None], None
 
 def _open(settings: Settings, progress: Callable[[str, float | None], None] | None) -> _Opened:
     backbone = settings.backbone
-    if settings.cache.dtype in ("int4", "int2") and backbone.layout != "late":
+    if settings.cache.dtype == "int4" and backbone.layout != "late":
         raise SettingsError(
-            f"cache.dtype = {settings.cache.dtype} codes keys alone, and backbone.layout = {backbone.layout} keeps "
-            "values too; set cache.dtype to int8, or backbone.layout to late"
+            f"cache.dtype = int4 codes keys alone, and backbone.layout = {backbone.layout} keeps values too; "
+            "set cache.dtype to int8, or backbone.layout to late"
         )
     folder = _exported_folder(settings)
     named = (Path(backbone.model).expanduser() / RECORD).is_file()

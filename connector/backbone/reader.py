@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Literal
 
@@ -141,6 +141,11 @@ class Reader:
     def close(self) -> None:
         """Write what the cache's disk does not have yet, and let go of it; the reader works on without."""
         self._cache.close()
+
+    @property
+    def plan(self) -> Mapping[str, str]:
+        """What this machine lets the LLM's runtime do; see ``Runtime.plan``."""
+        return self.runtime.plan
 
     def statistics(self) -> CacheStatistics:
         """Counts of the document cache."""

@@ -6,7 +6,7 @@ that a second one (ONNX Runtime, no torch) can stand beside the torch one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -84,6 +84,15 @@ class Runtime(Protocol):
     @property
     def requests_together(self) -> int:
         """Most requests that ``read`` takes in one pass; 1: each needs its own on this machine."""
+        ...
+
+    @property
+    def plan(self) -> Mapping[str, str]:
+        """What this machine lets it do, in words, for logs and reports; with the reason where it is slower than could
+        be.
+
+        ``runtime`` (torch, onnx), ``device`` and ``number_format`` are always there, the rest is the runtime's own.
+        """
         ...
 
     def encode(

@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
 from connector.benchmark.texts import Texts
 from connector.evaluation.provenance import installed_versions, processor_name, today
 
@@ -22,14 +21,13 @@ __all__ = ["describe_machine", "memory_in_use"]
 def describe_machine(
     backbone: SharedBackbone, texts: Texts, repeats: int, at_most: float, command: str
 ) -> dict[str, Any]:
-    """What the numbers depend on. Sets the allocator for the whole process, so that every peer has the same."""
-    kept = keep_big_buffers()
+    """What the numbers depend on."""
     runtime, settings = backbone.runtime, backbone.settings
     return {
         "cpu": processor_name(),
         "device": runtime.device,
         "threads": runtime.threads,
-        "runtime": "onnx" if type(runtime).__module__.endswith("onnx_runtime") else "torch",
+        "runtime": runtime.plan["runtime"],
         "precision": runtime.precision,
         "model": settings.backbone.model,
         "layout": settings.backbone.layout,
@@ -38,7 +36,7 @@ def describe_machine(
         "tokens": texts.tokens,
         "repeats": repeats,
         "at_most_seconds": at_most,
-        "allocator": "glibc keeps big buffers" if kept else "as the system has it",
+        "plan": dict(runtime.plan),
         "load_average_at_start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": sys.version.split()[0],
         "versions": {**installed_versions(), **_of_peers()},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -99,13 +99,14 @@ def heads(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def golden_query(settings: Settings) -> Iterator[Finding]:
-    """Load the model and rerank three documents."""
+    """Load the model, tell what this machine lets it do, and rerank three documents."""
     from connector.reranker import Reranker
 
     backbone = settings.backbone.model_copy(update={"offline": True})
     began = time.monotonic()
     reranker = Reranker.from_settings(settings.model_copy(update={"backbone": backbone}))
     loaded = time.monotonic()
+    yield _plan(reranker.reader.plan)
     result = reranker.rerank(GOLDEN_QUERY, GOLDEN_DOCUMENTS)
     seen = (
         f"loaded in {loaded - began:.1f} s, three documents reranked in {(time.monotonic() - loaded) * 1000:.0f} ms"
@@ -118,6 +119,20 @@ def golden_query(settings: Settings) -> Iterator[Finding]:
         yield Finding("golden query", "fail", f"{seen}, but {why}", mend, _CODE)
 
 
+def _plan(plan: Mapping[str, str]) -> Finding:
+    """Is the LLM as fast as it could be here?"""
+    seen = "; ".join(f"{subject}: {said}" for subject, said in plan.items())
+    if plan.get("operations", "all there") != "all there":
+        mend = (
+            "install a torch that has them, or a newer rh-connector; until then it is slower, with the same answers"
+        )
+        return Finding("plan", "warn", seen, mend)
+    if plan.get("weights", "packed") != "packed":
+        mend = "set backbone.dtype to auto, or install a torch with oneDNN"
+        return Finding("plan", "warn", seen, mend)
+    return Finding("plan", "ok", seen)
+
+
 @dataclass(frozen=True)
 class _Weightless:
     """A ``Runtime`` of which there is only what config.json tells: all that heads and routers are checked against."""
@@ -127,6 +142,7 @@ class _Weightless:
     precision: str = "none"
     threads: int = 1
     requests_together: int = 1
+    plan: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self, *_: object, **__: object) -> NoReturn:
         raise NotImplementedError("no weights were loaded")

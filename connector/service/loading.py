@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from connector.backbone.caching.document_cache import CacheStatistics
@@ -86,6 +86,11 @@ class Loading:
         """Counts of the reranker's document cache; None while there is no reranker, or it has no cache."""
         reader = getattr(self._reranker, "reader", None)
         return None if reader is None else reader.statistics()
+
+    def plan(self) -> Mapping[str, str] | None:
+        """What this machine lets the LLM do; None while there is no reranker, or it has no LLM."""
+        reader = getattr(self._reranker, "reader", None)
+        return None if reader is None else reader.plan
 
     def reranker(self) -> SupportsRerank:
         """The reranker.

@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connector import __version__
@@ -93,6 +93,10 @@ class Metrics:
         """Ask this for ``rh_cache_…`` and ``rh_disk_cache_…`` at every scrape; None: no reranker that has a cache."""
         self._registry.register(_CacheMetrics(statistics))
 
+    def watch_plan(self, plan: Callable[[], Mapping[str, str] | None]) -> None:
+        """Ask this for ``rh_runtime_plan_info`` at every scrape; None: there is no LLM yet."""
+        self._registry.register(_PlanMetrics(plan))
+
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered. ``route`` must come from a bounded set."""
         self._requests.labels(route, str(status)).inc()
@@ -158,6 +162,23 @@ class _CacheMetrics:
         yield GaugeMetricFamily("rh_disk_cache_entries", "Encoded passages on disk.", found.disk_entries)
         yield GaugeMetricFamily("rh_disk_cache_bytes", "Bytes of encoded passages on disk.", found.disk_bytes)
         yield GaugeMetricFamily("rh_disk_cache_limit_bytes", "Most bytes on disk.", found.disk_limit)
+
+
+class _PlanMetrics:
+    """What the machine lets the LLM do, as labels."""
+
+    def __init__(self, plan: Callable[[], Mapping[str, str] | None]) -> None:
+        self._plan = plan
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the labels are known once the model is loaded."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric, as prometheus_client asks for it."""
+        found = self._plan()
+        if found is not None:
+            yield InfoMetricFamily("rh_runtime_plan", "What this machine lets the LLM do.", dict(found))
 
 
 class _MeasuredReranker:

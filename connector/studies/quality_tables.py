@@ -47,6 +47,8 @@ class Quality:
 def read_quality(performance: Path, results: Path) -> Quality:
     """Read ``windows-*.json`` in one folder, and ``formats/RUNTIME-WEIGHTS/COLLECTION.json`` in the other.
 
+    Of the latter, only the rows of the first stage and of the default are read; the committed ones hold no others.
+
     Raises:
         DataError: a file is no report.
     """

@@ -1,12 +1,12 @@
 """What storing encoded documents in fewer bits costs: ``python -m connector.studies.storage_error FOLDER``.
 
 The same windows are read with the static heads from documents that are encoded once and stored as float32, float16
-and int8, with the layout ``late`` also as int4 and int2. Scores are compared with float32's.
+and int8, with the layout ``late`` also as int4. Scores are compared with float32's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ __all__ = ["StorageError", "measure"]
 
 FORMATS: dict[str, tuple[CacheDtype, ...]] = {
     "block": ("float32", "float16", "int8"),
-    "late": ("float32", "float16", "int8", "int4", "int2"),
+    "late": ("float32", "float16", "int8", "int4"),
 }
 """Layout -> formats that are compared, the exact one first."""
 
@@ -76,6 +76,10 @@ class EncodedOnce:
     @property
     def requests_together(self) -> int:
         return 1
+
+    @property
+    def plan(self) -> Mapping[str, str]:
+        return self._runtime.plan
 
     def encode(
         self, prefix: Sequence[int], documents: Sequence[TokenIds], heads: Sequence[Head], *, layout: Layout

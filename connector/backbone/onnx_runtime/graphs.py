@@ -98,7 +98,9 @@ class OnnxGraphs:
         self._inputs = [[given.name for given in session.get_inputs()] for session in self._layers]
         self._exported = exported
         # CUDA may be there without a device: ONNX Runtime then takes the CPU.
-        self.device = "cuda" if _CUDA in self._rows.get_providers() else "cpu"
+        self.provider: str = self._rows.get_providers()[0]
+        self.optimization: str = options.graph_optimization_level.name.removeprefix("ORT_").lower()
+        self.device = "cuda" if self.provider == _CUDA else "cpu"
         if device == "cuda" and self.device == "cpu":
             raise BackboneError(
                 "backbone.device = cuda: ONNX Runtime could not start CUDA; look at its messages, or set it to cpu"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -20,7 +20,6 @@ from connector.backbone.onnx_runtime.graphs import Array, LayerStates, OnnxGraph
 from connector.backbone.onnx_runtime.packed_documents import OnnxPackedDocuments, PrefixStates
 from connector.backbone.prompt.tail import Tail, TokenIds, causal_bias
 from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
-from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 from connector.settings import Layout
@@ -95,7 +94,6 @@ class OnnxRuntime:
             raise BackboneError(
                 f"cache.dtype = {cache_dtype}: the onnx runtime keeps float32, float16 or int8; set one of them"
             )
-        keep_big_buffers()
         return cls(folder, exported, device=device, cache_dtype=stored)
 
     @property
@@ -116,6 +114,19 @@ class OnnxRuntime:
     def threads(self) -> int:
         """See ``Runtime.threads``."""
         return self._threads
+
+    @property
+    def plan(self) -> Mapping[str, str]:
+        """See ``Runtime.plan``."""
+        return {
+            "runtime": "onnx",
+            "device": self.device,
+            "number_format": self._exported.dtype,
+            "provider": self._graphs.provider,
+            "graph_optimization": self._graphs.optimization,
+            "batches": "each sequence by itself",
+            "threads": str(self._threads),
+        }
 
     @property
     def kind(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from connector.backbone.torch_runtime.attention import ATTENTION
 from connector.errors import BackboneError
 
-__all__ = ["load_decoder", "multiplies_bfloat16"]
+__all__ = ["load_decoder"]
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
@@ -51,12 +51,6 @@ def load_decoder(path: Path, device: str, dtype: torch.dtype) -> Any:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     decoder = model.get_decoder().to(device)  # type: ignore[no-untyped-call]
     return decoder.eval().requires_grad_(False)
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for it; elsewhere it is emulated, slower than float32."""
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(check() for check in checks if check is not None)
 
 
 def _refuse_unknown_layers(config: Any) -> None:

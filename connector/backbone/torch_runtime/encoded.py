@@ -13,12 +13,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from connector.backbone.torch_runtime.cpu.cores import on_cores
-from connector.backbone.torch_runtime.key_codes import CODE_BITS, CodedKeys, CodeDtype, code_keys, widen_keys
+from connector.backbone.torch_runtime.key_codes import CodedKeys, code_keys, widen_keys
 from connector.errors import BackboneError
 
 __all__ = ["CacheDtype", "PackedDocuments", "StoredTensor", "TorchEncodedDocument"]
 
-CacheDtype = Literal["float32", "float16", "bfloat16", "int8"] | CodeDtype
+CacheDtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 _FORMAT = "rh-encoded-2"
 # Coded passages that are widened at once: few enough to stay in the processor's cache.
 _WIDENED = 32
@@ -31,7 +31,7 @@ class StoredTensor:
     """States of one layer, [kv heads, tokens, d], as they are kept: keys, or keys and behind them values.
 
     int8 has one scale for each head and channel: keys have a few channels far larger than the others, which a
-    single scale a head would drown. int4 and int2 are for keys, and have a mean key as well: see ``key_codes``.
+    single scale a head would drown. int4 is for keys, and has a mean key as well: see ``key_codes``.
     """
 
     data: torch.Tensor
@@ -43,14 +43,14 @@ class StoredTensor:
         """Round a [kv heads, tokens, d] tensor to the storage format.
 
         Raises:
-            BackboneError: the model gave a number that is not finite, or too large for float16; or int4 or int2
-                does not fit the size of its heads.
+            BackboneError: the model gave a number that is not finite, or too large for float16; or int4 does not
+                fit the size of its heads.
         """
         scale = mean = None
-        if dtype in CODE_BITS:
+        if dtype == "int4":
             # A passage's codes are the same bits wherever it was encoded: on all cores, or with others at once.
             with on_cores(1):
-                data, scale, mean = code_keys(tensor, CODE_BITS[dtype])
+                data, scale, mean = code_keys(tensor)
             checked = scale + mean
         elif dtype == "int8":
             scale = tensor.float().abs().amax(dim=1, keepdim=True).div_(127.0).clamp_(min=1e-12)
@@ -82,7 +82,7 @@ class StoredTensor:
 
     @property
     def coded(self) -> CodedKeys | None:
-        """The parts of int4 and int2."""
+        """The parts of int4."""
         return None if self.scale is None or self.mean is None else (self.data, self.scale, self.mean)
 
     def widen(self, dtype: torch.dtype) -> torch.Tensor:

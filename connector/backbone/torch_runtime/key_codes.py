@@ -1,4 +1,4 @@
-"""Keys as codes of 4 or 2 bits.
+"""Keys as codes of 4 bits.
 
 Keys have a few channels far larger than the others in every token (KIVI, arXiv 2402.02750, codes keys by channel for
 this). Here a passage's mean key is kept apart, and what each token's key adds to it is turned by a fixed rotation,
@@ -13,54 +13,46 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
 from connector.errors import BackboneError
 
-__all__ = ["CODE_BITS", "CodeDtype", "CodedKeys", "code_keys", "widen_keys"]
+__all__ = ["CodedKeys", "code_keys", "widen_keys"]
 
-CodeDtype = Literal["int4", "int2"]
-CODE_BITS: Final[dict[str, int]] = {"int4": 4, "int2": 2}
 CodedKeys = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""uint8 [kv heads, tokens, d * bits / 8]: codes, the first in the lowest bits; float16 [kv heads, tokens, 1]: scales;
-float16 [kv heads, 1, d]: the mean key."""
-# Upper halves of the levels that lose least of a normal distribution (J. Max, "Quantizing for minimum distortion",
+"""uint8 [kv heads, tokens, d / 2]: two codes a byte, the first in the lower bits; float16 [kv heads, tokens, 1]:
+scales; float16 [kv heads, 1, d]: the mean key."""
+_BITS: Final = 4
+# The upper half of the levels that lose least of a normal distribution (J. Max, "Quantizing for minimum distortion",
 # 1960), in standard deviations.
-_LEVELS: Final[dict[int, tuple[float, ...]]] = {
-    4: (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326),
-    2: (0.4528, 1.5104),
-}
+_LEVELS: Final = (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326)
 
 
-def code_keys(keys: torch.Tensor, bits: int) -> CodedKeys:
+def code_keys(keys: torch.Tensor) -> CodedKeys:
     """Round the keys of one passage, [kv heads, tokens, d].
 
     Raises:
-        BackboneError: d numbers do not fill whole bytes.
+        BackboneError: d is odd.
     """
-    heads, tokens, size = keys.shape
-    each = 8 // bits
-    if size % each:
+    size = keys.shape[2]
+    if size % 2:
         raise BackboneError(
-            f"cache.dtype = int{bits} packs {each} channels a byte, this LLM's heads have {size}; set it to int8"
+            f"cache.dtype = int4 packs two channels a byte, this LLM's heads have {size}; set it to int8"
         )
     wide = keys.float().contiguous()
     # Rounded before it is taken off: the codes make up for what that loses.
     mean = wide.mean(dim=1, keepdim=True).half()
     turned = (wide - mean.float()) @ _rotation(size, torch.float32).to(keys.device).T
-    levels = _levels(bits).to(keys.device)
+    levels = _levels().to(keys.device)
     steps = turned / turned.square().mean(dim=2, keepdim=True).sqrt_().clamp_(min=1e-12)
     codes = torch.bucketize(steps, (levels[1:] + levels[:-1]) / 2)
     chosen = levels[codes]
     # The scale that is best for the levels chosen.
     scale = (turned * chosen).sum(dim=2, keepdim=True) / chosen.square().sum(dim=2, keepdim=True)
-    parts = codes.to(torch.uint8).view(heads, tokens, -1, each)
-    packed = parts[..., 0].clone()
-    for at in range(1, each):
-        packed |= parts[..., at] << (bits * at)
-    return packed, scale.half(), mean
+    first, second = codes.to(torch.uint8).view(*codes.shape[:2], -1, 2).unbind(3)
+    return first | second << _BITS, scale.half(), mean
 
 
 def widen_keys(passages: Sequence[CodedKeys], dtype: torch.dtype) -> torch.Tensor:
@@ -75,24 +67,23 @@ def widen_keys(passages: Sequence[CodedKeys], dtype: torch.dtype) -> torch.Tenso
         lengths = torch.tensor([codes.shape[1] for codes, _, _ in passages], device=codes.device)
         means = means.repeat_interleave(lengths, dim=1)
     size = means.shape[2]
-    table = _table(8 * codes.shape[2] // size, dtype).to(codes.device)
+    table = _table(dtype).to(codes.device)
     turned = table.index_select(0, codes.int().view(-1)).view(dtype).view(*codes.shape[:2], size)
     return (turned.mul_(scale.to(dtype)) @ _rotation(size, dtype).to(codes.device)).add_(means)
 
 
 @cache
-def _levels(bits: int) -> torch.Tensor:
-    upper = torch.tensor(_LEVELS[bits])
+def _levels() -> torch.Tensor:
+    upper = torch.tensor(_LEVELS)
     return torch.cat((-upper.flip(0), upper))
 
 
 @cache
-def _table(bits: int, dtype: torch.dtype) -> torch.Tensor:
-    """[256]: the levels that a byte stands for, as one number: torch takes three times as long to look up rows."""
-    codes = torch.arange(256)[:, None] >> torch.arange(0, 8, bits) & (1 << bits) - 1
-    levels = _levels(bits)[codes].to(dtype)
-    whole = {4: torch.int32, 8: torch.int64, 16: torch.complex128}[levels.shape[1] * dtype.itemsize]
-    return levels.view(whole).view(-1)
+def _table(dtype: torch.dtype) -> torch.Tensor:
+    """[256]: the two levels that a byte stands for, as one number: torch takes thrice as long to look up pairs."""
+    codes = torch.arange(256)[:, None] >> torch.arange(0, 8, _BITS) & (1 << _BITS) - 1
+    whole = {2: torch.int32, 4: torch.int64}[dtype.itemsize]
+    return _levels()[codes].to(dtype).view(whole).view(-1)
 
 
 @cache

@@ -16,12 +16,13 @@ from cachetools import LRUCache
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
 from connector.backbone.torch_runtime.attention import AttentionPass, EncodePass, StatesPass
-from connector.backbone.torch_runtime.cpu.allocator import keep_big_buffers
+from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
-from connector.backbone.torch_runtime.decoder import load_decoder, multiplies_bfloat16
+from connector.backbone.torch_runtime.cpu.operations import multiplies_bfloat16
+from connector.backbone.torch_runtime.cpu.plan import CpuPlan, prepare
+from connector.backbone.torch_runtime.decoder import load_decoder
 from connector.backbone.torch_runtime.encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
 from connector.backbone.torch_runtime.fixed_states import FixedStates
-from connector.backbone.torch_runtime.key_codes import CODE_BITS
 from connector.backbone.torch_runtime.read_passes import FixedPass, LatePass, ReadPass, SideBySidePass
 from connector.backbone.torch_runtime.sequences import Sequences, TokenSequence
 from connector.checkpoints.shape import BackboneShape
@@ -30,6 +31,8 @@ from connector.settings import Layout
 
 __all__ = ["TorchRuntime"]
 
+# On a GPU sequences are run together to about so many tokens.
+_TOKENS_GPU = 16_384
 # Requests that are read in one pass: with more, they would wait longer for little.
 _REQUESTS_TOGETHER = 8
 # States of tails without their queries, for as many places of a tail as there is room for.
@@ -55,7 +58,10 @@ class TorchRuntime:
         on_cpu = self._device.type == "cpu"
         self._sharing = CoreSharing.of_process() if on_cpu else CoreSharing(1)
         self._fixed: LRUCache[Hashable, FixedStates] = LRUCache(_FIXED_BYTES, getsizeof=lambda states: states.nbytes)
-        self._sequences = Sequences(model, self._shape.head_dim, self._sharing)
+        self.cpu_plan: CpuPlan | None = prepare(model, self._shape.head_dim, self._sharing) if on_cpu else None
+        """What was done to the model for this CPU; None: it is not on one."""
+        batches = BatchPlan(1, 1, _TOKENS_GPU) if self.cpu_plan is None else self.cpu_plan.batches
+        self._sequences = Sequences(model, batches)
 
     @classmethod
     def load(
@@ -79,7 +85,6 @@ class TorchRuntime:
             BackboneError: a CUDA device was asked for and is missing, the folder can't be loaded, or the model
                 is of a kind whose attention is not captured.
         """
-        keep_big_buffers()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and not torch.cuda.is_available():
@@ -111,6 +116,12 @@ class TorchRuntime:
         return self._sharing.cores
 
     @property
+    def plan(self) -> Mapping[str, str]:
+        """See ``Runtime.plan``."""
+        own = {"number_format": self.precision.partition("-")[0], "batches": str(self._sequences.plan)}
+        return {"runtime": "torch", "device": self.device, **(own if self.cpu_plan is None else self.cpu_plan.told())}
+
+    @property
     def kind(self) -> str:
         """What an encoded document must have been made by."""
         s = self._shape
@@ -121,8 +132,8 @@ class TorchRuntime:
     ) -> Iterator[EncodedDocument]:
         """See ``Runtime.encode``."""
         late = layout == "late"
-        if self._cache_dtype in CODE_BITS and not late:
-            raise BackboneError(f"cache.dtype = {self._cache_dtype} is for the layout late; set it to int8")
+        if self._cache_dtype == "int4" and not late:
+            raise BackboneError("cache.dtype = int4 is for the layout late; set it to int8")
         deepest = max(layer for layer, _ in heads)
         prefix_states = self._sharing.run(lambda: self._prefix_states(prefix))
         kept = self._kept(heads) if late else None

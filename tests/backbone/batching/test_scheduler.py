@@ -17,7 +17,7 @@ from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader, Reading
 from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Tail
-from connector.backbone.torch_runtime.decoder import multiplies_bfloat16
+from connector.backbone.torch_runtime.cpu.operations import multiplies_bfloat16
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.settings import Layout

@@ -18,10 +18,10 @@ def pack(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:
 
 
 def has_wide_products() -> bool:
-    """Whether rows of a product are known to go together here: CPUs with AVX-512."""
+    """Whether tokens are known to go through a product together here: CPUs with AVX-512."""
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def has_amx() -> bool:
-    """Whether products are done by AMX, whose sums depend on the number of rows."""
+    """Whether products are done by AMX, whose sums depend on the number of tokens."""
     return bool(torch.cpu._is_amx_tile_supported())

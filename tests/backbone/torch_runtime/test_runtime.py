@@ -160,7 +160,7 @@ def test_late_reads_a_tail_that_is_nothing_but_a_query(runtime: TorchRuntime) ->
     assert (rows.sum(axis=2) > 0).all()
 
 
-def test_only_some_heads_gives_their_rows_bit_for_bit(runtime: TorchRuntime) -> None:
+def test_only_some_heads_give_the_rows_that_they_give_among_all(runtime: TorchRuntime) -> None:
     heads = runtime.shape.all_heads()
     encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
     every = read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")

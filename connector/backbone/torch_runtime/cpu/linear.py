@@ -1,48 +1,28 @@
 """Linear layers whose weights are laid out once for the CPU's matrix products, instead of in every product.
 
 oneDNN multiplies blocks of a weight matrix, and torch lays a plain weight out anew (or calls a slower library) each
-time. With the layout made at the start, products of 48 rows take 0.8 of the time in bfloat16 and half in float32, of
-180 rows 0.9 and half (SmolLM2-135M's shapes, AMD EPYC with AVX-512 and bf16, two threads). The sums of a row are the
-same for many numbers of rows (see ``torch_rows``): passages may share a product without changing a bit of each other.
+time. With the layout made at the start, products of 48 tokens take .8 of the time in bfloat16 and half in float32, of
+180 tokens .9 and half (SmolLM2-135M's shapes, AMD EPYC with AVX-512 and bf16, two threads). A token's sums are the
+same for many numbers of tokens (see ``batch_plan``): passages may share a product without changing a bit of each
+other.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
 
-__all__ = ["NEAR", "PackedGate", "PackedLinear", "pack_linears", "products_apart"]
+from connector.backbone.torch_runtime.cpu.operations import missing_operations
 
-# Rows that the layout is chosen for.
-_ROWS = 256
-# Of a gated block: three layers and an activation.
-_CHILDREN = 4
+__all__ = ["NEAR", "PackedLinear", "pack_linears", "why_not_packed"]
+
+# Tokens that the layout is chosen for.
+_TOKENS = 256
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """By number format, how far sums in another order may lie apart, of the largest."""
-
-
-_thread = threading.local()
-
-
-@contextmanager
-def products_apart(rows: Sequence[int]) -> Iterator[None]:
-    """Let this thread's packed layers multiply so many rows at a time, where their sums depend on that number."""
-    _thread.parts = list(rows)
-    try:
-        yield
-    finally:
-        _thread.parts = None
-
-
-def _apart(product: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-    """A product of [..., rows, inputs], part by part."""
-    parts = [torch.split(each, _thread.parts, dim=-2) for each in inputs]
-    return torch.cat([product(*part) for part in zip(*parts, strict=True)], dim=-2)
 
 
 class PackedLinear(torch.nn.Module):
@@ -55,7 +35,7 @@ class PackedLinear(torch.nn.Module):
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._packed: Any = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
+        self._packed: Any = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _TOKENS)
         self.bias, self.dtype = linear.bias, linear.weight.dtype
 
     @classmethod
@@ -76,46 +56,24 @@ class PackedLinear(torch.nn.Module):
 
     def forward(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         """[..., outputs] from [..., inputs], plus ``added`` [..., outputs]."""
-        given = (inputs,) if added is None else (inputs, added)
-        return _apart(self.multiply, *given) if getattr(_thread, "parts", None) else self.multiply(*given)
+        return self._plain(inputs) if added is None else self._with(inputs, added, "add")
 
-    def multiply(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
-        """As ``forward``, all rows in one product."""
-        linear = torch.ops.mkldnn._linear_pointwise
-        product: torch.Tensor
-        if added is None:
-            product = linear(inputs, self._packed, self.bias, "none", [], "")
-        else:
-            product = linear.binary(inputs, added, self._packed, self.bias, "add")
+    def silu(self, inputs: torch.Tensor) -> torch.Tensor:
+        """``silu(layer(x))``, the activation done while oneDNN has the sums at hand: one rounding instead of two."""
+        return self._plain(inputs, "swish")
+
+    def times(self, inputs: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """``layer(x) * factors`` [..., outputs], likewise."""
+        return self._with(inputs, factors, "mul")
+
+    def _plain(self, inputs: torch.Tensor, activation: str = "none") -> torch.Tensor:
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            inputs, self._packed, self.bias, activation, [], ""
+        )
         return product
 
-
-class PackedGate(torch.nn.Module):
-    """``down(silu(gate(x)) * up(x))``, activation and product done while oneDNN has the sums at hand.
-
-    Two passes over the widest vectors are saved, and two roundings of them to the weights' number format.
-
-    Args:
-        gate, up, down: the block's layers; gate and up without bias.
-    """
-
-    def __init__(self, gate: PackedLinear, up: PackedLinear, down: PackedLinear) -> None:
-        super().__init__()
-        self.gate, self.up, self.down = gate, up, down
-
-    def forward(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
-        """[..., outputs] from [..., inputs], plus ``added`` [..., outputs]."""
-        given = (inputs,) if added is None else (inputs, added)
-        return _apart(self._block, *given) if getattr(_thread, "parts", None) else self._block(*given)
-
-    def _block(self, inputs: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
-        return self.down.multiply(self.inside(inputs), added)
-
-    def inside(self, inputs: torch.Tensor) -> torch.Tensor:
-        """``silu(gate(x)) * up(x)``, all rows in one product."""
-        linear = torch.ops.mkldnn._linear_pointwise
-        gates = linear(inputs, self.gate._packed, None, "swish", [], "")
-        product: torch.Tensor = linear.binary(inputs, gates, self.up._packed, None, "mul")
+    def _with(self, inputs: torch.Tensor, other: torch.Tensor, how: str) -> torch.Tensor:
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(inputs, other, self._packed, self.bias, how)
         return product
 
 
@@ -124,51 +82,47 @@ def pack_linears(module: torch.nn.Module) -> bool:
     """Replace the linear layers of a model on a CPU, those whose number format the layout knows.
 
     Returns:
-        Whether there were any, and this torch and CPU can do it; else the model is as it was.
+        Whether there were any, and this torch and CPU can do it (else see ``why_not_packed``); otherwise the model is
+        as it was.
     """
     found = False
     for name, child in list(module.named_children()):
         if type(child) is torch.nn.Linear:
-            if child.weight.device.type == "cpu" and _works(child.weight.dtype):
+            if child.weight.device.type == "cpu" and why_not_packed(child.weight.dtype) is None:
                 setattr(module, name, PackedLinear(child))
                 found = True
         else:
             found |= pack_linears(child)
-            fused = _fused(child)
-            if fused is not None:
-                setattr(module, name, fused)
     return found
 
 
-def _fused(block: torch.nn.Module) -> PackedGate | None:
-    """The block's replacement, where it does what it seems to do."""
-    gate, up, down = (getattr(block, name, None) for name in ("gate_proj", "up_proj", "down_proj"))
-    if not (isinstance(gate, PackedLinear) and isinstance(up, PackedLinear) and isinstance(down, PackedLinear)):
-        return None
-    if len(list(block.children())) > _CHILDREN or gate.bias is not None or up.bias is not None:
-        return None
-    probe = torch.linspace(-4, 4, 65)
-    activation = getattr(block, "act_fn", None)
-    if activation is None or not torch.allclose(activation(probe), torch.nn.functional.silu(probe)):
-        return None
-    fused = PackedGate(gate, up, down)
-    inputs = torch.linspace(-2, 2, 2 * gate.in_features).to(gate.dtype).view(1, 2, -1)
-    try:
-        expected, given = block(inputs).float(), fused(inputs).float()
-    except (AttributeError, RuntimeError):
-        return None
-    near = NEAR[gate.dtype] * float(expected.abs().max())
-    return fused if bool((given - expected).abs().max() <= near) else None
+def why_not_packed(dtype: torch.dtype) -> str | None:
+    """Why weights of a number format are not packed with this torch on this CPU; None: they are."""
+    if dtype not in NEAR:
+        return f"oneDNN's layout is used for {' and '.join(map(_name, NEAR))}, not for {_name(dtype)}"
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return "this torch has no oneDNN"
+    missing = [name for name in missing_operations() if name.startswith("ops.mkldnn.")]
+    if missing:
+        return f"torch {torch.__version__} lacks {', '.join(f'torch.{name}' for name in missing)}"
+    return _tried(dtype)
 
 
 @cache
-def _works(dtype: torch.dtype) -> bool:
-    """These operations are torch's own, made for its compiler, and not part of its public interface."""
-    if dtype not in NEAR or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
+def _tried(dtype: torch.dtype) -> str | None:
+    """The operations are made for torch's compiler: they may be there, and do something else than they did."""
     try:
         layer = torch.nn.Linear(8, 4, dtype=dtype).requires_grad_(False)
         inputs = torch.ones(2, 8, dtype=dtype)
-        return bool(torch.allclose(PackedLinear(layer)(inputs), layer(inputs), atol=NEAR[dtype]))
-    except (AttributeError, RuntimeError):
-        return False
+        packed, plain = PackedLinear(layer), layer(inputs)
+        silu = torch.nn.functional.silu(plain)
+        pairs = ((packed(inputs), plain), (packed.times(inputs, packed.silu(inputs)), plain * silu))
+        if all(torch.allclose(found, expected, atol=NEAR[dtype]) for found, expected in pairs):
+            return None
+    except (AttributeError, RuntimeError, TypeError) as error:
+        return f"packed {_name(dtype)} products fail: {' '.join(str(error).split())[:120]}"
+    return f"packed {_name(dtype)} products are not those of torch"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

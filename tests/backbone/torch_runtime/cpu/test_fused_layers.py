@@ -40,8 +40,9 @@ def keys(model: Any) -> list[torch.Tensor]:
 def test_layers_give_what_they_gave(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     model = decoder(family, tmp_path, dtype)
     before = keys(model)
-    replaced = fuse_layers(model, HEAD_DIM[family])
+    replaced, why_not = fuse_layers(model, HEAD_DIM[family])
     assert replaced == (len(before) if family in FUSED else 0)
+    assert (why_not is None) == (family in FUSED)
     assert sum(isinstance(layer, FusedLayer) for layer in model.layers) == replaced
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 4e-2}[dtype]
     for found, expected in zip(keys(model), before, strict=True):
@@ -73,7 +74,33 @@ def test_a_layer_that_only_seems_to_be_of_the_kind_keeps_its_code(tmp_path: Path
     model.layers[1].post_attention_layernorm = Louder(model.layers[1].post_attention_layernorm)
     model.layers[2].further = torch.nn.Identity()
     before = keys(model)
-    assert fuse_layers(model, HEAD_DIM["llama"]) == len(before) - 2
+    assert fuse_layers(model, HEAD_DIM["llama"]) == (2, "layer 1: it gives other results than its parts would")
     assert [isinstance(layer, FusedLayer) for layer in model.layers] == [True, False, False, True]
     for found, expected in zip(keys(model), before, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+
+
+class Swapped(torch.nn.Module):
+    """An MLP that activates the other half."""
+
+    def __init__(self, mlp: Any) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj, self.act_fn = (
+            mlp.gate_proj,
+            mlp.up_proj,
+            mlp.down_proj,
+            mlp.act_fn,
+        )
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.down_proj(self.gate_proj(states) * self.act_fn(self.up_proj(states)))
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mlps_that_only_seem_to_be_gated_so_keep_their_code(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = decoder("llama", tmp_path, dtype)
+    model.layers[0].mlp = Swapped(model.layers[0].mlp)
+    model.layers[2].mlp.act_fn = torch.nn.GELU("tanh")
+    assert fuse_layers(model, HEAD_DIM["llama"]).count == 2
+    assert [isinstance(layer, FusedLayer) for layer in model.layers] == [False, True, False, True]
