@@ -149,11 +149,11 @@ def test_a_batch_takes_the_first_and_what_fits(
     assert crowd.go(*[crowd.come(Job(number, size)) for number, size in enumerate(sizes)]) == batches
 
 
-jobs = st.lists(st.tuples(st.integers(1, 12), st.sampled_from("ab"), st.booleans()), max_size=9)
+sizes_pools_and_who_leaves = st.lists(st.tuples(st.integers(1, 12), st.sampled_from("ab"), st.booleans()), max_size=9)
 
 
 @settings(deadline=None, max_examples=60)
-@given(jobs, st.integers(1, 14), st.integers(1, 5))
+@given(sizes_pools_and_who_leaves, st.integers(1, 14), st.integers(1, 5))
 def test_the_order_is_kept_whoever_comes_and_leaves(
     given_jobs: list[tuple[int, str, bool]], budget: int, works: int
 ) -> None:
@@ -187,7 +187,12 @@ def test_the_order_is_kept_whoever_comes_and_leaves(
 
 def test_a_large_one_does_not_hold_up_small_ones_nor_they_it() -> None:
     crowd = Crowd(works=1)
-    coming = [crowd.come(Job(0, 50, parts=3)), crowd.come(Job(1)), crowd.come(Job(2, 50, parts=2)), crowd.come(Job(3))]
+    coming = [
+        crowd.come(Job(0, 50, parts=3)),
+        crowd.come(Job(1)),
+        crowd.come(Job(2, 50, parts=2)),
+        crowd.come(Job(3)),
+    ]
     assert crowd.go(*coming) == [[0], [1], [2], [3], [0], [2], [0]]
 
 
