@@ -190,14 +190,13 @@ class WorkQueue:
 
     def _next_batch(self, first: W) -> list[W]:
         """The batch that begins with this work; empty: it is not its turn."""
-        ready, free = self._ready(type(first)), self._free(type(first))
-        if first not in ready[:free]:
+        limits, ready = self._limits[type(first)], self._ready(type(first))
+        if self._running[type(first)] == limits.at_once or not ready or ready[0] is not first:
             return []
-        limits = self._limits[type(first)]
         # As much is left for each other batch that may run.
         most = min(limits.works, ceil(len(ready) / limits.at_once))
         batch, tokens = [first], first.begin()
-        for work in ready[ready.index(first) + 1 :]:
+        for work in ready[1:]:
             if len(batch) == most or first.alone:
                 break
             # What the batch has taken already leaves a work that shares it with nothing of its own.
@@ -219,13 +218,9 @@ class WorkQueue:
             if isinstance(work, kind) and work.ready and not work.running and not work.done and not work.scope.reason
         ]
 
-    def _free(self, kind: type[Work]) -> int:
-        return self._limits[kind].at_once - self._running[kind]
-
     def _wake(self) -> None:
         """Have those look whose turn it is."""
-        for kind in self._limits:
-            free = self._free(kind)
-            if free:
-                for work in self._ready(kind)[:free]:
+        for kind, limits in self._limits.items():
+            if self._running[kind] < limits.at_once:
+                for work in self._ready(kind)[:1]:
                     work.woken.set()

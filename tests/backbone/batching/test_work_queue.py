@@ -149,11 +149,11 @@ def test_a_batch_takes_the_first_and_what_fits(
     assert crowd.go(*[crowd.come(Job(number, size)) for number, size in enumerate(sizes)]) == batches
 
 
-jobs = st.lists(st.tuples(st.integers(1, 12), st.sampled_from("ab"), st.booleans()), max_size=9)
+sizes_pools_and_who_leaves = st.lists(st.tuples(st.integers(1, 12), st.sampled_from("ab"), st.booleans()), max_size=9)
 
 
 @settings(deadline=None, max_examples=60)
-@given(jobs, st.integers(1, 14), st.integers(1, 5))
+@given(sizes_pools_and_who_leaves, st.integers(1, 14), st.integers(1, 5))
 def test_the_order_is_kept_whoever_comes_and_leaves(
     given_jobs: list[tuple[int, str, bool]], budget: int, works: int
 ) -> None:

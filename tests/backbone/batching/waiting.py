@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.caching.document_cache import DocumentCache
+from connector.backbone.prompt.tail import TokenIds
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
-from connector.backbone.runtime import AskedWindow, EncodedDocument, Head, Tail
+from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.cancelling import CancelScope
 from connector.checkpoints.checkpoint import Checkpoint
@@ -56,8 +57,8 @@ class Watched(TorchRuntime):
         self.begun, self.free = threading.Event(), threading.Event()
         self.free.set()
         self.hold_at: int | None = None
-        self.encode_fails: Callable[[Sequence[Sequence[int]]], bool] = lambda documents: False
-        self.read_fails: Callable[[Sequence[AskedWindow]], bool] = lambda windows: False
+        self.encode_fails: Callable[[Sequence[TokenIds]], bool] = lambda documents: False
+        self.read_fails: Callable[[Sequence[ReadRequest]], bool] = lambda requests: False
         self.fail_once = False
         self.when_encoded: Callable[[], None] = lambda: None
 
@@ -66,12 +67,12 @@ class Watched(TorchRuntime):
         self.free.clear()
 
     def encode(
-        self, prefix: Sequence[int], documents: Sequence[Sequence[int]], heads: Sequence[Head], *, late: bool
+        self, prefix: Sequence[int], documents: Sequence[TokenIds], heads: Sequence[Head], *, layout: Layout
     ) -> Iterator[EncodedDocument]:
         self.calls.append(len(documents))
         if self.encode_fails(documents):
             raise RuntimeError("out of memory")
-        for document, state in zip(documents, super().encode(prefix, documents, heads, late=late), strict=True):
+        for document, state in zip(documents, super().encode(prefix, documents, heads, layout=layout), strict=True):
             if len(self.encoded) == self.hold_at:
                 self.hold_at = None
                 self.hold()
@@ -80,30 +81,19 @@ class Watched(TorchRuntime):
             if self.fail_once:
                 self.fail_once = False
                 raise RuntimeError("out of memory")
-            self.encoded.append(tuple(document))
+            self.encoded.append(tuple(document.tolist()))
             self.when_encoded()
             yield state
 
     def read(
-        self,
-        prefix: Sequence[int],
-        tail: Tail,
-        documents: Sequence[EncodedDocument],
-        heads: Sequence[Head],
-        *,
-        late: bool,
-    ) -> npt.NDArray[np.float32]:
-        return self.read_together(prefix, [AskedWindow(tail, documents, heads)], late=late)[0]
-
-    def read_together(
-        self, prefix: Sequence[int], windows: Sequence[AskedWindow], *, late: bool
+        self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout
     ) -> list[npt.NDArray[np.float32]]:
         self.begun.set()
         assert self.free.wait(LONG)
-        self.passes.append(len(windows))
-        if self.read_fails(windows):
+        self.passes.append(len(requests))
+        if self.read_fails(requests):
             raise RuntimeError("out of memory")
-        return super().read_together(prefix, windows, late=late)
+        return super().read(prefix, requests, layout=layout)
 
 
 def open_watched(smollm2: Checkpoint, dtype: str = "float32") -> Watched:
