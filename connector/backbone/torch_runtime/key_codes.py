@@ -51,7 +51,7 @@ def code_keys(keys: torch.Tensor) -> CodedKeys:
     chosen = levels[codes]
     # The scale that is best for the levels chosen.
     scale = (turned * chosen).sum(dim=2, keepdim=True) / chosen.square().sum(dim=2, keepdim=True)
-    first, second = codes.to(torch.uint8).unflatten(2, (-1, 2)).unbind(3)
+    first, second = codes.to(torch.uint8).view(*codes.shape[:2], -1, 2).unbind(3)
     return first | second << _BITS, scale.half(), mean
 
 
