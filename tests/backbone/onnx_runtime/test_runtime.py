@@ -68,6 +68,10 @@ def rows_of(runtime: Any, documents: list[TokenIds], heads: Any, pool: Any, *, l
 def test_rows_are_torch_s(both: Both, layout: Layout) -> None:
     heads = both.torch.shape.all_heads()
     assert both.onnx.shape == both.torch.shape
+    plan = both.onnx.plan
+    assert list(plan)[:3] == list(both.torch.plan)[:3] == ["runtime", "device", "number_format"]
+    assert (plan["runtime"], plan["provider"]) == ("onnx", "CPUExecutionProvider")
+    assert (plan["graph_optimization"], plan["threads"]) == ("enable_all", str(both.onnx.threads))
     expected = rows_of(both.torch, DOCUMENTS, heads, heads, layout=layout)
     np.testing.assert_allclose(rows_of(both.onnx, DOCUMENTS, heads, heads, layout=layout), expected, atol=TOLERANCE)
     # The comparison must be about something: attention that differs between heads and tokens.

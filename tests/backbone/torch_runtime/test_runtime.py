@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from connector.backbone.prompt.tail import Tail
 from connector.backbone.runtime import ReadRequest
+from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.errors import BackboneError
 from connector.settings import Layout
@@ -170,6 +171,12 @@ def test_only_some_heads_give_the_rows_that_they_give_among_all(runtime: TorchRu
     for at, head in enumerate(some):
         np.testing.assert_allclose(rows[at], every[heads.index(head)], atol=3e-6)
     assert few[0].nbytes < encoded[0].nbytes
+    for less, more in zip(few, encoded, strict=True):
+        assert isinstance(less, TorchEncodedDocument) and isinstance(more, TorchEncodedDocument)
+        assert list(less.states) == [0, 1, 2]
+        for layer, stored in less.states.items():
+            # Bit for bit, however deep the LLM is run; the deepest layer's values are left out.
+            assert torch.equal(stored.data, more.states[layer].data[: len(stored.data)])
 
 
 def test_batch_equals_single_bit_for_bit(runtime: TorchRuntime) -> None:

@@ -59,6 +59,8 @@ def test_machine_memory_and_picture(quick: tuple[dict[str, Any], str, str]) -> N
     machine = report["machine"]
     assert machine["threads"] >= 1 and machine["tokens"] == 24
     assert machine["command"].split()[0] == "rh-connector"
+    assert machine["runtime"] == machine["plan"]["runtime"] == "torch"
+    assert {"weights", "layers", "batches", "operations"} <= machine["plan"].keys()
     assert 0 < report["cached_document"]["late"]["bytes"] < report["cached_document"]["block"]["bytes"]
     assert report["memory_bytes"]["at_the_end"]["now"] > 10**8
     assert all(row["name"] in picture for row in report["rows"])

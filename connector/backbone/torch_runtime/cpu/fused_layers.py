@@ -136,7 +136,7 @@ class _Probe(AttentionPass):
 class Fused(NamedTuple):
     """How many layers were replaced, and why the first of the others was not; None: all were."""
 
-    layers: int
+    replaced: int
     why_not: str | None
 
 

@@ -93,7 +93,7 @@ def prepare(model: Any, head_dim: int, sharing: CoreSharing) -> CpuPlan:
         return plan
     fused: Fused = sharing.run(lambda: fuse_layers(model, head_dim))
     return replace(
-        plan, fused=fused.layers, why_not_fused=fused.why_not, batches=_batch_plan(model, head_dim, sharing)
+        plan, fused=fused.replaced, why_not_fused=fused.why_not, batches=_batch_plan(model, head_dim, sharing)
     )
 
 

@@ -102,5 +102,5 @@ def test_mlps_that_only_seem_to_be_gated_so_keep_their_code(dtype: torch.dtype, 
     model = decoder("llama", tmp_path, dtype)
     model.layers[0].mlp = Swapped(model.layers[0].mlp)
     model.layers[2].mlp.act_fn = torch.nn.GELU("tanh")
-    assert fuse_layers(model, HEAD_DIM["llama"]).layers == 2
+    assert fuse_layers(model, HEAD_DIM["llama"]).replaced == 2
     assert [isinstance(layer, FusedLayer) for layer in model.layers] == [False, True, False, True]
