@@ -17,6 +17,8 @@ from connector.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# They load the LLM in new processes: too slow for the quick tier.
+slow = pytest.mark.bench
 
 
 @pytest.fixture
@@ -72,6 +74,7 @@ def test_rerank_opensearch_hits(environment: dict[str, str], tmp_path: Path) -> 
     assert said == "cats: reranked" and len(places) == 2
 
 
+@slow
 def test_evaluate_own_judgments(environment: dict[str, str], tmp_path: Path) -> None:
     printed = run("evaluate_own_judgments", environment, tmp_path)
     values = {line[:12].strip(): [float(n) for n in re.findall(r"\d\.\d{3}", line)] for line in printed[1:]}
@@ -80,6 +83,7 @@ def test_evaluate_own_judgments(environment: dict[str, str], tmp_path: Path) -> 
     assert values["first stage"] != values["reranked"]
 
 
+@slow
 def test_train_without_labels(environment: dict[str, str], tmp_path: Path) -> None:
     corpus, router = ROOT / "examples/data/handbook/corpus.jsonl", tmp_path / "own.onnx"
     written, use = run("train_without_labels", environment, tmp_path, str(corpus), str(router))
@@ -91,6 +95,7 @@ def test_train_without_labels(environment: dict[str, str], tmp_path: Path) -> No
     assert "Guest network" in first
 
 
+@slow
 def test_http_client(environment: dict[str, str], tmp_path: Path) -> None:
     first, second = run("http_client", environment, tmp_path)
     assert first.endswith("Adult cats sleep 12 to 16 hours a day.")
