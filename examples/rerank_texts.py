@@ -4,7 +4,7 @@ python examples/rerank_texts.py
 """
 
 from connector.reranker import Reranker
-from connector.settings import Settings
+from connector.settings import load_settings
 
 QUERY = "how do visitors get on the wifi"
 TEXTS = [
@@ -13,8 +13,8 @@ TEXTS = [
     "Guest network: the password for visitors stands on the screen at the reception.",
 ]
 
-# The defaults; Settings are values, so a change is a copy.
-reranker = Reranker.from_settings(Settings())
+# The defaults, unless RH_… variables or a config.yaml here say otherwise.
+reranker = Reranker.from_settings(load_settings())
 result = reranker.rerank(QUERY, TEXTS)
 
 print(f"{QUERY}?")

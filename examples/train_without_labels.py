@@ -1,0 +1,21 @@
+"""Train a router on documents alone: queries are made of titles, sentences and words.
+
+python examples/train_without_labels.py [CORPUS.jsonl] [ROUTER.onnx]
+"""
+
+import sys
+from pathlib import Path
+
+from connector.settings import load_settings
+from connector.training.train import TrainOptions, train
+
+corpus = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "data/handbook/corpus.jsonl"
+router = sys.argv[2] if len(sys.argv) > 2 else "handbook.onnx"
+
+# Few queries, one strength of routing and no held-out measurement: seconds instead of minutes.
+options = TrainOptions(queries=12, kappa=0.0, measured=False)
+trained = train([f"{corpus}:made"], router, load_settings(), options)
+
+metadata = trained.bundle.metadata
+print(f"{trained.bundle.path}: {len(metadata.static['members'])} of {len(metadata.pool)} pooled heads")
+print(f"use it with: --set router.bundle={router}")
