@@ -11,6 +11,7 @@ from typing import Any
 
 from connector.benchmark.report import read_report
 from connector.errors import DataError, RhConnectorError
+from connector.studies.markdown import markdown_table
 from connector.studies.quality_tables import Quality, quality_tables, read_quality
 
 __all__ = ["Notes", "main", "performance_page", "read_notes", "read_reports"]
@@ -183,7 +184,7 @@ def _targets(reports: Sequence[tuple[str, Report]], notes: Notes) -> Iterator[st
             if any(rate is not None for rate in rates):
                 cells = ["not measured" if rate is None else _number(rate, False) for rate in rates]
                 table.append([f"8 clients, {state}, {layout}, of the growth table", "", "", "", *cells])
-    yield _table(header, table)
+    yield markdown_table(header, table)
 
 
 def _slim_rows(notes: Notes, columns: int) -> Iterator[list[str]]:
@@ -238,9 +239,9 @@ def _report(name: str, report: Report) -> Iterator[str]:
         ["documents", f"of {machine['tokens']} tokens from {machine['texts']}"],
         ["versions", f"Python {machine['python']}, {versions}"],
     ]
-    yield _table([name, ""], run)
+    yield markdown_table([name, ""], run)
     yield f"```\n{machine['command']}\n```\n"
-    yield _table(["row", "seconds", "runs", "notes"], [_row(row) for row in report["rows"]])
+    yield markdown_table(["row", "seconds", "runs", "notes"], [_row(row) for row in report["rows"]])
     if report.get("growth"):
         yield "### Growth\n"
         for by in ("window", "tokens", "clients", "clients_cold"):
@@ -257,13 +258,13 @@ def _report(name: str, report: Report) -> Iterator[str]:
         if document
     ]
     if held:
-        yield _table(["size", "one", "a million"], held)
+        yield markdown_table(["size", "one", "a million"], held)
     memory = [
         [when.replace("_", " "), *(f"{used[key] / 1e9:.2f} GB" for key in ("now", "most"))]
         for when, used in report.get("memory_bytes", {}).items()
     ]
     if memory:
-        yield _table(["memory of the process, peers and benchmark included", "then", "at most"], memory)
+        yield markdown_table(["memory of the process, peers and benchmark included", "then", "at most"], memory)
     for skipped, why in report.get("skipped", {}).items():
         yield f"No row `{skipped}`: {why}.\n"
 
@@ -297,13 +298,7 @@ def _growth(by: str, rows: Sequence[Mapping[str, Any]]) -> str:
     for layout in layouts:
         found = [by_place.get((layout, value)) for value in values]
         table.append([f"{state} {layout}", *("" if row is None else f"{row['seconds']:.3g}" for row in found)])
-    return _table([f"seconds, by {title}", *(f"{value:,}" for value in values)], table)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in header[1:])]
-    lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rule, *rows))
-    return "\n".join(lines) + "\n"
+    return markdown_table([f"seconds, by {title}", *(f"{value:,}" for value in values)], table)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 from connector.errors import DataError
 from connector.evaluation.significance import compare
+from connector.studies.markdown import markdown_table
 
 __all__ = ["Quality", "quality_tables", "read_quality"]
 
@@ -117,7 +118,7 @@ def _formats(formats: Mapping[str, Mapping[str, Report]], collections: Sequence[
             cells.append(cell)
         table.append([*cells, *measured.get(name, ("", ""))])
     header = [f"{each} ({reference[each]['queries']})" if each in reference else each for each in collections]
-    return _table(["", *header, "cached", "new"], table)
+    return markdown_table(["", *header, "cached", "new"], table)
 
 
 def _same_windows(one: Report, other: Report) -> bool:
@@ -171,7 +172,7 @@ def _windows(sweeps: Mapping[tuple[str, str], Report], speed: Sequence[Report]) 
             label = f"milliseconds, cached documents of {machine['tokens']} tokens, {machine['threads']} threads"
             table.append([label, "", *times])
             break
-    return _table([f"late, {_MEASURE} by window", "first stage", *(f"{size:,}" for size in sizes)], table)
+    return markdown_table([f"late, {_MEASURE} by window", "first stage", *(f"{size:,}" for size in sizes)], table)
 
 
 def _layouts(sweeps: Mapping[tuple[str, str], Report]) -> str:
@@ -193,7 +194,7 @@ def _layouts(sweeps: Mapping[tuple[str, str], Report]) -> str:
     if whole:
         means = [sum(values) / len(values) for values in zip(*whole, strict=True)]
         table.append([f"mean of {len(whole)}", *(f"{value:.4f}" for value in means)])
-    return _table([f"{_MEASURE} (queries)", "first stage", "block", "late"], table)
+    return markdown_table([f"{_MEASURE} (queries)", "first stage", "block", "late"], table)
 
 
 def _row_of(report: Report, size: int) -> Mapping[str, Any] | None:
@@ -212,8 +213,3 @@ def _read(path: Path) -> Report:
     if not isinstance(value, dict) or not isinstance(value.get("rows"), list):
         raise DataError(f"{path} is no report: it has no rows")
     return value
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in header[1:])]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows)) + "\n"

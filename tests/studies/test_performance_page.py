@@ -80,7 +80,7 @@ def test_targets_are_judged_in_both_directions() -> None:
     assert "| `warm_block_20` | 0.2 (0.1 to 0.4) | 5 |  |" in page
     assert "2.0 GFLOP at 10 GFLOP/s" in page
     assert "| a cached document of 180 tokens, layout block | 2,700.0 kB | 2,700.0 GB |" in page
-    assert "| model loaded | 1.00 GB | 2.00 GB |" in page and "| allocator | as the system has it |" in page
+    assert "| model loaded | 1.00 GB | 2.00 GB |" in page and "| weights | not packed: no oneDNN |" in page
     assert "No row `icr_100`: too long." in page
     assert "| seconds, by window | 10 | 1,000 |" in page
 
