@@ -1,3 +1,58 @@
-"""rh-connector: rerank OpenSearch and Elasticsearch hits with the attention heads of a frozen LLM."""
+"""rh-connector: rerank OpenSearch and Elasticsearch hits with the attention heads of a frozen LLM.
+
+Names are imported when they are asked for: ``import connector`` loads no library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from connector.documents import Document, Hit, RerankResult
+    from connector.errors import RhConnectorError
+    from connector.evaluation.evaluate import EvaluateOptions, Evaluation, evaluate
+    from connector.reranker import Reranker
+    from connector.settings import Settings, load_settings
+
+__all__ = [
+    "Document",
+    "EvaluateOptions",
+    "Evaluation",
+    "Hit",
+    "RerankResult",
+    "Reranker",
+    "RhConnectorError",
+    "Settings",
+    "__version__",
+    "evaluate",
+    "load_settings",
+]
 
 __version__ = "0.1.0"
+
+# Name -> its module, as in the imports above.
+_MODULES = {
+    "Document": "connector.documents",
+    "EvaluateOptions": "connector.evaluation.evaluate",
+    "Evaluation": "connector.evaluation.evaluate",
+    "Hit": "connector.documents",
+    "RerankResult": "connector.documents",
+    "Reranker": "connector.reranker",
+    "RhConnectorError": "connector.errors",
+    "Settings": "connector.settings",
+    "evaluate": "connector.evaluation.evaluate",
+    "load_settings": "connector.settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -71,20 +71,26 @@ class Reranker:
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, progress: Callable[[str, float | None], None] | None = None
+        cls,
+        settings: Settings | None = None,
+        progress: Callable[[str, float | None], None] | None = None,
+        *,
+        reader: Reader | None = None,
     ) -> Reranker:
         """Load the LLM and the router or head set that the settings name.
 
         Args:
-            settings: see ``load_settings``.
+            settings: see ``load_settings``; None: the defaults, without any file or variable.
             progress: called with what is being fetched and how much of it is here (0 to 1).
+            reader: the settings' LLM, where it is loaded already; None: it is loaded.
 
         Raises:
             SettingsError, BackboneError: see ``open_reader`` and ``Routes.from_settings``.
         """
         from connector.backbone.open_reader import open_reader
 
-        reader = open_reader(settings, progress)
+        settings = Settings() if settings is None else settings
+        reader = open_reader(settings, progress) if reader is None else reader
         return cls(
             reader,
             Routes.from_settings(settings, reader),

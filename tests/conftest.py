@@ -11,6 +11,7 @@ import pytest
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
+from tests.loaded_models import LoadedModels
 from tests.nodes.fixtures import SessionNodes
 from tests.nodes.process import Node
 from tests.nodes.release import NoJava
@@ -75,6 +76,12 @@ def reranker(settings: Settings, smollm2: Checkpoint) -> Reranker:
     """The reranker with the shipped static heads and all else at its default."""
     static = settings.router.model_copy(update={"mode": "static"})
     return Reranker.from_settings(settings.model_copy(update={"router": static}))
+
+
+@pytest.fixture(scope="session")
+def models(reranker: Reranker) -> LoadedModels:
+    """The reranker for commands: ``main(arguments, Context(models=models))``."""
+    return LoadedModels(reranker)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -68,14 +69,21 @@ def cli(ctx: click.Context, config: str | None, assignments: tuple[str, ...], as
         # The clients log each request that a cluster refuses; what matters of it is in our own message.
         for name in ("opensearch", "elasticsearch", "elastic_transport"):
             logging.getLogger(name).setLevel(logging.ERROR)
-    ctx.obj = Context(config=config, assignments=assignments, as_json=as_json, debug=debug)
+    # Whoever calls from Python may bring models that are loaded.
+    given = ctx.obj if isinstance(ctx.obj, Context) else Context()
+    ctx.obj = replace(given, config=config, assignments=assignments, as_json=as_json, debug=debug)
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; errors are one line on standard error and an exit code (see errors.py)."""
+def main(arguments: list[str] | None = None, obj: Context | None = None) -> Any:
+    """Run the command line; errors are one line on standard error and an exit code (see errors.py).
+
+    Args:
+        arguments: without the program's name; None: those of the process.
+        obj: holds the models that the command uses; None: they are loaded where one is needed.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        sys.exit(cli.main(args=arguments, prog_name="rh-connector", standalone_mode=False) or 0)
+        sys.exit(cli.main(args=arguments, prog_name="rh-connector", standalone_mode=False, obj=obj) or 0)
     except click.exceptions.Abort:
         click.echo("Aborted.", err=True)
         sys.exit(130)

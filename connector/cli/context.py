@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import click
 
+from connector.cli.models import Models
 from connector.errors import SettingsError
 from connector.settings import Settings, load_settings
 
@@ -16,12 +17,13 @@ __all__ = ["Context", "pass_context"]
 
 @dataclass(frozen=True)
 class Context:
-    """The global options of one call."""
+    """The global options of one call, and the models that it uses."""
 
     config: str | None = None
     assignments: tuple[str, ...] = ()
     as_json: bool = False
     debug: bool = False
+    models: Models = field(default_factory=Models)
 
     def settings(self, **options: Any) -> Settings:
         """The settings, with a command's own options on top.

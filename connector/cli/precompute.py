@@ -13,6 +13,7 @@ from connector.settings import Settings
 
 if TYPE_CHECKING:
     from connector.engines.sources import Source
+    from connector.reranker import Reranker
 
 __all__ = ["Precomputed", "check_precompute", "precompute"]
 
@@ -55,11 +56,14 @@ def check_precompute(settings: Settings, source: str) -> None:
         raise SettingsError("--precompute reads the documents a second time; give a file instead of -")
 
 
-def precompute(settings: Settings, source: Source, report: Callable[[Precomputed], None]) -> Precomputed:
+def precompute(
+    reranker: Reranker, settings: Settings, source: Source, report: Callable[[Precomputed], None]
+) -> Precomputed:
     """Encode a source's documents into the cache on disk; those that are there are passed over.
 
     Args:
-        settings: of the model, the heads and the cache.
+        reranker: its LLM encodes what its heads read; the cache lets go of its disk at the end.
+        settings: of the cache and the fields.
         source: the documents; lines that hold none are left out.
         report: called after each batch.
 
@@ -68,9 +72,7 @@ def precompute(settings: Settings, source: Source, report: Callable[[Precomputed
         DataError: the source cannot be read.
     """
     from connector.documents import document_text
-    from connector.reranker import Reranker
 
-    reranker = Reranker.from_settings(settings)
     reader, pool = reranker.reader, reranker.routes.pool()
     fields = tuple(settings.engine.field_weights())
     documents = source.documents(lambda line: None)

@@ -6,12 +6,14 @@ import re
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 from pydantic import BaseModel, SecretStr
 
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.diagnosis import cluster, machine, model
 from connector.diagnosis.findings import Check, Finding, failed, run
+from connector.diagnosis.model import Load
 from connector.engines.cluster.connect import connect
 from connector.engines.cluster.connection import Connection
 from connector.errors import BackboneError, RhConnectorError
@@ -24,7 +26,7 @@ _Watching = Generator[Finding, None, bool]
 _NO_SERVICE = "not tried: writeback.service_url is not set"
 
 
-def diagnose(settings: Settings, *, load: bool = False) -> Iterator[Finding]:
+def diagnose(settings: Settings, *, load: Load | None = None) -> Iterator[Finding]:
     """Look at everything that the settings name; nothing is changed, fetched or made.
 
     What is left out of it: a model that the cluster has undeployed is deployed by the call through it, and hashes of
@@ -32,7 +34,7 @@ def diagnose(settings: Settings, *, load: bool = False) -> Iterator[Finding]:
 
     Args:
         settings: see ``load_settings``.
-        load: load the model and rerank with it.
+        load: makes the reranker of settings, which is tried (``Reranker.from_settings``); None: none is made.
     """
     hide = _Hiding(settings)
     for finding in _findings(settings, load):
@@ -44,7 +46,7 @@ def exit_code(findings: Iterable[Finding]) -> int:
     return next((finding.code for finding in findings if finding.level == "fail"), 0)
 
 
-def _findings(settings: Settings, load: bool) -> Iterator[Finding]:
+def _findings(settings: Settings, load: Load | None) -> Iterator[Finding]:
     checkpoint, problem = _checkpoint(settings)
     yield from run("machine", lambda: machine.machine(settings, checkpoint))
     yield from run("packages", lambda: machine.packages(settings))
@@ -56,8 +58,8 @@ def _findings(settings: Settings, load: bool) -> Iterator[Finding]:
     if checkpoint is not None:
         here = checkpoint
         fits = yield from _watched("heads", lambda: model.heads(settings, here))
-        if load and fits:
-            yield from run("golden query", lambda: model.golden_query(settings))
+        if load is not None and fits:
+            yield from run("golden query", partial(model.golden_query, settings, load))
     if settings.engine.kind == "embedded":
         yield from run("index", lambda: _embedded(settings))
         return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.template import PromptTemplate
@@ -23,7 +23,13 @@ from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
 from connector.routing.selection import Routes
 from connector.settings import Settings
 
-__all__ = ["golden_query", "heads", "local_checkpoint", "model", "model_error"]
+if TYPE_CHECKING:
+    from connector.reranker import Reranker
+
+__all__ = ["Load", "golden_query", "heads", "local_checkpoint", "model", "model_error"]
+
+Load: TypeAlias = Callable[[Settings], "Reranker"]
+"""Makes the reranker that settings name."""
 
 _CODE = BackboneError.exit_code
 
@@ -98,13 +104,16 @@ def heads(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
         yield Finding("heads", "ok", f"static heads fit {layout}")
 
 
-def golden_query(settings: Settings) -> Iterator[Finding]:
-    """Load the model, tell what this machine lets it do, and rerank three documents."""
-    from connector.reranker import Reranker
+def golden_query(settings: Settings, load: Load) -> Iterator[Finding]:
+    """Load the model, tell what this machine lets it do, and rerank three documents.
 
+    Args:
+        settings: see ``load_settings``; nothing is fetched, whatever they say.
+        load: see ``diagnose``.
+    """
     backbone = settings.backbone.model_copy(update={"offline": True})
     began = time.monotonic()
-    reranker = Reranker.from_settings(settings.model_copy(update={"backbone": backbone}))
+    reranker = load(settings.model_copy(update={"backbone": backbone}))
     loaded = time.monotonic()
     yield _plan(reranker.reader.plan)
     result = reranker.rerank(GOLDEN_QUERY, GOLDEN_DOCUMENTS)

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from connector.cli.context import Context, pass_context
 from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
+from connector.cli.models import Models
 from connector.documents import RerankResult
 from connector.errors import MissingExtraError, SettingsError
 from connector.settings import Settings
@@ -60,7 +61,7 @@ def command(context: Context, queries: tuple[str, ...], window: int, index: str,
     console = Console(stderr=True, highlight=False) if context.as_json else text_console()
     seconds: dict[str, float] = {}
     engine = _open_index(settings, console, seconds)
-    reranker = _load(settings, console, seconds)
+    reranker = _load(context.models, settings, console, seconds)
     from connector.engines.standard_library import QUESTIONS
 
     answers = []
@@ -105,13 +106,11 @@ def _open_index(settings: Settings, console: Console, seconds: dict[str, float])
     return engine
 
 
-def _load(settings: Settings, console: Console, seconds: dict[str, float]) -> Reranker:
+def _load(models: Models, settings: Settings, console: Console, seconds: dict[str, float]) -> Reranker:
     started = time.perf_counter()
     with _reporting() as report:
         report(f"loading {settings.backbone.model}", None)
-        from connector.reranker import Reranker
-
-        reranker = Reranker.from_settings(settings, report)
+        reranker = models.reranker(settings, report)
     seconds["model"] = time.perf_counter() - started
     routes, every = reranker.routes, len(reranker.reader.runtime.shape.all_heads())
     picks = routes.default == "routed" and routes.bundle is not None and routes.bundle.metadata.kappa > 0

@@ -24,7 +24,7 @@ def command(context: Context, load: bool) -> None:
 
     settings = context.settings()
     findings = []
-    for finding in diagnose(settings, load=load):
+    for finding in diagnose(settings, load=context.models.reranker if load else None):
         findings.append(finding)
         if not context.as_json:
             mend = f"; {finding.mend}" if finding.mend else ""

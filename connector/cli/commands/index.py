@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from connector.cli.context import Context, pass_context
 from connector.cli.hit_table import printable
+from connector.cli.models import Models
 from connector.cli.precompute import Precomputed, check_precompute, precompute
 from connector.errors import DataError, SettingsError
 from connector.settings import Settings
@@ -89,13 +90,13 @@ def command(
     if unnamed:
         click.echo(f"... and {unnamed:,} more lines", err=True)
     seconds = time.perf_counter() - started
-    encoded = (
-        _encode(settings, Source(source, _names(fields)), console) if ahead and outcome.reached.indexed else None
-    )
+    encoded = None
+    if ahead and outcome.reached.indexed:
+        encoded = _encode(context.models, settings, Source(source, _names(fields)), console)
     _finish(context, settings, source, outcome, bad, documents, seconds, encoded)
 
 
-def _encode(settings: Settings, source: Source, console: Console) -> Precomputed:
+def _encode(models: Models, settings: Settings, source: Source, console: Console) -> Precomputed:
     done: Precomputed | None = None
     with _bar(console) as bar:
         task = bar.add_task("encoding", total=source.size, documents="loading the model")
@@ -106,7 +107,7 @@ def _encode(settings: Settings, source: Source, console: Console) -> Precomputed
             bar.update(task, completed=source.position(), documents=f"{now.documents:,} documents")
 
         try:
-            return precompute(settings, source, report)
+            return precompute(models.reranker(settings), settings, source, report)
         except KeyboardInterrupt:
             bar.stop()
             documents = 0 if done is None else done.documents

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from connector.cli.context import Context, pass_context
 from connector.cli.progress import progress
+from connector.documents import SupportsRerank
 from connector.errors import DataError, RequestError, SettingsError
 from connector.settings import Settings
 
@@ -59,7 +60,7 @@ def command(
         for option, value in given.items():
             if value is not None:
                 raise SettingsError(f"rerank: {option} goes with --run; give --run IN or leave it out")
-        _answer_lines(settings)
+        _answer_lines(context, settings)
         return
     if out is None:
         raise SettingsError("rerank: --run needs --out, the file for the reranked run")
@@ -70,11 +71,10 @@ def command(
     _rerank_run(context, settings, run_path, out, collection, queries, tag or _tag(settings))
 
 
-def _answer_lines(settings: Settings) -> None:
+def _answer_lines(context: Context, settings: Settings) -> None:
     from connector.cli.json_lines import read_request
-    from connector.reranker import Reranker
 
-    reranker: Reranker | None = None
+    reranker: SupportsRerank | None = None
     wrong = number = 0
     for number, line in enumerate(sys.stdin.buffer, 1):
         if not line.strip():
@@ -82,7 +82,7 @@ def _answer_lines(settings: Settings) -> None:
         try:
             request = read_request(line)
             # Loaded at the first good line: wrong input is told at once.
-            reranker = reranker or Reranker.from_settings(settings)
+            reranker = reranker or context.models.reranker(settings)
             result = reranker.rerank(
                 request.query,
                 request.documents,
@@ -112,7 +112,6 @@ def _rerank_run(
     from connector.evaluation.collections import read_queries
     from connector.evaluation.rerank_run import rerank_run
     from connector.evaluation.runs import Run, read_run
-    from connector.reranker import Reranker
 
     run: Run = read_run(run_path)
     if not run:
@@ -127,7 +126,7 @@ def _rerank_run(
         run,
         texts,
         fields,
-        lambda: Reranker.from_settings(settings),
+        lambda: context.models.reranker(settings),
         out,
         window=settings.rerank.window,
         tag=tag,

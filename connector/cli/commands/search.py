@@ -12,6 +12,7 @@ from rich.console import Console
 
 from connector.cli.context import Context, pass_context
 from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
+from connector.cli.models import Models
 from connector.documents import Hit, RerankResult
 from connector.errors import SettingsError
 from connector.settings import MODES, Settings
@@ -54,7 +55,7 @@ def command(
     started = time.perf_counter()
     hits = _first_stage(settings, query, size if no_rerank else max(size, settings.rerank.window))
     searched = (time.perf_counter() - started) * 1000
-    result = _rerank(settings, query, hits, no_rerank)
+    result = _rerank(context.models, settings, query, hits, no_rerank)
     shown = shown_hits(hits, result)[:size]
     timings = {"first_stage": searched, **result.timings_ms}
     if not result.reranked and result.reason and hits and not no_rerank:
@@ -83,12 +84,10 @@ def _first_stage(settings: Settings, query: str, size: int) -> list[Hit]:
         engine.close()
 
 
-def _rerank(settings: Settings, query: str, hits: list[Hit], no_rerank: bool) -> RerankResult:
+def _rerank(models: Models, settings: Settings, query: str, hits: list[Hit], no_rerank: bool) -> RerankResult:
     if no_rerank or not hits:
         return RerankResult((), False, "not asked for" if no_rerank else "no documents")
-    from connector.reranker import Reranker
-
-    return Reranker.from_settings(settings).rerank(query, hits[: settings.rerank.window])
+    return models.reranker(settings).rerank(query, hits[: settings.rerank.window])
 
 
 def _to_json(query: str, shown: list[ShownHit], result: RerankResult, timings: Mapping[str, float]) -> dict[str, Any]:

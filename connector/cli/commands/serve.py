@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
-from typing import TYPE_CHECKING
 
 import click
 
 from connector.cli.context import Context, pass_context
+from connector.cli.models import Models
 from connector.errors import BackboneError, MissingExtraError, SettingsError
 from connector.settings import Settings
-
-if TYPE_CHECKING:
-    from connector.documents import SupportsRerank
 
 
 @click.command("serve")
@@ -31,7 +28,7 @@ def command(context: Context, host: str | None, port: int | None, path: str | No
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "serve")
     if path is not None:
-        _get(settings, path)
+        _get(context.models, settings, path)
         return
     from connector.service.server import run_server
 
@@ -47,25 +44,18 @@ def command(context: Context, host: str | None, port: int | None, path: str | No
         else:
             click.echo(f"Listening on {url}")
 
-    run_server(_load, settings, announce)
+    run_server(context.models.reranker, settings, announce)
 
 
-def _get(settings: Settings, path: str) -> None:
+def _get(models: Models, settings: Settings, path: str) -> None:
     from connector.service.server import answer_once
 
-    answer = answer_once(_load, settings, path)
+    answer = answer_once(models.reranker, settings, path)
     click.echo(answer.body)
     if answer.status in (404, 405):
         raise SettingsError(f"GET {path} is not a route; see rh-connector serve --get /openapi.json")
     if answer.status >= 400:
         raise BackboneError(f"GET {path} was answered {answer.status}")
-
-
-def _load(settings: Settings) -> SupportsRerank:
-    # Imported in the loading thread: torch takes seconds, and /live should answer meanwhile.
-    from connector.reranker import Reranker
-
-    return Reranker.from_settings(settings)
 
 
 def _is_loopback(host: str) -> bool:

@@ -11,24 +11,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from connector.cli import cli
+from connector.cli.context import Context
+from connector.cli.models import Models
 from connector.evaluation.runs import read_run
 from connector.reranker import Reranker
-from connector.settings import Settings
 from tests.evaluation.folders import DOCUMENTS, write_collection
+from tests.loaded_models import LoadedModels
 
 
-@pytest.fixture
-def loaded(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The session's reranker instead of a new one."""
-
-    def from_settings(settings: Settings, progress: object = None) -> Reranker:
-        return reranker
-
-    monkeypatch.setattr(Reranker, "from_settings", from_settings)
-
-
-def call(config: Path, *words: Any) -> Result:
-    done = CliRunner().invoke(cli, ["--config", str(config), "--json", *map(str, words)])
+def call(models: Models, config: Path, *words: Any) -> Result:
+    given = ["--config", str(config), "--json", *map(str, words)]
+    done = CliRunner().invoke(cli, given, obj=Context(models=models))
     assert done.exit_code == 0, (done.output, done.exception)
     return done
 
@@ -41,16 +34,16 @@ def call(config: Path, *words: Any) -> Result:
     ],
 )
 def test_from_texts_to_reranked_hits(
-    kind: str, request: pytest.FixtureRequest, reranker: Reranker, loaded: None, tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, reranker: Reranker, models: LoadedModels, tmp_path: Path
 ) -> None:
     url = tmp_path if kind == "embedded" else request.getfixturevalue(f"{kind}_node").url
     config = tmp_path / "config.yaml"
     engine = f"{{kind: {kind.removesuffix('_3')}, url: '{url}', index: c-{uuid.uuid4().hex[:8]}}}"
     config.write_text(f"engine: {engine}\ncache: {{path: {tmp_path / 'cache'}}}\nrouter: {{mode: static}}\n")
     folder = write_collection(tmp_path / "pets")
-    assert json.loads(call(config, "index", folder / "corpus.jsonl").stdout)["indexed"] == len(DOCUMENTS)
+    assert json.loads(call(models, config, "index", folder / "corpus.jsonl").stdout)["indexed"] == len(DOCUMENTS)
 
-    found = json.loads(call(config, "search", "how long do cats sleep").stdout)
+    found = json.loads(call(models, config, "search", "how long do cats sleep").stdout)
     assert found["reranked"] and found["hits"][0]["id"] == "cats"
     assert sorted(hit["first_stage_rank"] for hit in found["hits"]) == list(range(1, len(found["hits"]) + 1))
 
@@ -58,7 +51,7 @@ def test_from_texts_to_reranked_hits(
     ids = ["rust", "bread", "whiskers", "cats"]
     run.write_text("".join(f"q1 Q0 {name} {at} {9 - at} bm25\n" for at, name in enumerate(ids, 1)))
     words = ["--run", run, "--out", out, "--queries", folder / "queries.jsonl"]
-    assert json.loads(call(config, "rerank", *words).stdout)["queries"] == 1
+    assert json.loads(call(models, config, "rerank", *words).stdout)["queries"] == 1
     texts = {value["_id"]: {"title": value["title"], "text": value["text"]} for value in DOCUMENTS}
     wanted = reranker.rerank(
         "how long do cats sleep",

@@ -17,11 +17,12 @@ import pytest
 
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import demo_index, main
+from connector.cli.context import Context
 from connector.documents import Document
 from connector.engines.embedded import EmbeddedEngine
 from connector.errors import EngineError
-from connector.reranker import Reranker
 from connector.settings import Settings
+from tests.loaded_models import LoadedModels
 
 _QUESTION = "which items occur most often in a list"
 
@@ -37,13 +38,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory, settings: Settings, smollm2:
 
 
 @pytest.fixture
-def run(cache: Path, reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    # The real one, loaded once for all tests.
-    monkeypatch.setattr(Reranker, "from_settings", lambda settings, progress=None: reranker)
-
+def run(cache: Path, models: LoadedModels) -> Callable[..., int]:
     def call(*arguments: str, before: tuple[str, ...] = ()) -> int:
         with pytest.raises(SystemExit) as ended:
-            main([*before, "--set", f"cache.path={cache}", "demo", "--window", "5", *arguments])
+            main(
+                [*before, "--set", f"cache.path={cache}", "demo", "--window", "5", *arguments], Context(models=models)
+            )
         return int(ended.value.code or 0)
 
     return call
@@ -76,7 +76,7 @@ def test_first_and_second_run(
 
 
 def test_what_is_printed_to_type_next_works(
-    run: Callable[..., int], cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., int], cache: Path, models: LoadedModels, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--query", "what's in a list") == 0
     lines = capsys.readouterr().out.partition("What to type next\n")[2].splitlines()
@@ -88,7 +88,7 @@ def test_what_is_printed_to_type_next_works(
     assert calls[0][-1] == "what's in a list"
     assert all(f"cache.path={cache}" in call for call in calls if call[0].endswith("rh-connector"))
     # The search that is printed is run, the curl's body is JSON, the document is a line that indexing takes.
-    assert _main(calls[0][1:]) == 0
+    assert _main(calls[0][1:], models) == 0
     assert "looked at:" in capsys.readouterr().out
     body = json.loads(calls[2][-1])
     assert len(body["documents"]) == 2
@@ -99,14 +99,14 @@ def test_what_is_printed_to_type_next_works(
 _WORDS = {"search", "serve", "curl", "echo", "index", "evaluate"}
 
 
-def _main(arguments: list[str]) -> int:
+def _main(arguments: list[str], models: LoadedModels | None = None) -> int:
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
+        main(arguments, models and Context(models=models))
     return int(ended.value.code or 0)
 
 
 def test_all_questions_with_other_settings(
-    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever has a cluster configured gets the same demo, and commands that name its engine."""
     config = tmp_path / "config.yaml"
@@ -189,17 +189,9 @@ def test_a_folder_that_cannot_be_made(two_documents: None, tmp_path: Path) -> No
         open_index(tmp_path / "file" / "demo")
 
 
-def test_set_wins_over_the_sizes_of_the_demo(run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Settings] = []
-    real = Reranker.from_settings
-
-    def from_settings(settings: Settings, progress: object = None) -> Reranker:
-        asked.append(settings)
-        return real(settings)
-
-    monkeypatch.setattr(Reranker, "from_settings", from_settings)
+def test_set_wins_over_the_sizes_of_the_demo(run: Callable[..., int], models: LoadedModels) -> None:
     assert run("--query", "zzzzqqqq", before=("--set", "backbone.max_document_tokens=64")) == 0
-    assert (asked[0].backbone.max_document_tokens, asked[0].backbone.max_passages) == (64, 1)
+    assert (models.asked[-1].backbone.max_document_tokens, models.asked[-1].backbone.max_passages) == (64, 1)
 
 
 def test_serve(cache: Path) -> None:

@@ -13,15 +13,16 @@ import pytest
 
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import main
+from connector.cli.context import Context
 from connector.documents import Document
 from connector.engines.cluster.connect import connect
 from connector.engines.cluster.connection import Connection
 from connector.engines.embedded import EmbeddedEngine
 from connector.engines.open_engine import open_engine
-from connector.reranker import Reranker
 from connector.settings import Settings, load_settings
 from connector.writeback.opensearch import OpenSearchPipeline
 from connector.writeback.search_pipeline import TRUSTED, PipelinePlan
+from tests.loaded_models import LoadedModels
 from tests.nodes.process import Node
 from tests.service.live import serving
 from tests.service.standin import StandIn
@@ -55,13 +56,15 @@ def node(request: pytest.FixtureRequest) -> Node:
 
 
 @pytest.fixture
-def doctor(smollm2: Checkpoint, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Rows]]:
+def doctor(
+    smollm2: Checkpoint, models: LoadedModels, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, Rows]]:
     """Exit code, and the findings by their check."""
 
     def run(options: dict[str, str], *arguments: str) -> tuple[int, Rows]:
         assignments = [part for key, value in options.items() for part in ("--set", f"{key}={value}")]
         with pytest.raises(SystemExit) as ended:
-            main(["--config", "/dev/null", "--json", *assignments, "doctor", *arguments])
+            main(["--config", "/dev/null", "--json", *assignments, "doctor", *arguments], Context(models=models))
         out = capsys.readouterr().out
         assert KEY not in out
         rows = json.loads(out)
@@ -280,22 +283,11 @@ def test_heads_that_do_not_fit(tmp_path: Path, repository: Path, doctor: Callabl
     assert code == 0 and rows["heads"]["level"] == "warn" and "no router" in rows["heads"]["seen"]
 
 
-def test_load(
-    tmp_path: Path,
-    reranker: Reranker,
-    monkeypatch: pytest.MonkeyPatch,
-    doctor: Callable[..., tuple[int, Rows]],
-) -> None:
-    asked: list[Settings] = []
-
-    def from_settings(settings: Settings) -> Reranker:
-        asked.append(settings)
-        return reranker
-
-    monkeypatch.setattr(Reranker, "from_settings", from_settings)
+def test_load(tmp_path: Path, models: LoadedModels, doctor: Callable[..., tuple[int, Rows]]) -> None:
+    before = len(models.asked)
     code, rows = doctor({"engine.url": str(tmp_path)}, "--load")
     assert code == 0 and rows["golden query"]["level"] == "ok"
-    assert [settings.backbone.offline for settings in asked] == [True]
+    assert [settings.backbone.offline for settings in models.asked[before:]] == [True]
 
 
 def test_lines(tmp_path: Path, smollm2: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
+from connector.cli.context import Context
+from connector.cli.models import Models
 from connector.documents import Hit
 from connector.errors import BackboneError, SettingsError
 from connector.evaluation.report import report_from_json
@@ -26,6 +28,7 @@ from connector.routing.query_embedding import FEATURES
 from connector.routing.selection import Routes
 from connector.training.router import Router
 from router_export import export
+from tests.loaded_models import LoadedModels
 from tests.training.worlds import metadata
 
 DOCUMENTS = {
@@ -97,13 +100,13 @@ def bundle(path: Path, fingerprint: str, template: str, layout: str = "block", *
     return export(router, told, path).bundle
 
 
-def invoke(cache: Path, *arguments: str | Path) -> Result:
+def invoke(models: Models, cache: Path, *arguments: str | Path) -> Result:
     given = ["--json", "--set", f"cache.path={cache}", *map(str, arguments)]
-    return CliRunner().invoke(cli, given, catch_exceptions=False)
+    return CliRunner().invoke(cli, given, obj=Context(models=models), catch_exceptions=False)
 
 
-def measured(cache: Path, *arguments: str | Path) -> Any:
-    result = invoke(cache, *arguments)
+def measured(models: Models, cache: Path, *arguments: str | Path) -> Any:
+    result = invoke(models, cache, *arguments)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -120,7 +123,7 @@ CONTROLS = [(name, "pool") for name in ("random", "static", "routed", "permuted"
 
 
 def test_rows_runs_and_values_are_the_reranker_s(
-    collection: Path, cache: Path, reranker: Reranker, tmp_path: Path
+    collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
 ) -> None:
     router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
     sources = [{"source": "tiny:train", "used": 3}]
@@ -131,7 +134,7 @@ def test_rows_runs_and_values_are_the_reranker_s(
         *("evaluate", collection, "--run", "first.trec", "--window", "6", "--bundle", router.path, "--timed", "1"),
         *("--left-out", known.path, "--runs", tmp_path / "runs", "--out", tmp_path / "report.json"),
     )
-    result = invoke(cache, *arguments)
+    result = invoke(models, cache, *arguments)
     assert result.exit_code == 0, result.output
     assert "left.onnx was trained on tiny" in result.stderr
     value = json.loads(result.stdout)
@@ -165,44 +168,47 @@ def test_rows_runs_and_values_are_the_reranker_s(
 
 
 def test_joint_has_the_published_systems_in_both_orders(
-    collection: Path, cache: Path, reranker: Reranker, tmp_path: Path
+    collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
 ) -> None:
     evaluate = ("evaluate", collection, "--layout", "joint", "--window", "4", "--timed", "0", "--limit", "2")
-    plain = measured(cache, *evaluate)
+    plain = measured(models, cache, *evaluate)
     assert names(plain) == [("first-stage", None), *twice(("all", "icr"))]
     own = bundle(tmp_path / "r.onnx", plain["provenance"]["fingerprint"], reranker.reader.template_hash, "joint")
-    shuffled = measured(cache, *evaluate, "--bundle", own.path, "--shuffle")
+    shuffled = measured(models, cache, *evaluate, "--bundle", own.path, "--shuffle")
     assert names(shuffled) == [("first-stage", None), *twice(("all", "icr"), *CONTROLS)]
     assert shuffled["provenance"]["shuffled"] is True and plain["provenance"]["shuffled"] is False
     # The first stage is the first stage, whatever the LLM saw.
     assert shuffled["rows"][0] == plain["rows"][0] and shuffled["recall"] == plain["recall"]
 
 
-def test_a_cut_saves_what_needs_all_layers(collection: Path, cache: Path, reranker: Reranker, tmp_path: Path) -> None:
+def test_a_cut_saves_what_needs_all_layers(
+    collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
+) -> None:
     router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
     evaluate = ("evaluate", collection, "--window", "3", "--timed", "0", "--bundle", router.path)
-    value = measured(cache, *evaluate, "--layers", "19")
+    value = measured(models, cache, *evaluate, "--layers", "19")
     assert ("all", "icr") not in names(value) and ("routed", "pool") in names(value)
     assert value["provenance"]["layers"] == 19
     with pytest.raises(SettingsError, match=r"--layers 18: r.onnx reads layer 18; give at least 19"):
-        invoke(cache, *evaluate, "--layers", "18")
+        invoke(models, cache, *evaluate, "--layers", "18")
 
 
 def test_the_terminal_shows_rows_and_controls(
-    collection: Path, cache: Path, reranker: Reranker, tmp_path: Path
+    collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
 ) -> None:
     router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
     arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "19"]
     result = CliRunner().invoke(
         cli,
         ["--set", f"cache.path={cache}", *arguments, "--bundle", str(router.path)],
+        obj=Context(models=models),
         catch_exceptions=False,
     )
     assert result.exit_code == 0, result.output
     assert "routed+first-stage (pool)" in result.output and "to permuted" in result.output
 
 
-def test_heads_of_another_layout_are_refused(collection: Path, cache: Path) -> None:
+def test_heads_of_another_layout_are_refused(collection: Path, cache: Path, models: LoadedModels) -> None:
     shipped = shipped_path("smollm2-135m", "block")
     with pytest.raises(BackboneError, match="run: rh-connector train --static"):
-        invoke(cache, "--set", f"router.bundle={shipped}", "evaluate", collection, "--layout", "late")
+        invoke(models, cache, "--set", f"router.bundle={shipped}", "evaluate", collection, "--layout", "late")

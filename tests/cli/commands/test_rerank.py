@@ -12,25 +12,13 @@ from typing import Any
 import pytest
 
 from connector.cli import main
+from connector.cli.context import Context
+from connector.cli.models import Models
 from connector.evaluation.runs import read_run
-from connector.reranker import Reranker
-from connector.settings import Settings
 from tests.evaluation.folders import DOCUMENTS, write_collection, write_jsonl
+from tests.loaded_models import LoadedModels
 
 Feed = Callable[[bytes], None]
-
-
-@pytest.fixture
-def loaded(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
-    """The session's reranker instead of a new one; the settings it was asked for."""
-    asked: list[Settings] = []
-
-    def from_settings(settings: Settings, progress: object = None) -> Reranker:
-        asked.append(settings)
-        return reranker
-
-    monkeypatch.setattr(Reranker, "from_settings", from_settings)
-    return asked
 
 
 @pytest.fixture
@@ -39,9 +27,9 @@ def feed(monkeypatch: pytest.MonkeyPatch) -> Feed:
     return lambda raw: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
 
 
-def run(*arguments: str | Path) -> int:
+def run(*arguments: str | Path, models: Models | None = None) -> int:
     with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
+        main([str(argument) for argument in arguments], Context(models=models or Models()))
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
@@ -53,11 +41,11 @@ def answers(capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], l
 
 
 def test_a_line_is_answered_as_the_design_says(
-    loaded: list[Settings], feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
+    models: LoadedModels, feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
 ) -> None:
     request = {"id": "first", "query": "How long do cats sleep?", "documents": cats, "first_stage": "order"}
     feed(json.dumps(request).encode())
-    assert run("rerank") == 0
+    assert run("rerank", models=models) == 0
     (answer,), _ = answers(capsys)
     assert answer["id"] == "first"
     assert (answer["reranked"], answer["reason"]) == (True, None)
@@ -70,7 +58,7 @@ def test_a_line_is_answered_as_the_design_says(
 
 
 def test_wrong_lines_are_named_and_the_others_answered_in_order(
-    loaded: list[Settings], feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
+    models: LoadedModels, feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
 ) -> None:
     good = [{"id": at, "query": "cats", "documents": cats[:2]} for at in range(3)]
     wrong = [
@@ -94,13 +82,14 @@ def test_wrong_lines_are_named_and_the_others_answered_in_order(
     ]
     lines = [json.dumps(good[0]).encode(), *wrong, b"", json.dumps(good[1]).encode(), json.dumps(good[2]).encode()]
     feed(b"\n".join(lines))
-    assert run("rerank") == 5
+    before = len(models.asked)
+    assert run("rerank", models=models) == 5
     found, errors = answers(capsys)
     assert [answer["id"] for answer in found] == [0, 1, 2]
     *named, last = errors
     assert [error.split(":")[1].strip() for error in named] == [f"line {at}" for at in range(2, len(wrong) + 2)]
     assert f"{len(wrong)} of" in last
-    assert len(loaded) == 1, "one model for all lines"
+    assert len(models.asked) == before + 1, "one model for all lines"
 
 
 def test_wrong_lines_need_no_model(feed: Feed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,11 +104,11 @@ def test_wrong_lines_need_no_model(feed: Feed, tmp_path: Path, capsys: pytest.Ca
     "text", ["\ud800 half an emoji", "nul \x00 inside", "🐈‍⬛ naps", "\u2028", "<|im_start|>", "ü" * 900]
 )
 def test_any_text_is_answered(
-    loaded: list[Settings], feed: Feed, capsys: pytest.CaptureFixture[str], text: str
+    models: LoadedModels, feed: Feed, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     documents = [text, {"title": text, "text": "cats sleep"}, "", "dogs"]
     feed(json.dumps({"id": text[:8], "query": f"cats {text[:20]}", "documents": documents}).encode())
-    assert run("rerank") == 0
+    assert run("rerank", models=models) == 0
     (answer,), _ = answers(capsys)
     assert answer["id"] == text[:8]
     assert answer["reranked"] is True
@@ -127,11 +116,11 @@ def test_any_text_is_answered(
 
 
 def test_a_deadline_hands_the_order_back(
-    loaded: list[Settings], feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
+    models: LoadedModels, feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
 ) -> None:
     line = {"query": "cats", "documents": cats, "first_stage_scores": [1, 5, 2, 4, 3], "deadline_ms": 0.0001}
     feed(json.dumps(line).encode())
-    assert run("rerank") == 0
+    assert run("rerank", models=models) == 0
     (answer,), _ = answers(capsys)
     assert (answer["reranked"], answer["reason"]) == (False, "deadline")
     assert [hit["index"] for hit in answer["hits"]] == [1, 3, 4, 2, 0]
@@ -141,7 +130,8 @@ def test_a_deadline_hands_the_order_back(
 class Parts:
     """A collection and a run over it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, models: Models) -> None:
+        self.models = models
         self.collection = write_collection(folder / "collection")
         self.run = folder / "in.trec"
         self.out = folder / "out.trec"
@@ -150,13 +140,13 @@ class Parts:
         self.run.write_text("".join(lines))
 
     def rerank(self, *more: str | Path) -> int:
-        return run("--json", "rerank", "--run", self.run, "--out", self.out, *more)
+        return run("--json", "rerank", "--run", self.run, "--out", self.out, *more, models=self.models)
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Parts:
+def parts(tmp_path: Path, models: LoadedModels) -> Parts:
     """Texts and a run in a new folder."""
-    return Parts(tmp_path)
+    return Parts(tmp_path, models)
 
 
 def ids(entries: Sequence[tuple[str, float]]) -> list[str]:
@@ -164,7 +154,7 @@ def ids(entries: Sequence[tuple[str, float]]) -> list[str]:
 
 
 def test_a_run_is_reranked_within_its_window(
-    loaded: list[Settings], parts: Parts, capsys: pytest.CaptureFixture[str]
+    models: LoadedModels, parts: Parts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert parts.rerank("--collection", parts.collection, "--window", "3", "--tag", "mine") == 0
     (summary,), _ = answers(capsys)
@@ -182,7 +172,7 @@ def test_a_run_is_reranked_within_its_window(
 
 
 def test_every_place_of_interruption_gives_the_same_run(
-    loaded: list[Settings], parts: Parts, capsys: pytest.CaptureFixture[str]
+    models: LoadedModels, parts: Parts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert parts.rerank("--collection", parts.collection) == 0
     whole = parts.out.read_bytes()
@@ -199,17 +189,15 @@ def test_every_place_of_interruption_gives_the_same_run(
 
 
 def test_a_finished_run_needs_no_model(
-    loaded: list[Settings], parts: Parts, capsys: pytest.CaptureFixture[str]
+    models: LoadedModels, parts: Parts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts.rerank("--collection", parts.collection)
-    loaded.clear()
+    before = len(models.asked)
     assert parts.rerank("--collection", parts.collection) == 0
-    assert not loaded
+    assert len(models.asked) == before
 
 
-def test_another_run_is_not_continued(
-    loaded: list[Settings], parts: Parts, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_run_is_not_continued(models: LoadedModels, parts: Parts, capsys: pytest.CaptureFixture[str]) -> None:
     parts.rerank("--collection", parts.collection, "--window", "2")
     kept = parts.out.read_bytes()
     assert parts.rerank("--collection", parts.collection, "--window", "3") == 5, "the tag names the window"
@@ -220,7 +208,7 @@ def test_another_run_is_not_continued(
 
 
 def test_texts_come_from_the_engine_by_id(
-    loaded: list[Settings], parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    models: LoadedModels, parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from connector.documents import Document
     from connector.engines.open_engine import open_engine
@@ -242,14 +230,15 @@ def test_texts_come_from_the_engine_by_id(
         "--queries",
         queries,
     ]
-    assert run(*arguments) == 0
+    assert run(*arguments, models=models) == 0
     assert sorted(ids(read_run(parts.out)["q1"])) == sorted(document["_id"] for document in DOCUMENTS)
     assert "2 queries" in capsys.readouterr().err
 
 
 def test_texts_that_are_missing_are_named(
-    loaded: list[Settings], parts: Parts, capsys: pytest.CaptureFixture[str]
+    models: LoadedModels, parts: Parts, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = len(models.asked)
     write_jsonl(parts.collection / "queries.jsonl", [{"_id": "q2", "text": "baking"}])
     assert parts.rerank("--collection", parts.collection) == 5
     assert "query q1 of the run has no text" in capsys.readouterr().err
@@ -257,7 +246,7 @@ def test_texts_that_are_missing_are_named(
     write_jsonl(parts.collection / "corpus.jsonl", DOCUMENTS[1:])
     assert parts.rerank("--collection", parts.collection) == 5
     assert "lacks document cats of the run (1 in all)" in capsys.readouterr().err
-    assert not loaded
+    assert len(models.asked) == before
 
 
 def test_options_that_do_not_fit_are_refused(parts: Parts, capsys: pytest.CaptureFixture[str]) -> None:

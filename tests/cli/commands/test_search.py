@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import main
+from connector.cli.context import Context
 from connector.documents import Document
 from connector.engines.embedded import EmbeddedEngine
 from connector.reranker import Reranker
+from tests.loaded_models import LoadedModels
 
 _TEXTS = {
     "rust": "Rust is a systems programming language that guarantees memory safety.",
@@ -44,15 +45,11 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def search(
-    indexes: Path, smollm2: Checkpoint, reranker: Reranker, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., int]:
-    # The real one, loaded once for all tests.
-    monkeypatch.setattr(Reranker, "from_settings", lambda settings, progress=None: reranker)
-
-    def run(*arguments: str, before: tuple[str, ...] = ("--json",)) -> int:
+def search(indexes: Path, models: LoadedModels) -> Callable[..., int]:
+    def run(*arguments: str, before: tuple[str, ...] = ("--json",), models: LoadedModels = models) -> int:
+        options = [*before, "--set", f"engine.url={indexes}", "--set", "engine.index=plain"]
         with pytest.raises(SystemExit) as ended:
-            main([*before, "--set", f"engine.url={indexes}", "--set", "engine.index=plain", "search", *arguments])
+            main([*options, "search", *arguments], Context(models=models))
         return int(ended.value.code or 0)
 
     return run
@@ -153,12 +150,10 @@ def test_empty_query(search: Callable[..., int], capsys: pytest.CaptureFixture[s
 
 
 def test_a_deadline_leaves_the_engine_order(
-    search: Callable[..., int], indexes: Path, reranker: Reranker, capsys: pytest.CaptureFixture[str]
+    search: Callable[..., int], reranker: Reranker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    late = Reranker(reranker.reader, reranker.routes, deadline_ms=0)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Reranker, "from_settings", lambda settings, progress=None: late)
-        assert search("how long do cats sleep", "--explain", before=()) == 0
+    late = LoadedModels(Reranker(reranker.reader, reranker.routes, deadline_ms=0))
+    assert search("how long do cats sleep", "--explain", before=(), models=late) == 0
     told = capsys.readouterr()
     assert told.err == "Not reranked (deadline): the hits keep the engine's order.\n"
     assert "↑" not in told.out

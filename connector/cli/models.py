@@ -1,0 +1,70 @@
+"""The models that a call of the command line uses, each loaded once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from connector.settings import Settings
+
+if TYPE_CHECKING:
+    from connector.backbone.reader import Reader
+    from connector.reranker import Reranker
+
+__all__ = ["Models"]
+
+# The settings that a reader and a reranker depend on.
+_READER: dict[str, Any] = {"backbone": True, "cache": True}
+_RERANKER: dict[str, Any] = {**_READER, "router": True, "rerank": True, "engine": {"fields": True}}
+
+
+class Models:
+    """Loads what settings name at the first call, and hands it out again where they name the same. Thread-safe.
+
+    Commands take their models from ``Context.models``. Whoever calls the command line from Python gives one that
+    holds the LLM already: ``cli.main(arguments, obj=Context(models=…))``.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._readers: dict[str, Reader] = {}
+        self._rerankers: dict[str, Reranker] = {}
+
+    def reader(self, settings: Settings, progress: Callable[[str, float | None], None] | None = None) -> Reader:
+        """The LLM of these settings; one for all that agree in backbone and cache.
+
+        Args:
+            settings: see ``load_settings``.
+            progress: see ``open_reader``.
+
+        Raises:
+            SettingsError, BackboneError, MissingExtraError: see ``open_reader``.
+        """
+        # Imported here: torch takes seconds, and most commands need no model.
+        from connector.backbone.open_reader import open_reader
+
+        key = settings.model_dump_json(include=_READER)
+        with self._lock:
+            if key not in self._readers:
+                self._readers[key] = open_reader(settings, progress)
+            return self._readers[key]
+
+    def reranker(self, settings: Settings, progress: Callable[[str, float | None], None] | None = None) -> Reranker:
+        """The reranker of these settings, on ``reader``'s LLM.
+
+        Args:
+            settings: see ``load_settings``.
+            progress: see ``open_reader``.
+
+        Raises:
+            SettingsError, BackboneError, MissingExtraError: see ``Reranker.from_settings``.
+        """
+        from connector.reranker import Reranker
+
+        key = settings.model_dump_json(include=_RERANKER)
+        with self._lock:
+            if key not in self._rerankers:
+                reader = self.reader(settings, progress)
+                self._rerankers[key] = Reranker.from_settings(settings, reader=reader)
+            return self._rerankers[key]

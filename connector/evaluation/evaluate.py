@@ -1,0 +1,311 @@
+"""A judged collection measured: first stage, heads, fusion, and a router with its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from connector.backbone.open_reader import open_reader
+from connector.backbone.reader import Reader
+from connector.documents import Hit
+from connector.errors import DataError, SettingsError
+from connector.evaluation.collections import Collection, load_collection
+from connector.evaluation.first_stage import first_stage, open_collection_engine
+from connector.evaluation.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
+from connector.evaluation.provenance import Provenance
+from connector.evaluation.report import Report, report_text, report_to_json
+from connector.evaluation.routed_rows import RoutedBy, routed_by, trained_on
+from connector.evaluation.row_files import write_per_query, write_runs
+from connector.evaluation.running import Ranked, drawn_queries, rows, shuffled, window_recall
+from connector.evaluation.runs import read_run
+from connector.evaluation.timing import with_seconds
+from connector.heads.head_sets import StaticHeads
+from connector.routing.bundle import Bundle
+from connector.routing.query_embedding import QueryEmbedding
+from connector.routing.selection import load_bundle, static_heads
+from connector.settings import Settings
+
+__all__ = ["EvaluateOptions", "Evaluation", "evaluate"]
+
+Progress = Callable[[str, Iterable[HeadTable], int], Iterable[HeadTable]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """What is measured, and how. Model, layout and window are settings.
+
+    Attributes:
+        limit: at most so many queries, drawn with the seed; None: all.
+        split: which queries: ``test``, ``train``, ``dev``.
+        qrels: another file of judgments, in the collection's folder or a path; None: the split's own.
+        relevant_from: lowest grade that counts as relevant for MRR@10.
+        run: a TREC run as first stage, in the collection's folder or a path; None: a search of engine.kind.
+        by_rank: fuse with first-stage places, not scores, as a search pipeline does.
+        seed: of the drawn queries and the paired tests.
+        timed: queries whose reranking is timed; 0: none.
+        bundle: a router; None: router.bundle, or the one shipped for the model.
+        left_out: a router trained without this collection, for systems of its own; None: none.
+        shuffle: the LLM sees each window in random order.
+        layers: heads of the first so many layers are scored; None: of all.
+    """
+
+    limit: int | None = None
+    split: str = "test"
+    qrels: str | None = None
+    relevant_from: int = 1
+    run: str | None = None
+    by_rank: bool = False
+    seed: int = 0
+    timed: int = 3
+    bundle: Path | None = None
+    left_out: Path | None = None
+    shuffle: bool = False
+    layers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        report: the systems' means and comparisons, with what they were made with.
+        ranked: the systems with values and rankings of every query; in the report's order.
+        notes: what whoever reads the report should know, a sentence each.
+    """
+
+    report: Report
+    ranked: tuple[Ranked, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON-ready values: see ``report_to_json``."""
+        return report_to_json(self.report)
+
+    def write_report(self, path: Path) -> None:
+        """Write the report as JSON.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(report_text(self.to_json()), encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+
+    def write_per_query(self, path: Path) -> None:
+        """Write the measures of every query and system, tab separated.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        write_per_query(self.ranked, path)
+
+    def write_runs(self, folder: Path) -> None:
+        """Write a TREC run of each system.
+
+        Raises:
+            DataError: a file cannot be written, or an id cannot stand in a run.
+        """
+        write_runs(self.ranked, folder)
+
+
+def evaluate(
+    folder: Path | str,
+    settings: Settings | None = None,
+    options: EvaluateOptions = EvaluateOptions(),
+    *,
+    reader: Reader | Callable[[Settings], Reader] = open_reader,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+    command: str = "connector.evaluate",
+) -> Evaluation:
+    """Measure first stage, all heads (ICR), static heads, and the router with its controls, each alone and fused.
+
+    Head scores are kept below ``cache.path`` as they come: an evaluation that was stopped goes on.
+
+    Args:
+        folder: the collection, laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold it.
+        settings: see ``load_settings``; None: the defaults, without any file or variable.
+        options: see there.
+        reader: the settings' LLM, or what loads it, called when the first stage is known. Its cache is cleared for
+            timing.
+        progress: passes the queries on as they are read, as a bar does; called with a label, the queries and how
+            many there are.
+        note: called with each of the notes as soon as it is known, which may be hours before the end.
+        command: how the evaluation was asked for, for the report.
+
+    Raises:
+        SettingsError: options or settings that do not go together.
+        DataError: a file of the collection, a run, or judgments that cannot be used.
+        BackboneError: the LLM, a router or a head set cannot be loaded, or is of something else.
+        EngineError: the first stage failed.
+    """
+    settings = Settings() if settings is None else settings
+    folder = Path(folder)
+    collection = load_collection(folder, options.split, options.qrels, options.relevant_from)
+    collection = drawn_queries(collection, options.limit, options.seed)
+    windows = _windows(folder, collection, settings, options.run)
+    reader = reader if isinstance(reader, Reader) else reader(settings)
+    parts = _Parts.load(collection, settings, options, reader)
+    for text in parts.notes:
+        if note is not None:
+            note(text)
+    tables = _tables(collection, windows, settings, options, reader, parts, progress)
+    ranked = rows(
+        collection,
+        windows,
+        tables,
+        parts.static,
+        options.seed,
+        ways=parts.ways(tables, reader.runtime.shape.layers, options.seed),
+        every_head=parts.cut is None,
+        # The layout joint is there to show the published systems as they were published.
+        static_rows=settings.backbone.layout != "joint",
+    )
+    found = [each.row for each in ranked]
+    if options.timed:
+        found = with_seconds(found, reader, parts.router, collection, windows, options.timed)
+    report = Report(
+        collection=collection.name,
+        queries=len(collection.queries),
+        window=settings.rerank.window,
+        rows=found,
+        provenance=_provenance(collection, settings, options, reader, parts, command),
+        recall=window_recall(collection, windows),
+    )
+    return Evaluation(report, tuple(ranked), parts.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What is measured besides the first stage.
+
+    Attributes:
+        static: the static head sets, of which those above the cut are left out.
+        source: their file, or None.
+        router: the router of the settings or options.
+        without: the router that was trained without the collection.
+        cut: heads of the first so many layers are scored; None: of all.
+        notes: see ``Evaluation``.
+    """
+
+    static: StaticHeads | None
+    source: str | None
+    router: Bundle | None
+    without: Bundle | None
+    cut: int | None
+    notes: tuple[str, ...]
+
+    @classmethod
+    def load(cls, collection: Collection, settings: Settings, options: EvaluateOptions, reader: Reader) -> _Parts:
+        layers = options.layers
+        cut = None if layers is None or layers >= reader.runtime.shape.layers else layers
+        static, source = static_heads(settings, reader)
+        static, notes = _within(static, cut)
+        router = load_bundle(settings, reader, options.bundle)
+        without = load_bundle(settings, reader, options.left_out) if options.left_out else None
+        if without is not None and trained_on(without.metadata, collection.name):
+            notes.append(
+                f"{without.path.name} was trained on {collection.name}: its row left-out is none; train it with "
+                f"--leave-out {collection.name}"
+            )
+        for own in (router, without):
+            if own is not None and cut is not None and own.metadata.deepest_layer >= cut:
+                raise SettingsError(
+                    f"evaluate: --layers {cut}: {own.path.name} reads layer {own.metadata.deepest_layer}; give at "
+                    f"least {own.metadata.deepest_layer + 1}"
+                )
+        return cls(static, source, router, without, cut, tuple(notes))
+
+    def ways(self, tables: Sequence[HeadTable], depth: int, seed: int) -> list[RoutedBy]:
+        """The routes of both routers, and of the first one's controls."""
+        by_query = {table.query_id: table for table in tables}
+        found: list[RoutedBy] = []
+        for own, name in ((self.router, "routed"), (self.without, "left-out")):
+            if own is not None:
+                made = own.metadata.embedding
+                embedding = QueryEmbedding(made.form, made.layers, made.pooling, made.features)
+                pool, scales = own.metadata.pool, own.metadata.scales
+                controls = name == "routed"
+                found += routed_by(own, pool, scales, embedding, by_query, depth, seed, controls=controls, name=name)
+        return found
+
+
+def _windows(folder: Path, collection: Collection, settings: Settings, run: str | None) -> dict[str, Sequence[Hit]]:
+    if run is None:
+        engine = open_collection_engine(collection, settings)
+        return dict(first_stage(collection, settings.rerank.window, engine=engine))
+    path = folder / run if (folder / run).is_file() else Path(run)
+    return dict(first_stage(collection, settings.rerank.window, run=read_run(path)))
+
+
+def _tables(
+    collection: Collection,
+    windows: Mapping[str, Sequence[Hit]],
+    settings: Settings,
+    options: EvaluateOptions,
+    reader: Reader,
+    parts: _Parts,
+    progress: Progress | None,
+) -> list[HeadTable]:
+    seen = shuffled(windows, options.seed) if options.shuffle else windows
+    tables: Iterable[HeadTable] = gather(
+        reader,
+        (
+            SearchedQuery(query, text, seen[query], collection.qrels[query], f"{collection.name}:{options.split}")
+            for query, text in collection.queries.items()
+        ),
+        statistics_folder(settings.cache.path, reader),
+        ("title", "text"),
+        layers=parts.cut,
+        embed=parts.router is not None or parts.without is not None,
+    )
+    if progress is not None:
+        tables = progress(f"head scores, {collection.name}", tables, len(collection.queries))
+    if options.by_rank:
+        return [replace(table, first_stage=np.full(len(table.ids), np.nan)) for table in tables]
+    return list(tables)
+
+
+def _within(static: StaticHeads | None, cut: int | None) -> tuple[StaticHeads | None, list[str]]:
+    """The static sets that need no head above the cut, and which ones are left out."""
+    if static is None or cut is None:
+        return static, []
+    sets = {name: own for name, own in static.sets.items() if all(layer < cut for layer, _ in own.heads)}
+    left = sorted(static.sets.keys() - sets.keys())
+    notes = [f"no static row for {', '.join(left)}: their heads lie above --layers {cut}"] if left else []
+    return replace(static, sets=sets), notes
+
+
+def _provenance(
+    collection: Collection, settings: Settings, options: EvaluateOptions, reader: Reader, parts: _Parts, command: str
+) -> Provenance:
+    def named(bundle: Bundle | None) -> str | None:
+        return None if bundle is None else f"{bundle.path.name} {bundle.digest[:12]}"
+
+    first = f"{settings.engine.kind} BM25" if options.run is None else Path(options.run).name
+    return Provenance(
+        model=settings.backbone.model,
+        fingerprint=reader.fingerprint,
+        layout=settings.backbone.layout,
+        head_set=parts.source,
+        first_stage=f"{first} (places)" if options.by_rank else first,
+        qrels=collection.qrels_file,
+        split=options.split,
+        limit=options.limit,
+        seed=options.seed,
+        relevant_from=options.relevant_from,
+        threads=reader.runtime.threads,
+        device=reader.runtime.device,
+        command=command,
+        router=named(parts.router),
+        left_out=named(parts.without),
+        shuffled=options.shuffle,
+        layers=parts.cut,
+        precision=reader.runtime.precision,
+    )
