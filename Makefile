@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLEAN := build/clean
 
-.PHONY: setup demo test lint serve docs dist dist-files clean
+.PHONY: setup demo test test-quick lint serve docs dist dist-files clean
 
 setup: $(INSTALLED)
 
@@ -24,6 +24,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest
+
+# While you work: without what starts search servers, exports models or runs the benchmark.
+test-quick: $(INSTALLED)
+	@$(BIN)/python -m pytest -m "not nodes and not export and not bench"
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .

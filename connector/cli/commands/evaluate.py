@@ -40,6 +40,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @pass_context
 def command(
     context: Context,
+    /,
     folder: Path,
     window: int | None,
     layout: str | None,
