@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from connector.evaluation.evaluate import EvaluateOptions, Evaluation, evaluate
     from connector.reranker import Reranker
     from connector.settings import Settings, load_settings
+    from connector.training.train import TrainOptions, TrainResult, train
 
 __all__ = [
     "Document",
@@ -24,9 +25,12 @@ __all__ = [
     "Reranker",
     "RhConnectorError",
     "Settings",
+    "TrainOptions",
+    "TrainResult",
     "__version__",
     "evaluate",
     "load_settings",
+    "train",
 ]
 
 __version__ = "0.1.0"
@@ -41,8 +45,11 @@ _MODULES = {
     "Reranker": "connector.reranker",
     "RhConnectorError": "connector.errors",
     "Settings": "connector.settings",
+    "TrainOptions": "connector.training.train",
+    "TrainResult": "connector.training.train",
     "evaluate": "connector.evaluation.evaluate",
     "load_settings": "connector.settings",
+    "train": "connector.training.train",
 }
 
 

@@ -138,6 +138,18 @@ def test_no_module_is_long(repository: Path) -> None:
     assert lengths[int(len(lengths) * 0.9)] <= 350
 
 
+def test_no_function_takes_more_than_twelve_parameters(repository: Path) -> None:
+    """A command with more gathers them by ``**options`` into a dataclass."""
+    many = []
+    for path in modules(repository):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                if len(given) > 12:
+                    many.append(f"{path.relative_to(repository)}: {node.name} takes {len(given)}")
+    assert not many
+
+
 @pytest.mark.parametrize("heavy", ["torch", "transformers", "tantivy", "fastapi", "scipy", "numpy"])
 def test_help_imports_nothing_heavy(heavy: str) -> None:
     code = f"import sys, connector.cli; sys.exit('{heavy}' in sys.modules)"

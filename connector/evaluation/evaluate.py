@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from connector.errors import DataError, SettingsError
 from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.first_stage import first_stage, open_collection_engine
 from connector.evaluation.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
+from connector.evaluation.progress import Progress, Quiet
 from connector.evaluation.provenance import Provenance
 from connector.evaluation.report import Report, report_text, report_to_json
-from connector.evaluation.routed_rows import RoutedBy, routed_by, trained_on
-from connector.evaluation.row_files import write_per_query, write_runs
-from connector.evaluation.running import Ranked, drawn_queries, rows, shuffled, window_recall
+from connector.evaluation.routed_systems import RoutedBy, routed_by, trained_on
+from connector.evaluation.running import Ranked, drawn_queries, shuffled, systems, window_recall
 from connector.evaluation.runs import read_run
+from connector.evaluation.system_files import write_per_query, write_runs
 from connector.evaluation.timing import with_seconds
 from connector.heads.head_sets import StaticHeads
 from connector.routing.bundle import Bundle
@@ -30,8 +31,6 @@ from connector.routing.selection import load_bundle, static_heads
 from connector.settings import Settings
 
 __all__ = ["EvaluateOptions", "Evaluation", "evaluate"]
-
-Progress = Callable[[str, Iterable[HeadTable], int], Iterable[HeadTable]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,11 +116,10 @@ class Evaluation:
 def evaluate(
     folder: Path | str,
     settings: Settings | None = None,
-    options: EvaluateOptions = EvaluateOptions(),
+    options: EvaluateOptions | None = None,
     *,
     reader: Reader | Callable[[Settings], Reader] = open_reader,
     progress: Progress | None = None,
-    note: Callable[[str], None] | None = None,
     command: str = "connector.evaluate",
 ) -> Evaluation:
     """Measure first stage, all heads (ICR), static heads, and the router with its controls, each alone and fused.
@@ -131,12 +129,10 @@ def evaluate(
     Args:
         folder: the collection, laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold it.
         settings: see ``load_settings``; None: the defaults, without any file or variable.
-        options: see there.
+        options: None: the defaults.
         reader: the settings' LLM, or what loads it, called when the first stage is known. Its cache is cleared for
             timing.
-        progress: passes the queries on as they are read, as a bar does; called with a label, the queries and how
-            many there are.
-        note: called with each of the notes as soon as it is known, which may be hours before the end.
+        progress: told each note as soon as it is known, and how many queries are read; None: the log.
         command: how the evaluation was asked for, for the report.
 
     Raises:
@@ -145,7 +141,7 @@ def evaluate(
         BackboneError: the LLM, a router or a head set cannot be loaded, or is of something else.
         EngineError: the first stage failed.
     """
-    settings = Settings() if settings is None else settings
+    settings, options, progress = settings or Settings(), options or EvaluateOptions(), progress or Quiet()
     folder = Path(folder)
     collection = load_collection(folder, options.split, options.qrels, options.relevant_from)
     collection = drawn_queries(collection, options.limit, options.seed)
@@ -153,10 +149,9 @@ def evaluate(
     reader = reader if isinstance(reader, Reader) else reader(settings)
     parts = _Parts.load(collection, settings, options, reader)
     for text in parts.notes:
-        if note is not None:
-            note(text)
+        progress.say(text)
     tables = _tables(collection, windows, settings, options, reader, parts, progress)
-    ranked = rows(
+    ranked = systems(
         collection,
         windows,
         tables,
@@ -165,16 +160,16 @@ def evaluate(
         ways=parts.ways(tables, reader.runtime.shape.layers, options.seed),
         every_head=parts.cut is None,
         # The layout joint is there to show the published systems as they were published.
-        static_rows=settings.backbone.layout != "joint",
+        static_systems=settings.backbone.layout != "joint",
     )
-    found = [each.row for each in ranked]
+    found = [each.system for each in ranked]
     if options.timed:
         found = with_seconds(found, reader, parts.router, collection, windows, options.timed)
     report = Report(
         collection=collection.name,
         queries=len(collection.queries),
         window=settings.rerank.window,
-        rows=found,
+        systems=found,
         provenance=_provenance(collection, settings, options, reader, parts, command),
         recall=window_recall(collection, windows),
     )
@@ -251,10 +246,10 @@ def _tables(
     options: EvaluateOptions,
     reader: Reader,
     parts: _Parts,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[HeadTable]:
     seen = shuffled(windows, options.seed) if options.shuffle else windows
-    tables: Iterable[HeadTable] = gather(
+    gathered = gather(
         reader,
         (
             SearchedQuery(query, text, seen[query], collection.qrels[query], f"{collection.name}:{options.split}")
@@ -265,8 +260,7 @@ def _tables(
         layers=parts.cut,
         embed=parts.router is not None or parts.without is not None,
     )
-    if progress is not None:
-        tables = progress(f"head scores, {collection.name}", tables, len(collection.queries))
+    tables = progress.track(f"head scores, {collection.name}", gathered, len(collection.queries))
     if options.by_rank:
         return [replace(table, first_stage=np.full(len(table.ids), np.nan)) for table in tables]
     return list(tables)

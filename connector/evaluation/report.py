@@ -1,4 +1,4 @@
-"""The report of one collection: rows of measures, as JSON and as a table."""
+"""The report of one collection: systems and their measures, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
     "FIRST_STAGE",
     "Report",
     "System",
-    "make_row",
+    "make_system",
     "render_controls",
     "render_table",
     "report_from_json",
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 FIRST_STAGE = "first-stage"
-_ROW_KEYS = (
+_SYSTEM_KEYS = (
     "seconds_per_query",
     "seconds_cached",
     "readout",
@@ -58,9 +58,9 @@ class System:
         head_list: the (layer, head) pairs, where they are few enough to be told; None for all heads.
         weight: first-stage weight of the fusion.
         comparison: nDCG@10 against the first stage; None for the first stage itself.
-        against: name of another row -> nDCG@10 against it; both fused, or both not.
+        against: name of another system -> nDCG@10 against it; both fused, or both not.
         per_query: query -> nDCG@10; empty in reports of older versions.
-        route: of routed rows: mean number of heads and deepest layer, mean and range of the first stage's gate.
+        route: of routed systems: mean number of heads and deepest layer, mean and range of the first stage's gate.
     """
 
     name: str
@@ -83,27 +83,27 @@ class System:
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of one collection, all over the same windows and queries.
+    """The systems of one collection, all over the same windows and queries.
 
     Attributes:
         collection: its name.
         queries: number of queries in every mean: those with a positive judgment, or ``limit`` of them.
         window: number of first-stage hits that were reranked.
-        rows: the first stage first.
+        systems: the first stage first.
         provenance: what the numbers were made with.
-        recall: share of the relevant documents that are in the window, the same for every row; None in reports of
+        recall: share of the relevant documents that are in the window, the same for every system; None in reports of
             older versions.
     """
 
     collection: str
     queries: int
     window: int
-    rows: Sequence[System]
+    systems: Sequence[System]
     provenance: Provenance
     recall: float | None = None
 
 
-def make_row(
+def make_system(
     name: str,
     values: Mapping[str, PerQuery],
     baseline: Mapping[str, PerQuery] | None = None,
@@ -116,14 +116,14 @@ def make_row(
     against: Mapping[str, Mapping[str, float]] | None = None,
     route: Mapping[str, float] | None = None,
 ) -> System:
-    """A row from values per query.
+    """A system from values per query.
 
     Args:
         name, readout, heads, head_list, weight, route: see ``System``.
         values: measure -> query -> value, as ``per_query`` gives it.
-        baseline: the first stage's values; None for its own row.
+        baseline: the first stage's values; None for itself.
         seed: of the paired tests.
-        against: name of another row -> its nDCG@10 by query.
+        against: name of another system -> its nDCG@10 by query.
 
     Raises:
         DataError: no queries, or other ones than the baseline's.
@@ -148,17 +148,17 @@ def make_row(
 def report_to_json(report: Report) -> dict[str, Any]:
     """JSON-ready values: ``{"collection", "queries", "window", "rows": […], "provenance": {…}}``.
 
-    A row holds ``name``, ``readout``, the measures, ``seconds_per_query``, ``seconds_cached``, ``heads``,
-    ``head_list``, ``weight``, and against the first stage ``difference`` (of nDCG@10), ``p_value`` and ``interval``
-    (null in the first stage's own row); the same numbers in ``against_static`` and ``against_permuted`` where there
-    are such rows; ``per_query``, nDCG@10 by query; and of routed rows ``route``.
+    An entry of ``rows`` holds ``name``, ``readout``, the measures, ``seconds_per_query``, ``seconds_cached``,
+    ``heads``, ``head_list``, ``weight``, and against the first stage ``difference`` (of nDCG@10), ``p_value`` and
+    ``interval`` (null for the first stage itself); the same numbers in ``against_static`` and ``against_permuted``
+    where there are such systems; ``per_query``, nDCG@10 by query; and of routed systems ``route``.
     """
     return {
         "collection": report.collection,
         "queries": report.queries,
         "window": report.window,
         "recall": report.recall,
-        "rows": [_row_to_json(row) for row in report.rows],
+        "rows": [_system_to_json(system) for system in report.systems],
         "provenance": report.provenance.to_json(),
     }
 
@@ -171,14 +171,14 @@ def report_from_json(value: Any, source: str) -> Report:
         source: its file, for messages.
 
     Raises:
-        DataError: a key is missing or wrong, or there is no first-stage row.
+        DataError: a key is missing or wrong, or there is no first-stage system.
     """
     try:
         report = Report(
             collection=str(value["collection"]),
             queries=int(value["queries"]),
             window=int(value["window"]),
-            rows=tuple(_row_from_json(row) for row in value["rows"]),
+            systems=tuple(_system_from_json(system) for system in value["rows"]),
             provenance=Provenance.from_json(value["provenance"]),
             recall=value.get("recall"),
         )
@@ -186,24 +186,24 @@ def report_from_json(value: Any, source: str) -> Report:
         raise DataError(
             f"{source} is not an evaluation report ({error}); make it with rh-connector evaluate"
         ) from None
-    if not any(row.name == FIRST_STAGE and row.readout is None for row in report.rows):
+    if not any(system.name == FIRST_STAGE and system.readout is None for system in report.systems):
         raise DataError(f"{source} has no row {FIRST_STAGE}; make it with rh-connector evaluate")
     return report
 
 
 def report_text(value: Mapping[str, Any]) -> str:
-    """JSON for a file: indented, but the values per query of a row on one line."""
+    """JSON for a file: indented, but the values per query of a system on one line."""
     # Lines end between values only (in texts they are escaped): nothing but the look can change.
     indented = json.dumps(value, indent=1)
     return re.sub(r'"per_query": \{[^{}]*', lambda found: re.sub(r"\n\s*", " ", found[0]), indented) + "\n"
 
 
 def render_controls(report: Report) -> Table | None:
-    """The rows of a router against its static set and its permuted control; None where there are none."""
+    """The systems of a router against its static set and its permuted control; None where there are none."""
     from rich.table import Table
 
-    rows = [row for row in report.rows if row.route]
-    if not rows:
+    systems = [system for system in report.systems if system.route]
+    if not systems:
         return None
     table = Table(
         caption="differences of nDCG@10 (p) to the rows static (pool) and permuted of the same fusion; "
@@ -213,11 +213,11 @@ def render_controls(report: Report) -> Table | None:
     table.add_column("ranking (pool)", no_wrap=True)
     for header in ("to static", "to permuted", "heads", "gate", "layer"):
         table.add_column(header, justify="right", no_wrap=True)
-    for row in rows:
-        compared = (row.against.get(other) for other in _AGAINST)
+    for system in systems:
+        compared = (system.against.get(other) for other in _AGAINST)
         cells = ["" if own is None else f"{own.difference:+.4f} ({own.p_value:.3f})" for own in compared]
-        heads, gate, layer = (row.route[key] for key in ("heads", "first_stage_gate", "deepest_layer"))
-        table.add_row(row.name, *cells, f"{heads:.1f}", f"{gate:.2f}", f"{layer:.1f}")
+        heads, gate, layer = (system.route[key] for key in ("heads", "first_stage_gate", "deepest_layer"))
+        table.add_row(system.name, *cells, f"{heads:.1f}", f"{gate:.2f}", f"{layer:.1f}")
     return table
 
 
@@ -235,12 +235,12 @@ def render_table(report: Report) -> Table:
     table.add_column("ranking", no_wrap=True)
     for header in (*MEASURES, "differ.", "p", "s new", "cached"):
         table.add_column(header, justify="right", no_wrap=True, min_width=6)
-    best = max(row.measures[MEASURES[0]] for row in report.rows)
-    for row in report.rows:
-        style = "bold" if row.measures[MEASURES[0]] == best else None
-        seconds = ["" if t is None else f"{t:.3f}" for t in (row.seconds_per_query, row.seconds_cached)]
-        cells = [f"{row.measures[measure]:.4f}" for measure in MEASURES]
-        table.add_row(row.label(), *cells, *_comparison_cells(row.comparison), *seconds, style=style)
+    best = max(system.measures[MEASURES[0]] for system in report.systems)
+    for system in report.systems:
+        style = "bold" if system.measures[MEASURES[0]] == best else None
+        seconds = ["" if t is None else f"{t:.3f}" for t in (system.seconds_per_query, system.seconds_cached)]
+        cells = [f"{system.measures[measure]:.4f}" for measure in MEASURES]
+        table.add_row(system.label(), *cells, *_comparison_cells(system.comparison), *seconds, style=style)
     return table
 
 
@@ -250,20 +250,20 @@ def _comparison_cells(comparison: Comparison | None) -> list[str]:
     return [f"{comparison.difference:+.4f}", f"{comparison.p_value:.4f}"]
 
 
-def _row_to_json(row: System) -> dict[str, Any]:
+def _system_to_json(system: System) -> dict[str, Any]:
     return {
-        "name": row.name,
-        "readout": row.readout,
-        **{measure: round(value, 6) for measure, value in row.measures.items()},
-        "seconds_per_query": None if row.seconds_per_query is None else round(row.seconds_per_query, 4),
-        "seconds_cached": None if row.seconds_cached is None else round(row.seconds_cached, 4),
-        "heads": row.heads,
-        "head_list": None if row.head_list is None else [list(pair) for pair in row.head_list],
-        "weight": row.weight,
-        **_comparison_to_json(row.comparison),
-        **{f"against_{name}": _comparison_to_json(own) for name, own in row.against.items()},
-        "route": {name: round(value, 4) for name, value in row.route.items()},
-        "per_query": dict(row.per_query),
+        "name": system.name,
+        "readout": system.readout,
+        **{measure: round(value, 6) for measure, value in system.measures.items()},
+        "seconds_per_query": None if system.seconds_per_query is None else round(system.seconds_per_query, 4),
+        "seconds_cached": None if system.seconds_cached is None else round(system.seconds_cached, 4),
+        "heads": system.heads,
+        "head_list": None if system.head_list is None else [list(pair) for pair in system.head_list],
+        "weight": system.weight,
+        **_comparison_to_json(system.comparison),
+        **{f"against_{name}": _comparison_to_json(own) for name, own in system.against.items()},
+        "route": {name: round(value, 4) for name, value in system.route.items()},
+        "per_query": dict(system.per_query),
     }
 
 
@@ -284,8 +284,8 @@ def _comparison_from_json(value: Mapping[str, Any]) -> Comparison | None:
     return Comparison(float(value["difference"]), float(value["p_value"]), (float(low), float(high)))
 
 
-def _row_from_json(value: Mapping[str, Any]) -> System:
-    seconds, cached, readout, heads, pairs, weight, *_ = (value[key] for key in _ROW_KEYS)
+def _system_from_json(value: Mapping[str, Any]) -> System:
+    seconds, cached, readout, heads, pairs, weight, *_ = (value[key] for key in _SYSTEM_KEYS)
     measures = {name: float(value[name]) for name in value if "@" in name}
     for measure in MEASURES:
         if measure not in measures:

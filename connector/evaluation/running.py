@@ -14,8 +14,8 @@ from connector.errors import DataError
 from connector.evaluation.collections import Collection
 from connector.evaluation.head_tables import HeadTable
 from connector.evaluation.measures import MEASURES, PerQuery, per_query
-from connector.evaluation.report import FIRST_STAGE, System, make_row
-from connector.evaluation.routed_rows import RoutedBy, route_ranking, route_summary
+from connector.evaluation.report import FIRST_STAGE, System, make_system
+from connector.evaluation.routed_systems import RoutedBy, route_ranking, route_summary
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.heads.readouts import READOUTS, ReadOut
 from connector.routing.selection import fixed_route
@@ -26,29 +26,29 @@ __all__ = [
     "Ranked",
     "all_heads",
     "drawn_queries",
-    "rows",
     "seconds_per_query",
     "shuffled",
+    "systems",
     "window_recall",
 ]
 
 FUSED = f"+{FIRST_STAGE}"
 POOL = "pool"
-"""Stands for the read-out in rows of a router, whose pool says how each head is read."""
+"""Stands for the read-out in systems of a router, whose pool says how each head is read."""
 Windows = Mapping[str, Sequence[Hit]]
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A row, and what it was made of.
+    """A system, and what it was made of.
 
     Attributes:
-        row: for the report.
+        system: for the report.
         values: measure -> query -> value; the mean over draws, where there are several.
         rankings: query -> document ids, best first; of the first draw.
     """
 
-    row: System
+    system: System
     values: Mapping[str, PerQuery]
     rankings: Mapping[str, Sequence[str]]
 
@@ -75,7 +75,7 @@ def shuffled(windows: Windows, seed: int) -> dict[str, Sequence[Hit]]:
     return found
 
 
-def rows(
+def systems(
     collection: Collection,
     windows: Windows,
     tables: Iterable[HeadTable],
@@ -84,7 +84,7 @@ def rows(
     *,
     ways: Sequence[RoutedBy] = (),
     every_head: bool = True,
-    static_rows: bool = True,
+    static_systems: bool = True,
 ) -> list[Ranked]:
     """First stage, all heads as in ICR, the static heads of each read-out, and a router's ways, alone and fused.
 
@@ -96,7 +96,7 @@ def rows(
         seed: of the paired tests.
         ways: see ``routed_by``.
         every_head: whether the tables hold all heads.
-        static_rows: whether the static sets get rows (else they only say how all heads are fused).
+        static_systems: whether the static sets are systems (else they only say how all heads are fused).
 
     Raises:
         DataError: a table is not of the window it should be of, or a ranking is not of the window's documents.
@@ -107,7 +107,7 @@ def rows(
             raise DataError(f"the head statistics of query {query} are of another window; remove them and run again")
     as_found = {query: [hit.id for hit in hits] for query, hits in windows.items()}
     plain = _measured(collection, windows, as_found)
-    found = [Ranked(make_row(FIRST_STAGE, plain), plain, as_found)]
+    found = [Ranked(make_system(FIRST_STAGE, plain), plain, as_found)]
 
     def add(name: str, readout: ReadOut, heads: HeadSet, read: Sequence[tuple[int, int]] | None) -> None:
         for suffix, fused in (("", False), (FUSED, True)):
@@ -122,7 +122,7 @@ def rows(
                     ids = route_ranking(hits, table, fixed_route(own, readout), fused=fused)
                 rankings[query] = ids
             values = _measured(collection, windows, rankings)
-            row = make_row(
+            system = make_system(
                 f"{name}{suffix}",
                 values,
                 plain,
@@ -132,19 +132,19 @@ def rows(
                 weight=heads.weight if suffix else None,
                 seed=seed,
             )
-            found.append(Ranked(row, values, rankings))
+            found.append(Ranked(system, values, rankings))
 
     if every_head:
         add("all", "icr", all_heads(static, "icr"), None)
     # The published read-out first.
     for readout in sorted(READOUTS, key=lambda name: name != "icr"):
-        if static is not None and static_rows and readout in static.sets:
+        if static is not None and static_systems and readout in static.sets:
             add("static", readout, static.sets[readout], static.sets[readout].heads)
-    found.extend(_routed_rows(collection, windows, by_query, ways, plain, seed))
+    found.extend(_routed_systems(collection, windows, by_query, ways, plain, seed))
     return found
 
 
-def _routed_rows(
+def _routed_systems(
     collection: Collection,
     windows: Windows,
     tables: Mapping[str, HeadTable],
@@ -176,7 +176,7 @@ def _routed_rows(
         lists = {route.heads for routes in way.draws for route in routes.values()}
         for fused in (False, True):
             others = {"routed": ("static", "permuted")}.get(way.name, () if static else ("static",))
-            row = make_row(
+            system = make_system(
                 f"{way.name}{FUSED if fused else ''}",
                 measured[way.name, fused],
                 plain,
@@ -190,7 +190,7 @@ def _routed_rows(
                 },
                 route=route_summary(way.draws),
             )
-            found.append(Ranked(row, measured[way.name, fused], first_draws[way.name, fused]))
+            found.append(Ranked(system, measured[way.name, fused], first_draws[way.name, fused]))
     return found
 
 
@@ -224,7 +224,7 @@ def seconds_per_query(
 
     Args:
         rerank: the reranker; its document cache must not know these documents yet.
-        collection, windows: see ``rows``.
+        collection, windows: see ``systems``.
         queries: how many are timed; 0: none.
     """
     chosen = [query for query, hits in windows.items() if hits][:queries]

@@ -1,4 +1,4 @@
-"""Seconds a query of the rows of a report, with the real reranker."""
+"""Seconds a query of the systems of a report, with the real reranker."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def with_seconds(
     windows: Windows,
     queries: int,
 ) -> list[System]:
-    """The rows with the seconds of reranking a window.
+    """The systems with the seconds of reranking a window.
 
-    Controls cost what the router costs; fusing costs nothing that could be measured, so that a row and its fused twin
-    share a time.
+    Controls cost what the router costs; fusing costs nothing that could be measured, so that a system and its fused
+    twin share a time.
 
     Args:
-        found: rows; those that no reranker can make again keep their empty times.
-        reader: the LLM; its document cache is cleared for each row.
-        router: of the row ``routed``.
+        found: systems; those that no reranker can make again keep their empty times.
+        reader: the LLM; its document cache is cleared for each system.
+        router: of the system ``routed``.
         collection, windows: the queries; the first of them are timed.
         queries: how many.
     """
     timed = list(found)
-    for at, row in enumerate(found):
-        if row.readout is None or row.name.endswith(FUSED):
+    for at, system in enumerate(found):
+        if system.readout is None or system.name.endswith(FUSED):
             continue
-        reranker = _reranker(row, reader, router)
+        reranker = _reranker(system, reader, router)
         if reranker is None:
             continue
         reader.clear_cache()
@@ -54,13 +54,13 @@ def with_seconds(
     return timed
 
 
-def _reranker(row: System, reader: Reader, router: Bundle | None) -> Reranker | None:
+def _reranker(system: System, reader: Reader, router: Bundle | None) -> Reranker | None:
     fields = ("title", "text")
-    if row.readout == POOL:
-        if router is None or row.name not in ("routed", "static"):
+    if system.readout == POOL:
+        if router is None or system.name not in ("routed", "static"):
             return None
-        if row.name == "routed":
+        if system.name == "routed":
             return Reranker(reader, Routes(reader, "routed", {}, router), fields=fields)
         return Reranker(reader, Routes(reader, "static", {"static": router.static_route()}), fields=fields)
-    heads = reader.runtime.shape.all_heads() if row.head_list is None else row.head_list
-    return Reranker(reader, HeadSet(heads, 1.0), readout=cast(ReadOut, row.readout), fields=fields)
+    heads = reader.runtime.shape.all_heads() if system.head_list is None else system.head_list
+    return Reranker(reader, HeadSet(heads, 1.0), readout=cast(ReadOut, system.readout), fields=fields)

@@ -162,7 +162,7 @@ def _pooled(group: Sequence[Report]) -> Iterator[str]:
         differences = {
             report.collection: row.comparison.difference
             for report in group
-            for row in report.rows
+            for row in report.systems
             if row.name == f"{name}+first-stage" and row.comparison is not None
         }
         if differences:
@@ -179,7 +179,7 @@ def _values(group: Sequence[Report], name: str) -> dict[str, float] | None:
     wanted, readout = (plain, None) if plain == FIRST_STAGE else (name, POOL)
     found: dict[str, float] = {}
     for report in group:
-        row = next((row for row in report.rows if (row.name, row.readout) == (wanted, readout)), None)
+        row = next((row for row in report.systems if (row.name, row.readout) == (wanted, readout)), None)
         if row is None or not row.per_query:
             return None
         found.update({f"{report.collection} {query}": value for query, value in row.per_query.items()})
@@ -188,7 +188,7 @@ def _values(group: Sequence[Report], name: str) -> dict[str, float] | None:
 
 def _overview(group: Sequence[Report]) -> Iterator[str]:
     """Means over the collections of the rows that all of them have, and how often each was better or worse."""
-    rows = [{(row.name, row.readout): row for row in report.rows} for report in group]
+    rows = [{(row.name, row.readout): row for row in report.systems} for report in group]
     shared = [key for key in rows[0] if all(key in by_key for by_key in rows)]
     names = ", ".join(f"{report.collection} ({report.queries})" for report in group)
     yield f"### Mean over {len(group)} collection{'s' * (len(group) > 1)}\n"
@@ -228,7 +228,7 @@ def _collection(report: Report) -> Iterator[str]:
         + "\n"
     )
     header = ["ranking", "heads", "weight", *MEASURES, "difference", "95 % interval", "p", "s/query", "cached"]
-    yield markdown_table(header, [_row(row) for row in report.rows])
+    yield markdown_table(header, [_row(row) for row in report.systems])
     heads = [
         f"head set {made.head_set or 'none'}",
         *([f"router {made.router}"] if made.router else []),

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from connector.backbone.reader import Reader
 from connector.errors import DataError, SettingsError
 from connector.evaluation.head_tables import gather, missing, statistics_folder
+from connector.evaluation.progress import Progress
 from connector.settings import Settings
 from connector.training.sources import TrainSource, source_windows
 from connector.training.static_heads import TrainQuery
 from connector.training.windows import TrainWindows
 
-__all__ = ["Gathered", "Progress", "Quiet", "gather_tables", "merge_tables"]
-
-T = TypeVar("T")
-logger = logging.getLogger(__name__)
-
-
-class Progress(Protocol):
-    """Who is told how far long work has come."""
-
-    def say(self, text: str) -> None:
-        """One line."""
-        ...
-
-    def track(self, label: str, items: Iterable[T], total: int) -> Iterator[T]:
-        """Pass items on; ``total`` will come."""
-        ...
-
-
-class Quiet:
-    """Lines go to the log, and nothing is counted."""
-
-    def say(self, text: str) -> None:
-        """See ``Progress``."""
-        logger.info(text)
-
-    def track(self, label: str, items: Iterable[T], total: int) -> Iterator[T]:
-        """See ``Progress``."""
-        return iter(items)
+__all__ = ["Gathered", "gather_tables", "merge_tables"]
 
 
 @dataclass(frozen=True)

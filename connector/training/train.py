@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from connector.backbone.open_reader import open_reader
 from connector.backbone.reader import Reader
 from connector.errors import DataError, SettingsError
 from connector.evaluation.head_tables import statistics_folder
+from connector.evaluation.progress import Progress, Quiet
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.heads.readouts import READOUTS, ReadOut
 from connector.routing.bundle import Bundle
@@ -18,7 +19,7 @@ from connector.settings import Settings
 from connector.training.fitting import FitOptions
 from connector.training.sources import TrainSource, read_source
 from connector.training.static_heads import Criterion, best_weight, find_heads
-from connector.training.tables import Gathered, Progress, Quiet, gather_tables, merge_tables
+from connector.training.tables import Gathered, gather_tables, merge_tables
 from connector.training.train_router import Backbone, RouterOptions, Trained, train_router
 from connector.training.windows import engine_windows
 from router_export import export
@@ -112,7 +113,7 @@ def train(
     settings: Settings | None = None,
     options: TrainOptions | None = None,
     *,
-    reader: Reader | None = None,
+    reader: Reader | Callable[[Settings], Reader] = open_reader,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train a router that picks the heads of each query, and write it as an ONNX bundle.
@@ -127,7 +128,7 @@ def train(
         out: where the bundle goes; beside it the router itself, as ``.safetensors``.
         settings: model, layout, window, cache folder, engine; None: the defaults.
         options: None: the defaults.
-        reader: the LLM, if it is loaded already; it must be that of the settings.
+        reader: the settings' LLM, or what loads it, called when the sources are known.
         progress: told what it costs and how far it is; None: the log.
 
     Raises:
@@ -169,7 +170,7 @@ def gather_shard(
     settings: Settings | None = None,
     options: TrainOptions | None = None,
     *,
-    reader: Reader | None = None,
+    reader: Reader | Callable[[Settings], Reader] = open_reader,
     progress: Progress | None = None,
 ) -> tuple[int, Path]:
     """Gather the head scores of one part of the train queries, for ``TrainOptions.merge`` elsewhere.
@@ -192,7 +193,7 @@ def find_static_heads(
     *,
     criterion: Criterion = "ndcg",
     size: int | None = None,
-    reader: Reader | None = None,
+    reader: Reader | Callable[[Settings], Reader] = open_reader,
     progress: Progress | None = None,
 ) -> StaticResult:
     """Find the heads that rank best by themselves, one set a read-out.
@@ -210,7 +211,7 @@ def find_static_heads(
     if not sources:
         raise SettingsError(_NO_SOURCE)
     named = _read_sources(sources, progress)
-    reader = reader or open_reader(settings)
+    reader = reader if isinstance(reader, Reader) else reader(settings)
     gathered = gather_tables(settings, reader, named, options.queries, options.seed, progress)
     sets: dict[str, HeadSet] = {}
     ndcg: dict[ReadOut, float] = {}
@@ -234,7 +235,7 @@ def _gathered(
     sources: Sequence[str | Path | TrainSource],
     settings: Settings,
     options: TrainOptions,
-    reader: Reader | None,
+    reader: Reader | Callable[[Settings], Reader],
     progress: Progress,
 ) -> tuple[Reader, Gathered]:
     if not sources and options.queries_file is None:
@@ -242,7 +243,7 @@ def _gathered(
     if (options.queries_file is None) != (options.qrels is None):
         raise SettingsError("train: --queries-file and --qrels go together; give both")
     named = _read_sources(sources, progress)
-    reader = reader or open_reader(settings)
+    reader = reader if isinstance(reader, Reader) else reader(settings)
     merge_tables(options.merge, statistics_folder(settings.cache.path, reader), progress)
     more = []
     if options.queries_file is not None and options.qrels is not None:

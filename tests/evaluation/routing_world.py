@@ -10,7 +10,7 @@ import torch
 from connector.documents import Hit
 from connector.evaluation.collections import Collection
 from connector.evaluation.head_tables import HeadTable
-from connector.evaluation.routed_rows import RoutedBy, routed_by
+from connector.evaluation.routed_systems import RoutedBy, routed_by
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.routing.bundle import Bundle
 from connector.routing.metadata import EmbeddingRecipe, StaticSet

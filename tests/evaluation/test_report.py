@@ -14,7 +14,14 @@ from rich.console import Console
 from connector.errors import DataError
 from connector.evaluation.measures import MEASURES, per_query
 from connector.evaluation.provenance import Provenance, portable_command
-from connector.evaluation.report import Report, make_row, render_table, report_from_json, report_text, report_to_json
+from connector.evaluation.report import (
+    Report,
+    make_system,
+    render_table,
+    report_from_json,
+    report_text,
+    report_to_json,
+)
 
 QRELS = {"q1": {"a": 1}, "q2": {"b": 1}, "q3": {"c": 1}}
 
@@ -41,13 +48,15 @@ def make_report(collection: str = "small", layout: str = "block", **changes: Any
         "versions": {"rh-connector": "0.1.0"},
         "python": "3.11.1",
     }
-    rows = [
-        make_row("first-stage", first),
-        replace(make_row("all", first, first, readout="icr"), seconds_per_query=1.5, seconds_cached=0.25),
-        replace(make_row("static", after, first, readout="icr", heads=1, head_list=[(18, 6)]), seconds_per_query=0.5),
-        make_row("static+first-stage", after, first, readout="icr", heads=1, head_list=[(18, 6)], weight=0.5),
+    systems = [
+        make_system("first-stage", first),
+        replace(make_system("all", first, first, readout="icr"), seconds_per_query=1.5, seconds_cached=0.25),
+        replace(
+            make_system("static", after, first, readout="icr", heads=1, head_list=[(18, 6)]), seconds_per_query=0.5
+        ),
+        make_system("static+first-stage", after, first, readout="icr", heads=1, head_list=[(18, 6)], weight=0.5),
     ]
-    return Report(collection, 3, 20, rows, Provenance(**(known | changes)))
+    return Report(collection, 3, 20, systems, Provenance(**(known | changes)))
 
 
 def test_json_is_what_the_design_says() -> None:
@@ -72,23 +81,23 @@ def test_json_comes_back() -> None:
 
 def test_what_a_router_s_rows_have_besides_comes_back() -> None:
     report = make_report(router="r.onnx 0123", left_out="l.onnx 4567", shuffled=True, layers=20)
-    row = report.rows[2]
+    system = report.systems[2]
     values = {"nDCG@10": {"q1": 1.0, "q2": 0.25, "q{}3": 0.123456}, "MRR@10": {"q1": 1.0, "q2": 0.0, "q{}3": 0.0}}
     other = {"q1": 0.5, "q2": 0.25, "q{}3": 0.0}
     route = {"heads": 7.5, "deepest_layer": 3.0, "first_stage_gate": 1.0, "lowest_gate": 0.5, "highest_gate": 1.5}
-    routed = make_row("routed", values, values, readout="pool", against={"permuted": other}, route=route)
-    whole = replace(report, rows=[*report.rows, routed], recall=0.75)
+    routed = make_system("routed", values, values, readout="pool", against={"permuted": other}, route=route)
+    whole = replace(report, systems=[*report.systems, routed], recall=0.75)
     value = report_to_json(whole)
     text = report_text(value)
     assert json.loads(text) == value
-    assert '"per_query": { "q1": 1.0, "q2": 0.25,' in text, "one line for the queries of a row"
+    assert '"per_query": { "q1": 1.0, "q2": 0.25,' in text, "one line for the queries of a system"
     assert report_to_json(report_from_json(json.loads(text), "here")) == value
     shown = value["rows"][-1]
     assert shown["against_permuted"]["difference"] == pytest.approx((0.5 + 0 + 0.123456) / 3, abs=1e-6)
     assert "against_static" not in shown and shown["route"] == route
     assert shown["per_query"] == {"q1": 1.0, "q2": 0.25, "q{}3": 0.1235}
     assert (value["recall"], value["provenance"]["layers"]) == (0.75, 20)
-    assert row.against == {}
+    assert system.against == {}
 
 
 def test_reports_from_before_there_was_a_router_are_read() -> None:
@@ -101,7 +110,7 @@ def test_reports_from_before_there_was_a_router_are_read() -> None:
             del row[key]
     report = report_from_json(value, "old.json")
     assert report.recall is None and report.provenance.router is None and not report.provenance.shuffled
-    assert all(not row.per_query and not row.route and not row.against for row in report.rows)
+    assert all(not system.per_query and not system.route and not system.against for system in report.systems)
 
 
 @pytest.mark.parametrize("missing", ["collection", "rows", "provenance"])

@@ -15,10 +15,10 @@ from scipy import stats
 from connector.documents import Hit
 from connector.errors import DataError
 from connector.evaluation.report import Report, System, render_controls, render_table
-from connector.evaluation.routed_rows import route_ranking
-from connector.evaluation.row_files import run_name, write_per_query, write_runs
-from connector.evaluation.running import Ranked, rows, shuffled, window_recall
+from connector.evaluation.routed_systems import route_ranking
+from connector.evaluation.running import Ranked, shuffled, systems, window_recall
 from connector.evaluation.runs import read_run
+from connector.evaluation.system_files import run_name, write_per_query, write_runs
 from tests.evaluation.routing_world import QUERIES, STATIC, bundle, collection, tables, ways, windows
 from tests.evaluation.test_report import make_report
 
@@ -29,25 +29,27 @@ NAMES = ["random", "static", "routed", "permuted"]
 def ranked(tmp_path_factory: pytest.TempPathFactory) -> list[Ranked]:
     own = tables()
     router = bundle(tmp_path_factory.mktemp("bundle") / "r.onnx")
-    return rows(collection(own), windows(own), own.values(), STATIC, ways=ways(router, own))
+    return systems(collection(own), windows(own), own.values(), STATIC, ways=ways(router, own))
 
 
 def by_name(ranked: list[Ranked]) -> dict[tuple[str, str | None], Ranked]:
-    return {(each.row.name, each.row.readout): each for each in ranked}
+    return {(each.system.name, each.system.readout): each for each in ranked}
 
 
 def test_rows_come_in_their_order_alone_and_fused(ranked: list[Ranked]) -> None:
     plain = [("all", "icr"), ("static", "query"), *((name, "pool") for name in NAMES)]
     expected = [(f"{name}{suffix}", readout) for name, readout in plain for suffix in ("", "+first-stage")]
-    assert [(each.row.name, each.row.readout) for each in ranked] == [("first-stage", None), *expected]
+    assert [(each.system.name, each.system.readout) for each in ranked] == [("first-stage", None), *expected]
     own = tables()
-    (first, *others) = rows(collection(own), windows(own), own.values(), STATIC, every_head=False, static_rows=False)
-    assert first.row.name == "first-stage" and not others
+    (first, *others) = systems(
+        collection(own), windows(own), own.values(), STATIC, every_head=False, static_systems=False
+    )
+    assert first.system.name == "first-stage" and not others
 
 
 def test_where_the_right_head_depends_on_the_query_the_router_wins(ranked: list[Ranked]) -> None:
-    row = {key: each.row for key, each in by_name(ranked).items()}
-    routed, static, permuted, chance = (row[name, "pool"] for name in ("routed", "static", "permuted", "random"))
+    system = {key: each.system for key, each in by_name(ranked).items()}
+    routed, static, permuted, chance = (system[name, "pool"] for name in ("routed", "static", "permuted", "random"))
     best = routed.measures["nDCG@10"]
     assert best > static.measures["nDCG@10"] + 0.05
     assert best > permuted.measures["nDCG@10"] + 0.05
@@ -75,7 +77,7 @@ def test_comparisons_are_scipy_s(ranked: list[Ranked], name: str, other: str, su
         batch=500,
         rng=np.random.default_rng(0),
     )
-    found = own.row.against[other]
+    found = own.system.against[other]
     assert found.difference == pytest.approx(differences.mean(), abs=1e-12)
     assert found.p_value == pytest.approx(test.pvalue, abs=1e-12)
     interval = stats.bootstrap(
@@ -89,7 +91,7 @@ def test_averaged_rows_are_the_mean_of_their_draws(tmp_path: Path, ranked: list[
     found = ways(bundle(tmp_path / "r.onnx"), own)
     permuted = next(way for way in found if way.name == "permuted")
     each = [
-        by_name(rows(collection(own), windows(own), own.values(), None, ways=[replace(permuted, draws=(draw,))]))
+        by_name(systems(collection(own), windows(own), own.values(), None, ways=[replace(permuted, draws=(draw,))]))
         for draw in permuted.draws
     ]
     whole = by_name(ranked)["permuted+first-stage", "pool"]
@@ -116,7 +118,7 @@ def test_every_row_ranks_its_window_s_documents(ranked: list[Ranked], monkeypatc
 
         monkeypatch.setattr("connector.evaluation.running.route_ranking", damaged)
         with pytest.raises(DataError, match="is not of its window's documents"):
-            rows(collection(own), hits, own.values(), STATIC)
+            systems(collection(own), hits, own.values(), STATIC)
 
 
 def test_statistics_of_another_window_are_refused() -> None:
@@ -124,7 +126,7 @@ def test_statistics_of_another_window_are_refused() -> None:
     hits = windows(own)
     hits["q0"] = [*hits["q0"][:-1], Hit("other", 0.5, {})]
     with pytest.raises(DataError, match="query q0 are of another window"):
-        rows(collection(own), hits, own.values(), None)
+        systems(collection(own), hits, own.values(), None)
 
 
 def test_shuffled_windows_hold_the_same_in_another_order() -> None:
@@ -137,9 +139,9 @@ def test_shuffled_windows_hold_the_same_in_another_order() -> None:
 
 def test_runs_and_values_are_written_for_every_row(ranked: list[Ranked], tmp_path: Path) -> None:
     write_runs(ranked, tmp_path / "runs")
-    assert {path.stem for path in (tmp_path / "runs").iterdir()} == {run_name(each.row) for each in ranked}
+    assert {path.stem for path in (tmp_path / "runs").iterdir()} == {run_name(each.system) for each in ranked}
     for each in ranked:
-        run = read_run(tmp_path / "runs" / f"{run_name(each.row)}.trec")
+        run = read_run(tmp_path / "runs" / f"{run_name(each.system)}.trec")
         assert {query: [entry.id for entry in entries] for query, entries in run.items()} == {
             query: list(ids) for query, ids in each.rankings.items() if ids
         }
@@ -158,7 +160,7 @@ def test_runs_and_values_are_written_for_every_row(ranked: list[Ranked], tmp_pat
 
 
 def test_the_terminal_shows_all_of_it_in_80_columns(ranked: list[Ranked]) -> None:
-    timed: list[System] = [replace(each.row, seconds_per_query=10.123, seconds_cached=0.456) for each in ranked]
+    timed: list[System] = [replace(each.system, seconds_per_query=10.123, seconds_cached=0.456) for each in ranked]
     report = Report("a-world", QUERIES + 1, 12, timed, make_report().provenance, 0.96)
     out = io.StringIO()
     console = Console(file=out, width=80)

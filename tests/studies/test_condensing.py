@@ -10,7 +10,7 @@ import pytest
 
 from connector.errors import DataError
 from connector.evaluation.measures import MEASURES
-from connector.evaluation.report import make_row, report_to_json
+from connector.evaluation.report import make_system, report_to_json
 from connector.studies.condensing import main, read_reports
 from connector.studies.results_page import results_page
 from tests.evaluation.test_report import make_report
@@ -36,9 +36,9 @@ def test_the_page_is_that_of_the_whole_reports(tmp_path: Path) -> None:
 
 def test_values_by_query_stay_where_they_are_compared_in_the_order_of_the_queries(tmp_path: Path) -> None:
     values = dict.fromkeys(MEASURES, {"q10": 0.1, "q9": 0.9, "q1": 0.5})
-    rows = [make_row("first-stage", values), make_row("all", values, values, readout="icr", head_list=[(1, 2)])]
-    rows.append(make_row("routed+first-stage", values, values, readout="pool"))
-    condensed(tmp_path, replace(make_report("one"), rows=rows))
+    rows = [make_system("first-stage", values), make_system("all", values, values, readout="icr", head_list=[(1, 2)])]
+    rows.append(make_system("routed+first-stage", values, values, readout="pool"))
+    condensed(tmp_path, replace(make_report("one"), systems=rows))
     (report,) = json.loads((tmp_path / "one.json").read_text())["reports"]
     assert [row.get("ndcg") for row in report["rows"]] == [[0.5, 0.1, 0.9], None, [0.5, 0.1, 0.9]]
     assert not any(key in row for row in report["rows"] for key in ("per_query", "head_list", "against_static"))
@@ -77,4 +77,4 @@ def test_what_is_committed_is_small(repository: Path) -> None:
     """Everybody who clones or installs the sources gets it."""
     sizes = [path.stat().st_size for path in (repository / "docs" / "results").glob("*.json")]
     assert len(sizes) == 9 and sum(sizes) < 250_000
-    assert all(report.rows[0].name == "first-stage" for report in read_reports(repository / "docs" / "results"))
+    assert all(report.systems[0].name == "first-stage" for report in read_reports(repository / "docs" / "results"))

@@ -12,7 +12,7 @@ import pytest
 
 from connector.errors import DataError
 from connector.evaluation.measures import MEASURES
-from connector.evaluation.report import Report, make_row, report_from_json, report_to_json
+from connector.evaluation.report import Report, make_system, report_from_json, report_to_json
 from connector.evaluation.significance import compare
 from connector.studies.condensing import read_reports
 from connector.studies.results_page import main, results_page
@@ -93,11 +93,11 @@ def routed_report(collection: str, gains: Sequence[float], **changes: Any) -> Re
     report = make_report(collection, **changes)
     values = [{f"q{at}": 0.5 + gain * share for at, gain in enumerate(gains)} for share in (0, 1)]
     before, after = (dict.fromkeys(MEASURES, own) for own in values)
-    rows = [make_row("first-stage", before)]
+    rows = [make_system("first-stage", before)]
     for suffix in ("", "+first-stage"):
         for name, own in (("static", before), ("routed", after), ("permuted", before)):
-            rows.append(make_row(f"{name}{suffix}", own, before, readout="pool"))
-    return replace(report, queries=len(gains), rows=rows)
+            rows.append(make_system(f"{name}{suffix}", own, before, readout="pool"))
+    return replace(report, queries=len(gains), systems=rows)
 
 
 def test_controls_are_pooled_over_the_queries_of_all_collections(tmp_path: Path) -> None:

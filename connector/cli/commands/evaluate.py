@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 from rich.console import Console
 
 from connector.cli.context import Context, pass_context
-from connector.cli.progress import progress
+from connector.cli.progress import ConsoleProgress
 from connector.settings import LAYOUTS
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -61,14 +60,12 @@ def command(
     from connector.evaluation.report import render_controls, render_table
 
     settings = context.settings(rerank__window=window, backbone__layout=layout, backbone__model=model)
-    console = Console(stderr=True)
     measured = evaluate(
         folder,
         settings,
         EvaluateOptions(**options),
         reader=context.models.reader,
-        progress=partial(progress, console),
-        note=lambda text: console.print(text, style="yellow", markup=False),
+        progress=ConsoleProgress(Console(stderr=True)),
         command=portable_command(sys.argv[1:], folder),
     )
     if out is not None:

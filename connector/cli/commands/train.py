@@ -139,7 +139,9 @@ def _train(context: Context, settings: Settings, chosen: _Chosen) -> None:
     started = time.monotonic()
     target = chosen.target(settings, "onnx")
     progress = ConsoleProgress(Console(stderr=True))
-    result = train(chosen.sources, target, settings, chosen.train_options(), progress=progress)
+    result = train(
+        chosen.sources, target, settings, chosen.train_options(), reader=context.models.reader, progress=progress
+    )
     seconds = time.monotonic() - started
     if context.as_json:
         context.print_json(
@@ -160,7 +162,9 @@ def _gather(context: Context, settings: Settings, chosen: _Chosen, part: tuple[i
 
     started = time.monotonic()
     progress = ConsoleProgress(Console(stderr=True))
-    queries, folder = gather_shard(chosen.sources, settings, chosen.train_options(part), progress=progress)
+    queries, folder = gather_shard(
+        chosen.sources, settings, chosen.train_options(part), reader=context.models.reader, progress=progress
+    )
     done = f"The head scores of {queries} queries are in {folder}."
     click.echo(f"{done} Copy them to where the router is trained, and name their folder with --merge.", err=True)
     if context.as_json:
@@ -178,6 +182,7 @@ def _static(context: Context, settings: Settings, chosen: _Chosen) -> None:
         chosen.train_options(),
         criterion=chosen.criterion,
         size=chosen.size,
+        reader=context.models.reader,
         progress=progress,
     )
     out = chosen.target(settings, "json")

@@ -101,7 +101,7 @@ _WORDS = {"search", "serve", "curl", "echo", "index", "evaluate"}
 
 def _main(arguments: list[str], models: LoadedModels | None = None) -> int:
     with pytest.raises(SystemExit) as ended:
-        main(arguments, models and Context(models=models))
+        main(arguments, None if models is None else Context(models=models))
     return int(ended.value.code or 0)
 
 

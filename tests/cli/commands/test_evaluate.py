@@ -150,7 +150,7 @@ def test_rows_runs_and_values_are_the_reranker_s(
     assert report.provenance.router == f"r.onnx {router.digest[:12]}"
     assert report.provenance.left_out == f"left.onnx {known.digest[:12]}"
     assert str(tmp_path) not in (tmp_path / "report.json").read_text()
-    for row in report.rows:
+    for row in report.systems:
         plain = row.name.removesuffix("+first-stage")
         assert (row.seconds_per_query is not None) == (plain in ("all", "static", "routed"))
     # What is measured is what a search would do, documents without text included.

@@ -219,7 +219,7 @@ def test_texts_come_from_the_engine_by_id(
     engine.index(Document(value["_id"], {"title": value["title"], "text": value["text"]}) for value in DOCUMENTS)
     engine.close()
     queries = parts.collection / "queries.jsonl"
-    arguments = [
+    arguments: list[str | Path] = [
         "--set",
         f"engine.url={folder}",
         "rerank",

@@ -156,10 +156,10 @@ def test_a_report_with_controls(cache: Path, collection: Path, trained: Path, tm
     ]
     value = run(cache, *arguments)
     report = report_from_json(value, "answer")
-    names = [row.name for row in report.rows if row.readout == "pool"]
+    names = [row.name for row in report.systems if row.readout == "pool"]
     plain = ["random", "static", "routed", "permuted", "left-out"]
     assert names == [name + suffix for name in plain for suffix in ("", "+first-stage")]
-    rows = {(row.name, row.readout): row for row in report.rows}
+    rows = {(row.name, row.readout): row for row in report.systems}
     # kappa is 0: the router is its static set, whatever embedding it is given.
     for suffix in ("", "+first-stage"):
         own = [rows[f"{name}{suffix}", "pool"].per_query for name in ("static", "routed", "permuted", "left-out")]
@@ -170,7 +170,7 @@ def test_a_report_with_controls(cache: Path, collection: Path, trained: Path, tm
     assert report.recall is not None and 0 < report.recall <= 1
     assert report.provenance.router is not None and report.provenance.router.startswith("animals.onnx")
     lines = (tmp_path / "values.tsv").read_text().splitlines()
-    assert len(lines) == 1 + 3 * len(report.rows)
+    assert len(lines) == 1 + 3 * len(report.systems)
     assert {"first-stage.trec", "routed.trec", "permuted+first-stage.trec"} <= {
         file.name for file in (tmp_path / "runs").iterdir()
     }

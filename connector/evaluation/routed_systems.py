@@ -6,7 +6,7 @@
 * ``permuted``: the router with the embedding of another query of the same collection: what stays is no routing.
 * ``left-out``: a router trained without this collection.
 
-Random and permuted rows are means over several draws, query by query.
+Random and permuted systems are means over several draws, query by query.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RoutedBy:
     """The routes of every query with a table, for each way of choosing; several where draws are averaged.
 
     Attributes:
-        name: of the row.
+        name: of the system.
         draws: query -> route, one for each draw.
     """
 
@@ -80,7 +80,7 @@ def routed_by(
     controls: bool = True,
     name: str = "routed",
 ) -> list[RoutedBy]:
-    """Routes of a router and of its controls, in the order of rows.
+    """Routes of a router and of its controls, in the order of the report.
 
     Args:
         router: a loaded bundle.
@@ -89,7 +89,7 @@ def routed_by(
         layers: decoder layers of the LLM.
         seed: of what is drawn.
         controls: also random, static and permuted.
-        name: of the router's own row.
+        name: of the router's own way.
     """
     vectors = {query: embedding_of(table, embedding, layers) for query, table in tables.items()}
     own = {query: router.route(vector) for query, vector in vectors.items()}

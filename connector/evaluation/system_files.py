@@ -1,4 +1,4 @@
-"""Per-query values and TREC runs of a report's rows."""
+"""Per-query values and TREC runs of a report's systems."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["run_name", "write_per_query", "write_runs"]
 
 
 def write_per_query(ranked: Sequence[Ranked], path: Path) -> None:
-    """Write nDCG@10 and MRR@10 of every query and row: tab separated, one line each, with a header.
+    """Write nDCG@10 and MRR@10 of every query and system: tab separated, one line each, with a header.
 
     Raises:
         DataError: the file cannot be written.
@@ -24,7 +24,7 @@ def write_per_query(ranked: Sequence[Ranked], path: Path) -> None:
     for each in ranked:
         for query in each.values[MEASURES[0]]:
             values = (f"{each.values[measure][query]:.4f}" for measure in MEASURES)
-            lines.append("\t".join((query, each.row.label(), *values)))
+            lines.append("\t".join((query, each.system.label(), *values)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -32,13 +32,13 @@ def write_per_query(ranked: Sequence[Ranked], path: Path) -> None:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def run_name(row: System) -> str:
-    """Name of a row's file and the tag in it: its name; of rows that have one read-out, that behind a dot."""
-    return row.name if row.readout in (None, POOL) else f"{row.name}.{row.readout}"
+def run_name(system: System) -> str:
+    """Name of a system's file and the tag in it: its name; of systems that have one read-out, that behind a dot."""
+    return system.name if system.readout in (None, POOL) else f"{system.name}.{system.readout}"
 
 
 def write_runs(ranked: Sequence[Ranked], folder: Path) -> None:
-    """Write one TREC run for each row; of a row that is the mean of several draws, the first.
+    """Write one TREC run for each system; of a system that is the mean of several draws, the first.
 
     Raises:
         DataError: a file cannot be written, or an id cannot stand in a run.
@@ -52,4 +52,4 @@ def write_runs(ranked: Sequence[Ranked], folder: Path) -> None:
             query: [RunEntry(identity, float(len(ids) - place)) for place, identity in enumerate(ids)]
             for query, ids in each.rankings.items()
         }
-        write_run(folder / f"{run_name(each.row)}.trec", entries, run_name(each.row))
+        write_run(folder / f"{run_name(each.system)}.trec", entries, run_name(each.system))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.documents import Hit
-from connector.evaluation.routed_rows import DRAWS, derangement, route_ranking, route_summary, trained_on
+from connector.evaluation.routed_systems import DRAWS, derangement, route_ranking, route_summary, trained_on
+from connector.heads.readouts import HeadSignal
 from connector.heads.routes import Route
 from connector.routing.bundle import Bundle
 from tests.evaluation.routing_world import bundle, tables, ways, windows
@@ -54,9 +55,9 @@ def test_random_heads_are_as_many_as_the_router_s_and_drawn_again_alike(router: 
     scale = dict(zip(router.metadata.pool, router.metadata.scales, strict=True))
     for draw in found["random"]:
         for query, route in draw.items():
-            assert len(set(route.members)) == len(found["routed"][0][query].members)
+            assert len(set(route.signals)) == len(found["routed"][0][query].signals)
             assert set(route.gates) == {1.0} and route.first_stage_gate == 0.25
-            assert route.scales == tuple(scale[member] for member in route.members)
+            assert route.scales == tuple(scale[signal] for signal in route.signals)
 
 
 def test_one_query_alone_has_no_permuted_row(router: Bundle) -> None:
@@ -70,7 +71,7 @@ def test_the_order_in_which_the_llm_saw_the_documents_changes_no_ranking() -> No
     hits = windows(tables())[query]
     unknown = np.full(len(table.ids), np.nan)
     turned = list(reversed(range(len(table.ids))))
-    route = Route(((2, 0, "query"), (5, 1, "share")), (1.0, 0.5), 0.75)
+    route = Route((HeadSignal(2, 0, "query"), HeadSignal(5, 1, "share")), (1.0, 0.5), 0.75)
     # Equal head scores: only the first stage's order, or its ranks, can decide.
     flat = {name: np.zeros_like(scores) for name, scores in table.scores.items()}
     for own in (table, replace(table, first_stage=unknown), replace(table, first_stage=unknown, scores=flat)):
@@ -89,7 +90,7 @@ def test_a_document_without_text_goes_last_however_well_it_was_found() -> None:
     table = replace(next(iter(tables().values())), documents=((), *((at,) for at in range(1, 12))))
     hits = [Hit(identity, score, {}) for identity, score in zip(table.ids, table.first_stage, strict=True)]
     table = replace(table, first_stage=np.array([1e6, *range(11, 0, -1)], dtype=np.float64))
-    assert route_ranking(hits, table, Route(((2, 0, "query"),), (1.0,), 1.0), fused=True)[-1] == "d0"
+    assert route_ranking(hits, table, Route((HeadSignal(2, 0, "query"),), (1.0,), 1.0), fused=True)[-1] == "d0"
 
 
 def test_a_router_that_knows_the_collection_is_no_left_out_one() -> None:
@@ -101,8 +102,8 @@ def test_a_router_that_knows_the_collection_is_no_left_out_one() -> None:
 
 
 def test_the_summary_is_over_all_draws() -> None:
-    one = Route(((2, 0, "query"), (2, 0, "share"), (4, 1, "icr")), (1.0, 1.0, 1.0), 0.5)
-    two = Route(((1, 0, "query"),), (1.0,), 2.0)
+    one = Route((HeadSignal(2, 0, "query"), HeadSignal(2, 0, "share"), HeadSignal(4, 1, "icr")), (1.0, 1.0, 1.0), 0.5)
+    two = Route((HeadSignal(1, 0, "query"),), (1.0,), 2.0)
     assert route_summary([{"a": one, "b": one}, {"a": two, "b": two}]) == {
         "heads": 1.5,
         "deepest_layer": 2.5,
