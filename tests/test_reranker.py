@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from connector.cancelling import CancelScope
 from connector.documents import Hit
 from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import HeadSet
@@ -179,6 +180,42 @@ def test_a_deadline_gives_the_first_stage_order_back(reranker: Reranker) -> None
     assert [hit.index for hit in result.hits] == list(range(49, -1, -1))
     scores = [hit.score for hit in result.hits]
     assert all(a > b for a, b in zip(scores, scores[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("deadline_ms", "scope_ms", "cancelled", "reason"),
+    [
+        (None, None, True, "cancelled"),
+        (3_600_000, 3_600_000, True, "cancelled"),
+        (None, 0, False, "deadline"),
+        # Of two deadlines the sooner counts, whichever it is.
+        (0, 3_600_000, False, "deadline"),
+        (3_600_000, 0, False, "deadline"),
+        (3_600_000, 3_600_000, False, None),
+    ],
+)
+def test_a_scope_that_ends_gives_the_first_stage_order_back(
+    reranker: Reranker,
+    cats: list[str],
+    deadline_ms: float | None,
+    scope_ms: float | None,
+    cancelled: bool,
+    reason: str | None,
+) -> None:
+    scope = CancelScope.after(scope_ms)
+    if cancelled:
+        scope.cancel()
+    result = reranker.rerank(QUERY, cats, first_stage="order", deadline_ms=deadline_ms, scope=scope)
+    assert (result.reranked, result.reason) == (reason is None, reason)
+    assert result.reranked or [hit.index for hit in result.hits] == list(range(len(cats)))
+
+
+def test_a_scope_with_a_deadline_stands_in_for_the_default(reranker: Reranker, cats: list[str]) -> None:
+    hurried = Reranker(reranker.reader, HeadSet(((2, 4),), 1.0), deadline_ms=0)
+    assert hurried.rerank(QUERY, cats).reason == "deadline"
+    assert hurried.rerank(QUERY, cats, scope=CancelScope()).reason == "deadline"
+    assert hurried.rerank(QUERY, cats, scope=CancelScope.after(3_600_000)).reranked
+    assert hurried.rerank(QUERY, cats, deadline_ms=3_600_000, scope=CancelScope()).reranked
 
 
 def test_a_failing_llm_gives_the_first_stage_order_back(

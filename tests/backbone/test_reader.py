@@ -11,7 +11,9 @@ from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
+from connector.backbone.runtime import EncodedDocument
 from connector.backbone.torch_runtime.runtime import TorchRuntime
+from connector.cancelling import Cancelled, CancelScope
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 from connector.heads.row_groups import QUERY_GROUPS
@@ -152,17 +154,28 @@ def test_int8_entries_are_half_as_large_and_close(smollm2: Checkpoint, open_read
     assert 0 < np.abs(before.rows - after.rows).max() < 0.02
 
 
-def test_a_check_that_raises_stops_and_keeps_what_is_done(open_reader: Open, cats: list[str]) -> None:
-    reader = open_reader()
-    calls = iter([False, False, True])
+def test_a_scope_that_ends_stops_and_keeps_what_is_done(open_reader: Open, cats: list[str]) -> None:
+    reader, scope = open_reader(), CancelScope()
+    cache, put = reader._cache, reader._cache.put
 
-    def check() -> None:
-        if next(calls):
-            raise TimeoutError
+    def cancel_at_the_second(key: bytes, document: EncodedDocument) -> None:
+        put(key, document)
+        if cache.statistics().entries == 2:
+            scope.cancel()
 
-    with pytest.raises(TimeoutError):
-        reader.read(QUERY, cats, HEADS, check=check)
+    cache.put = cancel_at_the_second  # type: ignore[method-assign]
+    with pytest.raises(Cancelled, match="cancelled"):
+        reader.read(QUERY, cats, HEADS, scope=scope)
     assert reader.statistics().entries == 2
+    assert reader.read(QUERY, cats, HEADS).cached == 2
+
+
+@pytest.mark.parametrize("layout", ["block", "late", "joint"])
+def test_what_ended_before_it_began_is_not_read(open_reader: Open, layout: Layout, cats: list[str]) -> None:
+    reader = open_reader(layout)
+    with pytest.raises(Cancelled, match="deadline"):
+        reader.read(QUERY, cats, HEADS, scope=CancelScope.after(0))
+    assert reader.statistics().entries == 0
 
 
 def test_a_reader_cannot_be_changed(open_reader: Open, runtime: TorchRuntime) -> None:
