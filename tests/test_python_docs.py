@@ -14,7 +14,8 @@ from connector.routing.bundle import Bundle
 from connector.settings import Settings
 from tests.evaluation.folders import write_jsonl
 
-_PETS = ("cat", "dog", "horse", "parrot", "hamster", "rabbit", "mouse", "snake", "goldfish", "ferret")
+# Too few to cross-validate routing: training ends in seconds.
+_PETS = ("cat", "dog", "horse", "parrot", "hamster", "rabbit", "mouse", "snake")
 
 
 @pytest.fixture
