@@ -14,7 +14,8 @@ from connector.routing.bundle import Bundle
 from connector.settings import Settings
 from tests.evaluation.folders import write_jsonl
 
-_PETS = ("cat", "dog", "horse", "parrot", "hamster", "rabbit", "mouse", "snake", "goldfish", "ferret")
+# Too few to cross-validate routing: training ends in seconds.
+_PETS = ("cat", "dog", "horse", "parrot", "hamster", "rabbit", "mouse", "snake")
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_the_blocks_run_in_order(repository: Path, folder: Path, capsys: pytest.
         printed.append(capsys.readouterr().out)
     ranked, fused, chosen, measured, trained, error = printed
     assert [line.split()[0] for line in ranked.splitlines()] == ["1", "0"]
-    assert fused == "['cats', 'rust'] True None\n"
+    assert fused == "['cats', 'rust', 'bread'] True None\n"
     assert chosen == "3 smollm2-135m\n"
     assert "static+first-stage (query)" in measured and measured.startswith("first-stage ")
     assert trained.startswith("pets.onnx ") and Bundle.load(folder / "pets.onnx").metadata.layout == "block"
