@@ -95,7 +95,7 @@ def listen(host: str, port: int) -> socket.socket:
 def answer_once(
     reranker: SupportsRerank | Callable[[Settings], SupportsRerank], settings: Settings, path: str
 ) -> HttpAnswer:
-    """HttpAnswer one GET request in this process, without a port. ``/ready`` waits for the model.
+    """Answer one GET request in this process, without a port. ``/ready`` waits for the model.
 
     Raises:
         SettingsError: path does not start with a slash.

@@ -50,9 +50,9 @@ def read_options(headers: Headers, settings: Settings, started: float) -> Option
     enabled = headers.get("X-Rerank", "true").strip().lower()
     if enabled not in ("true", "false"):
         raise _wrong("X-Rerank", enabled, "true or false")
-    window = headers.get("X-Rerank-RerankJob")
+    window = headers.get("X-Rerank-Window")
     if window is not None and not (re.fullmatch(r"[0-9]{1,5}", window) and 1 <= int(window) <= _LARGEST_WINDOW):
-        raise _wrong("X-Rerank-RerankJob", window, f"a whole number from 1 to {_LARGEST_WINDOW}")
+        raise _wrong("X-Rerank-Window", window, f"a whole number from 1 to {_LARGEST_WINDOW}")
     mode = headers.get("X-Rerank-Mode")
     if mode is not None and mode not in _MODES:
         raise _wrong("X-Rerank-Mode", mode, "routed, static or all")

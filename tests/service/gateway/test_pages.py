@@ -72,7 +72,7 @@ def front(request: pytest.FixtureRequest, fake: FakeCluster) -> Iterator[TestCli
 
 def search(front: TestClient, start: int, size: int, window: int) -> Any:
     answer = front.post(
-        f"/books/_search?from={start}&size={size}", json=_QUERY, headers={"X-Rerank-RerankJob": str(window)}
+        f"/books/_search?from={start}&size={size}", json=_QUERY, headers={"X-Rerank-Window": str(window)}
     )
     assert answer.status_code == 200
     return answer

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -150,7 +152,7 @@ def test_headers_say_how_and_do_not_go_on(make_gateway: GatewayFactory, cluster:
     client = make_gateway(reranker=standin)
     headers = {
         "X-Rerank-Query": quote("cats schläfrig"),
-        "X-Rerank-RerankJob": "3",
+        "X-Rerank-Window": "3",
         "X-Rerank-Mode": "static",
         "X-Rerank-Deadline-Ms": "60000",
         "X-Opaque-Id": "me",
@@ -174,19 +176,19 @@ def test_a_caller_may_do_without(make_gateway: GatewayFactory, cluster: FakeClus
     assert cluster.asked[0].target == "/books/_search"
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("X-Rerank", "perhaps"),
-        ("X-Rerank-RerankJob", "0"),
-        ("X-Rerank-RerankJob", "10001"),
-        ("X-Rerank-RerankJob", "ten"),
-        ("X-Rerank-Mode", "best"),
-        ("X-Rerank-Deadline-Ms", "soon"),
-        ("X-Rerank-Deadline-Ms", "-1"),
-        ("X-Rerank-Query", "%ff"),
-    ],
-)
+WRONG_HEADERS = [
+    ("X-Rerank", "perhaps"),
+    ("X-Rerank-Window", "0"),
+    ("X-Rerank-Window", "10001"),
+    ("X-Rerank-Window", "ten"),
+    ("X-Rerank-Mode", "best"),
+    ("X-Rerank-Deadline-Ms", "soon"),
+    ("X-Rerank-Deadline-Ms", "-1"),
+    ("X-Rerank-Query", "%ff"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_HEADERS)
 def test_a_wrong_header_is_told_in_the_clusters_own_way(
     make_gateway: GatewayFactory, cluster: FakeCluster, name: str, value: str
 ) -> None:
@@ -306,3 +308,9 @@ def test_the_services_own_paths_never_reach_the_cluster(make_gateway: GatewayFac
 def test_the_gateway_can_be_turned_off(make_gateway: GatewayFactory, cluster: FakeCluster) -> None:
     assert make_gateway({"serve.gateway": False}).post("/books/_search", json=CATS).status_code == 404
     assert cluster.asked == []
+
+
+def test_the_headers_that_are_checked_are_those_of_the_page(repository: Path) -> None:
+    page = (repository / "docs/gateway.md").read_text(encoding="utf-8")
+    table = page.partition("## Headers of a request")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(X-[A-Za-z-]+)", table, re.MULTILINE)) == {name for name, _ in WRONG_HEADERS}
