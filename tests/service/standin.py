@@ -11,7 +11,7 @@ from connector.cancelling import CancelScope
 from connector.documents import FirstStage, Hit, RankedHit, RerankResult
 from connector.golden import GOLDEN_QUERY
 
-Behaviour = Callable[[str, Sequence[Any], FirstStage, float | None], RerankResult]
+Behaviour = Callable[[str, Sequence[Any], FirstStage, CancelScope], RerankResult]
 
 
 class StandIn:
@@ -23,7 +23,7 @@ class StandIn:
 
     def __init__(self, behaviour: Behaviour | None = None) -> None:
         self.behaviour = behaviour
-        self.asked: list[tuple[str, list[Any], FirstStage, float | None]] = []
+        self.asked: list[tuple[str, list[Any], FirstStage, CancelScope]] = []
         self.modes: list[str | None] = []
         self.golden = threading.Event()
 
@@ -42,9 +42,11 @@ class StandIn:
             self.golden.set()
             order = sorted(range(len(documents)), key=lambda index: "cat" not in str(documents[index]))
             return RerankResult(tuple(RankedHit(i, -float(n)) for n, i in enumerate(order)), True)
-        self.asked.append((query, list(documents), first_stage, deadline_ms))
+        # Only the golden query comes without.
+        assert scope is not None
+        self.asked.append((query, list(documents), first_stage, scope))
         if self.behaviour is not None:
-            return self.behaviour(query, documents, first_stage, deadline_ms)
+            return self.behaviour(query, documents, first_stage, scope)
         return overlap(query, documents)
 
 
@@ -60,9 +62,7 @@ def overlap(query: str, documents: Sequence[Any]) -> RerankResult:
 
 
 def not_reranked(reason: str) -> Behaviour:
-    def behaviour(
-        query: str, documents: Sequence[Any], first_stage: FirstStage, deadline_ms: float | None
-    ) -> RerankResult:
+    def behaviour(query: str, documents: Sequence[Any], first_stage: FirstStage, scope: CancelScope) -> RerankResult:
         return RerankResult(tuple(RankedHit(i, 0.0) for i in range(len(documents))), False, reason)
 
     return behaviour

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from connector.cancelling import CancelScope
 from connector.documents import FirstStage, RerankResult
 from connector.errors import SettingsError
 from connector.service.app import create_app
@@ -44,9 +45,7 @@ def check_first_stage(answer: Any, reason: str) -> None:
 
 
 def raising(error: Exception) -> StandIn:
-    def behaviour(
-        query: str, documents: Sequence[Any], first_stage: FirstStage, deadline_ms: float | None
-    ) -> RerankResult:
+    def behaviour(query: str, documents: Sequence[Any], first_stage: FirstStage, scope: CancelScope) -> RerankResult:
         raise error
 
     return StandIn(behaviour)
@@ -90,12 +89,10 @@ def test_a_model_that_is_not_there_yet(make_gateway: GatewayFactory) -> None:
 def test_a_queue_that_is_full(make_gateway: GatewayFactory) -> None:
     started, release = threading.Event(), threading.Event()
 
-    def behaviour(
-        query: str, documents: Sequence[Any], first_stage: FirstStage, deadline_ms: float | None
-    ) -> RerankResult:
+    def behaviour(query: str, documents: Sequence[Any], first_stage: FirstStage, scope: CancelScope) -> RerankResult:
         started.set()
         release.wait(20)
-        return not_reranked("failed: woken")(query, documents, first_stage, deadline_ms)
+        return not_reranked("failed: woken")(query, documents, first_stage, scope)
 
     client = make_gateway({"serve.max_queue": 1}, reranker=StandIn(behaviour))
     threads = [
