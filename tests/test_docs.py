@@ -31,6 +31,20 @@ def test_the_reference_is_current(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_what_is_installed_can_rerank_with_the_default_settings(repository: Path, page: str) -> None:
+    """By default a shipped router is loaded, which ONNX Runtime runs."""
+    for extras in re.findall(r"pip install '?rh-connector\[([\w,]+)\]", (repository / page).read_text()):
+        named = set(extras.split(","))
+        assert named & {"cpu", "gpu", "all", "dev", "export"}, f"{page}: rh-connector[{extras}] has no ONNX Runtime"
+
+
+def test_the_gateway_is_not_said_to_lend_its_credentials(repository: Path) -> None:
+    """tests/service/gateway/test_credentials.py shows that it adds none."""
+    keys = (repository / "deploy/README.md").read_text().partition("**Keys.**")[2].partition("\n- ")[0]
+    assert "own credentials" not in keys and "never adds" in keys
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(repository: Path, page: str) -> None:
     path = repository / page
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):

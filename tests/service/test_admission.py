@@ -24,7 +24,7 @@ from tests.service.waiting import wait_until
 
 
 class Gate:
-    """A reranker's behaviour that waits until it is opened, or, as the real one does, until the request's scope ends."""
+    """A reranker's behaviour: it waits until it is opened, or, as the real one does, until the scope ends."""
 
     def __init__(self) -> None:
         self.running = 0

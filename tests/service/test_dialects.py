@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,3 +221,12 @@ def test_the_mode_is_passed_on_and_the_route_told_where_it_is_asked_for(
     assert set(route["gates"][0]) == {"layer", "head", "readout", "gate"}
     wrong = post(real, "/v1/rerank", router_mode="routed")
     assert wrong.status_code in (400, 422) and "no router is loaded" in wrong.text
+
+
+def test_which_apis_tell_the_route_is_what_the_page_says(make_client: ClientFactory, reranker: Reranker) -> None:
+    real = make_client(reranker)
+    told = {route for route in ROUTES if "route" in post(real, route, return_route=True).text}
+    assert "/rerank" in told and "/rerank texts" not in told
+    page = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text(encoding="utf-8")
+    heads = page.partition("\n## Heads\n")[2].partition("\n## ")[0]
+    assert "TEI's `/rerank` takes the\nmode and tells no route" in heads and "vLLM" not in heads

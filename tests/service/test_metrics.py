@@ -212,13 +212,25 @@ def test_the_format_is_negotiated(client: TestClient) -> None:
     assert asked.text.endswith("# EOF\n")
 
 
+def test_the_plan_is_told_once_there_is_one(make_client: ClientFactory) -> None:
+    class Planned(StandIn):
+        """A stand-in with a reader that tells what its machine lets it do."""
+
+        reader = SimpleNamespace(
+            statistics=lambda: None, close=lambda: None, plan={"runtime": "torch", "weights": "packed"}
+        )
+
+    assert value(make_client(Planned()), "rh_runtime_plan_info", runtime="torch", weights="packed") == 1
+    assert "rh_runtime_plan" not in make_client(StandIn()).get("/metrics").text
+
+
 def test_the_document_cache_tells_its_counts(make_client: ClientFactory) -> None:
     class Cached(StandIn):
         """A stand-in with a reader whose cache has a disk level or none."""
 
         def __init__(self, counts: CacheStatistics) -> None:
             super().__init__()
-            self.reader = SimpleNamespace(statistics=lambda: counts, close=lambda: None)
+            self.reader = SimpleNamespace(statistics=lambda: counts, close=lambda: None, plan={})
 
     memory = CacheStatistics(5, 4, 3, 2, 360, 1_000, 2_000)
     disk = replace(

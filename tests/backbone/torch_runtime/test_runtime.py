@@ -260,7 +260,8 @@ def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
     runtime = TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype="float32")
     run: list[int] = []
     for index, layer in enumerate(runtime._sequences._model.layers):
-        layer.register_forward_hook(lambda *args, index=index: run.append(index))
+        down = next(module for name, module in layer.named_modules() if name.endswith("down_proj"))
+        down.register_forward_pre_hook(lambda *args, index=index: run.append(index))
     runtime._prefix_states(PREFIX)
     run.clear()
     heads = [(0, 1), (2, 3)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connector.backbone.torch_runtime.cpu.linear import PackedLinear, pack_linears, why_not_packed
@@ -72,6 +72,7 @@ def test_other_number_formats_are_left_as_they_are() -> None:
 
 
 @bits_stand_alone
+@settings(deadline=None)
 @given(tokens=st.integers(2, 70), start=st.integers(0, 30))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_token_does_not_depend_on_those_beside_it(dtype: torch.dtype, tokens: int, start: int) -> None:
