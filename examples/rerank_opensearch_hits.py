@@ -10,10 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from connector.documents import Hit
+from connector import Hit, Reranker, load_settings
 from connector.engines.open_engine import open_engine
-from connector.reranker import Reranker
-from connector.settings import load_settings
 
 query = sys.argv[1] if len(sys.argv) > 1 else "what do I have to do on my last day in the office"
 answer = sys.argv[2] if len(sys.argv) > 2 else str(Path(__file__).parent / "data/opensearch_answer.json")

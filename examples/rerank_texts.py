@@ -3,8 +3,7 @@
 python examples/rerank_texts.py
 """
 
-from connector.reranker import Reranker
-from connector.settings import load_settings
+from connector import Reranker, load_settings
 
 QUERY = "how do visitors get on the wifi"
 TEXTS = [

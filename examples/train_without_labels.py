@@ -6,8 +6,7 @@ python examples/train_without_labels.py [CORPUS.jsonl] [ROUTER.onnx]
 import sys
 from pathlib import Path
 
-from connector.settings import load_settings
-from connector.training.train import TrainOptions, train
+from connector import TrainOptions, load_settings, train
 
 corpus = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "data/handbook/corpus.jsonl"
 router = sys.argv[2] if len(sys.argv) > 2 else "handbook.onnx"

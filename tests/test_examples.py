@@ -77,10 +77,10 @@ def test_rerank_opensearch_hits(environment: dict[str, str], tmp_path: Path) -> 
 @slow
 def test_evaluate_own_judgments(environment: dict[str, str], tmp_path: Path) -> None:
     printed = run("evaluate_own_judgments", environment, tmp_path)
-    values = {line[:12].strip(): [float(n) for n in re.findall(r"\d\.\d{3}", line)] for line in printed[1:]}
-    assert printed[0] == "12 queries" and list(values) == ["first stage", "reranked"]
+    values = {line[:20].strip(): [float(n) for n in re.findall(r"\d\.\d{3}", line)] for line in printed[1:3]}
+    assert printed[0] == "12 queries" and list(values) == ["first-stage", "routed+first-stage"]
     assert all(0 < value <= 1 for row in values.values() for value in row)
-    assert values["first stage"] != values["reranked"]
+    assert values["first-stage"] != values["routed+first-stage"]
 
 
 @slow
