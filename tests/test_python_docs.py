@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,29 @@ def test_every_name_is_there_and_typed_for_editors() -> None:
         assert name in dir(connector)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         connector.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", connector.__all__)
+def test_no_name_needs_torch(name: str) -> None:
+    """Where an exported LLM runs, head scores are gathered and static heads found without it."""
+    code = f"import sys; sys.modules['torch'] = None; from connector import {name}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_training_a_router_without_torch_names_the_extra() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+from connector import train
+from connector.errors import MissingExtraError
+try:
+    train(["animals"], "x.onnx")
+except MissingExtraError as error:
+    assert error.extra == "train", error
+else:
+    raise AssertionError("trained")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_defaults_read_neither_file_nor_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from connector.checkpoints.pulling import obtain
 from connector.errors import BackboneError, MissingExtraError, SettingsError
 from connector.settings import Settings
 
-__all__ = ["open_reader"]
+__all__ = ["open_reader", "reader_from"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,21 @@ def open_reader(settings: Settings, progress: Callable[[str, float | None], None
         max_document_tokens=backbone.max_document_tokens,
         max_passages=backbone.max_passages,
     )
+
+
+def reader_from(source: Reader | Callable[[Settings], Reader], settings: Settings) -> Reader:
+    """A reader that was handed in, or what loads it.
+
+    Raises:
+        SettingsError: it reads in another layout than the settings name.
+    """
+    reader = source if isinstance(source, Reader) else source(settings)
+    if reader.layout != settings.backbone.layout:
+        raise SettingsError(
+            f"backbone.layout = {settings.backbone.layout}, and the reader that was handed in reads in the layout "
+            f"{reader.layout}; give the settings that it was loaded with"
+        )
+    return reader
 
 
 def _open(settings: Settings, progress: Callable[[str, float | None], None] | None) -> _Opened:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from connector.backbone.open_reader import open_reader
+from connector.backbone.open_reader import open_reader, reader_from
 from connector.backbone.reader import Reader
 from connector.documents import Hit
 from connector.errors import DataError, SettingsError
@@ -146,7 +146,7 @@ def evaluate(
     collection = load_collection(folder, options.split, options.qrels, options.relevant_from)
     collection = drawn_queries(collection, options.limit, options.seed)
     windows = _windows(folder, collection, settings, options.run)
-    reader = reader if isinstance(reader, Reader) else reader(settings)
+    reader = reader_from(reader, settings)
     parts = _Parts.load(collection, settings, options, reader)
     for text in parts.notes:
         progress.say(text)

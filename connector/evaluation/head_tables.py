@@ -242,7 +242,7 @@ def statistics_folder(cache: Path, reader: Reader) -> Path:
 
 def gather(
     reader: Reader,
-    windows: Iterable[SearchedQuery],
+    queries: Iterable[SearchedQuery],
     folder: Path,
     fields: Sequence[str] = (),
     *,
@@ -254,7 +254,7 @@ def gather(
 
     Args:
         reader: the LLM.
-        windows: queries with their hits; an empty window is passed over.
+        queries: with their hits; an empty window is passed over.
         folder: where the tables are kept; made if missing.
         fields: fields of the hits that are read; empty: all text fields.
         layers: heads of the first so many layers only; None: of all.
@@ -267,32 +267,32 @@ def gather(
     folder.mkdir(parents=True, exist_ok=True)
     shape = reader.runtime.shape
     cut = shape.layers if layers is None else min(layers, shape.layers)
-    for window in windows:
-        texts = [document_text(hit.fields, fields) for hit in window.hits]
+    for searched in queries:
+        texts = [document_text(hit.fields, fields) for hit in searched.hits]
         if not any(text.strip() for text in texts):
             continue
-        table, path = _stored(reader, window, texts, folder, cut)
+        table, path = _stored(reader, searched, texts, folder, cut)
         texts = [text if text.strip() else "" for text in texts]
         known = table
         heads = [head for head in shape.all_heads() if head[0] < cut]
         if table is None:
             table = HeadTable(
-                window.query_id,
-                tuple(hit.id for hit in window.hits),
-                np.array([np.nan if hit.score is None else hit.score for hit in window.hits], dtype=np.float64),
-                *_scores(reader, window.query, texts, heads, other_wording=False),
+                searched.query_id,
+                tuple(hit.id for hit in searched.hits),
+                np.array([np.nan if hit.score is None else hit.score for hit in searched.hits], dtype=np.float64),
+                *_scores(reader, searched.query, texts, heads, other_wording=False),
                 (cut, shape.heads),
             )
         if other_wording and not table.other_scores:
             rows = [head for head in shape.all_heads() if head[0] < table.shape[0]]
-            other, _ = _scores(reader, window.query, texts, rows, other_wording=True)
+            other, _ = _scores(reader, searched.query, texts, rows, other_wording=True)
             table = replace(table, other_scores=other)
         if embed and table.embeddings is None:
             wanted = embedded_layers(shape.layers)
-            states = np.stack([reader.embed(window.query, wanted, form) for form in FORMS])
+            states = np.stack([reader.embed(searched.query, wanted, form) for form in FORMS])
             table = replace(table, embeddings=states)
-        if (table.query, table.qrels, table.source) != (window.query, window.qrels, window.source):
-            table = replace(table, query=window.query, qrels=dict(window.qrels), source=window.source)
+        if (table.query, table.qrels, table.source) != (searched.query, searched.qrels, searched.source):
+            table = replace(table, query=searched.query, qrels=dict(searched.qrels), source=searched.source)
         if table is not known:
             table.save(path)
         yield table.first_layers(cut)
@@ -300,7 +300,7 @@ def gather(
 
 def missing(
     reader: Reader,
-    windows: Iterable[SearchedQuery],
+    queries: Iterable[SearchedQuery],
     folder: Path,
     fields: Sequence[str] = (),
     *,
@@ -308,25 +308,25 @@ def missing(
     other_wording: bool = False,
     embed: bool = False,
 ) -> list[SearchedQuery]:
-    """The windows that ``gather`` would have to read documents for; arguments as there."""
+    """The queries whose windows ``gather`` would have to read documents for; arguments as there."""
     shape = reader.runtime.shape
     cut = shape.layers if layers is None else min(layers, shape.layers)
     found = []
-    for window in windows:
-        texts = [document_text(hit.fields, fields) for hit in window.hits]
+    for searched in queries:
+        texts = [document_text(hit.fields, fields) for hit in searched.hits]
         if any(text.strip() for text in texts):
-            table, _ = _stored(reader, window, texts, folder, cut)
+            table, _ = _stored(reader, searched, texts, folder, cut)
             if table is None or (other_wording and not table.other_scores):
-                found.append(window)
+                found.append(searched)
     return found
 
 
 def _stored(
-    reader: Reader, window: SearchedQuery, texts: Sequence[str], folder: Path, cut: int
+    reader: Reader, searched: SearchedQuery, texts: Sequence[str], folder: Path, cut: int
 ) -> tuple[HeadTable | None, Path]:
     """What is there already (a table of all layers serves every cut), and where a new one goes."""
-    hits = [hit.id for hit in window.hits]
-    settings = [reader.fingerprint, reader.budget, window.query_id, window.query, hits, texts]
+    hits = [hit.id for hit in searched.hits]
+    settings = [reader.fingerprint, reader.budget, searched.query_id, searched.query, hits, texts]
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
     whole = folder / f"{digest}.npz"
     table = HeadTable.load(whole)

@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from connector.backbone.open_reader import open_reader
+from connector.backbone.open_reader import open_reader, reader_from
 from connector.backbone.reader import Reader
-from connector.errors import DataError, SettingsError
+from connector.errors import DataError, MissingExtraError, SettingsError
 from connector.evaluation.head_tables import statistics_folder
 from connector.evaluation.progress import Progress, Quiet
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.heads.readouts import READOUTS, ReadOut
 from connector.routing.bundle import Bundle
 from connector.settings import Settings
-from connector.training.fitting import FitOptions
 from connector.training.sources import TrainSource, read_source
 from connector.training.static_heads import Criterion, best_weight, find_heads
 from connector.training.tables import Gathered, gather_tables, merge_tables
-from connector.training.train_router import Backbone, RouterOptions, Trained, train_router
 from connector.training.windows import engine_windows
 from router_export import export
+
+if TYPE_CHECKING:
+    from connector.training.train_router import RouterOptions, Trained
 
 __all__ = ["StaticResult", "TrainOptions", "TrainResult", "find_static_heads", "gather_shard", "train"]
 
@@ -70,6 +71,9 @@ class TrainOptions:
 
     def router_options(self) -> RouterOptions:
         """What the mode's defaults make of them."""
+        from connector.training.fitting import FitOptions
+        from connector.training.train_router import RouterOptions
+
         paper = self.mode == "paper"
         return RouterOptions(
             mode=self.mode,
@@ -142,6 +146,11 @@ def train(
         raise SettingsError(f"train: --out {target}: the name of a router ends in .onnx")
     if options.shard != (0, 1):
         raise SettingsError("train: a shard gathers head scores only; call gather_shard")
+    # Imported here: options, static heads and shards need no torch, where the LLM runs without it.
+    try:
+        from connector.training.train_router import Backbone, train_router
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "train") from None
     reader, gathered = _gathered(sources, settings, options, reader, progress)
     kept = [query for query in gathered.queries if query.collection.partition(":")[0] not in options.leave_out]
     if not kept:
@@ -211,7 +220,7 @@ def find_static_heads(
     if not sources:
         raise SettingsError(_NO_SOURCE)
     named = _read_sources(sources, progress)
-    reader = reader if isinstance(reader, Reader) else reader(settings)
+    reader = reader_from(reader, settings)
     gathered = gather_tables(settings, reader, named, options.queries, options.seed, progress)
     sets: dict[str, HeadSet] = {}
     ndcg: dict[ReadOut, float] = {}
@@ -243,7 +252,7 @@ def _gathered(
     if (options.queries_file is None) != (options.qrels is None):
         raise SettingsError("train: --queries-file and --qrels go together; give both")
     named = _read_sources(sources, progress)
-    reader = reader if isinstance(reader, Reader) else reader(settings)
+    reader = reader_from(reader, settings)
     merge_tables(options.merge, statistics_folder(settings.cache.path, reader), progress)
     more = []
     if options.queries_file is not None and options.qrels is not None:

@@ -132,8 +132,8 @@ def made_windows(
         if own:
             windows.extend(_searched(everything, own, settings, source))
     place = {query.id: at for at, query in enumerate(made)}
-    windows.sort(key=lambda window: place[window.query_id])
-    return TrainWindows(source, len(made), _useful(window for window in windows if not _is_plain(window)), fields)
+    windows.sort(key=lambda query: place[query.query_id])
+    return TrainWindows(source, len(made), _useful(query for query in windows if not _is_plain(query)), fields)
 
 
 def _searched(
@@ -165,12 +165,12 @@ def _hits(engine: Engine, query: MadeQuery, window: int) -> list[Hit]:
     return kept[:window]
 
 
-def _is_plain(window: SearchedQuery) -> bool:
+def _is_plain(query: SearchedQuery) -> bool:
     """Whether the first stage alone finds the document, far ahead of all others: nothing is learned from that."""
-    scores = [hit.score or 0.0 for hit in window.hits[:2]]
-    first = bool(window.hits) and window.qrels.get(window.hits[0].id, 0) > 0
+    scores = [hit.score or 0.0 for hit in query.hits[:2]]
+    first = bool(query.hits) and query.qrels.get(query.hits[0].id, 0) > 0
     return first and (len(scores) < 2 or scores[0] > _PLAIN * scores[1])
 
 
-def _useful(windows: Iterable[SearchedQuery]) -> tuple[SearchedQuery, ...]:
-    return tuple(window for window in windows if any(window.qrels.get(hit.id, 0) > 0 for hit in window.hits))
+def _useful(queries: Iterable[SearchedQuery]) -> tuple[SearchedQuery, ...]:
+    return tuple(query for query in queries if any(query.qrels.get(hit.id, 0) > 0 for hit in query.hits))

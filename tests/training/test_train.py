@@ -10,6 +10,7 @@ from typing import TypeVar
 import pytest
 
 from connector.errors import DataError, SettingsError
+from connector.evaluation.evaluate import EvaluateOptions, evaluate
 from connector.heads.head_sets import StaticHeads
 from connector.reranker import Reranker
 from connector.routing.selection import Routes
@@ -113,6 +114,21 @@ def test_what_does_not_go_together_is_told_before_anything_is_read(own_settings:
             train(sources, target, own_settings, options)
     with pytest.raises(SettingsError, match="give a SOURCE"):
         find_static_heads([], own_settings)
+
+
+def test_a_reader_of_another_layout_is_refused(
+    reranker: Reranker, own_settings: Settings, collection: Path, tmp_path: Path
+) -> None:
+    """No head set or router is shipped for the layout joint: no fingerprint would tell."""
+    backbone = own_settings.backbone.model_copy(update={"layout": "joint"})
+    joint = own_settings.model_copy(update={"backbone": backbone})
+    sources = [f"{collection}:train"]
+    with pytest.raises(SettingsError, match="backbone.layout = joint.* in the layout block"):
+        train(sources, tmp_path / "x.onnx", joint, SMALL, reader=reranker.reader)
+    with pytest.raises(SettingsError, match="backbone.layout = joint"):
+        find_static_heads(sources, joint, reader=reranker.reader)
+    with pytest.raises(SettingsError, match="backbone.layout = joint"):
+        evaluate(collection, joint, EvaluateOptions(split="train", timed=0), reader=reranker.reader)
 
 
 def test_a_merge_of_nothing_is_refused(reranker: Reranker, own_settings: Settings, tmp_path: Path) -> None:
