@@ -245,7 +245,7 @@ class ServeSettings(_Section):
         (), description="Bearer keys that are let in; empty: everybody."
     )
     at_once: int | None = Field(
-        None, ge=1, description="Requests that are ranked at the same time; null: one a core, at least 8."
+        None, ge=1, description="Requests that are let in beside those that may wait; null: one a core, at least 8."
     )
     max_queue: int = Field(32, ge=1, description="Requests that may wait; more are answered 429.")
     max_documents: int = Field(1000, ge=1, description="Documents one request may hold.")
