@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from connector.cancelling import CancelScope
 from connector.settings import Mode
 
 __all__ = [
@@ -117,7 +118,7 @@ class RerankResult:
     Attributes:
         hits: best first; ties keep the input order.
         reranked: False when the input order was handed back; ``reason`` then says why.
-        reason: None, or one of ``deadline``, ``failed: …``, ``no documents``, ``empty documents``.
+        reason: None, or one of ``deadline``, ``cancelled``, ``failed: …``, ``no documents``, ``empty documents``.
         heads: the (layer, head) pairs that were read.
         timings_ms: milliseconds per stage: ``route``, ``tokenize``, ``encode``, ``read``, ``score``,
             ``total``.
@@ -220,8 +221,9 @@ class SupportsRerank(Protocol):
         first_stage: FirstStage = None,
         deadline_ms: float | None = None,
         mode: Mode | None = None,
+        scope: CancelScope | None = None,
     ) -> RerankResult:
-        """Every document, best first.
+        """Every document, best first; in the first stage's order when the deadline passes or the scope ends.
 
         Raises:
             RequestError: query or documents are wrong.

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.reader import Reader, Reading
+from connector.cancelling import Cancelled, CancelScope
 from connector.documents import FirstStage, Hit, RankedHit, RerankResult, UsedHead, document_text
 from connector.errors import BackboneError, RequestError
 from connector.heads.fusion import fuse, rank_scores
@@ -28,10 +29,6 @@ __all__ = ["Reranker"]
 logger = logging.getLogger(__name__)
 # Tokens of the part of a document that is shown as what the heads looked at.
 _SHOWN_TOKENS = 24
-
-
-class _DeadlineExceeded(Exception):
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +98,7 @@ class Reranker:
         first_stage: FirstStage = None,
         deadline_ms: float | None = None,
         mode: Mode | None = None,
+        scope: CancelScope | None = None,
     ) -> RerankResult:
         """Order documents by how much the LLM's chosen heads attend to them, fused with the first stage.
 
@@ -111,10 +109,11 @@ class Reranker:
                 best first; or None: taken from hits, else there is no first stage and the head scores decide.
             deadline_ms: milliseconds from now; when they are over, the first-stage order goes back.
             mode: how the heads are chosen: ``routed``, ``static`` or ``all``; None: as the settings say.
+            scope: the request's own deadline, and whether it is still wanted; of two deadlines the sooner counts.
 
         Returns:
-            Every document exactly once. When the LLM fails or is late, the input (or, where scores were given,
-            first-stage) order with ``reranked`` False and a reason.
+            Every document exactly once. When the LLM fails or is late, or the scope is cancelled, the input
+            (or, where scores were given, first-stage) order with ``reranked`` False and a reason.
 
         Raises:
             RequestError: an empty query, a document or first-stage score that is none, a mode that is not loaded.
@@ -125,12 +124,12 @@ class Reranker:
             raise RequestError("query is empty; give the text that was searched for")
         scores, ranks = _first_stage(first_stage, inputs, all(isinstance(d, Hit) for d in documents))
         order = sorted(range(len(inputs)), key=lambda at: ranks[at]) if ranks else list(range(len(inputs)))
-        limit = self._deadline_ms if deadline_ms is None else deadline_ms
-        until = math.inf if limit is None else started + limit / 1000
+        own = CancelScope(self._deadline(deadline_ms, scope))
 
         def check() -> None:
-            if time.perf_counter() >= until:
-                raise _DeadlineExceeded
+            if scope is not None:
+                scope.check()
+            own.check()
 
         def unchanged(reason: str) -> RerankResult:
             return _unchanged(inputs, order, scores, ranks, reason, started)
@@ -161,12 +160,19 @@ class Reranker:
             timings["score"] = (time.perf_counter() - routing) * 1000 - sum(timings.values())
             timings["total"] = (time.perf_counter() - started) * 1000
             return replace(result, mode=mode or self.routes.default, timings_ms=timings)
-        except _DeadlineExceeded:
-            return unchanged("deadline")
+        except Cancelled as ended:
+            return unchanged(ended.reason)
         except Exception as error:
             # Whatever the LLM, its libraries or the hardware do: a search must not fail because of reranking.
             logger.exception("reranking failed; the first-stage order goes back")
             return unchanged(f"failed: {type(error).__name__}: {error}")
+
+    def _deadline(self, deadline_ms: float | None, given: CancelScope | None) -> float:
+        """The sooner of a request's deadlines, in seconds of ``time.monotonic``; where it has none, the default."""
+        until = math.inf if given is None else given.deadline
+        if deadline_ms is None and until == math.inf:
+            deadline_ms = self._deadline_ms
+        return min(until, CancelScope.after(deadline_ms).deadline)
 
     def _input(self, at: int, document: str | Mapping[str, Any] | Hit) -> _Input:
         if isinstance(document, str):
