@@ -1,18 +1,22 @@
-"""Who may use the LLM when: some requests at a time, a bounded queue, deadlines that count the waiting."""
+"""Who is let in: so many requests at a time, each for as long as its client waits for the answer.
+
+Nobody waits here. Who is in waits in the library's scheduler, each request in a thread of its own.
+"""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 from starlette.requests import Request
 
-__all__ = ["Admission", "ClientGone", "Deadline", "DeadlinePassed", "QueueFull", "places", "while_connected"]
+from connector.cancelling import CancelScope
+
+__all__ = ["Admission", "ClientGone", "QueueFull", "places", "while_connected"]
 
 T = TypeVar("T")
 
@@ -22,103 +26,85 @@ _AT_LEAST = 8
 
 
 def places() -> int:
-    """How many requests to run together: one a core, at least 8.
-
-    What of them is computed at the same time is up to the reader: see ``WaitingWindows`` and ``SharedEncoding``.
-    """
+    """How many requests are taken to be worked on together: one a core, at least 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(cores, _AT_LEAST)
 
 
 class QueueFull(Exception):
-    """As many requests wait as may."""
-
-
-class DeadlinePassed(Exception):
-    """The request's time was over before it was its turn."""
+    """As many requests are in as may be."""
 
 
 class ClientGone(Exception):
     """The client closed the connection before it was answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """The moment (``time.monotonic``) at which an answer is due; None: any time."""
-
-    at: float | None = None
-
-    @classmethod
-    def after(cls, milliseconds: float | None, start: float) -> Deadline:
-        """So many milliseconds after ``start``."""
-        return cls(None if milliseconds is None else start + milliseconds / 1000)
-
-    def remaining_ms(self) -> float | None:
-        """Milliseconds left, at least 0; None without a deadline."""
-        return None if self.at is None else max(0.0, (self.at - time.monotonic()) * 1000)
-
-
 class Admission:
-    """The places at the LLM. To be made inside the event loop that uses it.
+    """The door: it bounds the requests inside. To be made inside the event loop that uses it.
 
     Args:
-        max_queue: how many may wait.
-        at_once: how many run together.
+        most: how many requests may be inside.
     """
 
-    def __init__(self, *, max_queue: int, at_once: int = 1) -> None:
-        self._capacity = at_once + max_queue
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._inside = 0
-        self._places = anyio.Semaphore(at_once)
-        self._threads = anyio.CapacityLimiter(at_once)
+        # A thread for each: a request that waited for one would not be seen by the scheduler.
+        self._threads = anyio.CapacityLimiter(most)
 
     @property
     def inside(self) -> int:
         """Requests that run or wait now."""
         return self._inside
 
-    async def run(self, call: Callable[[], T], deadline: Deadline) -> T:
-        """Wait for a place, then run ``call`` in a thread.
+    async def run(self, call: Callable[[], T], scope: CancelScope) -> T:
+        """Run ``call`` in a thread.
 
-        A cancelled request leaves the queue at once; one that is already running keeps its place until ``call``
-        returns, because the LLM is busy that long.
+        A request keeps its place until ``call`` returns, for it uses the machine that long. Whoever cancels the
+        caller has to cancel ``scope`` first, which ends ``call``; a server that stops need not.
+
+        Args:
+            call: works in ``scope``: it returns soon after that was cancelled.
+            scope: of the request.
 
         Raises:
-            QueueFull: no place to wait.
-            DeadlinePassed: the deadline came while waiting.
+            QueueFull: as many are inside as may be.
         """
-        if self._inside >= self._capacity:
+        if self._inside >= self._most:
             raise QueueFull
         self._inside += 1
         try:
-            remaining = deadline.remaining_ms()
-            with anyio.move_on_after(None if remaining is None else remaining / 1000) as scope:
-                await self._places.acquire()
-            if scope.cancelled_caught:
-                raise DeadlinePassed
-            try:
-                if deadline.remaining_ms() == 0:
-                    raise DeadlinePassed
-                return await anyio.to_thread.run_sync(call, limiter=self._threads)
-            finally:
-                self._places.release()
+            return await anyio.to_thread.run_sync(call, limiter=self._threads)
+        except anyio.get_cancelled_exc_class():
+            # The server stops: it ends its tasks, and the thread must not go on without its task.
+            scope.cancel()
+            raise
         finally:
             self._inside -= 1
+            # Of a request whose client has left, what the thread came to is nobody's: nothing is counted of it.
+            await anyio.lowlevel.checkpoint_if_cancelled()
 
 
-async def while_connected(request: Request, work: Callable[[], Awaitable[T]]) -> T:
-    """Do the work, but cancel it when the client goes away. The body must have been read.
+async def while_connected(request: Request, work: Callable[[], Awaitable[T]], scope: CancelScope | None = None) -> T:
+    """Do the work, but cancel it, and the scope it is done in, when the client goes away.
+
+    The request's body must have been read.
 
     Raises:
         ClientGone: it went away.
     """
     results: list[T] = []
     errors: list[Exception] = []
+    gone = False
 
-    async def watch(scope: anyio.CancelScope) -> None:
+    async def watch(group_scope: anyio.CancelScope) -> None:
+        nonlocal gone
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        scope.cancel()
+        gone = True
+        if scope is not None:
+            scope.cancel()
+        group_scope.cancel()
 
     async with anyio.create_task_group() as group:
         group.start_soon(watch, group.cancel_scope)
@@ -128,8 +114,8 @@ async def while_connected(request: Request, work: Callable[[], Awaitable[T]]) ->
             # Raised below: out of the group it would come wrapped in an ExceptionGroup.
             errors.append(error)
         group.cancel_scope.cancel()
+    if gone:
+        raise ClientGone
     if errors:
         raise errors[0]
-    if not results:
-        raise ClientGone
     return results[0]

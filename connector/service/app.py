@@ -51,7 +51,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         at_once = settings.serve.at_once or places()
-        admission = Admission(max_queue=settings.serve.max_queue, at_once=at_once)
+        admission = Admission(at_once + settings.serve.max_queue)
         metrics.watch_queue(lambda: admission.inside, at_once)
         app.state.admission = admission
         loading.start()

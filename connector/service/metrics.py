@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connector import __version__
 from connector.backbone.caching.document_cache import CacheStatistics
+from connector.cancelling import CancelScope
 from connector.documents import FirstStage, Hit, RerankResult, SupportsRerank
 from connector.service.errors import Failure
-from connector.service.scoring import Ranking
 from connector.settings import Mode
 
 __all__ = ["FALLBACK_REASONS", "METRICS_PATH", "MeasuredRequests", "Metrics", "fallback_reason"]
@@ -23,7 +23,7 @@ __all__ = ["FALLBACK_REASONS", "METRICS_PATH", "MeasuredRequests", "Metrics", "f
 METRICS_PATH = "/metrics"
 
 FALLBACK_REASONS = ("deadline", "overloaded", "loading", "failed", "other")
-"""All values of the label ``reason``; what a ranking says may quote an exception and would have no bound."""
+"""All values of the label ``reason``; what a result says may quote an exception and would have no bound."""
 
 _OUTCOMES = ("reranked", "fallback", "error")
 # Cached windows take a tenth of a second, new ones seconds on two cores.
@@ -31,7 +31,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 def fallback_reason(reason: str | None) -> str:
-    """The one of ``FALLBACK_REASONS`` that a ranking's reason belongs to."""
+    """The one of ``FALLBACK_REASONS`` that a result's reason belongs to."""
     first = (reason or "").partition(":")[0].strip().lower()
     return first if first in FALLBACK_REASONS else "other"
 
@@ -97,16 +97,16 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def rankings(self, rankings: Iterable[Ranking]) -> None:
+    def results(self, results: Iterable[RerankResult]) -> None:
         """Count what an answer carries."""
-        for ranking in rankings:
-            self._documents.inc(len(ranking.places))
-            self._reranked.labels("reranked" if ranking.reranked else "fallback").inc()
-            if not ranking.reranked:
-                self._fallbacks.labels(fallback_reason(ranking.reason)).inc()
+        for result in results:
+            self._documents.inc(len(result.hits))
+            self._reranked.labels("reranked" if result.reranked else "fallback").inc()
+            if not result.reranked:
+                self._fallbacks.labels(fallback_reason(result.reason)).inc()
 
     def failure(self, failure: Failure) -> None:
-        """Count a request that got an error instead of a ranking, unless the request itself was wrong."""
+        """Count a request that got an error instead of a result, unless the request itself was wrong."""
         if failure is Failure.OVERLOADED or failure.value.status >= 500:
             self._reranked.labels("error").inc()
 
@@ -172,8 +172,11 @@ class _MeasuredReranker:
         first_stage: FirstStage = None,
         deadline_ms: float | None = None,
         mode: Mode | None = None,
+        scope: CancelScope | None = None,
     ) -> RerankResult:
-        result = self._reranker.rerank(query, documents, first_stage=first_stage, deadline_ms=deadline_ms, mode=mode)
+        result = self._reranker.rerank(
+            query, documents, first_stage=first_stage, deadline_ms=deadline_ms, mode=mode, scope=scope
+        )
         self._count(result)
         return result
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,9 +11,10 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from connector.documents import SupportsRerank
-from connector.service.admission import ClientGone, Deadline, DeadlinePassed, QueueFull, while_connected
+from connector.documents import RerankResult
+from connector.service.admission import ClientGone, QueueFull, while_connected
 from connector.service.bodies import parse_object, read_body
+from connector.service.deadlines import DEADLINE_HEADER, scope_of
 from connector.service.dialects import (
     DialectRequest,
     RerankScoresRequest,
@@ -34,12 +34,10 @@ from connector.service.errors import Failure, ServiceError, SupersetError, TeiEr
 from connector.service.loading import Loading
 from connector.service.metrics import Metrics
 from connector.service.responses import AsciiJSONResponse
-from connector.service.scoring import Ranking, RerankJob, fall_back, rank
+from connector.service.scoring import RerankJob, rank
 from connector.settings import Settings
 
-__all__ = ["DEADLINE_HEADER", "add_rerank_routes"]
-
-DEADLINE_HEADER = "X-Rerank-Deadline-Ms"
+__all__ = ["add_rerank_routes"]
 
 Choice = Callable[[Mapping[str, Any]], type[DialectRequest]]
 
@@ -107,41 +105,37 @@ class _Endpoints:
         kind = choose(payload)
         request.state.style = kind.style
         asked = read_request(kind, payload)
-        told = bool(asked.return_route)
-        windows = [replace(window, mode=asked.router_mode, tells_route=told) for window in asked.windows()]
-        self._check_size(windows)
-        deadline = self._deadline(request, asked, started)
+        jobs = asked.jobs()
+        self._check_size(jobs)
+        scope = scope_of(request.headers, self._settings, started, asked.deadline_ms)
         reranker = metrics.measured(self._loading.reranker())
         waited = started
 
-        def work() -> list[Ranking]:
+        def work() -> list[RerankResult]:
             nonlocal waited
             waited = time.monotonic()
-            return [_rank(reranker, window, deadline) for window in windows]
+            return [rank(reranker, job, scope) for job in jobs]
 
         admission = request.app.state.admission
         try:
-            rankings = await while_connected(request, lambda: admission.run(work, deadline))
+            results = await while_connected(request, lambda: admission.run(work, scope), scope)
         except QueueFull:
             raise ServiceError(
                 Failure.OVERLOADED,
                 f"{self._settings.serve.max_queue} requests wait already (serve.max_queue); try again",
             ) from None
-        except DeadlinePassed:
-            waited = time.monotonic()
-            rankings = [fall_back(window, "deadline") for window in windows]
         except ClientGone:
             # Nobody reads this; the status is what proxies log for it.
             return Response(status_code=499)
-        metrics.rankings(rankings)
+        metrics.results(results)
         headers = {
-            "X-Reranked": "true" if all(ranking.reranked for ranking in rankings) else "false",
-            "Server-Timing": _server_timing(rankings, started, waited),
+            "X-Reranked": "true" if all(result.reranked for result in results) else "false",
+            "Server-Timing": _server_timing(results, started, waited),
         }
-        return AsciiJSONResponse(asked.answer(rankings, self._settings.backbone.model), headers=headers)
+        return AsciiJSONResponse(asked.answer(results, self._settings.backbone.model), headers=headers)
 
-    def _check_size(self, windows: Sequence[RerankJob]) -> None:
-        count = sum(len(window.documents) for window in windows)
+    def _check_size(self, jobs: Sequence[RerankJob]) -> None:
+        count = sum(len(job.documents) for job in jobs)
         most = self._settings.serve.max_documents
         if count == 0:
             raise ServiceError(Failure.EMPTY, "there are no documents; give at least one")
@@ -150,30 +144,6 @@ class _Endpoints:
                 Failure.TOO_MANY_DOCUMENTS,
                 f"{count} documents are too many; send at most {most} or raise serve.max_documents",
             )
-
-    def _deadline(self, request: Request, asked: DialectRequest, started: float) -> Deadline:
-        """The sooner of header and body; without both, the setting."""
-        given = [] if asked.deadline_ms is None else [asked.deadline_ms]
-        header = request.headers.get(DEADLINE_HEADER)
-        if header is not None:
-            try:
-                milliseconds = float(header)
-            except ValueError:
-                milliseconds = 0.0
-            if not 0 < milliseconds < float("inf"):
-                raise ServiceError(
-                    Failure.INVALID,
-                    f"{DEADLINE_HEADER} is '{header[:40]}'; give milliseconds, a number above 0",
-                )
-            given.append(milliseconds)
-        return Deadline.after(min(given) if given else self._settings.rerank.deadline_ms, started)
-
-
-def _rank(reranker: SupportsRerank, window: RerankJob, deadline: Deadline) -> Ranking:
-    remaining = deadline.remaining_ms()
-    if remaining == 0:
-        return fall_back(window, "deadline")
-    return rank(reranker, window, remaining)
 
 
 def _always(kind: type[DialectRequest]) -> Choice:
@@ -190,10 +160,10 @@ def _texts_or_documents(payload: Mapping[str, Any]) -> type[DialectRequest]:
     )
 
 
-def _server_timing(rankings: Sequence[Ranking], started: float, waited: float) -> str:
+def _server_timing(results: Sequence[RerankResult], started: float, waited: float) -> str:
     stages = {"queue": (waited - started) * 1000}
-    for ranking in rankings:
-        for stage, milliseconds in ranking.timings_ms.items():
+    for result in results:
+        for stage, milliseconds in result.timings_ms.items():
             name = "rerank" if stage == "total" else stage
             stages[name] = stages.get(name, 0.0) + milliseconds
     stages["total"] = (time.monotonic() - started) * 1000

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from connector.cancelling import CancelScope
 from connector.documents import FirstStage, Hit, RankedHit, RerankResult
 from connector.service.loading import GOLDEN_QUERY
 
-Behaviour = Callable[[str, Sequence[Any], FirstStage, float | None], RerankResult]
+Behaviour = Callable[[str, Sequence[Any], FirstStage, CancelScope], RerankResult]
 
 
 class StandIn:
@@ -22,7 +23,7 @@ class StandIn:
 
     def __init__(self, behaviour: Behaviour | None = None) -> None:
         self.behaviour = behaviour
-        self.asked: list[tuple[str, list[Any], FirstStage, float | None]] = []
+        self.asked: list[tuple[str, list[Any], FirstStage, CancelScope]] = []
         self.modes: list[str | None] = []
         self.golden = threading.Event()
 
@@ -34,15 +35,18 @@ class StandIn:
         first_stage: FirstStage = None,
         deadline_ms: float | None = None,
         mode: str | None = None,
+        scope: CancelScope | None = None,
     ) -> RerankResult:
         self.modes.append(mode)
         if query == GOLDEN_QUERY:
             self.golden.set()
             order = sorted(range(len(documents)), key=lambda index: "cat" not in str(documents[index]))
             return RerankResult(tuple(RankedHit(i, -float(n)) for n, i in enumerate(order)), True)
-        self.asked.append((query, list(documents), first_stage, deadline_ms))
+        # Only the golden query comes without.
+        assert scope is not None
+        self.asked.append((query, list(documents), first_stage, scope))
         if self.behaviour is not None:
-            return self.behaviour(query, documents, first_stage, deadline_ms)
+            return self.behaviour(query, documents, first_stage, scope)
         return overlap(query, documents)
 
 
@@ -58,9 +62,7 @@ def overlap(query: str, documents: Sequence[Any]) -> RerankResult:
 
 
 def not_reranked(reason: str) -> Behaviour:
-    def behaviour(
-        query: str, documents: Sequence[Any], first_stage: FirstStage, deadline_ms: float | None
-    ) -> RerankResult:
+    def behaviour(query: str, documents: Sequence[Any], first_stage: FirstStage, scope: CancelScope) -> RerankResult:
         return RerankResult(tuple(RankedHit(i, 0.0) for i in range(len(documents))), False, reason)
 
     return behaviour

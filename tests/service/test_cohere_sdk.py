@@ -130,7 +130,7 @@ def test_too_many_requests(kind: type[Client]) -> None:
         wait_until(lambda: app.state.admission.inside == 2)
         with pytest.raises(cohere.TooManyRequestsError):
             client.rerank(**asked, request_options=ONCE)
-        gate.open.set()
+        gate.open()
         assert [len(each.result().results) for each in waiting] == [3, 3]
 
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from connector.documents import document_text
-from connector.service.dialects.request import DialectRequest, Text, TopN, cut, outcome_keys
-from connector.service.scoring import Ranking, RerankJob
+from connector.documents import RerankResult, document_text
+from connector.service.dialects.request import DialectRequest, Text, TopN, cut
+from connector.service.scoring import RerankJob, json_score
 
 __all__ = ["RerankV1Request", "RerankV2Request", "RerankedAnswer", "RerankedResult", "Usage"]
 
@@ -42,27 +42,28 @@ class RerankV1Request(DialectRequest):
     )
     return_documents: bool | None = Field(None, description="true to get the documents back, or false")
 
-    def windows(self) -> Sequence[RerankJob]:
-        """One window; object documents become the text of their fields."""
+    def jobs(self) -> Sequence[RerankJob]:
+        """One; object documents become the text of their fields."""
         texts = [self._text(document) for document in self.documents]
-        return [RerankJob(self.query, texts, self.first_stage_of(len(texts)))]
+        return [RerankJob(self.query, texts, self.first_stage_of(len(texts)), self.mode)]
 
-    def answer(self, rankings: Sequence[Ranking], model: str) -> dict[str, Any]:
+    def answer(self, results: Sequence[RerankResult], model: str) -> dict[str, Any]:
         """Cohere's keys and Jina's keys together."""
-        results = []
-        for place in cut(rankings[0].places, self.top_n):
-            result: dict[str, Any] = {"index": place.index, "relevance_score": place.score}
+        (ranked,) = results
+        documents = []
+        for hit in cut(ranked.hits, self.top_n):
+            told: dict[str, Any] = {"index": hit.index, "relevance_score": json_score(ranked, hit)}
             if self._sends_documents():
-                document = self.documents[place.index]
-                result["document"] = {"text": document} if isinstance(document, str) else document
-            results.append(result)
+                document = self.documents[hit.index]
+                told["document"] = {"text": document} if isinstance(document, str) else document
+            documents.append(told)
         return {
             "id": str(uuid.uuid4()),
             "model": self.model_name(model),
-            "results": results,
+            "results": documents,
             "usage": {"total_tokens": 0, "prompt_tokens": 0},
             "meta": {"api_version": {"version": self.api_version}, "billed_units": {"search_units": 1}},
-            **outcome_keys(rankings),
+            **self.outcome_keys(results),
         }
 
     def _sends_documents(self) -> bool:

@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
-from connector.documents import FirstStage
+from connector.documents import FirstStage, RankedHit, RerankResult
 from connector.service.errors import Failure, ServiceError, Style
-from connector.service.scoring import Place, Ranking, RerankJob
+from connector.service.scoring import RerankJob
 from connector.settings import Mode
 
-__all__ = ["DialectRequest", "Text", "TopN", "cut", "outcome_keys", "read_request"]
+__all__ = ["DialectRequest", "Text", "TopN", "cut", "read_request"]
 
 _LONGEST_SHOWN = 40
 
@@ -50,8 +50,10 @@ class DialectRequest(BaseModel):
         None, description="milliseconds after which the first-stage order goes back, a number above 0"
     )
 
-    router_mode: Mode | None = Field(
-        None, description='how the heads are chosen: "routed", "static" or "all"; absent: as the service is set'
+    mode: Mode | None = Field(
+        None,
+        validation_alias="router_mode",
+        description='how the heads are chosen: "routed", "static" or "all"; absent: as the service is set',
     )
 
     return_route: bool | None = Field(
@@ -59,7 +61,7 @@ class DialectRequest(BaseModel):
     )
 
     @abstractmethod
-    def windows(self) -> Sequence[RerankJob]:
+    def jobs(self) -> Sequence[RerankJob]:
         """The queries with their documents; one, except for pairs of texts.
 
         Raises:
@@ -67,8 +69,16 @@ class DialectRequest(BaseModel):
         """
 
     @abstractmethod
-    def answer(self, rankings: Sequence[Ranking], model: str) -> Any:
-        """The JSON answer; one ranking a window."""
+    def answer(self, results: Sequence[RerankResult], model: str) -> Any:
+        """The JSON answer; one result a job."""
+
+    def outcome_keys(self, results: Sequence[RerankResult]) -> dict[str, Any]:
+        """The keys ``reranked`` and ``reason``, and ``route``, the heads of its one query, where it is asked for."""
+        left = next((result for result in results if not result.reranked), None)
+        keys: dict[str, Any] = {"reranked": left is None, "reason": None if left is None else left.reason}
+        if self.return_route and len(results) == 1 and results[0].mode is not None:
+            keys["route"] = _route(results[0])
+        return keys
 
     def first_stage_of(self, count: int) -> FirstStage:
         """What the first stage said of ``count`` documents.
@@ -110,18 +120,18 @@ def read_request(kind: type[RequestT], payload: dict[str, Any]) -> RequestT:
         raise ServiceError(Failure.INVALID, _explain(error, kind)) from None
 
 
-def cut(places: Sequence[Place], top_n: int | None) -> Sequence[Place]:
-    """The best ``top_n`` places; all where it is absent or 0 (as vLLM has it)."""
-    return places[:top_n] if top_n else places
+def cut(hits: Sequence[RankedHit], top_n: int | None) -> Sequence[RankedHit]:
+    """The best ``top_n`` hits; all where it is absent or 0 (as vLLM has it)."""
+    return hits[:top_n] if top_n else hits
 
 
-def outcome_keys(rankings: Sequence[Ranking]) -> dict[str, Any]:
-    """The keys ``reranked`` and ``reason`` of an answer, and ``route``, the heads of its one query."""
-    left = next((ranking for ranking in rankings if not ranking.reranked), None)
-    keys: dict[str, Any] = {"reranked": left is None, "reason": None if left is None else left.reason}
-    if len(rankings) == 1 and rankings[0].route:
-        keys["route"] = dict(rankings[0].route)
-    return keys
+def _route(result: RerankResult) -> dict[str, Any]:
+    return {
+        "mode": result.mode,
+        "first_stage_gate": result.first_stage_gate,
+        "deepest_layer": result.deepest_layer,
+        "gates": [used.to_json() for used in result.gates],
+    }
 
 
 def _explain(error: ValidationError, kind: type[DialectRequest]) -> str:
@@ -145,7 +155,7 @@ def _explain(error: ValidationError, kind: type[DialectRequest]) -> str:
 
 
 def _aliases(alias: Any) -> Sequence[str]:
-    return [choice for choice in getattr(alias, "choices", ()) if isinstance(choice, str)]
+    return [alias] if isinstance(alias, str) else [c for c in getattr(alias, "choices", ()) if isinstance(c, str)]
 
 
 def _shorten(value: Any) -> str:

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from connector.documents import RerankResult
 from connector.service.dialects.cohere import Usage
-from connector.service.dialects.request import DialectRequest, Text, outcome_keys
+from connector.service.dialects.request import DialectRequest, Text
 from connector.service.errors import Failure, ServiceError
-from connector.service.scoring import Ranking, RerankJob
+from connector.service.scoring import RerankJob, json_scores
 
 __all__ = ["ScoreAnswer", "ScoreRequest", "ScoredPair"]
 
@@ -43,26 +44,28 @@ class ScoreRequest(DialectRequest):
         description="a list of texts that are scored, or one text",
     )
 
-    def windows(self) -> Sequence[RerankJob]:
-        """One window a query."""
+    def jobs(self) -> Sequence[RerankJob]:
+        """One a query."""
         groups = self._groups()
         if len(groups) <= 1:
             texts = self._texts()
             query = next(iter(groups), "")
-            return [RerankJob(query, texts, self.first_stage_of(len(texts)))]
+            return [RerankJob(query, texts, self.first_stage_of(len(texts)), self.mode)]
         if self.first_stage is not None or self.first_stage_scores is not None:
             raise ServiceError(
                 Failure.INCONSISTENT, "the first stage belongs to one query; give one text_1, or no first stage"
             )
         texts = self._texts()
-        return [RerankJob(query, [texts[place] for place in places]) for query, places in groups.items()]
+        return [
+            RerankJob(query, [texts[place] for place in places], mode=self.mode) for query, places in groups.items()
+        ]
 
-    def answer(self, rankings: Sequence[Ranking], model: str) -> dict[str, Any]:
+    def answer(self, results: Sequence[RerankResult], model: str) -> dict[str, Any]:
         """One score a pair, in input order."""
         scores = [0.0] * len(self._texts())
-        for places, ranking in zip(self._groups().values(), rankings, strict=True):
-            for place, scored in zip(places, ranking.in_input_order(), strict=True):
-                scores[place] = scored.score
+        for places, result in zip(self._groups().values(), results, strict=True):
+            for place, score in zip(places, json_scores(result), strict=True):
+                scores[place] = score
         return {
             "id": f"score-{uuid.uuid4().hex}",
             "object": "list",
@@ -70,7 +73,7 @@ class ScoreRequest(DialectRequest):
             "model": self.model_name(model),
             "data": [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)],
             "usage": {"total_tokens": 0, "prompt_tokens": 0},
-            **outcome_keys(rankings),
+            **self.outcome_keys(results),
         }
 
     def _texts(self) -> list[str]:

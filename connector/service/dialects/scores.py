@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from connector.documents import RerankResult
 from connector.service.dialects.cohere import RerankV1Request
-from connector.service.dialects.request import outcome_keys
-from connector.service.scoring import Ranking
+from connector.service.scoring import json_scores
 
 __all__ = ["RerankScoresAnswer", "RerankScoresRequest"]
 
@@ -17,9 +17,9 @@ __all__ = ["RerankScoresAnswer", "RerankScoresRequest"]
 class RerankScoresRequest(RerankV1Request):
     """Query and documents, as for ``/v1/rerank``; ``top_n`` cuts nothing."""
 
-    def answer(self, rankings: Sequence[Ranking], model: str) -> dict[str, Any]:
+    def answer(self, results: Sequence[RerankResult], model: str) -> dict[str, Any]:
         """One score a document, in input order."""
-        return {"scores": [place.score for place in rankings[0].in_input_order()], **outcome_keys(rankings)}
+        return {"scores": json_scores(results[0]), **self.outcome_keys(results)}
 
 
 class RerankScoresAnswer(BaseModel):

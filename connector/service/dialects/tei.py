@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from connector.documents import RerankResult
 from connector.service.dialects.request import DialectRequest, Text, TopN, cut
 from connector.service.errors import Style
-from connector.service.scoring import Ranking, RerankJob
+from connector.service.numbers import json_number
+from connector.service.scoring import RerankJob, json_score
 
 __all__ = ["TeiAnswer", "TeiRerankRequest", "TeiResult"]
 
@@ -36,20 +38,21 @@ class TeiRerankRequest(DialectRequest):
     return_text: bool | None = Field(None, description="true to get the texts back, or false")
     top_n: TopN | None = Field(None, description="how many results come back, a whole number; 0 or absent: all")
 
-    def windows(self) -> Sequence[RerankJob]:
-        """One window."""
-        return [RerankJob(self.query, self.texts, self.first_stage_of(len(self.texts)))]
+    def jobs(self) -> Sequence[RerankJob]:
+        """One."""
+        return [RerankJob(self.query, self.texts, self.first_stage_of(len(self.texts)), self.mode)]
 
-    def answer(self, rankings: Sequence[Ranking], model: str) -> list[dict[str, Any]]:
+    def answer(self, results: Sequence[RerankResult], model: str) -> list[dict[str, Any]]:
         """A bare array, best first."""
-        results = []
-        for place in cut(rankings[0].places, self.top_n):
-            score = place.raw_score if self.raw_scores else place.score
-            result: dict[str, Any] = {"index": place.index, "score": score}
+        (ranked,) = results
+        texts = []
+        for hit in cut(ranked.hits, self.top_n):
+            score = json_number(hit.score) if self.raw_scores else json_score(ranked, hit)
+            told: dict[str, Any] = {"index": hit.index, "score": score}
             if self.return_text:
-                result["text"] = self.texts[place.index]
-            results.append(result)
-        return results
+                told["text"] = self.texts[hit.index]
+            texts.append(told)
+        return texts
 
 
 class TeiResult(BaseModel):

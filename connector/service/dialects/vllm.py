@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from connector.documents import RerankResult
 from connector.service.dialects.cohere import RerankedResult, RerankV1Request, Usage
-from connector.service.scoring import Ranking
 
 __all__ = ["VllmAnswer", "VllmRerankRequest"]
 
@@ -18,9 +18,9 @@ __all__ = ["VllmAnswer", "VllmRerankRequest"]
 class VllmRerankRequest(RerankV1Request):
     """Rerank as vLLM and Infinity have it."""
 
-    def answer(self, rankings: Sequence[Ranking], model: str) -> dict[str, Any]:
+    def answer(self, results: Sequence[RerankResult], model: str) -> dict[str, Any]:
         """vLLM's keys with Infinity's ``object`` and ``created``."""
-        answer = super().answer(rankings, model)
+        answer = super().answer(results, model)
         del answer["meta"]
         return {"object": "rerank", "created": int(time.time()), **answer, "id": f"rerank-{uuid.uuid4().hex}"}
 

@@ -36,9 +36,9 @@ from connector.service.gateway.parsing.search_body import (
     texts_body,
     without_own_ext,
 )
-from connector.service.gateway.ranking import rank_windows
+from connector.service.gateway.ranking import rank_all
 from connector.service.gateway.search_plan import PassOn, Plan, Rerank, Search, plan_search
-from connector.service.gateway.windows import Texts, ranked_edits, texts_of, window_of
+from connector.service.gateway.windows import Texts, job_of, ranked_edits, texts_of
 from connector.service.loading import Loading
 from connector.settings import Settings
 
@@ -99,7 +99,9 @@ class MultiSearching:
             sent = incoming.with_text(self._joined([one.sent for one in planned])).request
             return await self._pass_on(request, sent, unranked, _reasons([_reason(one.plan) for one in planned]))
         try:
-            return await while_connected(request, lambda: self._rerank(request, incoming, planned, options))
+            return await while_connected(
+                request, lambda: self._rerank(request, incoming, planned, options), options.scope
+            )
         except (ClientGone, GatewayError):
             raise
         except NotPlainJson as error:
@@ -144,19 +146,20 @@ class MultiSearching:
         texts = {at: _texts(one.value) for at, one in zip(texts_items, found[len(planned) :], strict=True)}
         again = await self._ask_again(incoming, planned, found)
         first_stage, began = time.monotonic() - began, time.monotonic()
-        windows = {
-            at: window_of(one.value.answer, plan, self._fields, options, texts.get(at))
+        jobs = {
+            at: job_of(one.value.answer, plan, self._fields, options, texts.get(at))
             for at, plan, one in _reranked(planned, found)
             if one.value.answer.hits and texts.get(at, {}) is not None
         }
-        rankings = await rank_windows(request, self._loading, list(windows.values()), options.deadline)
-        ranked = dict(zip(windows, rankings, strict=True))
+        results = dict(
+            zip(jobs, await rank_all(request, self._loading, list(jobs.values()), options.scope), strict=True)
+        )
         elements = [text[one.start : one.end] for one in found[: len(planned)]]
         reasons: list[str | None] = [_reason(one.plan) for one in planned]
         for at, plan, one in _reranked(planned, found):
             missing = "the documents' text could not be fetched" if texts.get(at, {}) is None else None
             edits, mark = ranked_edits(
-                text, one.value.answer, plan, ranked.get(at), self._settings.serve.gateway_scores, missing
+                text, one.value.answer, plan, results.get(at), self._settings.serve.gateway_scores, missing
             )
             elements[at] = edited(text, edits, one.start, one.end)
             reasons[at] = mark.reason

@@ -8,9 +8,9 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import Headers
 
-from connector.service.admission import Deadline
+from connector.cancelling import CancelScope
+from connector.service.deadlines import scope_of
 from connector.service.gateway.cluster_errors import GatewayError
-from connector.service.reranking import DEADLINE_HEADER
 from connector.settings import MODES, Mode, Settings
 
 __all__ = ["OWN_PREFIX", "Options", "read_options"]
@@ -31,21 +31,21 @@ class Options:
         window: how many hits of the first stage.
         query: the words, where the caller gave them apart from the search.
         mode: how heads are chosen; None: as the settings say.
-        deadline: when the answer is due.
+        scope: until when an answer is of use.
     """
 
     enabled: bool
     window: int
     query: str | None
     mode: Mode | None
-    deadline: Deadline
+    scope: CancelScope
 
 
 def read_options(headers: Headers, settings: Settings, started: float) -> Options:
     """Read the ``X-Rerank…`` headers of a request that came at ``started`` (``time.monotonic``).
 
     Raises:
-        GatewayError: 400, a header says something else than it may.
+        GatewayError, ServiceError: 400, a header says something else than it may.
     """
     enabled = headers.get("X-Rerank", "true").strip().lower()
     if enabled not in ("true", "false"):
@@ -56,27 +56,14 @@ def read_options(headers: Headers, settings: Settings, started: float) -> Option
     mode = headers.get("X-Rerank-Mode")
     if mode is not None and mode not in _MODES:
         raise _wrong("X-Rerank-Mode", mode, "routed, static or all")
-    deadline = headers.get(DEADLINE_HEADER)
-    milliseconds: float | None = settings.rerank.deadline_ms
-    if deadline is not None:
-        milliseconds = _milliseconds(deadline)
+    scope = scope_of(headers, settings, started)
     return Options(
         enabled=enabled == "true",
         window=settings.rerank.window if window is None else int(window),
         query=_query(headers.get("X-Rerank-Query", "")),
         mode=None if mode is None else _MODES[mode],
-        deadline=Deadline.after(milliseconds, started),
+        scope=scope,
     )
-
-
-def _milliseconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise _wrong(DEADLINE_HEADER, text, "milliseconds, a number above 0")
-    return value
 
 
 def _query(header: str) -> str | None:

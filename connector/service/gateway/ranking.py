@@ -1,4 +1,4 @@
-"""The windows of searches, ranked within the limits that all requests share."""
+"""The hits of searches, reranked within the limits that all requests share."""
 
 from __future__ import annotations
 
@@ -7,52 +7,48 @@ from collections.abc import Sequence
 
 from starlette.requests import Request
 
-from connector.documents import SupportsRerank
-from connector.service.admission import Admission, Deadline, DeadlinePassed, QueueFull
+from connector.cancelling import CancelScope
+from connector.documents import RerankResult, SupportsRerank
+from connector.service.admission import Admission, QueueFull
 from connector.service.errors import Failure, ServiceError
 from connector.service.loading import Loading
 from connector.service.metrics import Metrics
-from connector.service.scoring import Ranking, RerankJob, fall_back, rank
+from connector.service.scoring import RerankJob, fall_back, rank
 
-__all__ = ["rank_windows"]
+__all__ = ["rank_all"]
 
 _log = logging.getLogger(__name__)
 
 
-async def rank_windows(
-    request: Request, loading: Loading, windows: Sequence[RerankJob], deadline: Deadline
-) -> list[Ranking]:
+async def rank_all(
+    request: Request, loading: Loading, jobs: Sequence[RerankJob], scope: CancelScope
+) -> list[RerankResult]:
     """Rank one after the other; what cannot be ranked stays in first-stage order, with a reason. Never raises."""
-    if not windows:
+    if not jobs:
         return []
     metrics: Metrics = request.app.state.metrics
     admission: Admission = request.app.state.admission
     try:
         reranker = metrics.measured(loading.reranker())
-        rankings = await admission.run(lambda: [_rank(reranker, window, deadline) for window in windows], deadline)
+        results = await admission.run(lambda: [_rank(reranker, job, scope) for job in jobs], scope)
     except ServiceError as error:
         reason = "loading" if error.failure is Failure.LOADING else f"failed: {error.message}"
-        rankings = _unranked(windows, reason)
+        results = _unranked(jobs, reason)
     except QueueFull:
-        rankings = _unranked(windows, "overloaded")
-    except DeadlinePassed:
-        rankings = _unranked(windows, "deadline")
+        results = _unranked(jobs, "overloaded")
     except Exception as error:
         _log.exception("searches could not be reranked")
-        rankings = _unranked(windows, f"failed: {type(error).__name__}")
-    metrics.rankings(rankings)
-    return rankings
+        results = _unranked(jobs, f"failed: {type(error).__name__}")
+    metrics.results(results)
+    return results
 
 
-def _rank(reranker: SupportsRerank, window: RerankJob, deadline: Deadline) -> Ranking:
-    remaining = deadline.remaining_ms()
-    if remaining == 0:
-        return fall_back(window, "deadline")
+def _rank(reranker: SupportsRerank, job: RerankJob, scope: CancelScope) -> RerankResult:
     try:
-        return rank(reranker, window, remaining)
+        return rank(reranker, job, scope)
     except ServiceError as error:
-        return fall_back(window, f"failed: {error.message}")
+        return fall_back(job, f"failed: {error.message}")
 
 
-def _unranked(windows: Sequence[RerankJob], reason: str) -> list[Ranking]:
-    return [fall_back(window, reason) for window in windows]
+def _unranked(jobs: Sequence[RerankJob], reason: str) -> list[RerankResult]:
+    return [fall_back(job, reason) for job in jobs]

@@ -24,9 +24,9 @@ from connector.service.gateway.parsing.search_body import (
     without_own_ext,
 )
 from connector.service.gateway.parsing.url_query import only_parameters, with_parameters
-from connector.service.gateway.ranking import rank_windows
+from connector.service.gateway.ranking import rank_all
 from connector.service.gateway.search_plan import PassOn, Rerank, Search, passed_parameters, plan_search
-from connector.service.gateway.windows import Texts, ranked_edits, texts_of, window_of
+from connector.service.gateway.windows import Texts, job_of, ranked_edits, texts_of
 from connector.service.loading import Loading
 from connector.settings import Settings
 
@@ -71,7 +71,9 @@ class Searching:
         if isinstance(plan, PassOn):
             return await self._pass_on(request, _preferring(incoming.request, plan.preference), plan.reason)
         try:
-            return await while_connected(request, lambda: self._rerank(request, incoming, plan, options))
+            return await while_connected(
+                request, lambda: self._rerank(request, incoming, plan, options), options.scope
+            )
         except (ClientGone, GatewayError):
             raise
         except _Refused as refused:
@@ -94,15 +96,15 @@ class Searching:
         text, answer = _read(found, plan)
         texts: Texts | None = None
         missing = None
-        if plan.needs_texts and answer.hits and options.deadline.remaining_ms() != 0:
+        if plan.needs_texts and answer.hits and options.scope.remaining() > 0:
             texts = await self._texts(incoming, asked, plan)
             missing = "the documents' text could not be fetched" if texts is None else None
         began = time.monotonic()
-        ranking = None
+        result = None
         if answer.hits and missing is None:
-            window = window_of(answer, plan, self._fields, options, texts)
-            ranking = (await rank_windows(request, self._loading, [window], options.deadline))[0]
-        edits, mark = ranked_edits(text, answer, plan, ranking, self._settings.serve.gateway_scores, missing)
+            job = job_of(answer, plan, self._fields, options, texts)
+            (result,) = await rank_all(request, self._loading, [job], options.scope)
+        edits, mark = ranked_edits(text, answer, plan, result, self._settings.serve.gateway_scores, missing)
         response = found.response(encode(edited(text, edits)))
         return marked(response, [mark.reranked], mark.reason, first_stage, time.monotonic() - began)
 

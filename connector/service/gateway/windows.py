@@ -1,19 +1,19 @@
-"""From the hits of an answer to a window of documents, and from its ranking to the caller's page."""
+"""From the hits of an answer to what is reranked, and from the result to the caller's page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from connector.documents import FirstStage, document_text
+from connector.documents import FirstStage, RerankResult, document_text
 from connector.service.gateway.marking import one_line
 from connector.service.gateway.options import Options
 from connector.service.gateway.parsing.raw_json import Edit
 from connector.service.gateway.parsing.search_body import Mark, SearchAnswer, page_edits
 from connector.service.gateway.search_plan import Rerank
-from connector.service.scoring import Ranking, RerankJob
+from connector.service.scoring import RerankJob, json_score
 
-__all__ = ["Texts", "ranked_edits", "texts_of", "window_of"]
+__all__ = ["Texts", "job_of", "ranked_edits", "texts_of"]
 
 Texts = Mapping[tuple[Any, Any], Mapping[str, Any]]
 
@@ -24,7 +24,7 @@ def texts_of(answer: SearchAnswer) -> Texts:
     return {key: source for key, source in zip(answer.keys(), sources, strict=True) if isinstance(source, Mapping)}
 
 
-def window_of(
+def job_of(
     answer: SearchAnswer, plan: Rerank, fields: Sequence[str], options: Options, texts: Texts | None = None
 ) -> RerankJob:
     """What is reranked of an answer.
@@ -48,7 +48,12 @@ def window_of(
 
 
 def ranked_edits(
-    text: str, answer: SearchAnswer, plan: Rerank, ranking: Ranking | None, policy: str, missing: str | None = None
+    text: str,
+    answer: SearchAnswer,
+    plan: Rerank,
+    result: RerankResult | None,
+    policy: str,
+    missing: str | None = None,
 ) -> tuple[list[Edit], Mark]:
     """Edits that make the caller's page of an answer, and its mark.
 
@@ -56,20 +61,20 @@ def ranked_edits(
         text: holds the answer.
         answer: all hits.
         plan: which page, which window.
-        ranking: of the window; None: it was not ranked.
+        result: of the window; None: it was not ranked.
         policy: the setting ``serve.gateway_scores``.
         missing: why it was not ranked.
     """
     order = list(range(len(answer.hits)))
-    probabilities = None
+    scores = None
     reason = missing or "no hits"
-    reranked = ranking is not None and ranking.reranked
-    if ranking is not None and reranked:
-        order = [place.index for place in ranking.places] + order[len(ranking.places) :]
+    reranked = result is not None and result.reranked
+    if result is not None and reranked:
+        order = [hit.index for hit in result.hits] + order[len(result.hits) :]
         if policy == "rerank":
-            probabilities = [place.score for place in ranking.places]
-    elif ranking is not None:
-        reason = ranking.reason or "failed"
+            scores = [json_score(result, hit) for hit in result.hits]
+    elif result is not None:
+        reason = result.reason or "failed"
     mark = Mark(reranked, None if reranked else one_line(reason), plan.window, plan.query)
     page = slice(plan.start, plan.start + plan.size)
-    return page_edits(text, answer, order, page, mark, probabilities), mark
+    return page_edits(text, answer, order, page, mark, scores), mark

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from connector.cancelling import CancelScope
 from connector.documents import FirstStage, RankedHit, RerankResult
 from connector.settings import Settings, load_settings
 from tests.service.gateway.fake_cluster import FakeCluster, running_cluster
@@ -26,9 +27,7 @@ def gateway_settings(url: str, options: dict[str, Any] | None = None, kind: str 
 def shuffling() -> StandIn:
     """A reranker whose order has nothing to do with the cluster's, and is always the same."""
 
-    def behaviour(
-        query: str, documents: Sequence[Any], first_stage: FirstStage, deadline_ms: float | None
-    ) -> RerankResult:
+    def behaviour(query: str, documents: Sequence[Any], first_stage: FirstStage, scope: CancelScope) -> RerankResult:
         def score(at: int) -> float:
             digest = hashlib.sha256(f"{query}\n{documents[at]}".encode("utf-8", "replace")).digest()
             return int.from_bytes(digest[:4]) / 2**32

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from connector.cancelling import CancelScope
 from connector.documents import FirstStage, RerankResult
 from connector.errors import SettingsError
 from connector.service.app import create_app
 from connector.service.gateway import searching
 from tests.service.gateway.conftest import GatewayFactory, gateway_settings
 from tests.service.gateway.fake_cluster import FakeCluster, hit
+from tests.service.live import serving
 from tests.service.standin import StandIn, not_reranked
+from tests.service.test_admission import Gate, abandoned, count
 from tests.service.waiting import wait_until
 
 CATS = {"query": {"match": {"text": "cats"}}}
@@ -44,9 +47,7 @@ def check_first_stage(answer: Any, reason: str) -> None:
 
 
 def raising(error: Exception) -> StandIn:
-    def behaviour(
-        query: str, documents: Sequence[Any], first_stage: FirstStage, deadline_ms: float | None
-    ) -> RerankResult:
+    def behaviour(query: str, documents: Sequence[Any], first_stage: FirstStage, scope: CancelScope) -> RerankResult:
         raise error
 
     return StandIn(behaviour)
@@ -90,12 +91,10 @@ def test_a_model_that_is_not_there_yet(make_gateway: GatewayFactory) -> None:
 def test_a_queue_that_is_full(make_gateway: GatewayFactory) -> None:
     started, release = threading.Event(), threading.Event()
 
-    def behaviour(
-        query: str, documents: Sequence[Any], first_stage: FirstStage, deadline_ms: float | None
-    ) -> RerankResult:
+    def behaviour(query: str, documents: Sequence[Any], first_stage: FirstStage, scope: CancelScope) -> RerankResult:
         started.set()
         release.wait(20)
-        return not_reranked("failed: woken")(query, documents, first_stage, deadline_ms)
+        return not_reranked("failed: woken")(query, documents, first_stage, scope)
 
     client = make_gateway({"serve.max_queue": 1}, reranker=StandIn(behaviour))
     threads = [
@@ -112,6 +111,18 @@ def test_a_queue_that_is_full(make_gateway: GatewayFactory) -> None:
         release.set()
         for thread in threads:
             thread.join(20)
+
+
+def test_a_caller_that_goes_away_ends_the_reranking(cluster: FakeCluster) -> None:
+    gate = Gate()
+    with serving(StandIn(gate), gateway_settings(cluster.url)) as (url, app):
+        abandoned(url, "/books/_search", CATS, lambda: wait_until(lambda: gate.running == 1))
+        # The gate is closed.
+        wait_until(lambda: gate.ended == ["cancelled"] and app.state.admission.inside == 0)
+        wait_until(lambda: count(url, 'rh_requests_total{route="gateway",status="499"}') == 1)
+        assert count(url, 'rh_reranked_total{outcome="fallback"}') == 0
+    # The search was not asked for again, as it is where reranking fails.
+    assert len(cluster.asked) == 1
 
 
 def test_a_window_that_the_cluster_refuses(make_gateway: GatewayFactory, cluster: FakeCluster) -> None:
