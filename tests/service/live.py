@@ -16,10 +16,11 @@ from tests.service.waiting import wait_until
 
 
 @contextmanager
-def serving(reranker: Any, settings: Settings) -> Iterator[tuple[str, Any]]:
-    """URL and application of a server that is ready."""
+def serving(reranker: Any, settings: Settings, grace_seconds: int = 5) -> Iterator[tuple[str, Any]]:
+    """URL and application of a server that is ready; it lets requests end for so long when it stops."""
     app = create_app(reranker, settings)
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=5))
+    config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=grace_seconds)
+    server = uvicorn.Server(config)
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
 from connector.cancelling import CancelScope
-from connector.documents import RerankResult
+from connector.documents import FirstStage, RerankResult
+from connector.reranker import Reranker
 from connector.service.admission import Admission, QueueFull
-from connector.service.app import create_app
 from tests.service.conftest import ClientFactory, service_settings
+from tests.service.live import serving
 from tests.service.standin import StandIn, not_reranked, overlap
 from tests.service.test_dialects import BODIES, ROUTES, post
 from tests.service.test_errors import check
@@ -24,30 +28,36 @@ from tests.service.waiting import wait_until
 
 
 class Gate:
-    """A reranker's behaviour: it waits until it is opened, or, as the real one does, until the scope ends."""
+    """A reranker's behaviour that waits until it is opened, or its request is over."""
 
     def __init__(self) -> None:
         self.running = 0
-        self._open = False
+        self.most = 0
+        self.ended: list[str] = []
+        self._opened = False
         self._changed = threading.Condition()
 
     def open(self) -> None:
+        """Let all go on."""
+        self._opened = True
+        self._wake()
+
+    def __call__(self, query: str, documents: Any, first_stage: FirstStage, scope: CancelScope) -> RerankResult:
         with self._changed:
-            self._open = True
-            self._changed.notify_all()
+            self.running += 1
+            self.most = max(self.most, self.running)
+        with scope.waking(self._wake), self._changed:
+            self._changed.wait_for(lambda: self._opened or scope.reason is not None, min(20.0, scope.remaining()))
+            self.running -= 1
+            if self._opened:
+                return overlap(query, documents)
+            assert scope.reason is not None
+            self.ended.append(scope.reason)
+        return not_reranked(scope.reason)(query, documents, first_stage, scope)
 
     def _wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
-
-    def __call__(self, query: str, documents: Any, first_stage: Any, scope: CancelScope) -> RerankResult:
-        with scope.waking(self._wake), self._changed:
-            self.running += 1
-            self._changed.wait_for(lambda: self._open or scope.reason, min(scope.remaining(), 20))
-            self.running -= 1
-        if scope.reason is not None:
-            return not_reranked(scope.reason)(query, documents, first_stage, scope)
-        return overlap(query, documents)
 
 
 def inside(client: TestClient) -> int:
@@ -56,14 +66,16 @@ def inside(client: TestClient) -> int:
     return count
 
 
-def test_requests_that_are_let_in_all_come_to_the_reranker_s_own_queue(make_client: ClientFactory) -> None:
+def test_all_who_are_in_are_with_the_reranker(make_client: ClientFactory) -> None:
+    """Who waits does so in the library's scheduler; none waits for a thread."""
     gate = Gate()
-    client = make_client(StandIn(gate), max_queue=3)
-    with ThreadPoolExecutor(4) as pool:
-        answers = [pool.submit(post, client, "/v1/rerank") for _ in range(4)]
-        wait_until(lambda: inside(client) == gate.running == 4)
+    client = make_client(StandIn(gate), at_once=1, max_queue=50)
+    with ThreadPoolExecutor(51) as pool:
+        answers = [pool.submit(post, client, "/v1/rerank") for _ in range(51)]
+        wait_until(lambda: gate.running == 51)
+        assert inside(client) == 51
         gate.open()
-        assert [answer.result().status_code for answer in answers] == [200] * 4
+        assert [answer.result().status_code for answer in answers] == [200] * 51
     assert inside(client) == 0
 
 
@@ -108,8 +120,8 @@ def test_the_reranker_is_told_what_time_is_left(make_client: ClientFactory) -> N
     client.post("/v1/rerank", json={**BODIES["/v1/rerank"], "deadline_ms": 90_000}, headers=sent)
     client.post("/v1/rerank", json=BODIES["/v1/rerank"])
     with_deadline, without = (asked[3] for asked in reranker.asked)
-    assert 30 < with_deadline.remaining() <= 60
-    assert without.remaining() == math.inf
+    assert 0 < with_deadline.remaining() <= 60
+    assert without.deadline == math.inf
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "-5", "nan", "inf", ""])
@@ -119,106 +131,114 @@ def test_a_deadline_that_is_none(client: TestClient, value: str) -> None:
     check(response, "/v1/rerank", 400, f"X-Rerank-Deadline-Ms is '{value}'")
 
 
-def asgi_scope(path: str) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "scheme": "http",
-        "headers": [],
-        "client": None,
-        "server": ("test", 80),
-    }
+def abandoned(url: str, path: str, body: Any, while_open: Callable[[], None]) -> None:
+    """Ask, and close the connection before the answer."""
+    host, port = url.removeprefix("http://").split(":")
+    sent = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"{head}\r\n\r\n".encode() + sent)
+        while_open()
 
 
-async def ask(app: Any, gone: anyio.Event, statuses: list[int]) -> None:
-    """One request over ASGI, whose client goes away at the event."""
-    messages = [{"type": "http.request", "body": b'{"query":"q","documents":["a","b"]}', "more_body": False}]
-
-    async def receive() -> dict[str, Any]:
-        if messages:
-            return messages.pop()
-        await gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            statuses.append(message["status"])
-
-    await app(asgi_scope("/v1/rerank"), receive, send)
+def count(url: str, sample: str) -> float:
+    """A sample of /metrics; 0 where there is none."""
+    lines = httpx2.get(f"{url}/metrics").text.splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == sample), 0.0)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
-        while not condition():
-            await anyio.sleep(0.005)
-
-
-def test_clients_that_go_away_free_their_places_at_once() -> None:
-    """Eight that time out, as a client that tries again leaves them behind, keep nobody waiting."""
+def test_abandoned_requests_free_their_places_at_once() -> None:
     gate = Gate()
-    reranker = StandIn(gate)
-    app = create_app(reranker, service_settings(max_queue=7))
+    with (
+        serving(StandIn(gate), service_settings(at_once=8, max_queue=1)) as (url, app),
+        ThreadPoolExecutor(9) as pool,
+    ):
+        all_in = threading.Barrier(9)
 
-    async def main() -> None:
-        async with app.router.lifespan_context(app), anyio.create_task_group() as group:
-            await until(lambda: app.state.loading.status == "ready")
-            gone, never = anyio.Event(), anyio.Event()
-            left: list[list[int]] = [[] for _ in range(8)]
-            for statuses in left:
-                group.start_soon(ask, app, gone, statuses)
-            await until(lambda: gate.running == app.state.admission.inside == 8)
-            gone.set()
-            # The gate stays shut: nothing but their scopes ends them.
-            await until(lambda: left == [[499]] * 8)
-            assert gate.running == app.state.admission.inside == 0
-            answer: list[int] = []
-            group.start_soon(ask, app, never, answer)
-            await until(lambda: gate.running == 1)
-            gate.open()
-            await until(lambda: answer == [200])
-            never.set()
+        def until_all_are_in() -> None:
+            wait_until(lambda: gate.running == 9)
+            all_in.wait(20)
 
-    anyio.run(main)
-    assert [asked[3].reason for asked in reranker.asked] == ["cancelled"] * 8 + [None]
+        asked = [pool.submit(abandoned, url, "/v1/rerank", BODIES["/v1/rerank"], until_all_are_in) for _ in range(9)]
+        for each in asked:
+            each.result()
+        # None was let go on: the gate is closed.
+        wait_until(lambda: app.state.admission.inside == 0)
+        assert gate.ended == ["cancelled"] * 9
+        gate.open()
+        answer = httpx2.post(f"{url}/v1/rerank", json=BODIES["/v1/rerank"])
+        assert answer.json()["reranked"] is True
+        # They are told apart from answers, and are nobody's fault.
+        wait_until(lambda: count(url, 'rh_requests_total{route="/v1/rerank",status="499"}') == 9)
+        assert count(url, 'rh_reranked_total{outcome="error"}') == 0
+        assert count(url, 'rh_reranked_total{outcome="fallback"}') == 0
+        assert count(url, 'rh_reranked_total{outcome="reranked"}') == 1
 
 
-def test_a_client_that_goes_away_is_no_error(make_client: ClientFactory) -> None:
+def test_documents_of_abandoned_requests_are_not_encoded_to_the_end(reranker: Reranker) -> None:
+    """Eight requests of 150 new documents, left while they are worked on."""
+
+    def body(request: int) -> dict[str, Any]:
+        documents = [f"Item {at} of {request}: a cat sleeps by the river." for at in range(150)]
+        return {"query": "how long do cats sleep", "documents": documents}
+
+    with serving(reranker, service_settings(at_once=8)) as (url, app), ThreadPoolExecutor(8) as pool:
+
+        def until_all_are_in() -> None:
+            wait_until(lambda: app.state.admission.inside == 8)
+            all_in.wait(20)
+
+        all_in = threading.Barrier(8)
+        known = reranker.reader.statistics().entries
+        asked = [pool.submit(abandoned, url, "/v1/rerank", body(request), until_all_are_in) for request in range(8)]
+        for each in asked:
+            each.result()
+        wait_until(lambda: app.state.admission.inside == 0, 120)
+        encoded = reranker.reader.statistics().entries - known
+        next_one = httpx2.post(f"{url}/v1/rerank", json=BODIES["/v1/rerank"], timeout=60)
+        assert next_one.json()["reranked"] is True
+    assert encoded < 8 * 150
+
+
+def test_a_server_that_stops_ends_what_it_does() -> None:
     gate = Gate()
-    app = create_app(StandIn(gate), service_settings())
-
-    async def main() -> None:
-        async with app.router.lifespan_context(app), anyio.create_task_group() as group:
-            await until(lambda: app.state.loading.status == "ready")
-            gone, statuses = anyio.Event(), list[int]()
-            group.start_soon(ask, app, gone, statuses)
-            await until(lambda: gate.running == 1)
-            gone.set()
-            await until(lambda: statuses == [499])
-
-    anyio.run(main)
-    shown = TestClient(app).get("/metrics").text
-    assert 'rh_reranked_total{outcome="error"} 0.0' in shown
-    assert 'rh_reranked_total{outcome="fallback"} 0.0' in shown
+    with ThreadPoolExecutor(1) as pool:
+        with serving(StandIn(gate), service_settings(), grace_seconds=0) as (url, _):
+            asked = pool.submit(httpx2.post, f"{url}/v1/rerank", json=BODIES["/v1/rerank"])
+            wait_until(lambda: gate.running == 1)
+        wait_until(lambda: gate.ended == ["cancelled"])
+        assert asked.exception() is not None or asked.result().status_code >= 500
 
 
-def test_admission_alone() -> None:
+def test_a_reranker_that_does_not_end_keeps_its_place() -> None:
+    """The bound is of what the process holds, not of who still waits."""
+    release = threading.Event()
+
+    def deaf(query: str, documents: Any, *_: object) -> RerankResult:
+        assert release.wait(20)
+        return overlap(query, documents)
+
+    reranker = StandIn(deaf)
+    with serving(reranker, service_settings()) as (url, app):
+        abandoned(url, "/v1/rerank", BODIES["/v1/rerank"], lambda: wait_until(lambda: len(reranker.asked) == 1))
+        wait_until(lambda: reranker.asked[0][3].reason == "cancelled")
+        assert app.state.admission.inside == 1
+        release.set()
+        wait_until(lambda: app.state.admission.inside == 0)
+        wait_until(lambda: count(url, 'rh_requests_total{route="/v1/rerank",status="499"}') == 1)
+        assert count(url, 'rh_reranked_total{outcome="reranked"}') == 0
+
+
+def test_the_door_alone() -> None:
     async def main() -> None:
         admission = Admission(1)
         assert await admission.run(lambda: 3, CancelScope()) == 3
-        entered, release = threading.Event(), threading.Event()
-
-        def held() -> None:
-            entered.set()
-            release.wait(20)
-
+        release = threading.Event()
         async with anyio.create_task_group() as group:
-            group.start_soon(admission.run, held, CancelScope())
-            await until(entered.is_set)
+            group.start_soon(admission.run, release.wait, CancelScope())
+            with anyio.fail_after(20):
+                while admission.inside == 0:
+                    await anyio.sleep(0)
             with pytest.raises(QueueFull):
                 await admission.run(lambda: 3, CancelScope())
             release.set()

@@ -18,7 +18,9 @@ from connector.service.app import create_app
 from connector.service.gateway import searching
 from tests.service.gateway.conftest import GatewayFactory, gateway_settings
 from tests.service.gateway.fake_cluster import FakeCluster, hit
+from tests.service.live import serving
 from tests.service.standin import StandIn, not_reranked
+from tests.service.test_admission import Gate, abandoned, count
 from tests.service.waiting import wait_until
 
 CATS = {"query": {"match": {"text": "cats"}}}
@@ -109,6 +111,18 @@ def test_a_queue_that_is_full(make_gateway: GatewayFactory) -> None:
         release.set()
         for thread in threads:
             thread.join(20)
+
+
+def test_a_caller_that_goes_away_ends_the_reranking(cluster: FakeCluster) -> None:
+    gate = Gate()
+    with serving(StandIn(gate), gateway_settings(cluster.url)) as (url, app):
+        abandoned(url, "/books/_search", CATS, lambda: wait_until(lambda: gate.running == 1))
+        # The gate is closed.
+        wait_until(lambda: gate.ended == ["cancelled"] and app.state.admission.inside == 0)
+        wait_until(lambda: count(url, 'rh_requests_total{route="gateway",status="499"}') == 1)
+        assert count(url, 'rh_reranked_total{outcome="fallback"}') == 0
+    # The search was not asked for again, as it is where reranking fails.
+    assert len(cluster.asked) == 1
 
 
 def test_a_window_that_the_cluster_refuses(make_gateway: GatewayFactory, cluster: FakeCluster) -> None:

@@ -171,7 +171,7 @@ def page_edits(
     order: Sequence[int],
     page: slice,
     mark: Mark,
-    probabilities: Sequence[float] | None = None,
+    scores: Sequence[float] | None = None,
 ) -> list[Edit]:
     """Edits that leave of an answer one page, in a new order, marked.
 
@@ -181,35 +181,35 @@ def page_edits(
         order: places of the hits, best first; each once.
         page: which of them are shown.
         mark: the last key of the answer.
-        probabilities: the reranker's, of the first hits in ``order``, falling; then scores are rewritten.
+        scores: the reranker's, of the first hits in ``order``, falling; then scores are rewritten.
     """
     hits = [text[answer.hits[at].start : answer.hits[at].end] for at in order[page]]
     edits = []
-    if probabilities is not None:
-        scores = _scores(answer, order, probabilities)
-        hits = [_with_score(hit, score) for hit, score in zip(hits, scores[page], strict=True)]
-        if answer.max_score is not None and scores and scores[0] is not None:
-            edits.append(Edit(answer.max_score.start, answer.max_score.end, repr(scores[0])))
+    if scores is not None:
+        shown = _shown_scores(answer, order, scores)
+        hits = [_with_score(hit, score) for hit, score in zip(hits, shown[page], strict=True)]
+        if answer.max_score is not None and shown and shown[0] is not None:
+            edits.append(Edit(answer.max_score.start, answer.max_score.end, repr(shown[0])))
     edits.append(Edit(answer.list_span.start, answer.list_span.end, f"[{','.join(hits)}]"))
     edits.append(Edit(answer.end - 1, answer.end - 1, f',"rerank":{mark.to_json()}'))
     return edits
 
 
-def _scores(answer: SearchAnswer, order: Sequence[int], probabilities: Sequence[float]) -> list[float | None]:
-    scores: list[float | None] = []
+def _shown_scores(answer: SearchAnswer, order: Sequence[int], scores: Sequence[float]) -> list[float | None]:
+    shown: list[float | None] = []
     lowest = _MOST_RERANKED
-    for probability in probabilities:
-        lowest = min(lowest, max(_LEAST_RERANKED, json_number(1 + probability)))
-        scores.append(lowest)
+    for score in scores:
+        lowest = min(lowest, max(_LEAST_RERANKED, json_number(1 + score)))
+        shown.append(lowest)
     lowest = _MOST_BEHIND
-    for at in order[len(probabilities) :]:
-        score = answer.hits[at].value.get("_score")
-        if isinstance(score, int | float) and 0 <= score < float("inf"):
-            lowest = min(lowest, json_number(score / (1 + score)))
-            scores.append(lowest)
+    for at in order[len(scores) :]:
+        own = answer.hits[at].value.get("_score")
+        if isinstance(own, int | float) and 0 <= own < float("inf"):
+            lowest = min(lowest, json_number(own / (1 + own)))
+            shown.append(lowest)
         else:
-            scores.append(None)
-    return scores
+            shown.append(None)
+    return shown
 
 
 def _with_score(hit: str, score: float | None) -> str:
