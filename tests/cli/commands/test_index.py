@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from connector.cli import cli
-from connector.engines import embedded, open_engine
+from connector.engines import embedded
 from connector.engines.engine import IndexReport
+from connector.engines.open_engine import open_engine
 from connector.errors import DataError, EngineError, SettingsError
 from connector.settings import load_settings
 

@@ -145,7 +145,7 @@ def test_the_route_is_what_the_gates_say(tmp_path: Path) -> None:
     vector = np.random.default_rng(3).standard_normal(D).astype(np.float32)
     gates, selected, first = bundle.gates(vector[None])
     route = bundle.route(vector)
-    assert route.members == tuple(bundle.metadata.pool[at] for at in selected[0] if gates[0, at] > 0)
+    assert route.signals == tuple(bundle.metadata.pool[at] for at in selected[0] if gates[0, at] > 0)
     assert list(route.gates) == sorted(route.gates, reverse=True)
     assert route.first_stage_gate == first[0]
     static = bundle.static_route()
