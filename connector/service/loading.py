@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics
 from connector.documents import SupportsRerank
 from connector.errors import BackboneError, RhConnectorError
@@ -86,6 +87,11 @@ class Loading:
         """Counts of the reranker's document cache; None while there is no reranker, or it has no cache."""
         reader = getattr(self._reranker, "reader", None)
         return None if reader is None else reader.statistics()
+
+    def scheduler_statistics(self) -> SchedulerStatistics | None:
+        """What waits for the LLM; None while there is no reranker, or it has no LLM."""
+        reader = getattr(self._reranker, "reader", None)
+        return None if reader is None else reader.scheduler_statistics()
 
     def plan(self) -> Mapping[str, str] | None:
         """What this machine lets the LLM do; None while there is no reranker, or it has no LLM."""

@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connector import __version__
+from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics
 from connector.cancelling import CancelScope
 from connector.documents import FirstStage, Hit, RerankResult, SupportsRerank
@@ -92,6 +93,10 @@ class Metrics:
         """Ask this for ``rh_cache_…`` and ``rh_disk_cache_…`` at every scrape; None: no reranker that has a cache."""
         self._registry.register(_CacheMetrics(statistics))
 
+    def watch_scheduler(self, statistics: Callable[[], SchedulerStatistics | None]) -> None:
+        """Ask this for ``rh_scheduler_…`` at every scrape; None: there is no LLM yet."""
+        self._registry.register(_SchedulerMetrics(statistics))
+
     def watch_plan(self, plan: Callable[[], Mapping[str, str] | None]) -> None:
         """Ask this for ``rh_runtime_plan_info`` at every scrape; None: there is no LLM yet."""
         self._registry.register(_PlanMetrics(plan))
@@ -161,6 +166,28 @@ class _CacheMetrics:
         yield GaugeMetricFamily("rh_disk_cache_entries", "Encoded passages on disk.", found.disk_entries)
         yield GaugeMetricFamily("rh_disk_cache_bytes", "Bytes of encoded passages on disk.", found.disk_bytes)
         yield GaugeMetricFamily("rh_disk_cache_limit_bytes", "Most bytes on disk.", found.disk_limit)
+
+
+class _SchedulerMetrics:
+    """The counts of the one queue before the LLM, as metrics."""
+
+    def __init__(self, statistics: Callable[[], SchedulerStatistics | None]) -> None:
+        self._statistics = statistics
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: there are counts once the model is loaded."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, as prometheus_client asks for them."""
+        found = self._statistics()
+        if found is None:
+            return
+        yield GaugeMetricFamily("rh_scheduler_waiting", "Works that wait for the model.", found.waiting)
+        yield GaugeMetricFamily("rh_scheduler_waiting_tokens", "Tokens of these works.", found.waiting_tokens)
+        yield CounterMetricFamily("rh_scheduler_batches", "Batches that the model began.", found.batches)
+        yield CounterMetricFamily("rh_scheduler_works", "Works in these batches.", found.works)
+        yield CounterMetricFamily("rh_scheduler_abandoned", "Works that left before they were done.", found.abandoned)
 
 
 class _PlanMetrics:

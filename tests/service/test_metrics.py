@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from connector import __version__
+from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics
 from connector.documents import RankedHit, RerankResult
 from connector.reranker import Reranker
@@ -217,11 +218,31 @@ def test_the_plan_is_told_once_there_is_one(make_client: ClientFactory) -> None:
         """A stand-in with a reader that tells what its machine lets it do."""
 
         reader = SimpleNamespace(
-            statistics=lambda: None, close=lambda: None, plan={"runtime": "torch", "weights": "packed"}
+            statistics=lambda: None,
+            scheduler_statistics=lambda: None,
+            close=lambda: None,
+            plan={"runtime": "torch", "weights": "packed"},
         )
 
     assert value(make_client(Planned()), "rh_runtime_plan_info", runtime="torch", weights="packed") == 1
     assert "rh_runtime_plan" not in make_client(StandIn()).get("/metrics").text
+
+
+def test_the_scheduler_tells_its_counts(make_client: ClientFactory) -> None:
+    class Queued(StandIn):
+        """A stand-in with a reader that has a queue."""
+
+        reader = SimpleNamespace(
+            statistics=lambda: None,
+            scheduler_statistics=lambda: SchedulerStatistics(1, 20, 3, 4, 5),
+            close=lambda: None,
+            plan={},
+        )
+
+    client = make_client(Queued())
+    names = ("waiting", "waiting_tokens", "batches_total", "works_total", "abandoned_total")
+    assert [value(client, f"rh_scheduler_{name}") for name in names] == [1, 20, 3, 4, 5]
+    assert value(make_client(), "rh_scheduler_waiting") is None
 
 
 def test_the_document_cache_tells_its_counts(make_client: ClientFactory) -> None:
@@ -230,7 +251,9 @@ def test_the_document_cache_tells_its_counts(make_client: ClientFactory) -> None
 
         def __init__(self, counts: CacheStatistics) -> None:
             super().__init__()
-            self.reader = SimpleNamespace(statistics=lambda: counts, close=lambda: None, plan={})
+            self.reader = SimpleNamespace(
+                statistics=lambda: counts, scheduler_statistics=lambda: None, close=lambda: None, plan={}
+            )
 
     memory = CacheStatistics(5, 4, 3, 2, 360, 1_000, 2_000)
     disk = replace(
@@ -264,3 +287,10 @@ def test_counts_of_a_real_cache(reranker: Reranker, make_client: ClientFactory) 
     client = make_client(reranker)
     entries = value(client, "rh_cache_entries")
     assert entries == reranker.reader.statistics().entries and entries >= 3
+
+
+def test_counts_of_a_real_scheduler(reranker: Reranker, make_client: ClientFactory) -> None:
+    client = make_client(reranker)
+    counts = reranker.reader.scheduler_statistics()
+    assert value(client, "rh_scheduler_batches_total") == counts.batches >= 1
+    assert value(client, "rh_scheduler_waiting") == 0
