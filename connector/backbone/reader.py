@@ -16,7 +16,7 @@ from connector.backbone.batching.scheduler import Scheduler
 from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache, ReadingStatistics
-from connector.backbone.prompt.fingerprint import fingerprint, template_hash
+from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.backbone.prompt.passages import Passage, Passages
 from connector.backbone.prompt.tail import Tail, TokenIds, make_tail
 from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
@@ -71,7 +71,7 @@ class Reader:
     ) -> None:
         self._runtime, self._layout, self._digest = runtime, layout, digest
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
-        self._fingerprint, self._template_hash = fingerprint(digest, template, layout), template_hash(template)
+        self._identity = BackboneIdentity.of(digest, template, layout, runtime.shape)
         self._scheduler = Scheduler(
             cache,
             self._encode,
@@ -118,14 +118,19 @@ class Reader:
         return self._layout
 
     @property
+    def identity(self) -> BackboneIdentity:
+        """What head sets and routers are checked against."""
+        return self._identity
+
+    @property
     def fingerprint(self) -> str:
-        """What head sets, routers and cached documents are bound to: see ``fingerprint``."""
-        return self._fingerprint
+        """What head sets, routers and cached documents are bound to: see ``prompt.fingerprint``."""
+        return self._identity.fingerprint
 
     @property
     def template_hash(self) -> str:
         """SHA-256 of the template's token ids."""
-        return self._template_hash
+        return self._identity.template_hash
 
     @property
     def budget(self) -> tuple[int, int]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from connector.backbone.caching.document_cache import DocumentCache
+from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
-from connector.backbone.reader import Reader
 from connector.checkpoints.catalogue import CATALOGUE
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.hub import is_hub_id
@@ -20,7 +18,7 @@ from connector.checkpoints.shape import BackboneShape
 from connector.diagnosis.findings import Finding
 from connector.errors import BackboneError
 from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
-from connector.routing.selection import Routes
+from connector.routing.selection import choose_routes
 from connector.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,21 +79,14 @@ def model_error(settings: Settings, error: BackboneError) -> Finding:
 def heads(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
     """Do router and head set fit this model, template and layout?"""
     tokenizer = Tokenizer.from_folder(checkpoint.path)
-    reader = Reader(
-        _Weightless(BackboneShape.from_config(checkpoint.config(), str(checkpoint.path / "config.json"))),
-        tokenizer,
-        PromptTemplate.from_folder(checkpoint.path, tokenizer),
-        settings.backbone.layout,
-        checkpoint.digest(),
-        DocumentCache(0),
-        max_document_tokens=settings.backbone.max_document_tokens,
-        max_passages=settings.backbone.max_passages,
-    )
-    routes = Routes.from_settings(settings, reader)
+    shape = BackboneShape.from_config(checkpoint.config(), str(checkpoint.path / "config.json"))
+    template = PromptTemplate.from_folder(checkpoint.path, tokenizer)
+    identity = BackboneIdentity.of(checkpoint.digest(), template, settings.backbone.layout, shape)
+    mode, _, bundle = choose_routes(settings, identity)
     layout = f"{settings.backbone.model}, layout {settings.backbone.layout}"
-    if routes.default == "routed" and routes.bundle is not None:
-        yield Finding("heads", "ok", f"router {routes.bundle.path.name} fits {layout}")
-    elif routes.default == "all":
+    if mode == "routed" and bundle is not None:
+        yield Finding("heads", "ok", f"router {bundle.path.name} fits {layout}")
+    elif mode == "all":
         yield Finding("heads", "ok", f"all heads of {layout}")
     elif settings.router.mode in ("auto", "routed"):
         mend = "rh-connector train makes a router; or set router.mode to static"
@@ -140,20 +131,3 @@ def _plan(plan: Mapping[str, str]) -> Finding:
         mend = "set backbone.dtype to auto, or install a torch with oneDNN"
         return Finding("plan", "warn", seen, mend)
     return Finding("plan", "ok", seen)
-
-
-@dataclass(frozen=True)
-class _Weightless:
-    """A ``Runtime`` of which there is only what config.json tells: all that heads and routers are checked against."""
-
-    shape: BackboneShape
-    device: str = "cpu"
-    precision: str = "none"
-    threads: int = 1
-    requests_together: int = 1
-    plan: Mapping[str, str] = field(default_factory=dict)
-
-    def encode(self, *_: object, **__: object) -> NoReturn:
-        raise NotImplementedError("no weights were loaded")
-
-    read = embed = load_document = encode

@@ -200,10 +200,10 @@ class _Parts:
     def load(cls, collection: Collection, settings: Settings, options: EvaluateOptions, reader: Reader) -> _Parts:
         layers = options.layers
         cut = None if layers is None or layers >= reader.runtime.shape.layers else layers
-        static, source = static_heads(settings, reader)
+        static, source = static_heads(settings, reader.identity)
         static, notes = _within(static, cut)
-        router = load_bundle(settings, reader, options.bundle)
-        without = load_bundle(settings, reader, options.left_out) if options.left_out else None
+        router = load_bundle(settings, reader.identity, options.bundle)
+        without = load_bundle(settings, reader.identity, options.left_out) if options.left_out else None
         if without is not None and trained_on(without.metadata, collection.name):
             notes.append(
                 f"{without.path.name} was trained on {collection.name}: its row left-out is none; train it with "

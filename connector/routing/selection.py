@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.backbone.reader import Reader
 from connector.backbone.runtime import Head
 from connector.errors import BackboneError, RequestError
@@ -15,7 +16,7 @@ from connector.routing.bundle import Bundle, shipped_bundle
 from connector.routing.query_embedding import QueryEmbedding
 from connector.settings import MODES, Mode, Settings
 
-__all__ = ["Routes", "fixed_route", "load_bundle", "static_heads"]
+__all__ = ["Routes", "choose_routes", "fixed_route", "load_bundle", "static_heads"]
 
 
 class Routes:
@@ -47,37 +48,8 @@ class Routes:
 
     @classmethod
     def from_settings(cls, settings: Settings, reader: Reader) -> Routes:
-        """The routes that the settings name, or those shipped for the model and layout.
-
-        ``router.mode`` ``auto`` is ``routed``, or ``static`` where there is no router for the model and layout.
-
-        Raises:
-            BackboneError: a file is missing, damaged or made for something else, or there is none for the mode.
-        """
-        configured = settings.router.mode
-        mode: Mode = "routed" if configured == "auto" else configured
-        # A head set that is named replaces the router; what is not asked for is not loaded.
-        wanted = mode == "routed" or settings.router.bundle is not None
-        bundle = load_bundle(settings, reader) if wanted else None
-        static, _ = static_heads(settings, reader)
-        readout: ReadOut = settings.rerank.readout
-        fixed: dict[Mode, Route] = {}
-        weight = static.all_weights.get(readout, 1.0) if static else 1.0
-        fixed["all"] = fixed_route(HeadSet(reader.runtime.shape.all_heads(), weight), readout)
-        if static is not None and (mode == "static" or readout in static.sets):
-            fixed["static"] = fixed_route(static.for_readout(readout), readout)
-        elif bundle is not None:
-            fixed["static"] = bundle.static_route()
-        if configured == "auto" and bundle is None:
-            mode = "static"
-        if mode != "routed" and mode not in fixed or mode == "routed" and bundle is None:
-            what = "router" if mode == "routed" else "head set"
-            command = "rh-connector train" if mode == "routed" else "rh-connector train --static"
-            raise BackboneError(
-                f"no {what} is shipped for {settings.backbone.model} in the layout {settings.backbone.layout}; make "
-                f"one with '{command}', set router.bundle to its file, or set router.mode to all"
-            )
-        return cls(reader, mode, fixed, bundle)
+        """The routes that the settings name: see ``choose_routes``."""
+        return cls(reader, *choose_routes(settings, reader.identity))
 
     def check(self, mode: Mode | None) -> None:
         """Refuse a mode that cannot be taken.
@@ -130,13 +102,47 @@ class Routes:
         return tuple(sorted(found))
 
 
+def choose_routes(settings: Settings, identity: BackboneIdentity) -> tuple[Mode, dict[Mode, Route], Bundle | None]:
+    """The mode, fixed routes and router that the settings name, or those shipped for the model and layout.
+
+    ``router.mode`` ``auto`` is ``routed``, or ``static`` where there is no router for the model and layout.
+
+    Raises:
+        BackboneError: a file is missing, damaged or made for something else, or there is none for the mode.
+    """
+    configured = settings.router.mode
+    mode: Mode = "routed" if configured == "auto" else configured
+    # A head set that is named replaces the router; what is not asked for is not loaded.
+    wanted = mode == "routed" or settings.router.bundle is not None
+    bundle = load_bundle(settings, identity) if wanted else None
+    static, _ = static_heads(settings, identity)
+    readout: ReadOut = settings.rerank.readout
+    fixed: dict[Mode, Route] = {}
+    weight = static.all_weights.get(readout, 1.0) if static else 1.0
+    fixed["all"] = fixed_route(HeadSet(identity.shape.all_heads(), weight), readout)
+    if static is not None and (mode == "static" or readout in static.sets):
+        fixed["static"] = fixed_route(static.for_readout(readout), readout)
+    elif bundle is not None:
+        fixed["static"] = bundle.static_route()
+    if configured == "auto" and bundle is None:
+        mode = "static"
+    if mode != "routed" and mode not in fixed or mode == "routed" and bundle is None:
+        what = "router" if mode == "routed" else "head set"
+        command = "rh-connector train" if mode == "routed" else "rh-connector train --static"
+        raise BackboneError(
+            f"no {what} is shipped for {settings.backbone.model} in the layout {settings.backbone.layout}; make "
+            f"one with '{command}', set router.bundle to its file, or set router.mode to all"
+        )
+    return mode, fixed, bundle
+
+
 def fixed_route(heads: HeadSet, readout: ReadOut) -> Route:
     """A head set as a route: every head counts the same."""
     signals = tuple(HeadSignal(layer, head, readout) for layer, head in heads.heads)
     return Route(signals, (1.0,) * len(signals), heads.weight, heads.scales)
 
 
-def static_heads(settings: Settings, reader: Reader) -> tuple[StaticHeads | None, str | None]:
+def static_heads(settings: Settings, identity: BackboneIdentity) -> tuple[StaticHeads | None, str | None]:
     """The static head sets that the settings name, or those shipped for the model and layout, and their file's name.
 
     Raises:
@@ -147,11 +153,11 @@ def static_heads(settings: Settings, reader: Reader) -> tuple[StaticHeads | None
     if path is None:
         return None, None
     static = StaticHeads.load(path)
-    static.check(reader.fingerprint, reader.runtime.shape.layers, reader.runtime.shape.heads, str(path))
+    static.check(identity.fingerprint, identity.shape.layers, identity.shape.heads, str(path))
     return static, path.name
 
 
-def load_bundle(settings: Settings, reader: Reader, path: Path | None = None) -> Bundle | None:
+def load_bundle(settings: Settings, identity: BackboneIdentity, path: Path | None = None) -> Bundle | None:
     """The router in a file, or the one that the settings name, or the one shipped for the model and layout.
 
     Raises:
@@ -164,8 +170,8 @@ def load_bundle(settings: Settings, reader: Reader, path: Path | None = None) ->
     if path is None:
         return None
     bundle = Bundle.load(path, settings.router.provider)
-    shape = reader.runtime.shape
-    bundle.metadata.check(reader.fingerprint, reader.template_hash, shape.layers, shape.heads, str(path))
+    shape = identity.shape
+    bundle.metadata.check(identity.fingerprint, identity.template_hash, shape.layers, shape.heads, str(path))
     return bundle
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 
 from connector.backbone.prompt.template import PromptTemplate
+from connector.checkpoints.shape import BackboneShape
 from connector.settings import Layout
 
-__all__ = ["fingerprint", "template_hash"]
+__all__ = ["BackboneIdentity", "fingerprint", "template_hash"]
 
 # Raised whenever a change of layout makes other scores: head sets and caches must not survive it.
 _LAYOUT_VERSION = 1
@@ -27,3 +29,25 @@ def _segments(template: PromptTemplate) -> list[tuple[int, ...]]:
 def template_hash(template: PromptTemplate) -> str:
     """SHA-256 of the template's token ids."""
     return hashlib.sha256(json.dumps(_segments(template)).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneIdentity:
+    """All that head sets and routers are checked against; no weights are needed for it.
+
+    Attributes:
+        fingerprint: see ``fingerprint``.
+        template_hash: see ``template_hash``.
+        shape: of the LLM.
+    """
+
+    fingerprint: str
+    template_hash: str
+    shape: BackboneShape
+
+    @classmethod
+    def of(
+        cls, checkpoint_digest: str, template: PromptTemplate, layout: Layout, shape: BackboneShape
+    ) -> BackboneIdentity:
+        """The identity of a checkpoint under a template, in a layout."""
+        return cls(fingerprint(checkpoint_digest, template, layout), template_hash(template), shape)
