@@ -20,12 +20,12 @@ from connector.documents import FirstStage, Hit, RankedHit, RerankResult, UsedHe
 from connector.errors import BackboneError, RequestError
 from connector.heads.fusion import fuse, rank_scores
 from connector.heads.head_sets import HeadSet
-from connector.heads.readouts import HeadSignal, ReadOut, token_weights
+from connector.heads.readouts import HeadSignal, token_weights
 from connector.heads.routes import Route, route_scores
 from connector.heads.scoring import below
 from connector.heads.signals import signal_scores
 from connector.routing.selection import Routes
-from connector.settings import Mode, Settings
+from connector.settings import Mode, ReadOut, Settings
 
 __all__ = ["Reranker"]
 

@@ -27,11 +27,15 @@ from pydantic import (
 from connector.errors import SettingsError
 
 __all__ = [
+    "CLUSTER_KINDS",
     "ENVIRONMENT_PREFIX",
     "LAYOUTS",
     "MODES",
+    "READOUTS",
+    "ClusterKind",
     "Layout",
     "Mode",
+    "ReadOut",
     "Setting",
     "Settings",
     "load_settings",
@@ -51,6 +55,12 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Mode = Literal["routed", "static", "all"]
 """How the heads of a query are chosen."""
 MODES: tuple[Mode, ...] = get_args(Mode)
+ReadOut = Literal["query", "share", "icr"]
+"""How a head's attention becomes a score; see ``connector.heads.readouts``."""
+READOUTS: tuple[ReadOut, ...] = get_args(ReadOut)
+ClusterKind = Literal["opensearch", "elasticsearch"]
+"""Engines that are clusters with a REST API."""
+CLUSTER_KINDS: tuple[ClusterKind, ...] = get_args(ClusterKind)
 
 
 def _default_cache_path() -> Path:
@@ -90,7 +100,7 @@ class _Section(BaseModel):
 class EngineSettings(_Section):
     """The first stage."""
 
-    kind: Literal["embedded", "opensearch", "elasticsearch"] = Field(
+    kind: Literal["embedded"] | ClusterKind = Field(
         "embedded", description="Search engine that answers the first stage."
     )
     url: str | None = Field(
@@ -224,9 +234,7 @@ class RerankSettings(_Section):
     """One rerank request."""
 
     window: int = Field(20, ge=1, le=10_000, description="How many first-stage hits are reranked.")
-    readout: Literal["query", "share", "icr"] = Field(
-        "query", description="How attention becomes a score: see docs/how-it-works.md."
-    )
+    readout: ReadOut = Field("query", description="How attention becomes a score: see docs/how-it-works.md.")
     fusion: Annotated[str | float, AfterValidator(_check_fusion)] = Field(
         "auto",
         description="Weight of the first stage, or rrf, none, or auto: the weight found with the head set.",

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from connector.heads.head_sets import HeadSet
-from connector.heads.readouts import READOUTS
 from connector.reranker import Reranker
-from connector.settings import LAYOUTS, Layout, load_settings
+from connector.settings import LAYOUTS, READOUTS, Layout, load_settings
 
 GOLDEN = Path(__file__).parent / "golden_scores.json"
 HEADS = HeadSet(((18, 6), (17, 4), (2, 4)), 1.0)

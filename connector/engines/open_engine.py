@@ -7,7 +7,7 @@ from pathlib import Path
 
 from connector.engines.engine import Engine
 from connector.errors import SettingsError
-from connector.settings import Settings
+from connector.settings import CLUSTER_KINDS, Settings
 
 __all__ = ["index_folder", "open_engine", "progress_folder"]
 
@@ -23,7 +23,7 @@ def open_engine(settings: Settings) -> Engine:
         SettingsError: ``engine.url``, ``engine.index`` or ``engine.query_json`` cannot be used.
     """
     engine = settings.engine
-    if engine.kind != "embedded":
+    if engine.kind in CLUSTER_KINDS:
         from connector.engines.cluster.cluster_engine import ClusterEngine
         from connector.engines.cluster.connect import connect
         from connector.engines.cluster.query import own_query

@@ -22,10 +22,11 @@ from connector.backbone.reader import EmbeddedForm, Reader
 from connector.documents import Hit, document_text
 from connector.errors import DataError
 from connector.heads.fusion import rank_scores
-from connector.heads.readouts import READOUTS, HeadSignal, ReadOut, passage_scores
+from connector.heads.readouts import HeadSignal, passage_scores
 from connector.heads.scoring import document_scores
 from connector.heads.signals import Signal
 from connector.routing.query_embedding import POOLINGS, QueryEmbedding
+from connector.settings import READOUTS, ReadOut
 
 __all__ = [
     "FORMS",

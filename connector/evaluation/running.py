@@ -17,8 +17,8 @@ from connector.evaluation.measures import MEASURES, PerQuery, per_query
 from connector.evaluation.report import FIRST_STAGE, System, make_system
 from connector.evaluation.routed_systems import RoutedBy, route_ranking, route_summary
 from connector.heads.head_sets import HeadSet, StaticHeads
-from connector.heads.readouts import READOUTS, ReadOut
 from connector.routing.selection import fixed_route
+from connector.settings import READOUTS, ReadOut
 
 __all__ = [
     "FUSED",

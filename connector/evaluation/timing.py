@@ -11,10 +11,10 @@ from connector.evaluation.collections import Collection
 from connector.evaluation.report import System
 from connector.evaluation.running import FUSED, POOL, Windows, seconds_per_query
 from connector.heads.head_sets import HeadSet
-from connector.heads.readouts import ReadOut
 from connector.reranker import Reranker
 from connector.routing.bundle import Bundle
 from connector.routing.selection import Routes
+from connector.settings import ReadOut
 
 __all__ = ["with_seconds"]
 

@@ -12,18 +12,17 @@ arXiv 2410.02642).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from connector.heads.row_groups import QUERY_GROUPS, RowGroup
 from connector.heads.signals import Observed
+from connector.settings import ReadOut
 
-__all__ = ["READOUTS", "READOUT_GROUPS", "HeadSignal", "ReadOut", "passage_scores", "token_weights"]
+__all__ = ["READOUT_GROUPS", "HeadSignal", "passage_scores", "token_weights"]
 
-ReadOut = Literal["query", "share", "icr"]
-READOUTS: tuple[ReadOut, ...] = get_args(ReadOut)
 READOUT_GROUPS: Mapping[ReadOut, tuple[RowGroup, RowGroup]] = {
     "query": ("query", "query N/A"),
     "share": ("tail", "tail N/A"),

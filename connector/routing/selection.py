@@ -10,11 +10,11 @@ from connector.backbone.reader import Reader
 from connector.backbone.runtime import Head
 from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
-from connector.heads.readouts import HeadSignal, ReadOut
+from connector.heads.readouts import HeadSignal
 from connector.heads.routes import Route
 from connector.routing.bundle import Bundle, shipped_bundle
 from connector.routing.query_embedding import QueryEmbedding
-from connector.settings import MODES, Mode, Settings
+from connector.settings import MODES, Mode, ReadOut, Settings
 
 __all__ = ["Routes", "choose_routes", "fixed_route", "load_bundle", "static_heads"]
 

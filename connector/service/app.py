@@ -22,7 +22,7 @@ from connector.service.loading import Loading
 from connector.service.metrics import METRICS_PATH, MeasuredRequests, Metrics
 from connector.service.reranking import add_rerank_routes
 from connector.service.responses import AsciiJSONResponse
-from connector.settings import Settings
+from connector.settings import CLUSTER_KINDS, Settings
 
 __all__ = ["create_app"]
 
@@ -91,7 +91,7 @@ def create_app(
     _add_health_routes(app, loading, settings)
     _add_metrics_route(app, metrics)
     add_rerank_routes(app, loading, settings)
-    if settings.serve.gateway and settings.engine.kind != "embedded":
+    if settings.serve.gateway and settings.engine.kind in CLUSTER_KINDS:
         # Last, because it takes every path that no route before it has.
         gateway = add_gateway(app, loading, settings)
     return app

@@ -10,6 +10,7 @@ from typing import Literal
 
 from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics
+from connector.backbone.reader import Reader
 from connector.documents import SupportsRerank
 from connector.errors import BackboneError, RhConnectorError
 from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
@@ -79,24 +80,25 @@ class Loading:
 
     def close(self) -> None:
         """Let go of what the reranker holds outside of the process: its document cache writes what is left."""
-        reader = getattr(self._reranker, "reader", None)
-        if reader is not None:
+        if (reader := self._reader()) is not None:
             reader.close()
 
     def cache_statistics(self) -> CacheStatistics | None:
         """Counts of the reranker's document cache; None while there is no reranker, or it has no cache."""
-        reader = getattr(self._reranker, "reader", None)
-        return None if reader is None else reader.statistics()
+        return None if (reader := self._reader()) is None else reader.statistics()
 
     def scheduler_statistics(self) -> SchedulerStatistics | None:
         """What waits for the LLM; None while there is no reranker, or it has no LLM."""
-        reader = getattr(self._reranker, "reader", None)
-        return None if reader is None else reader.scheduler_statistics()
+        return None if (reader := self._reader()) is None else reader.scheduler_statistics()
 
     def plan(self) -> Mapping[str, str] | None:
         """What this machine lets the LLM do; None while there is no reranker, or it has no LLM."""
-        reader = getattr(self._reranker, "reader", None)
-        return None if reader is None else reader.plan
+        return None if (reader := self._reader()) is None else reader.plan
+
+    def _reader(self) -> Reader | None:
+        """What reads for the reranker; None: there is none yet, or it has no LLM of its own."""
+        reader: Reader | None = getattr(self._reranker, "reader", None)
+        return reader
 
     def reranker(self) -> SupportsRerank:
         """The reranker.

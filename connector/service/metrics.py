@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -21,6 +21,7 @@ from connector.settings import Mode
 
 __all__ = ["FALLBACK_REASONS", "METRICS_PATH", "MeasuredRequests", "Metrics", "fallback_reason"]
 
+T = TypeVar("T")
 METRICS_PATH = "/metrics"
 
 FALLBACK_REASONS = ("deadline", "overloaded", "loading", "failed", "other")
@@ -91,15 +92,15 @@ class Metrics:
 
     def watch_cache(self, statistics: Callable[[], CacheStatistics | None]) -> None:
         """Ask this for ``rh_cache_…`` and ``rh_disk_cache_…`` at every scrape; None: no reranker that has a cache."""
-        self._registry.register(_CacheMetrics(statistics))
+        self._registry.register(_Asked(statistics, _cache_metrics))
 
     def watch_scheduler(self, statistics: Callable[[], SchedulerStatistics | None]) -> None:
         """Ask this for ``rh_scheduler_…`` at every scrape; None: there is no LLM yet."""
-        self._registry.register(_SchedulerMetrics(statistics))
+        self._registry.register(_Asked(statistics, _scheduler_metrics))
 
     def watch_plan(self, plan: Callable[[], Mapping[str, str] | None]) -> None:
         """Ask this for ``rh_runtime_plan_info`` at every scrape; None: there is no LLM yet."""
-        self._registry.register(_PlanMetrics(plan))
+        self._registry.register(_Asked(plan, _plan_metrics))
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered. ``route`` must come from a bounded set."""
@@ -133,78 +134,54 @@ class Metrics:
         self._cached.inc(result.cached)
 
 
-class _CacheMetrics:
-    """The document cache's own counts, as metrics; those of the disk only where there is one."""
+class _Asked(Generic[T]):
+    """Metrics of what is asked for at every scrape; none where the answer is None."""
 
-    def __init__(self, statistics: Callable[[], CacheStatistics | None]) -> None:
-        self._statistics = statistics
+    def __init__(self, ask: Callable[[], T | None], metrics_of: Callable[[T], Iterator[Metric]]) -> None:
+        self._ask, self._metrics_of = ask, metrics_of
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: the names are known when they are collected."""
+        """Nothing: what there is is known when it is collected."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, as prometheus_client asks for them."""
-        found = self._statistics()
-        if found is None:
-            return
-        yield GaugeMetricFamily("rh_cache_entries", "Encoded passages in memory.", found.entries)
-        yield GaugeMetricFamily("rh_cache_bytes", "Bytes of encoded passages in memory.", found.bytes)
-        yield CounterMetricFamily("rh_cache_evictions", "Passages that left memory to make room.", found.evictions)
-        if not found.disk_limit:
-            return
-        yield CounterMetricFamily("rh_disk_cache_hits", "Passages that were read from disk.", found.disk_hits)
-        yield CounterMetricFamily(
-            "rh_disk_cache_evictions", "Passages removed from disk to make room.", found.disk_evictions
-        )
-        yield CounterMetricFamily(
-            "rh_disk_cache_damaged", "Passages on disk that could not be read, and were dropped.", found.disk_damaged
-        )
-        yield CounterMetricFamily(
-            "rh_disk_cache_unwritten", "Passages that the disk did not take.", found.disk_unwritten
-        )
-        yield GaugeMetricFamily("rh_disk_cache_entries", "Encoded passages on disk.", found.disk_entries)
-        yield GaugeMetricFamily("rh_disk_cache_bytes", "Bytes of encoded passages on disk.", found.disk_bytes)
-        yield GaugeMetricFamily("rh_disk_cache_limit_bytes", "Most bytes on disk.", found.disk_limit)
+        found = self._ask()
+        return iter(()) if found is None else self._metrics_of(found)
 
 
-class _SchedulerMetrics:
-    """The counts of the one queue before the LLM, as metrics."""
-
-    def __init__(self, statistics: Callable[[], SchedulerStatistics | None]) -> None:
-        self._statistics = statistics
-
-    def describe(self) -> Iterator[Metric]:
-        """Nothing: there are counts once the model is loaded."""
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        """All metrics, as prometheus_client asks for them."""
-        found = self._statistics()
-        if found is None:
-            return
-        yield GaugeMetricFamily("rh_scheduler_waiting", "Works that wait for the model.", found.waiting)
-        yield GaugeMetricFamily("rh_scheduler_waiting_tokens", "Tokens of these works.", found.waiting_tokens)
-        yield CounterMetricFamily("rh_scheduler_batches", "Batches that the model began.", found.batches)
-        yield CounterMetricFamily("rh_scheduler_works", "Works in these batches.", found.works)
-        yield CounterMetricFamily("rh_scheduler_abandoned", "Works that left before they were done.", found.abandoned)
+def _cache_metrics(found: CacheStatistics) -> Iterator[Metric]:
+    """The document cache's own counts; those of the disk only where there is one."""
+    yield GaugeMetricFamily("rh_cache_entries", "Encoded passages in memory.", found.entries)
+    yield GaugeMetricFamily("rh_cache_bytes", "Bytes of encoded passages in memory.", found.bytes)
+    yield CounterMetricFamily("rh_cache_evictions", "Passages that left memory to make room.", found.evictions)
+    if not found.disk_limit:
+        return
+    yield CounterMetricFamily("rh_disk_cache_hits", "Passages that were read from disk.", found.disk_hits)
+    yield CounterMetricFamily(
+        "rh_disk_cache_evictions", "Passages removed from disk to make room.", found.disk_evictions
+    )
+    yield CounterMetricFamily(
+        "rh_disk_cache_damaged", "Passages on disk that could not be read, and were dropped.", found.disk_damaged
+    )
+    yield CounterMetricFamily("rh_disk_cache_unwritten", "Passages that the disk did not take.", found.disk_unwritten)
+    yield GaugeMetricFamily("rh_disk_cache_entries", "Encoded passages on disk.", found.disk_entries)
+    yield GaugeMetricFamily("rh_disk_cache_bytes", "Bytes of encoded passages on disk.", found.disk_bytes)
+    yield GaugeMetricFamily("rh_disk_cache_limit_bytes", "Most bytes on disk.", found.disk_limit)
 
 
-class _PlanMetrics:
+def _scheduler_metrics(found: SchedulerStatistics) -> Iterator[Metric]:
+    """The counts of the one queue before the LLM."""
+    yield GaugeMetricFamily("rh_scheduler_waiting", "Works that wait for the model.", found.waiting)
+    yield GaugeMetricFamily("rh_scheduler_waiting_tokens", "Tokens of these works.", found.waiting_tokens)
+    yield CounterMetricFamily("rh_scheduler_batches", "Batches that the model began.", found.batches)
+    yield CounterMetricFamily("rh_scheduler_works", "Works in these batches.", found.works)
+    yield CounterMetricFamily("rh_scheduler_abandoned", "Works that left before they were done.", found.abandoned)
+
+
+def _plan_metrics(found: Mapping[str, str]) -> Iterator[Metric]:
     """What the machine lets the LLM do, as labels."""
-
-    def __init__(self, plan: Callable[[], Mapping[str, str] | None]) -> None:
-        self._plan = plan
-
-    def describe(self) -> Iterator[Metric]:
-        """Nothing: the labels are known once the model is loaded."""
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        """The metric, as prometheus_client asks for it."""
-        found = self._plan()
-        if found is not None:
-            yield InfoMetricFamily("rh_runtime_plan", "What this machine lets the LLM do.", dict(found))
+    yield InfoMetricFamily("rh_runtime_plan", "What this machine lets the LLM do.", dict(found))
 
 
 class _MeasuredReranker:

@@ -133,7 +133,7 @@ def _pooled(group: Sequence[Report]) -> Iterator[str]:
     proven = False
     for suffix in ("", "+first-stage"):
         for name, other in _PAIRS:
-            mine, theirs = (_values(group, f"{row}{suffix}") for row in (name, other))
+            mine, theirs = (_values(group, f"{system}{suffix}") for system in (name, other))
             if mine is None or theirs is None:
                 continue
             found = compare(mine, theirs)
@@ -156,14 +156,14 @@ def _pooled(group: Sequence[Report]) -> Iterator[str]:
     if not proven:
         yield (
             "No gain of routing itself is shown here: `routed` was not found better than `permuted` (p < 0.05) in "
-            "either row. [The log](engineering/routing-log.md) says what was tried.\n"
+            "either system. [The log](engineering/routing-log.md) says what was tried.\n"
         )
     for name in ("routed", "left-out"):
         differences = {
-            report.collection: row.comparison.difference
+            report.collection: system.comparison.difference
             for report in group
-            for row in report.systems
-            if row.name == f"{name}+first-stage" and row.comparison is not None
+            for system in report.systems
+            if system.name == f"{name}+first-stage" and system.comparison is not None
         }
         if differences:
             worst = min(differences, key=lambda collection: differences[collection])
@@ -174,42 +174,44 @@ def _pooled(group: Sequence[Report]) -> Iterator[str]:
 
 
 def _values(group: Sequence[Report], name: str) -> dict[str, float] | None:
-    """nDCG@10 by collection and query; None where a report lacks the row, or its queries."""
+    """nDCG@10 by collection and query; None where a report lacks the system, or its queries."""
     plain = name.removesuffix("+first-stage")
     wanted, readout = (plain, None) if plain == FIRST_STAGE else (name, POOL)
     found: dict[str, float] = {}
     for report in group:
-        row = next((row for row in report.systems if (row.name, row.readout) == (wanted, readout)), None)
-        if row is None or not row.per_query:
+        system = next(
+            (system for system in report.systems if (system.name, system.readout) == (wanted, readout)), None
+        )
+        if system is None or not system.per_query:
             return None
-        found.update({f"{report.collection} {query}": value for query, value in row.per_query.items()})
+        found.update({f"{report.collection} {query}": value for query, value in system.per_query.items()})
     return found
 
 
 def _overview(group: Sequence[Report]) -> Iterator[str]:
-    """Means over the collections of the rows that all of them have, and how often each was better or worse."""
-    rows = [{(row.name, row.readout): row for row in report.systems} for report in group]
-    shared = [key for key in rows[0] if all(key in by_key for by_key in rows)]
+    """Means over the collections of the systems that all of them have, and how often each was better or worse."""
+    by_report = [{(system.name, system.readout): system for system in report.systems} for report in group]
+    shared = [key for key in by_report[0] if all(key in by_key for by_key in by_report)]
     names = ", ".join(f"{report.collection} ({report.queries})" for report in group)
     yield f"### Mean over {len(group)} collection{'s' * (len(group) > 1)}\n"
     yield f"Each collection counts once, whatever its number of queries: {names}.\n"
     header = ["ranking", *MEASURES, "difference", "better", "worse", "undecided"]
     table = []
-    first = _mean(rows, (FIRST_STAGE, None), MEASURES[0])
+    first = _mean(by_report, (FIRST_STAGE, None), MEASURES[0])
     for key in shared:
-        comparisons = [by_key[key].comparison for by_key in rows]
+        comparisons = [by_key[key].comparison for by_key in by_report]
         sure = [c for c in comparisons if c is not None and c.p_value < _SIGNIFICANT]
         better = sum(c.difference > 0 for c in sure)
-        label = _label(rows[0][key])
-        cells = [label, *(f"{_mean(rows, key, measure):.4f}" for measure in MEASURES)]
+        label = _label(by_report[0][key])
+        cells = [label, *(f"{_mean(by_report, key, measure):.4f}" for measure in MEASURES)]
         if key == (FIRST_STAGE, None):
             cells += ["", "", "", ""]
         else:
-            difference = _mean(rows, key, MEASURES[0]) - first
+            difference = _mean(by_report, key, MEASURES[0]) - first
             cells += [f"{difference:+.4f}", str(better), str(len(sure) - better), str(len(group) - len(sure))]
         table.append(cells)
     yield markdown_table(header, table)
-    left_out = {key for by_key in rows for key in by_key} - set(shared)
+    left_out = {key for by_key in by_report for key in by_key} - set(shared)
     if left_out:
         labels = ", ".join(sorted(name if readout is None else f"{name} ({readout})" for name, readout in left_out))
         yield f"Not in every collection, so not in this table: {labels}.\n"
@@ -228,7 +230,7 @@ def _collection(report: Report) -> Iterator[str]:
         + "\n"
     )
     header = ["ranking", "heads", "weight", *MEASURES, "difference", "95 % interval", "p", "s/query", "cached"]
-    yield markdown_table(header, [_row(row) for row in report.systems])
+    yield markdown_table(header, [_cells(system) for system in report.systems])
     heads = [
         f"head set {made.head_set or 'none'}",
         *([f"router {made.router}"] if made.router else []),
@@ -248,45 +250,49 @@ def _collection(report: Report) -> Iterator[str]:
     yield f"```\n{made.command}\n```\n"
 
 
-def _row(row: System) -> list[str]:
+def _cells(system: System) -> list[str]:
     cells = [
-        _label(row),
-        _heads(row),
-        _weight(row),
-        *(f"{row.measures[measure]:.4f}" for measure in MEASURES),
+        _label(system),
+        _heads(system),
+        _weight(system),
+        *(f"{system.measures[measure]:.4f}" for measure in MEASURES),
     ]
-    if row.comparison is None:
+    if system.comparison is None:
         cells += ["", "", ""]
     else:
-        low, high = row.comparison.interval
-        cells += [f"{row.comparison.difference:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{row.comparison.p_value:.4f}"]
-    times = (row.seconds_per_query, row.seconds_cached)
+        low, high = system.comparison.interval
+        cells += [
+            f"{system.comparison.difference:+.4f}",
+            f"{low:+.4f} to {high:+.4f}",
+            f"{system.comparison.p_value:.4f}",
+        ]
+    times = (system.seconds_per_query, system.seconds_cached)
     return [*cells, *("" if time is None else f"{time:.3f}" for time in times)]
 
 
-def _weight(row: System) -> str:
-    if row.weight is not None:
-        return f"{row.weight:g}"
-    if row.route and row.name.endswith("+first-stage"):
-        low, mean, high = (row.route[key] for key in ("lowest_gate", "first_stage_gate", "highest_gate"))
+def _weight(system: System) -> str:
+    if system.weight is not None:
+        return f"{system.weight:g}"
+    if system.route and system.name.endswith("+first-stage"):
+        low, mean, high = (system.route[key] for key in ("lowest_gate", "first_stage_gate", "highest_gate"))
         return f"{mean:.2f}" if low == high else f"{mean:.2f} ({low:.2f} to {high:.2f})"
     return ""
 
 
-def _heads(row: System) -> str:
-    if row.heads is not None:
-        return str(row.heads)
-    if row.route:
-        return f"{row.route['heads']:.1f}"
-    return "" if row.readout is None else "all"
+def _heads(system: System) -> str:
+    if system.heads is not None:
+        return str(system.heads)
+    if system.route:
+        return f"{system.route['heads']:.1f}"
+    return "" if system.readout is None else "all"
 
 
-def _label(row: System) -> str:
-    return f"`{row.name}`" if row.readout is None else f"`{row.name}` ({row.readout})"
+def _label(system: System) -> str:
+    return f"`{system.name}`" if system.readout is None else f"`{system.name}` ({system.readout})"
 
 
-def _mean(rows: Sequence[Mapping[_Key, System]], key: _Key, measure: str) -> float:
-    return sum(by_key[key].measures[measure] for by_key in rows) / len(rows)
+def _mean(by_report: Sequence[Mapping[_Key, System]], key: _Key, measure: str) -> float:
+    return sum(by_key[key].measures[measure] for by_key in by_report) / len(by_report)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from connector.errors import DataError
 from connector.evaluation.head_tables import HeadTable, first_stage_scores
 from connector.heads.fusion import standardize
 from connector.heads.head_sets import HeadSet
-from connector.heads.readouts import ReadOut
+from connector.settings import ReadOut
 
 __all__ = ["CRITERIA", "Criterion", "TrainQuery", "best_weight", "find_heads", "ndcg", "single_head_quality"]
 

@@ -13,9 +13,8 @@ from connector.errors import DataError, MissingExtraError, SettingsError
 from connector.evaluation.head_tables import statistics_folder
 from connector.evaluation.progress import Progress, Quiet
 from connector.heads.head_sets import HeadSet, StaticHeads
-from connector.heads.readouts import READOUTS, ReadOut
 from connector.routing.bundle import Bundle
-from connector.settings import Settings
+from connector.settings import READOUTS, ReadOut, Settings
 from connector.training.sources import TrainSource, read_source
 from connector.training.static_heads import Criterion, best_weight, find_heads
 from connector.training.tables import Gathered, gather_tables, merge_tables

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
-from connector.backbone.torch_runtime.attention import ATTENTION, AttentionPass, LayerOptions, active
+from connector.backbone.torch_runtime.attention import AttentionPass, LayerOptions, active
+from connector.backbone.torch_runtime.decoder import load_decoder
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError, MissingExtraError
 from router_export.backbone.cutting import COMMON
 
-__all__ = ["OPSET", "Traced", "load_decoder", "trace"]
+__all__ = ["OPSET", "Traced", "first_layers", "trace"]
 
 # The first with an operator for RMS norms and for rotary embeddings.
 OPSET = 23
@@ -45,31 +44,13 @@ class Traced:
     vocabulary: int
 
 
-def load_decoder(path: Path, layers: int) -> Any:
+def first_layers(path: Path, layers: int) -> Any:
     """The first layers of a checkpoint's decoder, in float32; LM head and all other layers are dropped.
 
     Raises:
-        BackboneError: the folder cannot be loaded.
+        BackboneError: see ``load_decoder``.
     """
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=ATTENTION,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise BackboneError(f"cannot load the backbone in {path}: {' '.join(str(error).split())}") from error
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    decoder: Any = model.get_decoder().eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+    decoder = load_decoder(path, "cpu", torch.float32)
     decoder.layers = decoder.layers[:layers]
     decoder.config.num_hidden_layers = layers
     return decoder

@@ -105,11 +105,11 @@ def _write(
         from connector.backbone.torch_runtime.runtime import TorchRuntime
         from router_export.backbone.cutting import cut, write_rows
         from router_export.backbone.int8 import quantize
-        from router_export.backbone.tracing import OPSET, load_decoder, trace
+        from router_export.backbone.tracing import OPSET, first_layers, trace
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "export") from None
     whole = work / "whole.onnx"
-    decoder = load_decoder(checkpoint.path, layers)
+    decoder = first_layers(checkpoint.path, layers)
     traced = trace(decoder, whole)
     # Before the weights are loaded once more.
     del decoder

@@ -14,8 +14,8 @@ from connector.backbone.reader import Reading
 from connector.documents import Hit
 from connector.evaluation.head_tables import HeadTable, SearchedQuery, embedded_layers, gather, missing
 from connector.heads.head_sets import HeadSet
-from connector.heads.readouts import READOUTS, ReadOut
 from connector.reranker import Reranker
+from connector.settings import READOUTS, ReadOut
 
 QUERY = "how long do cats sleep"
 

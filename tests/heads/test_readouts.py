@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.heads.readouts import READOUTS, ReadOut, passage_scores
+from connector.heads.readouts import passage_scores
+from connector.settings import READOUTS, ReadOut
 from tests.heads.observing import Arrays
 
 

@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 
 from connector.heads.head_sets import StaticHeads, shipped_path
-from connector.heads.readouts import READOUTS, ReadOut
 from connector.reranker import Reranker
 from connector.routing.selection import fixed_route
+from connector.settings import READOUTS, ReadOut
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from connector.backbone.prompt.tail import TokenIds
 from connector.errors import BackboneError
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "LayerOptions",
     "LayersDone",
     "StatesPass",
+    "TokenPass",
     "active",
     "attend",
     "attention_logits",
@@ -62,24 +66,36 @@ class LayerOptions:
 
 
 class AttentionPass(ABC):
-    """One run of tokens through the layers."""
+    """What is done at every layer's attention while tokens go through a model."""
 
     @abstractmethod
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         """The layer's output [heads, tokens, d] from q [heads, tokens, d] and k, v [kv heads, tokens, d]."""
 
 
+class TokenPass(AttentionPass):
+    """A pass that knows its tokens.
+
+    Args:
+        ids: int32 [tokens].
+        positions: int64 [tokens].
+    """
+
+    def __init__(self, ids: TokenIds, positions: npt.NDArray[np.int64]) -> None:
+        self.ids, self.positions = ids, positions
+
+
 _thread = threading.local()
 
 
 @contextmanager
-def active(attention_pass: AttentionPass, tokens: slice | Tensor | None = None) -> Iterator[None]:
+def active(attention_pass: AttentionPass, tokens: int | None = None) -> Iterator[None]:
     """Make a pass the one that this thread's model calls report to.
 
     Args:
         attention_pass: the pass.
-        tokens: places of its tokens among the rows; other rows are there for the products' sake, and nobody asks what
-            becomes of them. None: all are its tokens.
+        tokens: its own; those behind them are there for the products' sake, and nobody asks what becomes of them.
+            None: all are its own.
     """
     _thread.current, _thread.tokens = attention_pass, tokens
     try:
@@ -121,13 +137,11 @@ def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -
     current: AttentionPass | None = getattr(_thread, "current", None)
     if current is None:
         raise BackboneError("this model's attention is captured by rh-connector; load your own copy to run it")
-    own: slice | Tensor | None = _thread.tokens
+    own: int | None = _thread.tokens
     if own is None:
         return current.attend(layer, q, k, v, options).transpose(0, 1)
-    out = current.attend(layer, q[:, own], k[:, own], v[:, own], options).transpose(0, 1)
-    rows = out.new_zeros(q.shape[1], *out.shape[1:])
-    rows[own] = out
-    return rows
+    out = current.attend(layer, q[:, :own], k[:, :own], v[:, :own], options).transpose(0, 1)
+    return torch.cat((out, out.new_zeros(q.shape[1] - own, *out.shape[1:])))
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
@@ -212,11 +226,12 @@ def causal_bias(query_positions: Tensor, key_positions: Tensor, sliding_window: 
     return torch.zeros(distance.shape, device=distance.device).masked_fill_(hidden, float("-inf"))
 
 
-class EncodePass(AttentionPass):
+class EncodePass(TokenPass):
     """Passages packed one after the other, each after the prefix and blind to its neighbours.
 
     Args:
-        lengths: tokens of each passage.
+        passages: int32 [tokens], ids of each.
+        start: position at which each begins.
         prefix: layer -> (keys, values) [kv heads, prefix tokens, d]; empty while the prefix itself is encoded.
         kept: layer -> kv heads whose keys are kept; None keeps every layer's keys and values.
         deepest: the last layer whose keys are needed; there, nothing after the keys is computed.
@@ -225,14 +240,17 @@ class EncodePass(AttentionPass):
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        passages: Sequence[TokenIds],
+        start: int,
         prefix: Mapping[int, tuple[Tensor, Tensor]],
         kept: Mapping[int, Sequence[int]] | None,
         deepest: int,
         device: torch.device,
     ) -> None:
+        positions = [np.arange(start, start + len(ids)) for ids in passages]
+        super().__init__(np.concatenate(passages), np.concatenate(positions))
         self._device = device
-        self._lengths = lengths
+        self._lengths = [len(ids) for ids in passages]
         self._prefix = prefix
         self._kept = kept
         self._deepest = deepest
@@ -306,8 +324,8 @@ class EncodePass(AttentionPass):
 class StatesPass(EncodePass):
     """Plain causal attention over one sequence; keeps the hidden states that enter the wanted layers."""
 
-    def __init__(self, tokens: int, wanted: Sequence[int], device: torch.device) -> None:
-        super().__init__((tokens,), {}, {}, max(wanted) + 1, device)
+    def __init__(self, ids: TokenIds, wanted: Sequence[int], device: torch.device) -> None:
+        super().__init__([ids], 0, {}, {}, max(wanted) + 1, device)
         self._wanted = frozenset(wanted)
         self.states: dict[int, Tensor] = {}
 
@@ -324,4 +342,4 @@ def report_states(layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     current = getattr(_thread, "current", None)
     if isinstance(current, StatesPass):
         hidden = args[0] if args else kwargs["hidden_states"]
-        current.enter(layer, hidden[0] if _thread.tokens is None else hidden[0, _thread.tokens])
+        current.enter(layer, hidden[0, : len(current.ids)])

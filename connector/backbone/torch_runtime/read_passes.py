@@ -11,9 +11,9 @@ import torch
 from connector.backbone.prompt.tail import Tail
 from connector.backbone.runtime import Head
 from connector.backbone.torch_runtime.attention import (
-    AttentionPass,
     LayerOptions,
     LayersDone,
+    TokenPass,
     attention_logits,
     batched_products,
     fused_attention,
@@ -53,18 +53,27 @@ class _Capture:
     Args:
         tail: the tail.
         documents: the window's packed states.
-        heads: layer -> heads whose rows are kept.
+        heads: whose rows are kept.
+
+    Attributes:
+        heads: layer -> its heads among them.
+        rows: float32 [heads, groups, document tokens], in the order of the heads that were asked for.
     """
 
-    def __init__(self, tail: Tail, documents: PackedDocuments, heads: Mapping[int, Sequence[int]]) -> None:
-        self._tail, self._documents, self.heads = tail, documents, heads
+    def __init__(self, tail: Tail, documents: PackedDocuments, heads: Sequence[Head]) -> None:
+        self._tail, self._documents = tail, documents
         device = documents.positions.device
+        self.heads: dict[int, list[int]] = {}
+        self._places: dict[int, list[int]] = {}
+        for place, (layer, head) in enumerate(heads):
+            self.heads.setdefault(layer, []).append(head)
+            self._places.setdefault(layer, []).append(place)
+        self.rows = torch.empty((len(heads), len(tail.rows), len(documents.positions)), device=device)
         every = len(tail.counted) == len(tail.ids)
         self._needed = None if every else torch.from_numpy(tail.counted).to(device)
-        self._rows = torch.from_numpy(np.ascontiguousarray(tail.rows[:, tail.counted])).to(device)
+        self._weights = torch.from_numpy(np.ascontiguousarray(tail.rows[:, tail.counted])).to(device)
         self._biases: dict[int | None, Tensor] = {}
-        self.deepest = max(heads)
-        self.captured: dict[Head, Tensor] = {}
+        self.deepest = max(self.heads)
 
     def needed(self, of_tail: Tensor) -> Tensor:
         """[heads, rows, ...] of [heads, tail tokens, ...]: the rows that count."""
@@ -93,10 +102,8 @@ class _Capture:
     def keep_logits(self, layer: int, logits: Tensor) -> None:
         """From the logits [heads, rows, keys] of the rows that count, documents first."""
         # Cut afterwards: a product with a part of the weights would copy that part first.
-        averaged = torch.matmul(self._rows, torch.softmax(logits.float(), dim=-1))
-        averaged = averaged[:, :, : self._documents.positions.shape[0]]
-        for at, head in enumerate(self.heads[layer]):
-            self.captured[layer, head] = averaged[at]
+        averaged = torch.matmul(self._weights, torch.softmax(logits.float(), dim=-1))
+        self.rows[self._places[layer]] = averaged[:, :, : self.rows.shape[2]]
 
 
 def biased(logits: Tensor, bias: Tensor) -> Tensor:
@@ -137,14 +144,14 @@ def _fuses(q: Tensor, options: LayerOptions) -> bool:
     return on_cpu and options.softcap is None and fuses_long_rows()
 
 
-class ReadPass(AttentionPass):
+class ReadPass(TokenPass):
     """The tail attends to documents, prefix and itself; attention rows are kept for some heads.
 
     Args:
         prefix: layer -> (keys, values) of the prefix.
         documents: the window's packed states.
         tail: the tail.
-        heads: layer -> heads whose rows are kept.
+        heads: whose rows are kept.
     """
 
     def __init__(
@@ -152,16 +159,17 @@ class ReadPass(AttentionPass):
         prefix: _Prefix,
         documents: PackedDocuments,
         tail: Tail,
-        heads: Mapping[int, Sequence[int]],
+        heads: Sequence[Head],
     ) -> None:
+        super().__init__(tail.ids, tail.positions)
         self._prefix, self._documents, self._tail = prefix, documents, tail
         self._capture = _Capture(tail, documents, heads)
         self._biases: dict[int | None, Tensor] = {}
 
     @property
-    def captured(self) -> Mapping[Head, Tensor]:
-        """Head -> float32 [groups, document tokens]."""
-        return self._capture.captured
+    def rows(self) -> Tensor:
+        """float32 [heads, groups, document tokens]."""
+        return self._capture.rows
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         prefix_k, prefix_v = self._prefix[layer]
@@ -193,7 +201,7 @@ class ReadPass(AttentionPass):
         return batched_products(weights.view(kv_heads, -1, values.shape[1]), values).view(q.shape)
 
 
-class LatePass(AttentionPass):
+class LatePass(TokenPass):
     """A query that attends to the tail's shared beginning and itself; only its rows meet the documents' keys.
 
     Args:
@@ -201,7 +209,7 @@ class LatePass(AttentionPass):
         documents: the window's packed keys.
         tail: the whole tail.
         fixed: states of the tail without the query.
-        heads: layer -> heads whose rows are kept.
+        heads: whose rows are kept.
     """
 
     def __init__(
@@ -210,8 +218,9 @@ class LatePass(AttentionPass):
         documents: PackedDocuments,
         tail: Tail,
         fixed: FixedStates,
-        heads: Mapping[int, Sequence[int]],
+        heads: Sequence[Head],
     ) -> None:
+        super().__init__(tail.ids[tail.query], tail.positions[tail.query])
         if documents.kept is None:
             raise BackboneError("documents encoded for the block layout cannot be read as late; clear the cache")
         self._prefix, self._documents, self._tail, self._fixed = prefix, documents, tail, fixed
@@ -220,9 +229,9 @@ class LatePass(AttentionPass):
         self._short = _ShortAttention()
 
     @property
-    def captured(self) -> Mapping[Head, Tensor]:
-        """Head -> float32 [groups, document tokens]."""
-        return self._capture.captured
+    def rows(self) -> Tensor:
+        """float32 [heads, groups, document tokens]."""
+        return self._capture.rows
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         prefix_k, prefix_v = self._prefix[layer]
@@ -244,7 +253,7 @@ class LatePass(AttentionPass):
         self._capture.keep(layer, whole_q, keys, [kept.index(head // groups) for head in chosen], options)
 
 
-class FixedPass(AttentionPass):
+class FixedPass(TokenPass):
     """The tail without the query: it attends to the prefix and, each variant by itself, to the tail.
 
     Args:
@@ -254,6 +263,7 @@ class FixedPass(AttentionPass):
     """
 
     def __init__(self, prefix: _Prefix, tail: Tail, deepest: int) -> None:
+        super().__init__(tail.ids[tail.fixed], tail.positions[tail.fixed])
         self._prefix, self._tail, self._deepest = prefix, tail, deepest
         self._short = _ShortAttention()
         self.states = FixedStates()
@@ -268,22 +278,25 @@ class FixedPass(AttentionPass):
         return self._short(q, keys, values, self._tail.fixed_bias, options)
 
 
-class SideBySidePass(AttentionPass):
+class SideBySidePass(TokenPass):
     """Several tails, one behind the other, none of which sees another.
 
     They share the layers' products, which are too small for several cores with one tail's rows, and need the weights
     from memory once. Each attends by itself.
 
     Args:
-        tails: each tail's own pass, and its tokens.
+        tails: each tail's own pass.
     """
 
-    def __init__(self, tails: Sequence[tuple[AttentionPass, int]]) -> None:
-        self._tails: list[tuple[AttentionPass, slice]] = []
+    def __init__(self, tails: Sequence[TokenPass]) -> None:
+        super().__init__(
+            np.concatenate([tail.ids for tail in tails]), np.concatenate([tail.positions for tail in tails])
+        )
+        self._tails: list[tuple[TokenPass, slice]] = []
         end = 0
-        for tail, tokens in tails:
-            self._tails.append((tail, slice(end, end + tokens)))
-            end += tokens
+        for tail in tails:
+            self._tails.append((tail, slice(end, end + len(tail.ids))))
+            end += len(tail.ids)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         # A tail that has all it needs goes along as zeros until the others have too.

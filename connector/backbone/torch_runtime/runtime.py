@@ -15,7 +15,7 @@ from cachetools import LRUCache
 
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
-from connector.backbone.torch_runtime.attention import AttentionPass, EncodePass, StatesPass
+from connector.backbone.torch_runtime.attention import EncodePass, StatesPass
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.cpu.operations import multiplies_bfloat16
@@ -24,7 +24,7 @@ from connector.backbone.torch_runtime.decoder import load_decoder
 from connector.backbone.torch_runtime.encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
 from connector.backbone.torch_runtime.fixed_states import FixedStates
 from connector.backbone.torch_runtime.read_passes import FixedPass, LatePass, ReadPass, SideBySidePass
-from connector.backbone.torch_runtime.sequences import Sequences, TokenSequence
+from connector.backbone.torch_runtime.sequences import Sequences
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 from connector.settings import Layout
@@ -38,7 +38,6 @@ _REQUESTS_TOGETHER = 8
 # States of tails without their queries, for as many places of a tail as there is room for.
 _FIXED_BYTES = 64_000_000
 _Prefix = dict[int, tuple[torch.Tensor, torch.Tensor]]
-_Going = tuple[ReadPass | LatePass, TokenSequence]
 
 
 class TorchRuntime:
@@ -139,11 +138,9 @@ class TorchRuntime:
         kept = self._kept(heads) if late else None
 
         def encoded(batch: Sequence[TokenIds]) -> list[TorchEncodedDocument]:
-            lengths = [len(document) for document in batch]
-            encode = EncodePass(lengths, prefix_states, kept, deepest, self._device)
-            start = len(prefix)
-            self._sequences.run(encode, [TokenSequence(ids, np.arange(start, start + len(ids))) for ids in batch])
-            return list(self._store(encode, lengths, deepest, kept))
+            encode = EncodePass(batch, len(prefix), prefix_states, kept, deepest, self._device)
+            self._sequences.run(encode)
+            return list(self._store(encode, [len(document) for document in batch], deepest, kept))
 
         for batch in self._sharing.map(encoded, list(self._sequences.batches(documents, self._sharing.width()))):
             yield from batch
@@ -188,36 +185,27 @@ class TorchRuntime:
         self, prefix: Sequence[int], requests: Sequence[ReadRequest], layout: Layout
     ) -> list[npt.NDArray[np.float32]]:
         found = [self._pass(prefix, request, layout) for request in requests]
-        going: list[_Going] = []
-        for read, tokens in found:
-            if going and not self._sequences.plan.together([len(own.tokens) for _, own in (*going, (read, tokens))]):
+        going: list[ReadPass | LatePass] = []
+        for read in found:
+            if going and not self._sequences.plan.together([len(own.ids) for own in (*going, read)]):
                 self._run(going)
                 going = []
-            going.append((read, tokens))
+            going.append(read)
         self._run(going)
-        rows = []
-        for (read, _), request in zip(found, requests, strict=True):
-            stacked = torch.stack([read.captured[head] for head in request.heads]).cpu().numpy()
-            rows.append(np.asarray(stacked, dtype=np.float32))
-        return rows
+        return [np.asarray(read.rows.cpu().numpy(), dtype=np.float32) for read in found]
 
-    def _pass(self, prefix: Sequence[int], request: ReadRequest, layout: Layout) -> _Going:
-        """The pass that reads a request, and the tokens that go through the layers for it."""
+    def _pass(self, prefix: Sequence[int], request: ReadRequest, layout: Layout) -> ReadPass | LatePass:
+        """The pass that reads a request."""
         tail, states = request.tail, self._prefix_states(prefix)
         documents = [document for document in request.documents if isinstance(document, TorchEncodedDocument)]
         packed = PackedDocuments.pack(documents, len(prefix), self._dtype, self._device)
-        heads = _by_layer(request.heads)
         if layout != "late":
-            return ReadPass(states, packed, tail, heads), TokenSequence(tail.ids, tail.positions)
-        fixed = self._fixed_states(prefix, tail, max(heads))
-        own = TokenSequence(tail.ids[tail.query], tail.positions[tail.query])
-        return LatePass(states, packed, tail, fixed, heads), own
+            return ReadPass(states, packed, tail, request.heads)
+        fixed = self._fixed_states(prefix, tail, max(layer for layer, _ in request.heads))
+        return LatePass(states, packed, tail, fixed, request.heads)
 
-    def _run(self, going: Sequence[_Going]) -> None:
-        read: AttentionPass = going[0][0]
-        if len(going) > 1:
-            read = SideBySidePass([(own, len(tokens.tokens)) for own, tokens in going])
-        self._sequences.run(read, [tokens for _, tokens in going])
+    def _run(self, going: Sequence[ReadPass | LatePass]) -> None:
+        self._sequences.run(going[0] if len(going) == 1 else SideBySidePass(going))
 
     def _fixed_states(self, prefix: Sequence[int], tail: Tail, deepest: int) -> FixedStates:
         key = (tuple(prefix), tail.fixed_key, deepest)
@@ -227,7 +215,7 @@ class TorchRuntime:
             before = self._prefix_states(prefix)
             if len(tail.fixed):
                 fixed = FixedPass(before, tail, deepest)
-                self._sequences.run(fixed, [TokenSequence(tail.ids[tail.fixed], tail.positions[tail.fixed])])
+                self._sequences.run(fixed)
                 known = fixed.states
             else:
                 known = FixedStates.none(before, self._shape.heads)
@@ -240,8 +228,8 @@ class TorchRuntime:
         """See ``Runtime.embed``."""
 
         def pooled() -> npt.NDArray[np.float32]:
-            states = StatesPass(len(tokens), layers, self._device)
-            self._sequences.run(states, [TokenSequence(tokens, np.arange(len(tokens)))])
+            states = StatesPass(tokens, layers, self._device)
+            self._sequences.run(states)
             own = [states.states[layer][start:].float() for layer in layers]
             both = torch.stack([torch.stack((state.mean(dim=0), state[-1])) for state in own])
             return np.asarray(both.cpu().numpy(), dtype=np.float32)
@@ -257,8 +245,8 @@ class TorchRuntime:
         with self._lock:
             known = self._prefixes.get(key)
         if known is None:
-            encode = EncodePass([len(key)], {}, None, self._shape.layers, self._device)
-            self._sequences.run(encode, [TokenSequence(np.array(key, dtype=np.int32), np.arange(len(key)))])
+            encode = EncodePass([np.array(key, dtype=np.int32)], 0, {}, None, self._shape.layers, self._device)
+            self._sequences.run(encode)
             known = {layer: (encode.keys[layer], encode.values[layer]) for layer in encode.keys}
             with self._lock:
                 self._prefixes[key] = known
@@ -270,10 +258,3 @@ class TorchRuntime:
         for layer, head in heads:
             kept.setdefault(layer, set()).add(head // groups)
         return {layer: sorted(kv_heads) for layer, kv_heads in sorted(kept.items())}
-
-
-def _by_layer(heads: Sequence[Head]) -> dict[int, list[int]]:
-    layers: dict[int, list[int]] = {}
-    for layer, head in heads:
-        layers.setdefault(layer, []).append(head)
-    return layers

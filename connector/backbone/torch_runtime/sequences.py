@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from connector.backbone.prompt.tail import TokenIds
-from connector.backbone.torch_runtime.attention import AttentionPass, active, report_states
+from connector.backbone.torch_runtime.attention import TokenPass, active, report_states
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
 
-__all__ = ["Sequences", "TokenSequence", "run_sequences"]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """Tokens that see nothing of other sequences, and their positions: int32 and int64 [tokens]."""
-
-    tokens: TokenIds
-    positions: npt.NDArray[np.int64]
+__all__ = ["Sequences", "run_pass"]
 
 
 @torch.inference_mode()
-def run_sequences(
-    model: Any, plan: BatchPlan, attention_pass: AttentionPass, sequences: Sequence[TokenSequence]
-) -> None:
-    """Run sequences through a decoder, one behind the other, as far as the pass goes."""
-    ids = np.concatenate([sequence.tokens for sequence in sequences]).astype(np.int64)
-    positions = np.concatenate([sequence.positions for sequence in sequences])
-    own = len(ids)
-    more = plan.filled(own) - own
-    given = {"input_ids": ids, "position_ids": positions}
+def run_pass(model: Any, plan: BatchPlan, attention_pass: TokenPass) -> None:
+    """Run a pass's tokens through a decoder, as far as the pass goes."""
+    more = plan.filled(len(attention_pass.ids)) - len(attention_pass.ids)
+    given = {"input_ids": attention_pass.ids.astype(np.int64), "position_ids": attention_pass.positions}
     tensors = {
         name: torch.from_numpy(np.pad(numbers, (0, more), mode="edge"))[None].to(model.device)
         for name, numbers in given.items()
     }
-    with active(attention_pass, slice(0, own) if more else None):
+    with active(attention_pass, len(attention_pass.ids) if more else None):
         model(**tensors, use_cache=False)
 
 
@@ -61,9 +46,9 @@ class Sequences:
         for index, layer in enumerate(model.layers):
             layer.register_forward_pre_hook(partial(_report_states, index), with_kwargs=True)
 
-    def run(self, attention_pass: AttentionPass, sequences: Sequence[TokenSequence]) -> None:
-        """See ``run_sequences``."""
-        run_sequences(self._model, self.plan, attention_pass, sequences)
+    def run(self, attention_pass: TokenPass) -> None:
+        """See ``run_pass``."""
+        run_pass(self._model, self.plan, attention_pass)
 
     def batches(self, documents: Sequence[TokenIds], cores: int) -> Iterator[Sequence[TokenIds]]:
         """Documents that are to be run together: in order, of about the same number of tokens, as many batches as

@@ -19,7 +19,7 @@ from connector.errors import SettingsError
 from connector.settings import LAYOUTS, Settings
 
 if TYPE_CHECKING:
-    from connector.heads.readouts import ReadOut
+    from connector.settings import ReadOut
     from connector.training.static_heads import Criterion
     from connector.training.train import TrainOptions
     from connector.training.train_router import Trained
@@ -228,7 +228,7 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 
 def _readouts(text: str) -> tuple[ReadOut, ...]:
-    from connector.heads.readouts import READOUTS
+    from connector.settings import READOUTS
 
     names = [name.strip() for name in text.split(",")]
     chosen = tuple(readout for readout in READOUTS if readout in names)

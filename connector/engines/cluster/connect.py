@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 
 from connector.engines.cluster.connection import Connection
-from connector.errors import MissingExtraError
-from connector.settings import EngineSettings
+from connector.errors import MissingExtraError, SettingsError
+from connector.settings import CLUSTER_KINDS, EngineSettings
 
 __all__ = ["connect"]
 
@@ -16,6 +16,7 @@ def connect(engine: EngineSettings) -> Connection:
 
     Raises:
         MissingExtraError: the client is not installed.
+        SettingsError: ``engine.kind`` is no cluster.
         EngineError: a file or credential of the settings is of no use.
     """
     if engine.kind == "opensearch":
@@ -23,10 +24,12 @@ def connect(engine: EngineSettings) -> Connection:
         from connector.engines.cluster.opensearch import OpenSearchConnection
 
         return OpenSearchConnection(engine)
-    _need("elasticsearch", "elasticsearch")
-    from connector.engines.cluster.elasticsearch import ElasticsearchConnection
+    if engine.kind == "elasticsearch":
+        _need("elasticsearch", "elasticsearch")
+        from connector.engines.cluster.elasticsearch import ElasticsearchConnection
 
-    return ElasticsearchConnection(engine)
+        return ElasticsearchConnection(engine)
+    raise SettingsError(f"engine.kind = {engine.kind} is no cluster; set it to one of {', '.join(CLUSTER_KINDS)}")
 
 
 def _need(package: str, extra: str) -> None:

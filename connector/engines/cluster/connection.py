@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from connector.errors import EngineError
-from connector.settings import EngineSettings
+from connector.settings import ClusterKind, EngineSettings
 
 __all__ = ["DEFAULT_URL", "ClusterError", "Connection", "ServerVersion", "certificate_options", "reason_of"]
 
 DEFAULT_URL = "http://localhost:9200"
-Product = Literal["opensearch", "elasticsearch"]
 # The oldest releases that have what is used here.
-_OLDEST: Mapping[Product, tuple[int, int]] = {"opensearch": (2, 12), "elasticsearch": (8, 14)}
+_OLDEST: Mapping[ClusterKind, tuple[int, int]] = {"opensearch": (2, 12), "elasticsearch": (8, 14)}
 
 
 class ClusterError(EngineError):
@@ -45,10 +44,10 @@ class ServerVersion:
     major: int
     minor: int
     patch: int
-    product: Product = "opensearch"
+    product: ClusterKind = "opensearch"
 
     @classmethod
-    def parse(cls, text: str, product: Product) -> ServerVersion:
+    def parse(cls, text: str, product: ClusterKind) -> ServerVersion:
         """``2.19.1``, ``9.1.0-SNAPSHOT``.
 
         Raises:

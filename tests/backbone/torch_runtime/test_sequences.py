@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connector.backbone.prompt.tail import TokenIds
 from connector.backbone.torch_runtime.attention import EncodePass
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.cpu.operations import multiplies_bfloat16
 from connector.backbone.torch_runtime.cpu.plan import prepare
 from connector.backbone.torch_runtime.decoder import load_decoder
-from connector.backbone.torch_runtime.sequences import Sequences, TokenSequence
+from connector.backbone.torch_runtime.sequences import Sequences
 from connector.checkpoints.checkpoint import Checkpoint
 from tests.backbone.torch_runtime.packing import has_amx, has_wide_products
 
@@ -31,20 +32,17 @@ def sequences(smollm2: Checkpoint) -> Sequences:
     return Sequences(model, prepare(model, model.config.head_dim, CoreSharing.of_process()).batches)
 
 
-def keys(sequences: Sequences, batch: Sequence[TokenSequence]) -> torch.Tensor:
+def keys(sequences: Sequences, batch: Sequence[TokenIds]) -> torch.Tensor:
     def run() -> torch.Tensor:
-        encode = EncodePass([len(each.tokens) for each in batch], {}, None, DEPTH, CPU)
-        sequences.run(encode, batch)
+        encode = EncodePass(batch, 0, {}, None, DEPTH, CPU)
+        sequences.run(encode)
         return encode.keys[DEPTH]
 
     return CoreSharing.of_process().run(run)
 
 
-def made(lengths: Sequence[int]) -> list[TokenSequence]:
-    return [
-        TokenSequence(np.array([7 * (at + length) % 900 for at in range(length)], dtype=np.int32), np.arange(length))
-        for length in lengths
-    ]
+def made(lengths: Sequence[int]) -> list[TokenIds]:
+    return [np.array([7 * (at + length) % 900 for at in range(length)], dtype=np.int32) for length in lengths]
 
 
 def test_sequences_together_have_the_bits_that_they_have_alone(sequences: Sequences) -> None:

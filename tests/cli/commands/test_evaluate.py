@@ -20,12 +20,12 @@ from connector.errors import BackboneError, SettingsError
 from connector.evaluation.report import report_from_json
 from connector.evaluation.runs import read_run
 from connector.heads.head_sets import shipped_path
-from connector.heads.readouts import ReadOut
 from connector.reranker import Reranker
 from connector.routing.bundle import Bundle
 from connector.routing.metadata import EmbeddingRecipe, StaticSet
 from connector.routing.query_embedding import FEATURES
 from connector.routing.selection import Routes
+from connector.settings import ReadOut
 from connector.training.router import Router
 from router_export import export
 from tests.loaded_models import LoadedModels

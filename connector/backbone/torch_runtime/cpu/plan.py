@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from connector.backbone.prompt.tail import TokenIds
 from connector.backbone.torch_runtime.attention import EncodePass
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan, find_batch_plan
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.cpu.fused_layers import Fused, fuse_layers
 from connector.backbone.torch_runtime.cpu.linear import pack_linears, why_not_packed
 from connector.backbone.torch_runtime.cpu.operations import missing_operations
-from connector.backbone.torch_runtime.sequences import TokenSequence, run_sequences
+from connector.backbone.torch_runtime.sequences import run_pass
 
 __all__ = ["CpuPlan", "prepare"]
 
@@ -116,15 +117,12 @@ def _batch_plan(model: Any, head_dim: int, sharing: CoreSharing) -> BatchPlan:
 def _stands_alone(model: Any, plan: BatchPlan, sharing: CoreSharing) -> bool:
     """Whether sequences that are run together have the bits that they have alone, in the first layers."""
     highest = model.config.vocab_size - 1
-    passages = [
-        TokenSequence(np.minimum(np.arange(length), highest).astype(np.int32), np.arange(length))
-        for length in _PROBE_LENGTHS
-    ]
+    passages = [np.minimum(np.arange(length), highest).astype(np.int32) for length in _PROBE_LENGTHS]
     depth = min(_PROBE_LAYERS, model.config.num_hidden_layers - 1)
 
-    def keys(batch: Sequence[TokenSequence]) -> torch.Tensor:
-        encode = EncodePass([len(passage.tokens) for passage in batch], {}, None, depth, model.device)
-        run_sequences(model, plan, encode, batch)
+    def keys(batch: Sequence[TokenIds]) -> torch.Tensor:
+        encode = EncodePass(batch, 0, {}, None, depth, model.device)
+        run_pass(model, plan, encode)
         return encode.keys[depth]
 
     # Several at once are each on one core, one passage alone is on all.

@@ -29,7 +29,7 @@ def decoder(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> An
 
 def keys(model: Any) -> list[torch.Tensor]:
     """Of every layer, from one sequence."""
-    run = EncodePass([IDS.shape[1]], {}, None, model.config.num_hidden_layers, CPU)
+    run = EncodePass([IDS[0].numpy()], 0, {}, None, model.config.num_hidden_layers, CPU)
     with torch.inference_mode(), active(run):
         model(input_ids=IDS, position_ids=torch.arange(IDS.shape[1])[None], use_cache=False)
     return [run.keys[layer] for layer in sorted(run.keys)]
