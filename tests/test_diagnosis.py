@@ -18,9 +18,9 @@ from connector.diagnosis import elasticsearch as elasticsearch_checks
 from connector.diagnosis import machine as machine_checks
 from connector.diagnosis import opensearch as opensearch_checks
 from connector.diagnosis.findings import run
-from connector.engines.cluster.connection import ClusterError, Product, ServerVersion
+from connector.engines.cluster.connection import ClusterError, ServerVersion
 from connector.errors import BackboneError, EngineError, SettingsError
-from connector.settings import Settings, load_settings
+from connector.settings import ClusterKind, Settings, load_settings
 from connector.writeback.inference_endpoint import InferencePlan
 
 
@@ -30,7 +30,7 @@ class Cluster:
     url = "http://cluster:9200"
 
     def __init__(
-        self, version: str | ClusterError = "2.19.1", product: Product = "opensearch", **answers: Any
+        self, version: str | ClusterError = "2.19.1", product: ClusterKind = "opensearch", **answers: Any
     ) -> None:
         self._version, self._product, self._answers = version, product, answers
 

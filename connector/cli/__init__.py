@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from connector import __version__
+from connector.cli.allocator import keep_big_buffers
 from connector.cli.context import Context
 from connector.errors import RhConnectorError
 
@@ -81,7 +82,10 @@ def main(arguments: list[str] | None = None, obj: Context | None = None) -> Any:
         arguments: without the program's name; None: those of the process.
         obj: holds the models that the command uses; None: they are loaded where one is needed.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        # A process of our own. Where Python called, it is the caller's.
+        keep_big_buffers()
+        arguments = sys.argv[1:]
     try:
         sys.exit(cli.main(args=arguments, prog_name="rh-connector", standalone_mode=False, obj=obj) or 0)
     except click.exceptions.Abort:
