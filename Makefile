@@ -22,12 +22,15 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)
 	@$(BIN)/rh-connector demo
 
-test: $(INSTALLED)
-	@$(BIN)/python -m pytest
+# A process a core. Threads of one would otherwise spin while those of another compute.
+TESTS := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
-# While you work: without what starts search servers, exports models or runs the benchmark.
+test: $(INSTALLED)
+	@$(TESTS)
+
+# While you work: without what starts search servers, exports models, runs the benchmark or takes seconds.
 test-quick: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "not nodes and not export and not bench"
+	@$(TESTS) -m "not nodes and not export and not bench and not slow"
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .

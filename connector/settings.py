@@ -59,6 +59,7 @@ ReadOut = Literal["query", "share", "icr"]
 """How a head's attention becomes a score; see ``connector.heads.readouts``."""
 READOUTS: tuple[ReadOut, ...] = get_args(ReadOut)
 ClusterKind = Literal["opensearch", "elasticsearch"]
+EngineKind = Literal["embedded", ClusterKind]
 """Engines that are clusters with a REST API."""
 CLUSTER_KINDS: tuple[ClusterKind, ...] = get_args(ClusterKind)
 
@@ -100,9 +101,7 @@ class _Section(BaseModel):
 class EngineSettings(_Section):
     """The first stage."""
 
-    kind: Literal["embedded"] | ClusterKind = Field(
-        "embedded", description="Search engine that answers the first stage."
-    )
+    kind: EngineKind = Field("embedded", description="Search engine that answers the first stage.")
     url: str | None = Field(
         None, description="URL of the cluster; for embedded, the folder of its indexes (null: in cache.path)."
     )

@@ -36,13 +36,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Nodes boot while the tests that come before theirs run."""
-    if not session.config.option.collectonly:
-        for name in nodes_of(session.items):
-            session.config.stash[_NODES].begin(name)
+    if not session.config.option.collectonly and not _is_worker(session.config):
+        _boot(session)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     item.config.stash[_RUNNING] = item
+    # Of several processes one gets the nodes' tests, all of them, and only then knows.
+    if _is_worker(item.config) and item.get_closest_marker("nodes"):
+        _boot(item.session)
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def _boot(session: pytest.Session) -> None:
+    for name in nodes_of(session.items):
+        session.config.stash[_NODES].begin(name)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -66,6 +66,7 @@ def test_opensearch(repository: Path, tmp_path: Path, opensearch_node: Node, rer
     assert "choose-one" not in "".join(outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["docs/no-cluster.md"])
 def test_without_a_cluster(repository: Path, tmp_path: Path, page: str) -> None:
     (tmp_path / "articles.jsonl").write_text("".join(json.dumps(article) + "\n" for article in ARTICLES))

@@ -185,6 +185,7 @@ def test_broken_shards_and_forbidden_indices_are_told() -> None:
     assert found.level == "fail" and "view_index_metadata" in found.mend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "body", "level", "words"),
     [

@@ -104,6 +104,7 @@ def test_every_command_and_option_has_help() -> None:
     check(cli)
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs(
     repository: Path, reranker: Reranker, capsys: pytest.CaptureFixture[str]
 ) -> None:

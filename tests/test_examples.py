@@ -54,6 +54,7 @@ def test_examples_are_short_and_say_how_they_are_run(path: Path) -> None:
     assert f"def test_{path.stem}(" in Path(__file__).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_rerank_texts(environment: dict[str, str], tmp_path: Path) -> None:
     question, first, *others = run("rerank_texts", environment, tmp_path)
     assert question == "how do visitors get on the wifi?"
@@ -61,6 +62,7 @@ def test_rerank_texts(environment: dict[str, str], tmp_path: Path) -> None:
     assert len(others) == 2 and "not reranked" not in others[-1]
 
 
+@pytest.mark.slow
 def test_rerank_opensearch_hits(environment: dict[str, str], tmp_path: Path) -> None:
     said, *places = run("rerank_opensearch_hits", environment, tmp_path)
     assert said.endswith(": reranked")

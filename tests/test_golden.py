@@ -39,6 +39,7 @@ def scores(layout: Layout) -> dict[str, list[float]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("smollm2")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_scores_are_as_they_were(layout: Layout) -> None:

@@ -43,6 +43,7 @@ def folder(tmp_path: Path, settings: Settings, smollm2: Checkpoint, monkeypatch:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_blocks_run_in_order(repository: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (repository / "docs/python.md").read_text()
     names: dict[str, Any] = {}
@@ -67,6 +68,7 @@ def test_every_name_is_there_and_typed_for_editors() -> None:
         connector.nothing  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", connector.__all__)
 def test_no_name_needs_torch(name: str) -> None:
     """Where an exported LLM runs, head scores are gathered and static heads found without it."""

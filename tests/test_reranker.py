@@ -27,6 +27,7 @@ def scores_by_index(reranker: Reranker, documents: list[str], **options: Any) ->
     return {hit.index: hit.score for hit in reranker.rerank(QUERY, documents, **options).hits}
 
 
+@pytest.mark.slow
 def test_the_document_that_answers_comes_first(reranker: Reranker, cats: list[str]) -> None:
     result = reranker.rerank(QUERY, cats)
     assert result.reranked and result.reason is None
@@ -113,6 +114,7 @@ def test_objects_are_read_by_their_text_fields(reranker: Reranker, cats: list[st
     assert [hit.id for hit in result.hits] == ["7", "x"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "documents",
     [
@@ -248,6 +250,7 @@ def test_bad_requests_say_what_to_mend(
         reranker.rerank(query, documents, first_stage=first_stage)
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(max_size=40), max_size=6), st.text(min_size=1, max_size=30))
 def test_as_many_come_out_as_go_in(reranker: Reranker, documents: list[str], query: str) -> None:
@@ -286,6 +289,7 @@ def settings_with(settings: Settings, **options: Any) -> Settings:
     return load_settings("/dev/null", {"cache.path": settings.cache.path, **options}, environment={})
 
 
+@pytest.mark.slow
 def test_layouts_and_heads_without_a_shipped_set_say_what_to_do(settings: Settings) -> None:
     with pytest.raises(BackboneError, match="train --static"):
         Reranker.from_settings(settings_with(settings, **{"backbone.layout": "joint"}))
@@ -295,6 +299,7 @@ def test_layouts_and_heads_without_a_shipped_set_say_what_to_do(settings: Settin
         Reranker.from_settings(settings_with(settings, **{"router.mode": "routed", "backbone.layout": "late"}))
 
 
+@pytest.mark.slow
 def test_icr_as_published_runs(settings: Settings, cats: list[str]) -> None:
     options = {"backbone.layout": "joint", "rerank.readout": "icr", "router.mode": "all", "rerank.fusion": "none"}
     icr = Reranker.from_settings(settings_with(settings, **options))

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-QUICK = "not nodes and not export and not bench"
+import pytest
+
+QUICK = "not nodes and not export and not bench and not slow"
 
 
 def quick(repository: Path, *arguments: str) -> str:
@@ -18,6 +20,7 @@ def quick(repository: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_what_a_quick_run_leaves_out(repository: Path) -> None:
     modules = ("engines/test_contract", "writeback/test_never_breaks_a_search", "cli/commands/test_bench")
     modules += ("cli/commands/test_clusters", "service/gateway/test_real_nodes")
@@ -62,6 +65,7 @@ def test_unseen_export(request):
 """
 
 
+@pytest.mark.slow
 def test_who_comes_by_a_way_that_is_not_seen_is_refused(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "test_made_up.py").write_text(MADE_UP)
     said = quick(repository, "-q", "--rootdir", str(tmp_path), str(tmp_path))

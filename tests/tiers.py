@@ -14,8 +14,9 @@ MARKERS: Mapping[str, str] = {
     "nodes": "starts a real OpenSearch or Elasticsearch",
     "export": "traces a backbone into ONNX graphs",
     "bench": "measures: runs the bench command, or times new processes that load the LLM",
+    "slow": "takes seconds: trains, starts processes, or loads the LLM anew",
 }
-"""What each marker says of its tests. ``-m "not nodes and not export and not bench"`` is the quick run."""
+"""What each marker says of its tests. The quick run leaves all of them out."""
 _BY_FIXTURE: Mapping[str, frozenset[str]] = {
     "nodes": frozenset(NODES),
     "export": frozenset({"tiny_exports", "smollm2_export"}),
@@ -33,6 +34,9 @@ def give_markers(items: Iterable[pytest.Item]) -> None:
         for marker, fixtures in _BY_FIXTURE.items():
             if used & fixtures or (marker == "export" and exports):
                 item.add_marker(marker)
+        # Processes that share the tests: each node starts once, and what a module's fixtures load is loaded once.
+        alone = item.get_closest_marker("nodes")
+        item.add_marker(pytest.mark.xdist_group("nodes" if alone else item.nodeid.partition("::")[0]))
 
 
 def nodes_of(items: Iterable[pytest.Item]) -> list[str]:

@@ -41,6 +41,7 @@ def open_reader(smollm2: Checkpoint, runtime: TorchRuntime) -> Open:
     return opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["block", "late"])
 def test_order_and_cache_change_no_bit(open_reader: Open, layout: Layout, cats: list[str]) -> None:
     fresh = open_reader(layout).read(QUERY, cats, HEADS)
@@ -142,6 +143,7 @@ def test_hostile_documents_do_not_move_spans(open_reader: Open, cats: list[str])
     assert np.isfinite(reading.rows).all()
 
 
+@pytest.mark.slow
 def test_int8_entries_are_half_as_large_and_close(smollm2: Checkpoint, open_reader: Open, cats: list[str]) -> None:
     exact, small = (
         open_reader().with_runtime(

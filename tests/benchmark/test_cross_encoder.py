@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from connector.benchmark.cross_encoder import best_batch, make_peers, pair_batches
 
@@ -17,6 +18,7 @@ def test_pairs_are_sorted_padded_and_marked() -> None:
     assert long["input_ids"].shape == (1, 512) and long["input_ids"].max() < 30_522
 
 
+@pytest.mark.slow
 def test_peers_score_alike_whatever_the_batch() -> None:
     peers = {peer.name: peer for peer in make_peers(1)}
     assert list(peers) == ["torch", "onnx", "onnx_int8"]

@@ -18,6 +18,7 @@ def tokenizer(smollm2: Checkpoint) -> Tokenizer:
     return Tokenizer.from_folder(smollm2.path)
 
 
+@pytest.mark.slow
 def test_the_standard_library_gives_distinct_documents_of_one_length(tokenizer: Tokenizer) -> None:
     texts = read_texts(None, tokenizer, 30, 40)
     assert len(set(texts.documents)) == 30

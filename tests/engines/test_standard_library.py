@@ -18,6 +18,7 @@ def documents() -> dict[str, Document]:
     return {document.id: document for document in standard_library_documents()}
 
 
+@pytest.mark.slow
 def test_thousands_of_distinct_documents(documents: dict[str, Document]) -> None:
     assert len(documents) > 3000
     texts = [document.fields["text"] for document in documents.values()]

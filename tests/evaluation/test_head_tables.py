@@ -46,6 +46,7 @@ class Counting:
         return reading
 
 
+@pytest.mark.slow
 def test_tables_are_taken_up_again_after_a_kill(
     reranker: Reranker, windows: list[SearchedQuery], tmp_path: Path
 ) -> None:
@@ -64,6 +65,7 @@ def test_tables_are_taken_up_again_after_a_kill(
     assert reader.reads == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readout", READOUTS)
 def test_a_table_gives_the_reranker_s_scores(
     reranker: Reranker, windows: list[SearchedQuery], tmp_path: Path, readout: ReadOut

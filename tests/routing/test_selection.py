@@ -36,6 +36,7 @@ def shipped() -> Bundle:
     return Bundle.load(path)
 
 
+@pytest.mark.slow
 def test_the_default_routes(routed: Reranker, shipped: Bundle, cats: list[str]) -> None:
     result = routed.rerank(QUERY, cats, first_stage=[5.0, 4.0, 3.0, 2.0, 1.0])
     assert result.reranked and result.mode == "routed" and result.hits[0].index == 2

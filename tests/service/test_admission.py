@@ -175,6 +175,7 @@ def test_abandoned_requests_free_their_places_at_once() -> None:
         assert count(url, 'rh_reranked_total{outcome="reranked"}') == 1
 
 
+@pytest.mark.slow
 def test_documents_of_abandoned_requests_are_not_encoded_to_the_end(reranker: Reranker) -> None:
     """Eight requests of 150 new documents, left while they are worked on."""
 

@@ -63,6 +63,7 @@ def ask(client: TestClient, query: str, documents: list[str], **more: Any) -> An
     return client.post("/v1/rerank", content=json.dumps({"query": query, "documents": documents, **more}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARD)
 def test_hard_documents_with_the_real_model(real: TestClient, name: str) -> None:
     documents = ["Bridges are made of steel.", HARD[name], "A cat sleeps 12 to 16 hours a day."]
@@ -73,6 +74,7 @@ def test_hard_documents_with_the_real_model(real: TestClient, name: str) -> None
     assert max(range(3), key=lambda index: scores[index]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARD)
 def test_hard_queries_with_the_real_model(real: TestClient, name: str) -> None:
     response = ask(real, HARD[name], ["Bridges are made of steel.", "A cat sleeps 12 to 16 hours a day."])

@@ -58,6 +58,7 @@ def answer(make_client: ClientFactory, case: str, route: str) -> dict[str, Any]:
     return {"status": response.status_code, "headers": headers, "body": body}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("case", CASES)
 def test_an_answer_is_the_same_to_the_byte(make_client: ClientFactory, case: str, route: str) -> None:

@@ -20,6 +20,7 @@ from tests.evaluation.test_report import make_report
 from tests.studies.condensed import condensed
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_what_the_committed_results_give(repository: Path) -> None:
     committed = (repository / "docs" / "results.md").read_text(encoding="utf-8")
     assert committed == results_page(read_reports(repository / "docs" / "results")), "run: make docs"

@@ -37,6 +37,7 @@ def test_first_answers_are_real(program: list[str]) -> None:
     assert served_answer(program) > 0
 
 
+@pytest.mark.slow
 def test_a_program_that_fails_is_told() -> None:
     program = [str(Path(sys.executable).with_name("rh-connector")), "--config", "/dev/null"]
     broken = [*program, "--set", "backbone.model=/nowhere"]

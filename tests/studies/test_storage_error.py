@@ -14,6 +14,7 @@ from connector.studies.storage_error import FORMATS, measure, table
 from tests.evaluation.folders import DOCUMENTS, write_collection
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", FORMATS)
 def test_formats_are_compared_on_the_same_windows(settings: Settings, tmp_path: Path, layout: str) -> None:
     collection = load_collection(write_collection(tmp_path))

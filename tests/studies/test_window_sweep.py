@@ -51,6 +51,7 @@ def test_means_and_medians() -> None:
     assert rows[0].milliseconds == 20 and rows[0].difference == pytest.approx(0.1333)
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_where_it_was(settings: Settings, tmp_path: Path) -> None:
     folder, keep, out = write_collection(tmp_path / "world"), tmp_path / "keep.jsonl", tmp_path / "report.json"
     arguments = [str(folder), "--keep", str(keep), "--window", "2", "--set", f"cache.path={settings.cache.path}"]

@@ -62,6 +62,7 @@ def own_settings(settings: Settings, tmp_path: Path) -> Settings:
     return settings.model_copy(update={"cache": cache, "rerank": rerank})
 
 
+@pytest.mark.slow
 def test_a_router_is_trained_written_and_taken(
     reranker: Reranker, own_settings: Settings, collection: Path, tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_shards_make_up_all_queries(reranker: Reranker, own_settings: Settings, 
     assert parts[0][1] == parts[1][1] and len(list(parts[0][1].glob("*.npz"))) == len(ANIMALS)
 
 
+@pytest.mark.slow
 def test_static_heads_are_found_and_saved(
     reranker: Reranker, own_settings: Settings, collection: Path, tmp_path: Path
 ) -> None:

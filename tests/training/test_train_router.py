@@ -25,6 +25,7 @@ def routed() -> Trained:
     return trained(160, depends=True)
 
 
+@pytest.mark.slow
 def test_where_the_right_head_depends_on_the_query_routing_wins(routed: Trained) -> None:
     assert routed.metadata.kappa > 0
     for measured in (routed.cross_validated, routed.left_out):
@@ -45,6 +46,7 @@ def test_the_right_head_is_chosen(routed: Trained) -> None:
     assert (gates[~kind, first] > gates[~kind, second]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_where_it_does_not_kappa_is_0_and_the_router_is_its_static_set() -> None:
     plain = trained(80, depends=False)
     assert plain.metadata.kappa == 0
@@ -57,6 +59,7 @@ def test_where_it_does_not_kappa_is_0_and_the_router_is_its_static_set() -> None
     assert plain.cross_validated.routed == plain.cross_validated.static
 
 
+@pytest.mark.slow
 def test_the_same_seed_and_tables_give_the_same_router() -> None:
     threads = torch.get_num_threads()
     options = dataclasses.replace(OPTIONS, fit=dataclasses.replace(OPTIONS.fit, steps=40))
@@ -78,6 +81,7 @@ def test_paper_mode_gives_multi_hot_gates_and_no_first_stage() -> None:
     assert paper.cross_validated.routed > paper.cross_validated.permuted
 
 
+@pytest.mark.slow
 def test_few_queries_are_not_routed_and_none_are_an_error() -> None:
     assert trained(6, depends=True).metadata.kappa == 0
     with pytest.raises(DataError, match="no train query"):

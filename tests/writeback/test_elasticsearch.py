@@ -54,6 +54,7 @@ def ids(answer: Any) -> list[str]:
     return [hit["_id"] for hit in answer["hits"]["hits"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service_kind", ["hugging_face", "custom"])
 def test_from_install_to_uninstall(
     cluster: InferenceDouble, connection: Connection, reranker: Reranker, service_kind: Service

@@ -68,7 +68,8 @@ class _Capture:
         for place, (layer, head) in enumerate(heads):
             self.heads.setdefault(layer, []).append(head)
             self._places.setdefault(layer, []).append(place)
-        self.rows = torch.empty((len(heads), len(tail.rows), len(documents.positions)), device=device)
+        # What is never captured shows as no number.
+        self.rows = torch.full((len(heads), len(tail.rows), len(documents.positions)), torch.nan, device=device)
         every = len(tail.counted) == len(tail.ids)
         self._needed = None if every else torch.from_numpy(tail.counted).to(device)
         self._weights = torch.from_numpy(np.ascontiguousarray(tail.rows[:, tail.counted])).to(device)

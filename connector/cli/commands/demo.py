@@ -183,7 +183,7 @@ def _what_next(context: Context, console: Console, settings: Settings, query: st
     console.print()
     console.print("What to type next", style="bold", markup=False)
     for title, lines in steps.items():
-        console.print(f"# {title}", style="dim", markup=False)
+        console.print(f"# {title}", style="dim", markup=False, soft_wrap=True)
         for line in lines:
             # Never folded: what is copied must be one line.
             console.print(printable(line), markup=False, soft_wrap=True)

@@ -39,6 +39,7 @@ def runtime(loaded: Watched) -> Watched:
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["block", "late"])
 def test_eight_requests_encode_each_passage_once(
     smollm2: Checkpoint, runtime: Watched, layout: Layout, cats: list[str]

@@ -71,6 +71,7 @@ class Crowd:
         return asked
 
 
+@pytest.mark.slow
 @LATE
 def test_what_came_meanwhile_is_one_pass_with_the_same_bits(
     smollm2: Checkpoint, runtime: Watched, layout: Layout, cats: list[str]
@@ -102,6 +103,7 @@ def test_what_came_meanwhile_is_one_pass_with_the_same_bits(
     assert (after.waiting, after.waiting_tokens) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_large_window_is_a_pass_of_its_own(
     smollm2: Checkpoint, runtime: Watched, cats: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

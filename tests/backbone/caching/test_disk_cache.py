@@ -241,6 +241,7 @@ def reader_of(settings: Settings, folder: Path, checkpoint: Checkpoint, layout: 
     return Reader(runtime, tokenizer, template, layout, digest, DocumentCache(100 * MB, disk))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "dtype"), [("block", "float16"), ("late", "int8"), ("late", "float32")])
 def test_states_from_disk_give_the_same_bits(
     settings: Settings, smollm2: Checkpoint, tmp_path: Path, cats: list[str], layout: str, dtype: str
@@ -259,6 +260,7 @@ def test_states_from_disk_give_the_same_bits(
     second.close()
 
 
+@pytest.mark.slow
 def test_precomputed_documents_are_not_encoded_again(
     settings: Settings, smollm2: Checkpoint, tmp_path: Path, cats: list[str]
 ) -> None:
@@ -271,6 +273,7 @@ def test_precomputed_documents_are_not_encoded_again(
     reader.close()
 
 
+@pytest.mark.slow
 def test_joint_prompts_cannot_be_precomputed(settings: Settings, smollm2: Checkpoint, tmp_path: Path) -> None:
     reader = reader_of(settings, tmp_path, smollm2, "joint", "float16")
     with pytest.raises(BackboneError, match="joint"):
@@ -290,6 +293,7 @@ print(result.reranked, result.encoded, result.cached, [(hit.index, hit.score.hex
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_gives_the_same_scores_and_encodes_nothing(
     settings: Settings, smollm2: Checkpoint, tmp_path: Path, cats: list[str]
 ) -> None:

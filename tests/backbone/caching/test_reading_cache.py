@@ -60,6 +60,7 @@ def test_bounded_counted_and_least_recently_used_out_first() -> None:
     assert cache.statistics().entries == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["block", "late"])
 def test_the_same_query_over_the_same_documents_is_read_once(
     open_reader: Open, layout: Layout, cats: list[str]

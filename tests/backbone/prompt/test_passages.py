@@ -89,6 +89,7 @@ def test_the_bound_holds_and_what_is_left_out_is_right(tokenizer: Tokenizer, lim
         assert passages.nbytes <= limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [3, 150, 2000])
 def test_what_is_counted_is_what_is_taken(tokenizer: Tokenizer, words: int) -> None:
     passages = Passages(tokenizer, 512, 8, 100_000_000)

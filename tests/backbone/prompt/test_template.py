@@ -74,6 +74,7 @@ def test_templates_that_print_the_date_give_the_same_prompt_every_day(folder: Pa
     assert prefix[: len(tokenizer.encode_template("2024-07-26"))] == tokenizer.encode_template("2024-07-26")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["{% for", "{{ raise_exception('no') }}", "{{ messages[0]['content'].nothing.at }}"])
 def test_broken_templates_are_one_line(folder: Path, text: str) -> None:
     (folder / "chat_template.jinja").write_text(text)

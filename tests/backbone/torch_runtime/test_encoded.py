@@ -62,6 +62,7 @@ def test_bytes_round_trip(smollm2: Checkpoint) -> None:
         runtime.load_document(document.to_bytes()[:-1])
 
 
+@pytest.mark.slow
 def test_new_cached_and_from_disk_give_the_same_bits(smollm2: Checkpoint, tmp_path: Path, cats: list[str]) -> None:
     first = reader_of(smollm2, "int4", tmp_path)
     new = first.read(QUERY, cats, HEADS)
@@ -76,6 +77,7 @@ def test_new_cached_and_from_disk_give_the_same_bits(smollm2: Checkpoint, tmp_pa
     assert len(new.documents) == len(cats)
 
 
+@pytest.mark.slow
 def test_fewer_bits_are_smaller_and_further_off(smollm2: Checkpoint, cats: list[str]) -> None:
     exact = reader_of(smollm2, "float32").read(QUERY, cats, HEADS).rows
     dtypes: tuple[CacheDtype, ...] = ("float16", "int8", "int4")
@@ -96,6 +98,7 @@ def test_passages_widened_together_are_as_alone(number_format: torch.dtype) -> N
     torch.testing.assert_close(found, wanted, rtol=1e-2 if number_format == torch.bfloat16 else 1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "int8", "int4"])
 def test_a_document_stored_again_is_as_if_encoded_so(smollm2: Checkpoint, dtype: CacheDtype) -> None:
     documents = token_ids(range(100, 140), range(300, 420))

@@ -271,6 +271,7 @@ def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
     assert run == [0, 1, 0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "most"), [("float16", 2e-3), ("int8", 5e-2)])
 def test_stored_formats_cost_little(folder: Path, runtime: TorchRuntime, dtype: Any, most: float) -> None:
     small = TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype=dtype)
@@ -283,6 +284,7 @@ def test_stored_formats_cost_little(folder: Path, runtime: TorchRuntime, dtype: 
     assert 0 < np.abs(before - after).mean() < most
 
 
+@pytest.mark.slow
 def test_sixteen_bits_of_the_weights_are_stored_without_loss(folder: Path, runtime: TorchRuntime) -> None:
     exact, stored = (
         TorchRuntime.load(folder, device="cpu", dtype="bfloat16", cache_dtype=dtype) for dtype in ("float32", "auto")

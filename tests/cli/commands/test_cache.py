@@ -114,6 +114,7 @@ def write(path: Path, texts: list[str]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_precompute_fills_the_cache_and_goes_on_where_it_was(weights: Path, tmp_path: Path, cats: list[str]) -> None:
     found = answer(weights, "index", write(tmp_path / "three.jsonl", cats[:3]), "--precompute")
     assert found["precomputed"].pop("seconds") > 0
@@ -132,6 +133,7 @@ def test_precompute_fills_the_cache_and_goes_on_where_it_was(weights: Path, tmp_
     reranker.reader.close()
 
 
+@pytest.mark.slow
 def test_precompute_stops_when_its_own_documents_would_have_to_go(weights: Path, tmp_path: Path) -> None:
     texts = [f"The cat number {number} sleeps on its own sofa all day." for number in range(40)]
     result = run(weights, "index", write(tmp_path / "many.jsonl", texts), "--precompute", disk_mb=3)

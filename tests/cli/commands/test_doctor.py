@@ -205,6 +205,7 @@ def test_settings_that_do_not_suffice(node: Node, pets: Connection, doctor: Call
     assert code == 3 and "engine.kind to opensearch" in rows["cluster"]["mend"] and "index" not in rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["opensearch", "elasticsearch"])
 def test_unreachable(kind: str, unused_port: int, doctor: Callable[..., tuple[int, Rows]]) -> None:
     base = {"engine.kind": kind, "engine.username": "me", "engine.password": KEY}
@@ -241,6 +242,7 @@ def test_elasticsearch(elasticsearch_node: Node, cats: list[str], doctor: Callab
             opened.request("DELETE", "/dr-pets")
 
 
+@pytest.mark.slow
 def test_embedded(tmp_path: Path, cats: list[str], doctor: Callable[..., tuple[int, Rows]]) -> None:
     options = {"engine.url": str(tmp_path)}
     code, rows = doctor(options)

@@ -122,6 +122,7 @@ def twice(*plain: tuple[str, str]) -> list[tuple[str, str]]:
 CONTROLS = [(name, "pool") for name in ("random", "static", "routed", "permuted")]
 
 
+@pytest.mark.slow
 def test_rows_runs_and_values_are_the_reranker_s(
     collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_rows_runs_and_values_are_the_reranker_s(
             assert [entry.id for entry in run[query]] == [hit.id for hit in own.rerank(text, hits).hits]
 
 
+@pytest.mark.slow
 def test_joint_has_the_published_systems_in_both_orders(
     collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
 ) -> None:

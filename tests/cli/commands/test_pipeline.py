@@ -73,6 +73,7 @@ def test_a_proof_that_fails_leaves_nothing_and_a_good_one_is_told(opensearch_nod
     opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", ["hugging_face", "custom"])
 def test_an_inference_endpoint(service: str, cats: list[str]) -> None:
     settings = {

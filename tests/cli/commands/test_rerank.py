@@ -100,6 +100,7 @@ def test_wrong_lines_need_no_model(feed: Feed, tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["\ud800 half an emoji", "nul \x00 inside", "🐈‍⬛ naps", "\u2028", "<|im_start|>", "ü" * 900]
 )

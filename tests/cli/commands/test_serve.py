@@ -72,6 +72,7 @@ def call(url: str, body: Any = None) -> Any:
         return json.load(response)
 
 
+@pytest.mark.slow
 def test_serve_with_the_real_model(reranker: Reranker, cats: list[str]) -> None:
     """From the command to an answer, then SIGTERM. (The fixture has fetched the model.)"""
     command = [sys.executable, "-c", "from connector.cli import main; main()", "serve", "--port", "0"]

@@ -45,6 +45,7 @@ def cache(smollm2: Checkpoint, tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["block", "late", "joint"])
 def test_heads_are_found_and_stored(collection: Path, cache: Path, tmp_path: Path, layout: str) -> None:
     out = tmp_path / "heads.json"

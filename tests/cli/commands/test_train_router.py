@@ -67,6 +67,7 @@ def trained(collection: Path, cache: Path, tmp_path_factory: pytest.TempPathFact
     return out
 
 
+@pytest.mark.slow
 def test_a_router_is_trained_exported_and_says_how(trained: Path, collection: Path) -> None:
     told = Bundle.load(trained).metadata
     assert told.training["queries"]["animals"] == 10  # type: ignore[call-overload,index]
@@ -77,6 +78,7 @@ def test_a_router_is_trained_exported_and_says_how(trained: Path, collection: Pa
     assert metadata == told and len(router.samples) > 0
 
 
+@pytest.mark.slow
 def test_shards_and_their_merge_train_the_same(
     collection: Path, cache: Path, trained: Path, smollm2: Checkpoint, tmp_path: Path
 ) -> None:
@@ -110,6 +112,7 @@ def test_an_exported_router_is_the_same_file(cache: Path, trained: Path, tmp_pat
     assert "smollm2-135m, layout block" in plain.output and "static" in plain.output
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_told(cache: Path, collection: Path, trained: Path, tmp_path: Path) -> None:
     for arguments, error, says in (
         (("train",), SettingsError, "give a SOURCE"),
@@ -131,6 +134,7 @@ def test_what_is_wrong_is_told(cache: Path, collection: Path, trained: Path, tmp
             run(cache, *arguments, ok=False)
 
 
+@pytest.mark.slow
 def test_queries_over_the_engine_and_made_of_its_documents(cache: Path, collection: Path, tmp_path: Path) -> None:
     engine = ("--set", "engine.index=animals", "--set", f"engine.url={tmp_path / 'indexes'}")
     indexed = CliRunner().invoke(cli, [*engine, "index", str(collection)], catch_exceptions=False)
@@ -147,6 +151,7 @@ def test_queries_over_the_engine_and_made_of_its_documents(cache: Path, collecti
     assert queries["animals"] == 10 and queries["animals:made"] > 0  # type: ignore[call-overload,index,operator]
 
 
+@pytest.mark.slow
 def test_a_report_with_controls(cache: Path, collection: Path, trained: Path, tmp_path: Path) -> None:
     left_out = tmp_path / "left-out.onnx"
     shutil.copy(trained, left_out)

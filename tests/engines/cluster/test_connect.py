@@ -37,6 +37,7 @@ def engine_of(double: ClusterDouble, **more: Any) -> Engine:
     return open_engine(load_settings("/dev/null", {f"engine.{name}": value for name, value in given.items()}, {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "header"),
     [
@@ -71,6 +72,7 @@ def test_requests_to_aws_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in signed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("product", "kind", "version", "words"),
     [
@@ -85,6 +87,7 @@ def test_another_server_is_told(product: str, kind: str, version: str, words: st
         engine_of(double, kind=kind).count()
 
 
+@pytest.mark.slow
 def test_a_client_that_is_too_new_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A real 8.17 server, and what client 9 sends."""
     from elasticsearch._sync.client import _base
@@ -111,6 +114,7 @@ def test_nobody_there(kind: str) -> None:
             open_engine(load_settings("/dev/null", given, {})).count()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 def test_what_is_refused_for_now_is_asked_again(double: ClusterDouble, status: int) -> None:
     double.answers = [(status, {"error": {"type": "x", "reason": "busy"}}), counted(7)]
@@ -124,6 +128,7 @@ def test_for_a_limited_time(double: ClusterDouble) -> None:
     assert 2 <= len(double.asked) < 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_what_is_refused_for_good_is_not(double: ClusterDouble, status: int) -> None:
     double.answers = [(status, {"error": {"type": "x", "reason": "no"}})]

@@ -88,6 +88,7 @@ def ids(raw: list[str]) -> list[str]:
     return [read_value(one)[0]["_id"] for one in raw]
 
 
+@pytest.mark.slow
 @given(hits=hits, window=st.integers(1, 35), size=st.integers(1, 12))
 @_PROPERTY
 def test_pages_put_together_are_one_long_page(

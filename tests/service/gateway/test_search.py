@@ -59,6 +59,7 @@ def test_every_page_asks_the_same_copies_of_the_shards(make_gateway: GatewayFact
     assert preferences[4] == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameters", "body", "reason"),
     [

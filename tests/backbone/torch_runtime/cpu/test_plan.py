@@ -121,6 +121,7 @@ def test_an_operation_that_takes_other_arguments_is_told(monkeypatch: pytest.Mon
     assert "packed float32 products fail: " in told["weights"] and "takes 1 position" in told["weights"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("smollm2", "lacking")
 def test_the_log_metrics_and_doctor_give_the_reason(
     settings: Settings, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
