@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -128,9 +128,13 @@ class Reranker:
             RequestError: an empty query, a document or first-stage score that is none, a mode that is not loaded.
         """
         started, deadline = time.perf_counter(), self._deadline(deadline_ms, scope)
-        inputs = [self._input(at, document) for at, document in enumerate(documents)]
-        if not isinstance(query, str) or not query.strip():
+        if not isinstance(query, str):
+            raise RequestError(f"query is {type(query).__name__}; give the text that was searched for")
+        if not query.strip():
             raise RequestError("query is empty; give the text that was searched for")
+        if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+            raise RequestError(f"documents is {type(documents).__name__}; give a list of texts, objects or hits")
+        inputs = [self._input(at, document) for at, document in enumerate(documents)]
         scores, ranks = _first_stage(first_stage, inputs, all(isinstance(d, Hit) for d in documents))
         order = sorted(range(len(inputs)), key=lambda at: ranks[at]) if ranks else list(range(len(inputs)))
 
@@ -171,7 +175,13 @@ class Reranker:
             return unchanged(f"failed: {type(error).__name__}: {error}")
 
     def _deadline(self, deadline_ms: float | None, given: CancelScope | None) -> float:
-        """The sooner of a request's deadlines, in seconds of ``time.monotonic``; where it has none, the default."""
+        """The sooner of a request's deadlines, in seconds of ``time.monotonic``; where it has none, the default.
+
+        Raises:
+            RequestError: it is no number, or below 0.
+        """
+        if deadline_ms is not None and (not isinstance(deadline_ms, int | float) or not deadline_ms >= 0):
+            raise RequestError(f"deadline_ms = {deadline_ms!r}: give a number of milliseconds, 0 or more")
         until = math.inf if given is None else given.deadline
         if deadline_ms is None and until == math.inf:
             deadline_ms = self._deadline_ms
@@ -294,8 +304,8 @@ def _first_stage(
     """First-stage scores and ranks (from 1), each None where unknown."""
     if given is None and are_hits and inputs:
         scores = [item.score for item in inputs]
-        # Hits come in first-stage order; scores that are missing for one are of no use for the others.
-        known = [score for score in scores if score is not None]
+        # Hits come in first-stage order; scores that are missing for one, or are none, are of no use for the others.
+        known = [score for score in scores if score is not None and math.isfinite(score)]
         return (known if len(known) == len(scores) else None), list(range(1, len(inputs) + 1))
     if given is None:
         return None, None

@@ -246,7 +246,7 @@ class RerankSettings(_Section):
 class ServeSettings(_Section):
     """The HTTP service."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65_535, description="Port to listen on; 0: a free one.")
     api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_split_keys)] = Field(
         (), description="Bearer keys that are let in; empty: everybody."

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from connector.service.dialects.request import DialectRequest
+
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^### (An? .*)\n((?:(?!^##).*\n)*)", PAGE, re.MULTILINE))
 # A path has a slash or a known ending; a dotted name of ours is a module's attribute.
@@ -54,6 +56,11 @@ def test_a_recipe_touches_code_tests_and_what_users_read(recipe: str) -> None:
     assert any(name.startswith("connector/") for name in touched)
     assert any(name.startswith("tests/") for name in touched)
     assert "CHANGELOG.md" in touched
+
+
+def test_a_dialect_is_what_the_recipe_says() -> None:
+    wanted = re.search(r"a `DialectRequest` with `(\w+)` and `(\w+)`", PAGE)
+    assert wanted and all(name in DialectRequest.__abstractmethods__ for name in wanted.groups())
 
 
 def test_names_in_the_recipes_are_those_of_the_code(repository: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from typing import Any
 
@@ -241,6 +242,10 @@ def test_a_failing_llm_gives_the_first_stage_order_back(
         ("q", ["a"], [float("nan")], r"first_stage\[0\]"),
         ("q", ["a"], [True], r"first_stage\[0\]"),
         ("q", ["a"], "rank", "order"),
+        (None, ["a"], None, "query is NoneType; give the text"),
+        ("q", "abc", None, "documents is str; give a list"),
+        ("q", {"text": "abc"}, None, "documents is dict; give a list"),
+        ("q", None, None, "documents is NoneType; give a list"),
     ],
 )
 def test_bad_requests_say_what_to_mend(
@@ -248,6 +253,20 @@ def test_bad_requests_say_what_to_mend(
 ) -> None:
     with pytest.raises(RequestError, match=message):
         reranker.rerank(query, documents, first_stage=first_stage)
+
+
+@pytest.mark.parametrize("deadline", [-5, float("nan"), "5"])
+def test_a_deadline_that_is_none(reranker: Reranker, deadline: Any) -> None:
+    with pytest.raises(RequestError, match=r"deadline_ms = .*: give a number of milliseconds"):
+        reranker.rerank("q", ["a"], deadline_ms=deadline)
+
+
+def test_a_first_stage_score_that_is_none_leaves_the_places(reranker: Reranker, cats: list[str]) -> None:
+    hits = [Hit(str(at), float("nan") if at == 1 else 9.0 - at, {"text": text}) for at, text in enumerate(cats)]
+    result = reranker.rerank(QUERY, hits)
+    assert result.reranked and all(math.isfinite(hit.score) for hit in result.hits)
+    by_place = reranker.rerank(QUERY, cats, first_stage="order")
+    assert [hit.index for hit in result.hits] == [hit.index for hit in by_place.hits]
 
 
 @pytest.mark.slow

@@ -96,3 +96,9 @@ def test_the_committed_file_holds_every_key_at_its_default(repository: Path, tmp
     flat = " ".join(line.strip().lstrip("# ") for line in text.splitlines())
     for setting in settings_table():
         assert setting.help and setting.help in flat, f"{setting.key} is not described as in the table"
+
+
+def test_an_empty_host_is_refused() -> None:
+    """Sockets take it for every address."""
+    with pytest.raises(SettingsError, match=r"serve\.host = '': "):
+        load_settings("/dev/null", {"serve.host": ""}, environment={})

@@ -65,6 +65,12 @@ class EvaluateOptions:
     shuffle: bool = False
     layers: int | None = None
 
+    def __post_init__(self) -> None:
+        for key, least in (("limit", 1), ("relevant_from", 1), ("timed", 0), ("layers", 1)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise SettingsError(f"{key} = {value}: give {least} or more")
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -84,33 +90,34 @@ class Evaluation:
         """The report as JSON-ready values: see ``report_to_json``."""
         return report_to_json(self.report)
 
-    def write_report(self, path: Path) -> None:
+    def write_report(self, path: Path | str) -> None:
         """Write the report as JSON.
 
         Raises:
             DataError: the file cannot be written.
         """
+        path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(report_text(self.to_json()), encoding="utf-8")
         except OSError as error:
             raise DataError(f"cannot write {path}: {error.strerror or error}") from None
 
-    def write_per_query(self, path: Path) -> None:
+    def write_per_query(self, path: Path | str) -> None:
         """Write the measures of every query and system, tab separated.
 
         Raises:
             DataError: the file cannot be written.
         """
-        write_per_query(self.ranked, path)
+        write_per_query(self.ranked, Path(path))
 
-    def write_runs(self, folder: Path) -> None:
+    def write_runs(self, folder: Path | str) -> None:
         """Write a TREC run of each system.
 
         Raises:
             DataError: a file cannot be written, or an id cannot stand in a run.
         """
-        write_runs(self.ranked, folder)
+        write_runs(self.ranked, Path(folder))
 
 
 def evaluate(

@@ -13,7 +13,7 @@ from connector.engines.open_engine import open_engine
 from connector.errors import DataError, EngineError
 from connector.evaluation.collections import Collection
 from connector.evaluation.runs import Run, RunEntry
-from connector.settings import Settings
+from connector.settings import CLUSTER_KINDS, Settings
 
 __all__ = ["first_stage", "open_collection_engine"]
 
@@ -57,7 +57,7 @@ def open_collection_engine(collection: Collection, settings: Settings) -> Engine
         DataError: the corpus cannot be read.
         EngineError: the index cannot be made.
     """
-    if settings.engine.kind != "embedded":
+    if settings.engine.kind in CLUSTER_KINDS:
         engine = open_engine(settings)
         if not engine.count():
             raise EngineError(

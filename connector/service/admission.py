@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
 import anyio
@@ -88,7 +89,8 @@ class Admission:
 async def while_connected(request: Request, work: Callable[[], Awaitable[T]], scope: CancelScope | None = None) -> T:
     """Do the work, but cancel it, and the scope it is done in, when the client goes away.
 
-    The request's body must have been read.
+    When the server stops, the scope is cancelled too: what is done so far has to do. The request's body must have
+    been read.
 
     Raises:
         ClientGone: it went away.
@@ -109,7 +111,8 @@ async def while_connected(request: Request, work: Callable[[], Awaitable[T]], sc
     async with anyio.create_task_group() as group:
         group.start_soon(watch, group.cancel_scope)
         try:
-            results.append(await work())
+            with request.app.state.stopping.waking(scope.cancel) if scope is not None else nullcontext():
+                results.append(await work())
         except Exception as error:
             # Raised below: out of the group it would come wrapped in an ExceptionGroup.
             errors.append(error)

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from connector import __version__
+from connector.cancelling import CancelScope
 from connector.documents import SupportsRerank
 from connector.service.admission import Admission, places
 from connector.service.authentication import BearerAuthentication
@@ -75,6 +76,8 @@ def create_app(
     )
     app.state.loading = loading
     app.state.metrics = metrics
+    # Cancelled when the server is to stop and requests still run.
+    app.state.stopping = CancelScope()
     keys = [key.get_secret_value() for key in settings.serve.api_keys]
 
     def refuse(request: Request, error: ServiceError) -> Response:

@@ -7,8 +7,9 @@ import re
 from typing import Any, NoReturn
 
 import anyio
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
+from connector.service.admission import ClientGone
 from connector.service.errors import Failure, ServiceError
 
 __all__ = ["parse_object", "read_body"]
@@ -26,7 +27,15 @@ async def read_body(request: Request, limit_mb: int) -> bytes:
 
     Raises:
         ServiceError: the body is larger than ``limit_mb`` (413).
+        ClientGone: the client went away before it had sent all of it.
     """
+    try:
+        return await _read(request, limit_mb)
+    except ClientDisconnect:
+        raise ClientGone from None
+
+
+async def _read(request: Request, limit_mb: int) -> bytes:
     limit = limit_mb * 1024 * 1024
     declared = request.headers.get("content-length", "")
     too_large = declared.isdecimal() and int(declared[:20]) > limit

@@ -93,6 +93,9 @@ class _Endpoints:
             metrics: Metrics = request.app.state.metrics
             try:
                 return await self._answer(request, choose, metrics)
+            except ClientGone:
+                # Nobody reads this; the status is what proxies log for it.
+                return Response(status_code=499)
             except Exception as error:
                 metrics.failure(error.failure if isinstance(error, ServiceError) else Failure.INTERNAL)
                 raise
@@ -124,9 +127,6 @@ class _Endpoints:
                 Failure.OVERLOADED,
                 f"{self._settings.serve.max_queue} requests wait already (serve.max_queue); try again",
             ) from None
-        except ClientGone:
-            # Nobody reads this; the status is what proxies log for it.
-            return Response(status_code=499)
         metrics.results(results)
         headers = {
             "X-Reranked": "true" if all(result.reranked for result in results) else "false",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from threading import Timer
+from types import FrameType
 from typing import NamedTuple
 
 import anyio
@@ -12,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import Message
 
+from connector.cancelling import CancelScope
 from connector.documents import SupportsRerank
 from connector.errors import SettingsError
 from connector.service.app import create_app
@@ -22,7 +25,9 @@ __all__ = ["HttpAnswer", "answer_once", "listen", "run_server"]
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
-_GRACE_SECONDS = 10
+# Requests that run when the server is to stop are done within this time, or go back as the first stage ordered them;
+# whatever runs even longer is broken off.
+_FINISH_SECONDS, _GRACE_SECONDS = 5, 15
 
 
 class HttpAnswer(NamedTuple):
@@ -63,13 +68,32 @@ def run_server(
             server_header=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        servers.append(uvicorn.Server(config))
+        servers.append(_Server(config, app.state.stopping))
         if announce is not None:
             announce(_url(listening))
         servers[0].run(sockets=[listening])
         error = app.state.loading.error
         if error is not None:
             raise error
+
+
+class _Server(uvicorn.Server):
+    """A server whose requests end soon after it was told to stop.
+
+    Args:
+        config: of the server.
+        stopping: cancelled then.
+    """
+
+    def __init__(self, config: uvicorn.Config, stopping: CancelScope) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        timer = Timer(_FINISH_SECONDS, self._stopping.cancel)
+        timer.daemon = True
+        timer.start()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,8 @@ class Router(torch.nn.Module):
         except OSError as error:
             raise BackboneError(f"cannot write the router {path}: {error.strerror}") from None
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> tuple[Router, RouterMetadata]:

@@ -175,6 +175,29 @@ def test_abandoned_requests_free_their_places_at_once() -> None:
         assert count(url, 'rh_reranked_total{outcome="reranked"}') == 1
 
 
+def test_who_leaves_while_sending_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(StandIn(), service_settings()) as (url, _):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        wait_until(lambda: count(url, 'rh_requests_total{route="/v1/rerank",status="499"}') == 1)
+        assert count(url, 'rh_reranked_total{outcome="error"}') == 0
+    assert "Traceback" not in caplog.text
+
+
+def test_when_the_server_stops_requests_end_as_the_first_stage_ordered_them() -> None:
+    gate = Gate()
+    with serving(StandIn(gate), service_settings()) as (url, app), ThreadPoolExecutor(1) as pool:
+        body = {**BODIES["/v1/rerank"], "first_stage": "order"}
+        asked = pool.submit(httpx2.post, f"{url}/v1/rerank", json=body)
+        wait_until(lambda: gate.running == 1)
+        app.state.stopping.cancel()
+        answer = asked.result()
+        assert (answer.status_code, answer.json()["reranked"], answer.json()["reason"]) == (200, False, "cancelled")
+        # Those that come even later too.
+        assert httpx2.post(f"{url}/v1/rerank", json=body).json()["reason"] == "cancelled"
+
+
 @pytest.mark.slow
 def test_documents_of_abandoned_requests_are_not_encoded_to_the_end(reranker: Reranker) -> None:
     """Eight requests of 150 new documents, left while they are worked on."""

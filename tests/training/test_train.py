@@ -139,3 +139,9 @@ def test_a_merge_of_nothing_is_refused(reranker: Reranker, own_settings: Setting
             train(
                 ["animals"], tmp_path / "x.onnx", own_settings, TrainOptions(merge=(folder,)), reader=reranker.reader
             )
+
+
+@pytest.mark.parametrize(("key", "value"), [("limit", -1), ("relevant_from", 0), ("timed", -1), ("layers", 0)])
+def test_options_that_are_none(key: str, value: int) -> None:
+    with pytest.raises(SettingsError, match=rf"{key} = {value}: give \d or more"):
+        EvaluateOptions(**{key: value})

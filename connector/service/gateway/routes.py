@@ -113,9 +113,9 @@ class Gateway:
         raw_path: bytes = request.scope.get("raw_path") or request.url.path.encode()
         raw_path = raw_path.partition(b"?")[0]
         check_access(request.method, raw_path, writes=writes)
-        asked = request_of(request, await read_body(request, self._settings.serve.max_body_mb))
         segments = path_segments(raw_path)
         try:
+            asked = request_of(request, await read_body(request, self._settings.serve.max_body_mb))
             if request.method in ("GET", "POST") and segments[-1:] in (["_search"], ["_msearch"]):
                 index = segments[0] if len(segments) == 2 and is_index(segments[0]) else ""
                 if len(segments) == 1 or index:

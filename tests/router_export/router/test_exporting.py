@@ -67,6 +67,16 @@ def test_the_same_router_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "c.onnx").read_bytes() != (tmp_path / "a.onnx").read_bytes()
 
 
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """What cleans up must not hide it."""
+    (tmp_path / "file").touch()
+    router = make_router()
+    with pytest.raises(BackboneError, match="cannot write the router"):
+        router.save(tmp_path / "file" / "router.safetensors", metadata())
+    with pytest.raises(BackboneError, match="cannot write the router bundle"):
+        export(router, metadata(), tmp_path / "file" / "router.onnx")
+
+
 def test_a_router_survives_its_file(tmp_path: Path) -> None:
     router, path = make_router(), tmp_path / "r.safetensors"
     router.save(path, metadata())
