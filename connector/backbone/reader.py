@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import itemgetter
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -197,7 +197,7 @@ class Reader:
         split = self._passages.of(texts)
         clock.lap("tokenize")
         scope.check()
-        order = self._order([text.passages for text in split])
+        order, documents = self._laid_out([text.passages for text in split])
         if not order:
             raise BackboneError("no document has any text to read")
         pool = tuple(pool or heads)
@@ -225,16 +225,12 @@ class Reader:
             rows, cached, encoded = self._read_apart(tail, order, heads, pool, clock, scope)
         if self._readings and known is None:
             self._readings.put(key, rows)
-        place = {} if self.layout == "joint" else {passage.content: at for at, passage in enumerate(order)}
-        counter = iter(range(len(order)))
         return Reading(
             rows=rows,
             groups=tuple(groups),
             lengths=np.array([passage.tokens for passage in order], dtype=np.int64),
             heads=tuple(heads),
-            documents=tuple(
-                tuple([place[p.content] if place else next(counter) for p in text.passages]) for text in split
-            ),
+            documents=documents,
             texts=tuple([text.passages for text in split]),
             truncated=tuple([text.truncated for text in split]),
             cached=cached,
@@ -258,7 +254,7 @@ class Reader:
         """
         if self.layout == "joint":
             raise BackboneError("backbone.layout = joint reads all documents in one prompt; set it to block or late")
-        order = self._order([text.passages for text in self._passages.of(texts)])
+        order, _ = self._laid_out([text.passages for text in self._passages.of(texts)])
         keys = self._keys(order, pool)
         missing = [at for at, key in enumerate(keys) if not self._cache.has(key)]
         new = [order[at].ids for at in missing]
@@ -304,20 +300,24 @@ class Reader:
         own = ids if len(ids) else self._not_applicable
         return self.runtime.embed(np.concatenate((np.array(before, dtype=np.int32), own)), layers, len(before))
 
-    def _order(self, documents: Sequence[Sequence[Passage]]) -> list[Passage]:
-        """The passages as they are laid side by side.
+    def _laid_out(self, documents: Sequence[Sequence[Passage]]) -> tuple[list[Passage], tuple[tuple[int, ...], ...]]:
+        """The passages as they are laid side by side, and where those of each document stand among them.
 
         Sums over attention depend on the order of their terms, in the last bits. Apart from ``joint``, where the
         order means something, passages are therefore sorted by content and equal ones read once: the same
         documents in any order give the same bits.
         """
-        passages = [passage for document in documents for passage in document]
         if self.layout == "joint":
-            return passages
-        return [
-            passage
-            for _, passage in sorted({passage.content: passage for passage in passages}.items(), key=itemgetter(0))
-        ]
+            places = iter(range(sum(map(len, documents))))
+            own = tuple(tuple([next(places) for _ in document]) for document in documents)
+            return [passage for document in documents for passage in document], own
+        contents = [[passage.content for passage in document] for document in documents]
+        by_content = dict(zip(chain.from_iterable(contents), chain.from_iterable(documents), strict=True))
+        order = sorted(by_content)
+        place = {content: at for at, content in enumerate(order)}
+        return [by_content[content] for content in order], tuple(
+            tuple([place[content] for content in own]) for own in contents
+        )
 
     def _read_apart(
         self,
