@@ -11,7 +11,7 @@ __all__ = ["AsciiJSONResponse"]
 
 
 class AsciiJSONResponse(JSONResponse):
-    r"""JSON in pure ASCII (everything else as ``\uXXXX``).
+    """JSON in pure ASCII; every other character is escaped.
 
     ML Commons decodes each network buffer as UTF-8 on its own, so a character of several bytes may be cut in
     two and come out damaged.

@@ -223,10 +223,9 @@ def test_cuda_where_onnx_runtime_has_none(short: Both) -> None:
 def test_rows_on_cuda_are_torch_s(short: Both, layout: Layout) -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has no CUDA: run on a GPU, with onnxruntime-gpu")
-    try:
-        cuda = OnnxRuntime.load(short.exported, device="cuda", cache_dtype="float32")
-    except BackboneError as error:
-        pytest.skip(f"no CUDA device: {error}")
+    if not Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has no CUDA device")
+    cuda = OnnxRuntime.load(short.exported, device="cuda", cache_dtype="float32")
     heads = [(layer, head) for layer in range(3) for head in range(short.torch.shape.heads)]
     expected = rows_of(short.torch, DOCUMENTS, heads, heads, layout=layout)
     np.testing.assert_allclose(rows_of(cuda, DOCUMENTS, heads, heads, layout=layout), expected, atol=1e-3)
