@@ -112,6 +112,23 @@ class UsedHead:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedSignal:
+    """A signal other than a head's attention that took part in a ranking.
+
+    Attributes:
+        signal: its name.
+        gate: its weight.
+    """
+
+    signal: str
+    gate: float
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"signal": self.signal, "gate": round(self.gate, 6)}
+
+
+@dataclass(frozen=True, slots=True)
 class RerankResult:
     """All documents of one request, best first: as many as came in, each exactly once.
 
@@ -126,7 +143,7 @@ class RerankResult:
         encoded: number of passages that were encoded for this request.
         query_truncated: only the beginning of the query, 512 tokens, was read.
         mode: how the heads were chosen: ``routed``, ``static`` or ``all``; None when nothing was reranked.
-        gates: the heads with their gates, best first.
+        gates: the heads and other signals with their gates, best first.
         first_stage_gate: weight of the first stage that the route asks for (the setting ``rerank.fusion`` may name
             another); None when nothing was reranked.
         deepest_layer: the last layer that was run for the query, from 0; None when nothing was reranked.
@@ -141,7 +158,7 @@ class RerankResult:
     encoded: int = 0
     query_truncated: bool = False
     mode: str | None = None
-    gates: tuple[UsedHead, ...] = ()
+    gates: tuple[UsedHead | UsedSignal, ...] = ()
     first_stage_gate: float | None = None
     deepest_layer: int | None = None
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from connector.backbone.reader import Reader
 from connector.backbone.reading import Reading
 from connector.cancelling import Cancelled, CancelScope
-from connector.documents import FirstStage, Hit, RankedHit, RerankResult, UsedHead, document_text
+from connector.documents import FirstStage, Hit, RankedHit, RerankResult, UsedHead, UsedSignal, document_text
 from connector.errors import BackboneError, RequestError
 from connector.heads.fusion import fuse, rank_scores
 from connector.heads.head_sets import HeadSet
@@ -156,10 +156,9 @@ class Reranker:
                 reading = self.reader.read(
                     query,
                     [item.text if item.text.strip() else "" for item in inputs],
-                    route.heads,
+                    route.needs,
                     pool=self.routes.pool(mode),
                     scope=own,
-                    groups=route.groups,
                 )
                 own.check()
             timings.update(reading.timings_ms)
@@ -213,7 +212,12 @@ class Reranker:
         first = None
         if ranks is not None:
             first = rank_scores(ranks) if scores is None else np.array(scores)
-        final = fuse(head_scores, first, route.first_stage_gate if self._fusion == "auto" else self._fusion)
+        final = fuse(
+            head_scores,
+            first,
+            route.first_stage_gate if self._fusion == "auto" else self._fusion,
+            None if route.absolute is None else route.absolute.spread,
+        )
         with_text = [at for at, place in enumerate(best) if place is not None]
         lowest = below(final[with_text])
         for at, place in enumerate(best):
@@ -246,11 +250,12 @@ class Reranker:
             query_truncated=reading.query_truncated,
             gates=tuple(
                 UsedHead(signal.layer, signal.head, signal.readout, gate)
-                for signal, gate in zip(route.signals, route.gates, strict=True)
                 if isinstance(signal, HeadSignal)
+                else UsedSignal(str(signal), gate)
+                for signal, gate in zip(route.signals, route.gates, strict=True)
             ),
             first_stage_gate=route.first_stage_gate,
-            deepest_layer=route.deepest_layer,
+            deepest_layer=route.needs.depth(self.reader.runtime.shape.layers) - 1,
         )
 
 
@@ -266,7 +271,12 @@ def _scope(deadline: float, given: CancelScope | None) -> Iterator[CancelScope]:
 
 
 def _shown(reading: Reading, best: Sequence[int | None]) -> list[tuple[int, int] | None]:
-    """For each document, (start, end) characters of what the heads looked at most in its best passage."""
+    """For each document, (start, end) characters of what the heads looked at most in its best passage.
+
+    None where no head was read.
+    """
+    if not reading.heads:
+        return [None] * len(best)
     sums = _running_sums(np.maximum(token_weights(reading), 0.0), _SHOWN_TOKENS)
     ends = np.cumsum(reading.lengths).tolist()
     found: list[tuple[int, int] | None] = []

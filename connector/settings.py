@@ -49,7 +49,7 @@ _REMOVED = {
     "cache.not_applicable_mb": "it was removed, what N/A gets is read with every query now; leave it out",
 }
 
-Layout = Literal["block", "late", "joint"]
+Layout = Literal["block", "solo", "late", "joint"]
 """How documents and query are laid out in the prompt; see docs/how-it-works.md."""
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Mode = Literal["routed", "static", "all"]
@@ -167,7 +167,8 @@ class BackboneSettings(_Section):
     )
     layout: Layout = Field(
         "block",
-        description="How the LLM sees documents: each alone (block), keys only (late), in one prompt (joint).",
+        description="How the LLM sees documents: each encoded alone (block), each read alone, the query behind it "
+        "(solo), keys only (late), in one prompt (joint).",
     )
     runtime: Literal["auto", "torch", "onnx"] = Field("auto", description="What executes the LLM.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the LLM runs.")

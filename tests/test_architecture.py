@@ -27,6 +27,7 @@ _PARTS = [
     "engines",
     "writeback",
     "diagnosis",
+    "statistics",
     "evaluation",
     "training",
     "service",
@@ -37,7 +38,7 @@ _PARTS = [
 # What comes before a part, and is still none of its business.
 _FORBIDDEN = {("heads", "checkpoints"), ("engines", "backbone"), ("engines", "heads"), ("engines", "reranker")}
 # Serving never imports training.
-_FORBIDDEN |= {("service", "training"), ("service", "evaluation")}
+_FORBIDDEN |= {("service", "training"), ("service", "evaluation"), ("service", "statistics")}
 
 # Where a library may be imported: folders, and the few modules that a folder's question does not cover.
 _TORCH_ROOMS = [

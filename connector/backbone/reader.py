@@ -1,4 +1,4 @@
-"""One query and some texts in, attention rows out: passages, layouts, the document cache and the runtime."""
+"""One query and some texts in, what signals need out: passages, layouts, the document cache and the runtime."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, replace
 from itertools import chain
 from typing import Literal
 
@@ -17,16 +18,15 @@ from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache, ReadingStatistics
 from connector.backbone.prompt.fingerprint import BackboneIdentity
-from connector.backbone.prompt.passages import Passage, Passages
-from connector.backbone.prompt.tail import Tail, TokenIds, make_tail
+from connector.backbone.prompt.passages import Passage, Passages, passage_key
+from connector.backbone.prompt.tail import Tail, TokenIds, make_tail, solo_tail
 from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reading import Reading, Rows
-from connector.backbone.runtime import EncodedDocument, Head, ReadRequest, Runtime
+from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest, Runtime
 from connector.backbone.step_times import Clock
 from connector.cancelling import CancelScope
 from connector.errors import BackboneError
-from connector.heads.row_groups import ROW_GROUPS, RowGroup
 from connector.settings import Layout
 
 __all__ = ["EmbeddedForm", "Reader"]
@@ -46,8 +46,9 @@ class Reader:
         runtime: executes the LLM.
         tokenizer: of the same checkpoint.
         template: the prompt's fixed parts.
-        layout: ``block``: each document is encoded alone after the prefix, the tail attends to all; ``late``: the
-            tail sees no document, only the pooled heads' keys meet its queries; ``joint``: one causal prompt (ICR).
+        layout: ``block``: each document is encoded alone after the prefix, the tail attends to all; ``solo``: each
+            is read alone, with the query right behind it; ``late``: the tail sees no document, only the pooled
+            heads' keys meet its queries; ``joint``: one causal prompt (ICR).
         digest: the checkpoint's digest.
         cache: encoded passages.
         readings: what was read before; None: every query is read anew.
@@ -168,30 +169,30 @@ class Reader:
         self,
         query: str,
         texts: Sequence[str],
-        heads: Sequence[Head],
+        needs: Needs,
         *,
-        pool: Sequence[Head] | None = None,
+        pool: Needs | None = None,
         scope: CancelScope | None = None,
         other_wording: bool = False,
-        groups: Sequence[RowGroup] = ROW_GROUPS,
     ) -> Reading:
         """Read documents for a query.
 
         Args:
             query: the query; over 512 tokens, its beginning counts.
             texts: document texts; an empty one has no passage.
-            heads: whose attention is returned.
-            pool: heads that documents are encoded and cached for (default: ``heads``); must contain ``heads``.
+            needs: what is returned. Row groups of the query alone are less work.
+            pool: what documents are encoded and cached for (default: ``needs``); must contain ``needs``.
             scope: ends the reading early, between two passages or steps; None: nothing does.
             other_wording: ask with the template's other instruction (for pseudo labels).
-            groups: the row groups that are returned; those of the query alone are less work.
 
         Raises:
-            BackboneError: the LLM failed, or a joint prompt is longer than it can take.
+            BackboneError: the LLM failed, a joint prompt is longer than it can take, or the layout cannot give what
+                is needed.
             Cancelled: the scope ended. What was encoded stays in the cache.
         """
         scope = scope or CancelScope()
         clock = Clock()
+        _check(needs, self.layout)
         whole_query = self._tokenizer.encode_user([query])[0].ids
         query_ids = whole_query[:_MAX_QUERY_TOKENS]
         split = self._passages.of(texts)
@@ -200,7 +201,7 @@ class Reader:
         order, documents = self._laid_out([text.passages for text in split])
         if not order:
             raise BackboneError("no document has any text to read")
-        pool = tuple(pool or heads)
+        pool = pool or needs
         before = self._template.other_before_query if other_wording else self._template.before_query
 
         def tail(position: int) -> Tail:
@@ -210,26 +211,33 @@ class Reader:
                 self._template.after_query,
                 position,
                 len(self._template.prefix),
-                groups,
+                needs.groups,
             )
 
         # What the rows depend on; the passages' keys hold weights, template, layout and formats.
-        asked = query_ids.tobytes() + json.dumps([before, list(groups), list(heads)]).encode()
+        asked = query_ids.tobytes() + json.dumps([before, astuple(needs)]).encode()
         key = self._reading_key(asked, order, pool) if self._readings else b""
         known = self._readings.get(key) if self._readings else None
         if known is not None:
-            rows, cached, encoded = known, len(order), 0
+            found, cached, encoded = known, len(order), 0
         elif self.layout == "joint":
-            rows, cached, encoded = self._read_joint(tail, order, heads, clock, scope)
+            found, cached, encoded = self._read_joint(tail, order, needs, clock, scope)
+        elif self.layout == "solo":
+            found, cached, encoded = self._read_solo(before, query_ids, order, needs, pool, clock, scope)
         else:
-            rows, cached, encoded = self._read_apart(tail, order, heads, pool, clock, scope)
+            found, cached, encoded = self._read_apart(tail, order, needs, pool, clock, scope)
         if self._readings and known is None:
-            self._readings.put(key, rows)
+            self._readings.put(key, found)
         return Reading(
-            rows=rows,
-            groups=tuple(groups),
+            rows=found.rows,
+            states=found.states[:, : len(order)],
+            log_probabilities=found.log_probabilities[: len(order)],
+            # Read as one more passage in the layout solo.
+            empty=replace(found, states=found.states[:, -1:], log_probabilities=found.log_probabilities[-1:]),
+            layers=needs.layers,
+            groups=needs.groups,
             lengths=np.array([passage.tokens for passage in order], dtype=np.int64),
-            heads=tuple(heads),
+            heads=needs.heads,
             documents=documents,
             texts=tuple([text.passages for text in split]),
             truncated=tuple([text.truncated for text in split]),
@@ -239,12 +247,12 @@ class Reader:
             query_truncated=len(whole_query) > len(query_ids),
         )
 
-    def precompute(self, texts: Sequence[str], pool: Sequence[Head]) -> tuple[int, int]:
+    def precompute(self, texts: Sequence[str], pool: Needs) -> tuple[int, int]:
         """Encode documents before anyone asks for them; returns when the cache has them, on disk where it has one.
 
         Args:
             texts: document texts.
-            pool: heads that documents are encoded for.
+            pool: what documents are encoded for.
 
         Returns:
             Distinct passages that were there already, and those that were encoded now.
@@ -253,11 +261,14 @@ class Reader:
             BackboneError: the layout is ``joint``, whose documents cannot be kept; or the LLM failed.
         """
         if self.layout == "joint":
-            raise BackboneError("backbone.layout = joint reads all documents in one prompt; set it to block or late")
+            raise BackboneError(
+                "backbone.layout = joint reads all documents in one prompt; set it to block, solo or late"
+            )
         order, _ = self._laid_out([text.passages for text in self._passages.of(texts)])
         keys = self._keys(order, pool)
         missing = [at for at, key in enumerate(keys) if not self._cache.has(key)]
-        new = [order[at].ids for at in missing]
+        behind = self._behind(self._template.before_query)
+        new = [np.concatenate((order[at].ids, behind)) for at in missing]
         states = self.runtime.encode(self._template.prefix, new, pool, layout=self.layout)
         for at, state in zip(missing, states, strict=True):
             self._cache.put(keys[at], state)
@@ -278,7 +289,7 @@ class Reader:
         taken = []
         for _ in range(2):
             started = time.perf_counter()
-            for _ in self.runtime.encode(self._template.prefix, probe, [(depth, 0)], layout="block"):
+            for _ in self.runtime.encode(self._template.prefix, probe, Needs(((depth, 0),)), layout="block"):
                 taken.append(time.perf_counter() - started)
         return tokens * min(taken) / _PROBE_TOKENS
 
@@ -323,37 +334,75 @@ class Reader:
         self,
         tail: Callable[[int], Tail],
         order: Sequence[Passage],
-        heads: Sequence[Head],
-        pool: tuple[Head, ...],
+        needs: Needs,
+        pool: Needs,
         clock: Clock,
         scope: CancelScope,
-    ) -> tuple[Rows, int, int]:
+    ) -> tuple[Observations, int, int]:
         keys = self._keys(order, pool)
         states, encoded = self._scheduler.encode(keys, lambda at: order[at].ids, pool, scope)
         clock.lap("encode")
         # The tail stands right behind the longest passage, as if that one were alone with it. On train queries this
         # did as well as a fixed place behind the token budget, and far better than a place inside of the passages.
         position = len(self._template.prefix) + max(passage.tokens for passage in order)
-        rows = self._scheduler.read(ReadRequest(tail(position), states, heads), scope)
+        found = self._scheduler.read(ReadRequest(tail(position), states, needs), scope)
         clock.lap("read")
-        return rows, len(order) - encoded, encoded
+        return found, len(order) - encoded, encoded
 
-    def _encode(self, passages: Sequence[TokenIds], pool: Sequence[Head]) -> Iterator[EncodedDocument]:
+    def _read_solo(
+        self,
+        before: Sequence[int],
+        query: TokenIds,
+        order: Sequence[Passage],
+        needs: Needs,
+        pool: Needs,
+        clock: Clock,
+        scope: CancelScope,
+    ) -> tuple[Observations, int, int]:
+        behind = self._behind(before)
+        keys = self._keys(order, pool, before)
+        ids = [np.concatenate((passage.ids, behind)) for passage in order]
+        if needs.layers or needs.likelihood:
+            # What the query is without any document, as one more.
+            keys.append(passage_key(f"{self._namespace(pool, before)} empty", behind))
+            ids.append(behind)
+        states, encoded = self._scheduler.encode(keys, ids.__getitem__, pool, scope)
+        clock.lap("encode")
+        tail = solo_tail(before[-1], query, len(self._template.prefix), needs.groups)
+        found = self._scheduler.read(ReadRequest(tail, states, needs), scope)
+        clock.lap("read")
+        encoded = min(encoded, len(order))
+        return found, len(order) - encoded, encoded
+
+    def _behind(self, before: Sequence[int]) -> TokenIds:
+        """What is encoded behind every passage: of the part before the query all but its last id, which is read."""
+        return np.array(before[:-1] if self.layout == "solo" else (), dtype=np.int32)
+
+    def _encode(self, passages: Sequence[TokenIds], pool: Needs) -> Iterator[EncodedDocument]:
         return self.runtime.encode(self._template.prefix, passages, pool, layout=self.layout)
 
-    def _read_together(self, requests: Sequence[ReadRequest]) -> Sequence[Rows]:
+    def _read_together(self, requests: Sequence[ReadRequest]) -> Sequence[Observations]:
         return self.runtime.read(self._template.prefix, requests, layout=self.layout)
 
-    def _keys(self, passages: Sequence[Passage], pool: Sequence[Head]) -> list[bytes]:
+    def _keys(self, passages: Sequence[Passage], pool: Needs, before: Sequence[int] = ()) -> list[bytes]:
         """The cache's keys of passages that are encoded for a pool."""
-        # Block states serve every pool of the same depth; late ones hold exactly their pool's keys.
-        depth = sorted(set(pool)) if self.layout == "late" else max(layer for layer, _ in pool)
-        # Runtimes round differently, and do not read each other's states.
-        runtime = f"{type(self.runtime).__name__} {self.runtime.precision}"
-        namespace = f"{self.fingerprint} {runtime} {json.dumps(depth)}"
+        namespace = self._namespace(pool, before)
         return [passage.key(namespace) for passage in passages]
 
-    def _reading_key(self, asked: bytes, order: Sequence[Passage], pool: Sequence[Head]) -> bytes:
+    def _namespace(self, pool: Needs, before: Sequence[int]) -> str:
+        # Block states serve every pool of the same depth; late ones hold exactly their pool's keys.
+        depth: object = pool.deepest_head
+        if self.layout == "late":
+            depth = sorted(set(pool.heads))
+        elif self.layout == "solo":
+            # The other wording stands behind the passage, and is no part of the fingerprint.
+            other = list(before) if tuple(before) == self._template.other_before_query else []
+            depth = [pool.depth(self.runtime.shape.layers), *other]
+        # Runtimes round differently, and do not read each other's states.
+        runtime = f"{type(self.runtime).__name__} {self.runtime.precision}"
+        return f"{self.fingerprint} {runtime} {json.dumps(depth)}"
+
+    def _reading_key(self, asked: bytes, order: Sequence[Passage], pool: Needs) -> bytes:
         digest = hashlib.blake2b(asked, digest_size=16)
         for key in self._keys(order, pool):
             digest.update(key)
@@ -363,10 +412,10 @@ class Reader:
         self,
         tail_at: Callable[[int], Tail],
         order: Sequence[Passage],
-        heads: Sequence[Head],
+        needs: Needs,
         clock: Clock,
         scope: CancelScope,
-    ) -> tuple[Rows, int, int]:
+    ) -> tuple[Observations, int, int]:
         parts: list[TokenIds] = []
         columns: list[npt.NDArray[np.int64]] = []
         tokens = 0
@@ -385,9 +434,22 @@ class Reader:
                 "lower rerank.window or backbone.max_document_tokens, or use the layout block"
             )
         # One causal prompt is one long document after the prefix.
-        encoded = list(self.runtime.encode(self._template.prefix, [np.concatenate(parts)], heads, layout=self.layout))
+        encoded = list(self.runtime.encode(self._template.prefix, [np.concatenate(parts)], needs, layout=self.layout))
         clock.lap("encode")
         scope.check()
-        (rows,) = self._read_together([ReadRequest(tail, encoded, heads)])
+        (found,) = self._read_together([ReadRequest(tail, encoded, needs)])
         clock.lap("read")
-        return np.ascontiguousarray(rows[:, :, np.concatenate(columns)]), 0, len(order)
+        rows = np.ascontiguousarray(found.rows[:, :, np.concatenate(columns)])
+        return Observations(rows), 0, len(order)
+
+
+def _check(needs: Needs, layout: Layout) -> None:
+    """Refuse what a layout cannot give.
+
+    Raises:
+        BackboneError: states or a likelihood of a layout that reads all documents at once, or "N/A" rows of ``solo``.
+    """
+    if layout != "solo" and (needs.layers or needs.likelihood):
+        raise BackboneError(f"backbone.layout = {layout} gives no hidden states and no likelihood; set it to solo")
+    if layout == "solo" and needs.heads and set(needs.groups) - {"query"}:
+        raise BackboneError("backbone.layout = solo gives attention of the row group query only")

@@ -7,7 +7,7 @@ that a second one (ONNX Runtime, no torch) can stand beside the torch one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,12 +15,10 @@ import numpy.typing as npt
 
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.checkpoints.shape import BackboneShape
+from connector.heads.needs import Head, Needs
 from connector.settings import Layout
 
-__all__ = ["EncodedDocument", "Head", "ReadRequest", "Runtime"]
-
-Head = tuple[int, int]
-"""(layer, head), both from 0."""
+__all__ = ["EncodedDocument", "Head", "Needs", "Observations", "ReadRequest", "Runtime"]
 
 
 @runtime_checkable
@@ -43,22 +41,51 @@ class EncodedDocument(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """A tail, the documents that it is to attend to, and the heads whose attention is wanted.
+    """A tail, the documents that it is to attend to, and what is wanted of that.
 
     Attributes:
-        tail: the prompt's end.
+        tail: the prompt's end. In the layout ``solo`` its positions count from the end of each document.
         documents: encoded passages.
-        heads: (layer, head), each once.
+        needs: what is wanted.
     """
 
     tail: Tail
     documents: Sequence[EncodedDocument]
-    heads: Sequence[Head]
+    needs: Needs
 
     @property
     def tokens(self) -> int:
         """Tokens of the documents, which is what reading them costs."""
         return sum(document.tokens for document in self.documents)
+
+
+def _nothing() -> npt.NDArray[np.float32]:
+    return np.zeros((0, 0, 0), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """What came of a request.
+
+    Attributes:
+        rows: float32 [heads, groups, document tokens]: attention to the passages, one after the other.
+        states: float32 [layers, passages, hidden]: hidden states that enter each layer, mean of the query's tokens.
+        log_probabilities: float32 [passages, query tokens]: of each of the query's tokens, behind the passage.
+    """
+
+    rows: npt.NDArray[np.float32]
+    states: npt.NDArray[np.float32] = field(default_factory=_nothing)
+    log_probabilities: npt.NDArray[np.float32] = field(default_factory=_nothing)
+
+    @property
+    def arrays(self) -> tuple[npt.NDArray[np.float32], ...]:
+        """All of it."""
+        return self.rows, self.states, self.log_probabilities
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(array.nbytes for array in self.arrays)
 
 
 class Runtime(Protocol):
@@ -96,22 +123,20 @@ class Runtime(Protocol):
         ...
 
     def encode(
-        self, prefix: Sequence[int], documents: Sequence[TokenIds], heads: Sequence[Head], *, layout: Layout
+        self, prefix: Sequence[int], documents: Sequence[TokenIds], pool: Needs, *, layout: Layout
     ) -> Iterator[EncodedDocument]:
         """Encode passages, each alone after the prefix; yields each when it is done.
 
         Args:
             prefix: ids at positions 0..; every passage begins right after it.
             documents: int32 [tokens], ids of each passage, none empty.
-            heads: the pool: states are kept for its layers only.
+            pool: what may be wanted of them: states are kept for its layers only.
             layout: ``late`` keeps keys of the pooled heads only (no values, no other layers).
         """
         ...
 
-    def read(
-        self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout
-    ) -> list[npt.NDArray[np.float32]]:
-        """Attention of tails to their documents' tokens.
+    def read(self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout) -> list[Observations]:
+        """Attention of tails to their documents' tokens; in the layout ``solo`` also states and likelihoods.
 
         Softmax runs over prefix, documents and the tail itself, in float32. Layers above the deepest head
         are not run. What a request gets does not depend on the others, bit by bit (on a GPU: to rounding).
@@ -122,8 +147,7 @@ class Runtime(Protocol):
             layout: in which the documents were encoded; ``joint`` reads as ``block`` does.
 
         Returns:
-            For each request float32 [heads, groups, document tokens]: passages one after the other, in the order
-            given.
+            What came of each request, passages in the order given.
         """
         ...
 

@@ -287,7 +287,7 @@ class Bench:
         layer = LayerShape.of(self.backbone.runtime.shape, self.backbone.path)
         found = []
         for layout in _LAYOUTS:
-            deepest = max(layer for layer, _ in self.warm[layout].routes.pool())
+            deepest = self.warm[layout].routes.pool().deepest_head
             for size in (self.plan.windows.small, self.plan.windows.middle):
                 encoded = self.backbone.tokenizer.encode_user(self.texts.documents[:size])
                 lengths = [len(text.ids) for text in encoded]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,28 @@ from connector.documents import Hit
 from connector.errors import DataError, SettingsError
 from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.first_stage import first_stage, open_collection_engine
-from connector.evaluation.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
 from connector.evaluation.progress import Progress, Quiet
 from connector.evaluation.provenance import Provenance
 from connector.evaluation.report import Report, report_text, report_to_json
 from connector.evaluation.routed_systems import RoutedBy, routed_by, trained_on
-from connector.evaluation.running import Ranked, drawn_queries, shuffled, systems, window_recall
+from connector.evaluation.running import (
+    Ranked,
+    drawn_queries,
+    shuffled,
+    signal_systems,
+    systems,
+    window_recall,
+)
 from connector.evaluation.runs import read_run
 from connector.evaluation.system_files import write_per_query, write_runs
 from connector.evaluation.timing import with_seconds
 from connector.heads.head_sets import StaticHeads
 from connector.routing.bundle import Bundle
 from connector.routing.query_embedding import QueryEmbedding
-from connector.routing.selection import load_bundle, static_heads
+from connector.routing.selection import likelihood_route, load_bundle, static_heads
 from connector.settings import Settings
+from connector.statistics.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
+from connector.statistics.signal_tables import gather_signals
 
 __all__ = ["EvaluateOptions", "Evaluation", "evaluate"]
 
@@ -157,18 +167,21 @@ def evaluate(
     parts = _Parts.load(collection, settings, options, reader)
     for text in parts.notes:
         progress.say(text)
-    tables = _tables(collection, windows, settings, options, reader, parts, progress)
-    ranked = systems(
-        collection,
-        windows,
-        tables,
-        parts.static,
-        options.seed,
-        ways=parts.ways(tables, reader.runtime.shape.layers, options.seed),
-        every_head=parts.cut is None,
-        # The layout joint is there to show the published systems as they were published.
-        static_systems=settings.backbone.layout != "joint",
-    )
+    if settings.backbone.layout == "solo":
+        ranked = _of_signals(collection, windows, settings, options, reader, parts, progress)
+    else:
+        tables = _tables(collection, windows, settings, options, reader, parts, progress)
+        ranked = systems(
+            collection,
+            windows,
+            tables,
+            parts.static,
+            options.seed,
+            ways=parts.ways(tables, reader.runtime.shape.layers, options.seed),
+            every_head=parts.cut is None,
+            # The layout joint is there to show the published systems as they were published.
+            static_systems=settings.backbone.layout != "joint",
+        )
     found = [each.system for each in ranked]
     if options.timed:
         found = with_seconds(found, reader, parts.router, collection, windows, options.timed)
@@ -232,7 +245,7 @@ class _Parts:
             if own is not None:
                 made = own.metadata.embedding
                 embedding = QueryEmbedding(made.form, made.layers, made.pooling, made.features)
-                pool, scales = own.metadata.pool, own.metadata.scales
+                pool, scales = own.metadata.heads, own.metadata.scales
                 controls = name == "routed"
                 found += routed_by(own, pool, scales, embedding, by_query, depth, seed, controls=controls, name=name)
         return found
@@ -255,13 +268,9 @@ def _tables(
     parts: _Parts,
     progress: Progress,
 ) -> list[HeadTable]:
-    seen = shuffled(windows, options.seed) if options.shuffle else windows
     gathered = gather(
         reader,
-        (
-            SearchedQuery(query, text, seen[query], collection.qrels[query], f"{collection.name}:{options.split}")
-            for query, text in collection.queries.items()
-        ),
+        _searched(collection, windows, options),
         statistics_folder(settings.cache.path, reader),
         ("title", "text"),
         layers=parts.cut,
@@ -271,6 +280,48 @@ def _tables(
     if options.by_rank:
         return [replace(table, first_stage=np.full(len(table.ids), np.nan)) for table in tables]
     return list(tables)
+
+
+def _of_signals(
+    collection: Collection,
+    windows: Mapping[str, Sequence[Hit]],
+    settings: Settings,
+    options: EvaluateOptions,
+    reader: Reader,
+    parts: _Parts,
+    progress: Progress,
+) -> list[Ranked]:
+    """The layout ``solo``: the likelihood as published, which needs no training, and what routers make of signals."""
+    routes = {"likelihood": likelihood_route()}
+    routes.update(
+        {
+            name: own.static_route()
+            for name, own in (("static", parts.router), ("left-out", parts.without))
+            if own is not None
+        }
+    )
+    needs = reduce(or_, (route.needs for route in routes.values()))
+    gathered = gather_signals(
+        reader,
+        _searched(collection, windows, options),
+        statistics_folder(settings.cache.path, reader),
+        needs,
+        ("title", "text"),
+    )
+    tables = list(progress.track(f"signals, {collection.name}", gathered, len(collection.queries)))
+    if options.by_rank:
+        tables = [replace(table, first_stage=np.full(len(table.ids), np.nan)) for table in tables]
+    queries = [table.query_id for table in tables]
+    ways = [RoutedBy(name, (dict.fromkeys(queries, route),)) for name, route in routes.items()]
+    return signal_systems(collection, windows, tables, ways, options.seed)
+
+
+def _searched(
+    collection: Collection, windows: Mapping[str, Sequence[Hit]], options: EvaluateOptions
+) -> Iterator[SearchedQuery]:
+    seen = shuffled(windows, options.seed) if options.shuffle else windows
+    for query, text in collection.queries.items():
+        yield SearchedQuery(query, text, seen[query], collection.qrels[query], f"{collection.name}:{options.split}")
 
 
 def _within(static: StaticHeads | None, cut: int | None) -> tuple[StaticHeads | None, list[str]]:

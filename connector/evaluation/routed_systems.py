@@ -13,25 +13,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from connector.documents import Hit
-from connector.evaluation.head_tables import HeadTable, embedding_of, first_stage_scores
 from connector.heads.fusion import fuse
 from connector.heads.readouts import HeadSignal
 from connector.heads.routes import Route, route_scores
 from connector.heads.scoring import below
+from connector.heads.signals import Signal
 from connector.routing.metadata import RouterMetadata
 from connector.routing.query_embedding import QueryEmbedding
+from connector.statistics.head_tables import HeadTable, embedding_of, first_stage_scores
 
 __all__ = [
     "DRAWS",
     "RoutedBy",
     "SupportsRoute",
+    "Table",
     "derangement",
     "route_ranking",
     "route_summary",
@@ -41,6 +43,29 @@ __all__ = [
 
 DRAWS = 5
 Routes = Mapping[str, Route]
+
+
+class Table(Protocol):
+    """What rankings are made of: a window's signals, in any order of its documents."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Document ids."""
+        ...
+
+    @property
+    def first_stage(self) -> npt.NDArray[np.float64]:
+        """float64 [documents]: first-stage scores; NaN where unknown."""
+        ...
+
+    @property
+    def documents(self) -> tuple[tuple[int, ...], ...]:
+        """For each document, its passages."""
+        ...
+
+    def signal_scores(self, signals: Sequence[Signal]) -> npt.NDArray[np.float64]:
+        """float64 [signals, passages]."""
+        ...
 
 
 class SupportsRoute(Protocol):
@@ -122,7 +147,7 @@ def derangement(queries: Sequence[str], seed: int) -> dict[str, str]:
     return dict(zip(order, [*order[1:], order[0]], strict=True))
 
 
-def route_ranking(hits: Sequence[Hit], table: HeadTable, route: Route, *, fused: bool) -> list[str]:
+def route_ranking(hits: Sequence[Hit], table: Table, route: Route, *, fused: bool) -> list[str]:
     """Document ids as this route ranks them; ties keep first-stage order.
 
     Args:
@@ -131,30 +156,24 @@ def route_ranking(hits: Sequence[Hit], table: HeadTable, route: Route, *, fused:
         route: the heads.
         fused: with the first stage.
     """
-    table = _in_order(table, hits)
-    scores, _ = route_scores(route, table.signal_scores(route.signals), table.documents)
-    final = fuse(scores, first_stage_scores(table) if fused else None, route.first_stage_gate if fused else "none")
+    # Ranks stand for first-stage scores that are not known, and ties keep the order: both must be the first stage's,
+    # whatever order the LLM saw the documents in.
+    place = {identity: at for at, identity in enumerate(table.ids)}
+    order = [place[hit.id] for hit in hits]
+    documents = [table.documents[at] for at in order]
+    scores, _ = route_scores(route, table.signal_scores(route.signals), documents)
+    final = fuse(
+        scores,
+        first_stage_scores(table.first_stage[order]) if fused else None,
+        route.first_stage_gate if fused else "none",
+        None if route.absolute is None else route.absolute.spread,
+    )
     # As the reranker does: whatever the first stage says, a document without text goes below those with some.
-    empty = [at for at, passages in enumerate(table.documents) if not passages]
+    empty = [at for at, passages in enumerate(documents) if not passages]
     if empty:
         lowest = below(np.delete(final, empty))
         final[empty] = np.minimum(final[empty], lowest)
-    return [table.ids[at] for at in np.argsort(-final, kind="stable")]
-
-
-def _in_order(table: HeadTable, hits: Sequence[Hit]) -> HeadTable:
-    """The table with its documents in the order of the window, whatever order the LLM saw them in.
-
-    Ranks stand for first-stage scores that are not known, and ties keep the order: both must be the first stage's.
-    """
-    place = {identity: at for at, identity in enumerate(table.ids)}
-    order = [place[hit.id] for hit in hits]
-    return replace(
-        table,
-        ids=tuple(hit.id for hit in hits),
-        first_stage=table.first_stage[order],
-        documents=tuple(table.documents[at] for at in order),
-    )
+    return [hits[at].id for at in np.argsort(-final, kind="stable")]
 
 
 def trained_on(metadata: RouterMetadata, collection: str) -> bool:
@@ -176,7 +195,7 @@ def route_summary(draws: Sequence[Routes]) -> dict[str, float]:
     gates = [route.first_stage_gate for route in routes]
     return {
         "heads": float(np.mean([len(route.heads) for route in routes])),
-        "deepest_layer": float(np.mean([route.deepest_layer for route in routes])),
+        "deepest_layer": float(np.mean([route.needs.deepest_head for route in routes])),
         "first_stage_gate": float(np.mean(gates)),
         "lowest_gate": min(gates),
         "highest_gate": max(gates),

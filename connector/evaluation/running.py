@@ -12,13 +12,14 @@ import numpy as np
 from connector.documents import Hit
 from connector.errors import DataError
 from connector.evaluation.collections import Collection
-from connector.evaluation.head_tables import HeadTable
 from connector.evaluation.measures import MEASURES, PerQuery, per_query
 from connector.evaluation.report import FIRST_STAGE, System, make_system
-from connector.evaluation.routed_systems import RoutedBy, route_ranking, route_summary
+from connector.evaluation.routed_systems import RoutedBy, Table, route_ranking, route_summary
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.routing.selection import fixed_route
 from connector.settings import READOUTS, ReadOut
+from connector.statistics.head_tables import HeadTable
+from connector.statistics.signal_tables import SignalTable
 
 __all__ = [
     "FUSED",
@@ -28,6 +29,7 @@ __all__ = [
     "drawn_queries",
     "seconds_per_query",
     "shuffled",
+    "signal_systems",
     "systems",
     "window_recall",
 ]
@@ -144,10 +146,30 @@ def systems(
     return found
 
 
+def signal_systems(
+    collection: Collection, windows: Windows, tables: Iterable[SignalTable], ways: Sequence[RoutedBy], seed: int = 0
+) -> list[Ranked]:
+    """First stage, and the ways of ranking by signals of documents that were read alone; each alone and fused.
+
+    Args:
+        collection, windows, seed: see ``systems``.
+        tables: signal statistics of the queries whose window has any text.
+        ways: of all queries with a table.
+
+    Raises:
+        DataError: see ``systems``.
+    """
+    by_query = {table.query_id: table for table in tables}
+    as_found = {query: [hit.id for hit in hits] for query, hits in windows.items()}
+    plain = _measured(collection, windows, as_found)
+    first = Ranked(make_system(FIRST_STAGE, plain), plain, as_found)
+    return [first, *_routed_systems(collection, windows, by_query, ways, plain, seed)]
+
+
 def _routed_systems(
     collection: Collection,
     windows: Windows,
-    tables: Mapping[str, HeadTable],
+    tables: Mapping[str, Table],
     ways: Sequence[RoutedBy],
     plain: Mapping[str, PerQuery],
     seed: int,

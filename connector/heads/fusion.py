@@ -33,7 +33,7 @@ def rank_scores(ranks: Sequence[int]) -> Floats:
     return -np.log(np.array(ranks, dtype=np.float64))
 
 
-def fuse(heads: Floats, first_stage: Floats | None, method: str | float) -> Floats:
+def fuse(heads: Floats, first_stage: Floats | None, method: str | float, spread: float | None = None) -> Floats:
     """One score for each document.
 
     Args:
@@ -41,6 +41,8 @@ def fuse(heads: Floats, first_stage: Floats | None, method: str | float) -> Floa
         first_stage: float64 [documents], first-stage scores (or ``rank_scores``); None where there are none:
             the head scores are then standardized alone.
         method: weight of the first stage, or ``rrf``, or ``none``.
+        spread: of absolute head scores: how far those of one query usually lie apart. They stay as they are, and the
+            first stage's weight is in this unit. None: the head scores are standardized over these documents.
 
     Returns:
         float64 [documents]: ``z(heads) + weight * z(first_stage)``, or the sum of reciprocal ranks.
@@ -48,13 +50,14 @@ def fuse(heads: Floats, first_stage: Floats | None, method: str | float) -> Floa
     Raises:
         ValueError: an unknown method.
     """
+    own = standardize(heads) if spread is None else heads
     if first_stage is None or method == "none":
-        return standardize(heads)
+        return own
     if method == "rrf":
         return 1 / (RRF_CONSTANT + _ranks(heads)) + 1 / (RRF_CONSTANT + _ranks(first_stage))
     if isinstance(method, str):
         raise ValueError(f"fusion '{method}' is not a weight, rrf or none")
-    return standardize(heads) + method * standardize(first_stage)
+    return own + method * (spread or 1.0) * standardize(first_stage)
 
 
 def _ranks(scores: Floats) -> Floats:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from connector.heads.needs import Needs
 from connector.heads.row_groups import QUERY_GROUPS, RowGroup
 from connector.heads.signals import Observed
 from connector.settings import ReadOut
@@ -45,17 +46,9 @@ class HeadSignal(NamedTuple):
     readout: ReadOut
 
     @property
-    def heads(self) -> tuple[tuple[int, int], ...]:
+    def needs(self) -> Needs:
         """See ``Signal``; so all that follows."""
-        return ((self.layer, self.head),)
-
-    @property
-    def groups(self) -> tuple[RowGroup, ...]:
-        return READOUT_GROUPS[self.readout]
-
-    @property
-    def deepest_layer(self) -> int:
-        return self.layer
+        return Needs(((self.layer, self.head),), READOUT_GROUPS[self.readout])
 
     @classmethod
     def scores(cls, signals: Sequence[HeadSignal], observed: Observed) -> npt.NDArray[np.float64]:

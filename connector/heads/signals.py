@@ -1,7 +1,8 @@
 """Signals: one number for each passage from one reading, whatever made it.
 
-A head's read-out is a signal; so will a likelihood or a similarity be. A route weighs signals and does not know what
-they are. To add a kind: a class as ``Signal`` asks for, in a module of its own, which says what it needs to be read.
+A head's read-out is a signal; so is a probe of hidden states, or a likelihood. A route weighs signals and does not
+know what they are. To add a kind: a class as ``Signal`` asks for, in a module of its own, which says what it needs to
+be read.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from connector.heads.needs import Needs
 from connector.heads.row_groups import RowGroup
 
 __all__ = ["Observed", "Signal", "signal_scores"]
@@ -30,6 +32,21 @@ class Observed(Protocol):
         """int64 [passages]: tokens of each passage."""
         ...
 
+    @property
+    def layers(self) -> Sequence[int]:
+        """The layers whose entering states were kept."""
+        ...
+
+    @property
+    def states(self) -> npt.NDArray[np.float32]:
+        """float32 [layers, passages, hidden]: of the query behind each passage, mean of its tokens."""
+        ...
+
+    @property
+    def log_probabilities(self) -> npt.NDArray[np.float32]:
+        """float32 [passages, query tokens]: of each of the query's tokens, behind each passage."""
+        ...
+
     def group(self, name: RowGroup) -> npt.NDArray[np.float32]:
         """Attention of a row group: float32 [heads, tokens], passages side by side.
 
@@ -40,21 +57,14 @@ class Observed(Protocol):
 
 
 class Signal(Protocol):
-    """One number a passage. Immutable and hashable: equal signals give equal numbers."""
+    """One number a passage. Immutable and hashable: equal signals give equal numbers.
+
+    As text it is its name, by which results tell that it took part.
+    """
 
     @property
-    def heads(self) -> tuple[tuple[int, int], ...]:
-        """The (layer, head) whose attention it needs."""
-        ...
-
-    @property
-    def groups(self) -> tuple[RowGroup, ...]:
-        """The row groups that it needs of them."""
-        ...
-
-    @property
-    def deepest_layer(self) -> int:
-        """The last layer that has to be run for it."""
+    def needs(self) -> Needs:
+        """What it is computed from."""
         ...
 
     @classmethod

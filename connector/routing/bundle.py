@@ -17,15 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.errors import BackboneError, MissingExtraError
+from connector.heads.likelihood import LikelihoodSignal
+from connector.heads.probe import ProbeSignal
 from connector.heads.readouts import HeadSignal
-from connector.heads.routes import Route
-from connector.routing.metadata import METADATA_KEY, RouterMetadata
+from connector.heads.routes import Absolute, Route
+from connector.heads.signals import Signal
+from connector.routing.metadata import METADATA_KEY, ProbeMember, RouterMetadata
 
-__all__ = ["INPUT", "OUTPUTS", "Bundle", "Provider", "seal", "shipped_bundle"]
+__all__ = ["INPUT", "OUTPUTS", "PROBE", "Bundle", "Provider", "seal", "shipped_bundle"]
 
 Provider = Literal["cpu", "cuda"]
 INPUT = "query_embedding"
 OUTPUTS = ("gates", "selected", "first_stage_gate")
+PROBE = "probe_{}"
+"""Output with the weights of a probe, by its number among the pool's: float32 [layers, hidden]; constant."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FIXES = {
@@ -53,6 +58,7 @@ class Bundle:
         digest: sha256 of the file's bytes before the digest, hexadecimal.
         size: of the file, in bytes.
         provider: what runs it.
+        signals: the pool.
     """
 
     path: Path
@@ -60,6 +66,7 @@ class Bundle:
     digest: str
     size: int
     provider: Provider
+    signals: tuple[Signal, ...] = field(repr=False)
     _session: Any = field(repr=False, compare=False)
 
     @classmethod
@@ -82,7 +89,7 @@ class Bundle:
             raise BackboneError(f"{path} is not a router bundle: it has no {METADATA_KEY} metadata")
         metadata = RouterMetadata.from_json(text, f"the router bundle {path}")
         _check_graph(session, metadata, path)
-        bundle = cls(path, metadata, digest, len(data), provider, session)
+        bundle = cls(path, metadata, digest, len(data), provider, _signals(session, metadata, path), session)
         # Declared shapes are only claims.
         bundle.gates(np.zeros((2, metadata.embedding.dimension), dtype=np.float32))
         return bundle
@@ -142,12 +149,16 @@ class Bundle:
         return self._route(static["members"], static["gates"], static["first_stage"])
 
     def _route(self, members: list[int], gates: list[float], first_stage: float) -> Route:
-        pool, scales = self.metadata.pool, self.metadata.scales
+        scales, told = self.metadata.scales, self.metadata.absolute
+        absolute = None
+        if told is not None:
+            absolute = Absolute(tuple(told.means[at] for at in members), told.bias, told.spread)
         return Route(
-            tuple(HeadSignal(*pool[at]) for at in members),
+            tuple(self.signals[at] for at in members),
             tuple(gates),
             first_stage,
             tuple(scales[at] for at in members),
+            absolute,
         )
 
 
@@ -226,9 +237,10 @@ def _check_graph(session: Any, metadata: RouterMetadata, path: Path) -> None:
         (OUTPUTS[1], "tensor(int64)", [most]),
         (OUTPUTS[2], "tensor(float)", []),
     ]
+    constant = {PROBE.format(number) for number in range(len(metadata.probes))}
     for kind, wanted, nodes in (
         ("inputs", inputs, session.get_inputs()),
-        ("outputs", outputs, session.get_outputs()),
+        ("outputs", outputs, [node for node in session.get_outputs() if node.name not in constant]),
     ):
         # The first dimension is the batch; it must be open, which is a name or None.
         found = [(node.name, node.type, list(node.shape)) for node in nodes]
@@ -241,6 +253,32 @@ def _check_graph(session: Any, metadata: RouterMetadata, path: Path) -> None:
                 f"the router bundle {path} has {kind} {_nodes(found)}, but its metadata asks for "
                 f"{_nodes([(name, type_, ['batch', *shape]) for name, type_, shape in wanted])}"
             )
+
+
+def _signals(session: Any, metadata: RouterMetadata, path: Path) -> tuple[Signal, ...]:
+    """The members of the pool, probes with their weights."""
+    nothing = {INPUT: np.zeros((0, metadata.embedding.dimension), dtype=np.float32)}
+    found: list[Signal] = []
+    probes = 0
+    for member in metadata.pool:
+        if isinstance(member, HeadSignal):
+            found.append(member)
+        elif isinstance(member, ProbeMember):
+            try:
+                (weights,) = session.run([PROBE.format(probes)], nothing)
+            except Exception as error:  # ONNX Runtime's own exceptions have no common base
+                raise BackboneError(
+                    f"the router bundle {path} has no weights of {member.probe}: {_one_line(error)}"
+                ) from None
+            probes += 1
+            if weights.ndim != 2 or len(weights) != len(member.layers) or weights.dtype != np.float32:
+                raise BackboneError(f"the router bundle {path} has weights of {member.probe} in another shape")
+            if not np.isfinite(weights).all():
+                raise BackboneError(f"the router bundle {path} has weights of {member.probe} that are not finite")
+            found.append(ProbeSignal(member.probe, member.layers, weights))
+        else:
+            found.append(LikelihoodSignal(member.likelihood))
+    return tuple(found)
 
 
 def _nodes(nodes: list[tuple[str, str, list[Any]]]) -> str:

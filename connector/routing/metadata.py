@@ -17,9 +17,23 @@ from connector.heads.readouts import HeadSignal
 from connector.routing.query_embedding import FEATURES, Pooling
 from connector.settings import Layout
 
-__all__ = ["FORMAT", "METADATA_KEY", "Activation", "EmbeddingRecipe", "RouterMetadata", "StaticSet"]
+__all__ = [
+    "FORMAT",
+    "METADATA_KEY",
+    "AbsoluteRecord",
+    "Activation",
+    "EmbeddingRecipe",
+    "LikelihoodMember",
+    "Member",
+    "ProbeMember",
+    "RouterMetadata",
+    "StaticSet",
+    "member_name",
+]
 
-FORMAT = "rh-router-1"
+FORMAT = "rh-router-2"
+# Version 1 knew heads only, and no absolute scores.
+_READABLE = ("rh-router-1", FORMAT)
 # The key under which the JSON stands in the header of a .safetensors file and among the properties of an .onnx file.
 METADATA_KEY = "rh_connector"
 
@@ -40,6 +54,41 @@ class StaticSet(TypedDict):
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ProbeMember(_Frozen):
+    """A probe of the pool: see ``ProbeSignal``. Its weights stand beside the router's.
+
+    Attributes:
+        probe: its name.
+        layers: whose entering states it looks at.
+    """
+
+    probe: str = Field(min_length=1)
+    layers: tuple[_Index, ...] = Field(min_length=1)
+
+
+class LikelihoodMember(_Frozen):
+    """The query's likelihood as a member of the pool: see ``LikelihoodSignal``."""
+
+    likelihood: Literal["sum", "mean"]
+
+
+Member = HeadSignal | ProbeMember | LikelihoodMember
+
+
+class AbsoluteRecord(_Frozen):
+    """What makes the head scores absolute; see ``Absolute``.
+
+    Attributes:
+        means: of each member of the pool.
+        bias: of the logistic.
+        spread: unit of the first stage's gate.
+    """
+
+    means: tuple[float, ...]
+    bias: float
+    spread: _Positive
 
 
 class EmbeddingRecipe(_Frozen):
@@ -80,25 +129,26 @@ class RouterMetadata(_Frozen):
         fingerprint: sha256 of weights, tokenizer, template and layout; another one is refused.
         layout: the layout in which the router was trained.
         template: sha256 of the prompt template.
-        pool: (layer, head, read-out), each once.
+        pool: (layer, head, read-out), a probe or the likelihood, each once.
         scales: for each member, how far its scores of one window usually lie apart; above 0.
         most_heads: P; most members that a query gets.
         activation: how logits become gates; see ``Router``.
         embedding: how the query embedding is made.
         kappa: strength of the query's own part; 0: every query gets the static set.
-        deepest_layer: the last layer of the pool.
+        deepest_layer: the last layer that the pool needs; with the likelihood the LLM's last.
+        absolute: what makes head scores absolute; None: they are standardized over a window.
         static: indices into the pool, their gates, and the first stage's gate.
         training: collections, splits, counts, seeds, command; free JSON.
         gains: what was measured, with controls; free JSON.
         created_at: ISO date or date and time.
     """
 
-    format: Literal["rh-router-1"] = "rh-router-1"
+    format: Literal["rh-router-1", "rh-router-2"] = "rh-router-2"
     model: str = Field(min_length=1)
     fingerprint: _Sha256
     layout: Layout
     template: _Sha256
-    pool: tuple[HeadSignal, ...] = Field(min_length=1)
+    pool: tuple[Member, ...] = Field(min_length=1)
     scales: tuple[_Positive, ...]
     most_heads: int = Field(ge=1)
     activation: Activation
@@ -106,6 +156,7 @@ class RouterMetadata(_Frozen):
     kappa: float = Field(ge=0)
     deepest_layer: int
     static: StaticSet
+    absolute: AbsoluteRecord | None = None
     training: dict[str, JsonValue]
     gains: dict[str, JsonValue]
     created_at: str
@@ -119,17 +170,19 @@ class RouterMetadata(_Frozen):
     @_model_validator(mode="after")
     def _parts_fit(self) -> RouterMetadata:
         _distinct("pool", self.pool)
-        for at, (layer, head, _) in enumerate(self.pool):
-            if layer < 0 or head < 0:
-                raise ValueError(f"pool[{at}] = ({layer}, {head}): layer and head must be 0 or more")
+        for at, member in enumerate(self.pool):
+            if isinstance(member, HeadSignal) and min(member.layer, member.head) < 0:
+                raise ValueError(f"pool[{at}] = ({member.layer}, {member.head}): layer and head must be 0 or more")
         size = len(self.pool)
         if len(self.scales) != size:
             raise ValueError(f"scales: {len(self.scales)} numbers for a pool of {size}")
         if self.most_heads > size:
             raise ValueError(f"most_heads = {self.most_heads}: more than the pool's {size} members")
-        deepest = max(layer for layer, _, _ in self.pool)
-        if self.deepest_layer != deepest:
+        deepest = max(_deepest(member) for member in self.pool)
+        if self.deepest_layer != deepest and (self.deepest_layer < deepest or not self.likelihoods):
             raise ValueError(f"deepest_layer = {self.deepest_layer}: the pool's is {deepest}")
+        if self.absolute is not None and len(self.absolute.means) != size:
+            raise ValueError(f"absolute.means: {len(self.absolute.means)} numbers for a pool of {size}")
         members, gates = self.static["members"], self.static["gates"]
         _distinct("static.members", members)
         if not members or max(members) >= size:
@@ -137,6 +190,21 @@ class RouterMetadata(_Frozen):
         if len(gates) != len(members):
             raise ValueError(f"static.gates: {len(gates)} numbers for {len(members)} members")
         return self
+
+    @property
+    def heads(self) -> tuple[HeadSignal, ...]:
+        """The heads of the pool."""
+        return tuple(member for member in self.pool if isinstance(member, HeadSignal))
+
+    @property
+    def probes(self) -> tuple[ProbeMember, ...]:
+        """The probes of the pool."""
+        return tuple(member for member in self.pool if isinstance(member, ProbeMember))
+
+    @property
+    def likelihoods(self) -> tuple[LikelihoodMember, ...]:
+        """The likelihoods of the pool."""
+        return tuple(member for member in self.pool if isinstance(member, LikelihoodMember))
 
     def to_json(self) -> str:
         """One line of ASCII, the same for the same values."""
@@ -161,9 +229,10 @@ class RouterMetadata(_Frozen):
             raise BackboneError(f"{source} is damaged: its metadata is not JSON ({error})") from None
         if not isinstance(record, dict):
             raise BackboneError(f"{source} is damaged: its metadata is not a JSON object")
-        if record.get("format") != FORMAT:
+        if record.get("format") not in _READABLE:
             raise BackboneError(
-                f"{source} is of format {_shown(record.get('format'))}, this rh-connector reads {FORMAT}; export the "
+                f"{source} is of format {_shown(record.get('format'))}, this rh-connector reads "
+                f"{' and '.join(_READABLE)}; export the "
                 "router again (rh-connector export), or use the version of rh-connector that wrote it"
             )
         try:
@@ -196,17 +265,37 @@ class RouterMetadata(_Frozen):
                 f"{source} was trained for {self.model} {self.layout} ({self.fingerprint[:12]}), not for this "
                 f"backbone, template and layout ({fingerprint[:12]}); {mend}"
             )
-        for layer, head, _ in self.pool:
+        for layer, head, _ in self.heads:
             if layer >= layers or head >= heads:
                 raise BackboneError(
                     f"{source} names head ({layer}, {head}), which this backbone of {layers} x {heads} heads does "
                     f"not have; {mend}"
+                )
+        for probe in self.probes:
+            if max(probe.layers) > layers:
+                raise BackboneError(
+                    f"{source} probes layer {max(probe.layers)}, which this backbone of {layers} layers lacks; {mend}"
                 )
         for layer in self.embedding.layers:
             if layer > layers:
                 raise BackboneError(
                     f"{source} embeds queries at layer {layer}, which this backbone of {layers} layers lacks; {mend}"
                 )
+
+
+def member_name(member: Member) -> str:
+    """A member of the pool in a word."""
+    if isinstance(member, HeadSignal):
+        return f"{member.layer}.{member.head}/{member.readout}"
+    return member.probe if isinstance(member, ProbeMember) else f"likelihood/{member.likelihood}"
+
+
+def _deepest(member: Member) -> int:
+    """The last layer that has to be run for a member, as far as it says so itself."""
+    if isinstance(member, HeadSignal):
+        return member.layer
+    # States that enter a layer are what the one before gives.
+    return max(member.layers) - 1 if isinstance(member, ProbeMember) else 0
 
 
 def _distinct(key: str, values: Sequence[Any]) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.backbone.reader import Reader
-from connector.backbone.runtime import Head
 from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
+from connector.heads.likelihood import LikelihoodSignal
+from connector.heads.needs import Needs
 from connector.heads.readouts import HeadSignal
 from connector.heads.routes import Route
 from connector.routing.bundle import Bundle, shipped_bundle
 from connector.routing.query_embedding import QueryEmbedding
 from connector.settings import MODES, Mode, ReadOut, Settings
 
-__all__ = ["Routes", "choose_routes", "fixed_route", "load_bundle", "static_heads"]
+__all__ = ["Routes", "choose_routes", "fixed_route", "likelihood_route", "load_bundle", "static_heads"]
 
 
 class Routes:
@@ -88,18 +91,18 @@ class Routes:
             return self.bundle.route(self._embedding.of_query(self._reader, query, first_stage))
         return self._fixed[mode]
 
-    def pool(self, mode: Mode | None = None) -> tuple[Head, ...]:
-        """The heads that documents are encoded and cached for: those of any route but ``all``, if it is not asked.
+    def pool(self, mode: Mode | None = None) -> Needs:
+        """What documents are encoded and cached for: the needs of any route but ``all``, if it is not asked.
 
         One pool for the router and the static set, so that both find the same documents in the cache.
         """
         mode = mode or self.default
-        found = set(self._fixed["static"].heads) if "static" in self._fixed else set()
+        routes = [self._fixed["static"].needs] if "static" in self._fixed else []
         if self.bundle is not None:
-            found |= {(layer, head) for layer, head, _ in self.bundle.metadata.pool}
-        if mode == "all" or not found:
-            found |= set(self._fixed[mode].heads)
-        return tuple(sorted(found))
+            routes += [signal.needs for signal in self.bundle.signals]
+        if mode == "all" or not routes:
+            routes.append(self._fixed[mode].needs)
+        return reduce(or_, routes)
 
 
 def choose_routes(settings: Settings, identity: BackboneIdentity) -> tuple[Mode, dict[Mode, Route], Bundle | None]:
@@ -119,7 +122,12 @@ def choose_routes(settings: Settings, identity: BackboneIdentity) -> tuple[Mode,
     readout: ReadOut = settings.rerank.readout
     fixed: dict[Mode, Route] = {}
     weight = static.all_weights.get(readout, 1.0) if static else 1.0
-    fixed["all"] = fixed_route(HeadSet(identity.shape.all_heads(), weight), readout)
+    alone = settings.backbone.layout == "solo"
+    if alone:
+        # Read alone, documents show no attention that tells them apart; the likelihood needs no training.
+        fixed["static"] = likelihood_route() if bundle is None else bundle.static_route()
+    else:
+        fixed["all"] = fixed_route(HeadSet(identity.shape.all_heads(), weight), readout)
     if static is not None and (mode == "static" or readout in static.sets):
         fixed["static"] = fixed_route(static.for_readout(readout), readout)
     elif bundle is not None:
@@ -131,9 +139,18 @@ def choose_routes(settings: Settings, identity: BackboneIdentity) -> tuple[Mode,
         command = "rh-connector train" if mode == "routed" else "rh-connector train --static"
         raise BackboneError(
             f"no {what} is shipped for {settings.backbone.model} in the layout {settings.backbone.layout}; make "
-            f"one with '{command}', set router.bundle to its file, or set router.mode to all"
+            f"one with '{command}', set router.bundle to its file, or set router.mode to "
+            f"{'static' if alone else 'all'}"
         )
     return mode, fixed, bundle
+
+
+def likelihood_route() -> Route:
+    """How likely the LLM finds the query behind each document (UPR, arXiv 2204.07496), and the first stage beside it.
+
+    The first stage's gate was found on queries of other collections than the documentation measures it on.
+    """
+    return Route((LikelihoodSignal("sum"),), (1.0,), 1.0)
 
 
 def fixed_route(heads: HeadSet, readout: ReadOut) -> Route:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.prompt.tail import TokenIds
-from connector.backbone.runtime import EncodedDocument, Head, ReadRequest, Runtime
+from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest, Runtime
 from connector.checkpoints.shape import BackboneShape
 from connector.documents import Hit
 from connector.errors import RhConnectorError
@@ -82,20 +82,18 @@ class EncodedOnce:
         return self._runtime.plan
 
     def encode(
-        self, prefix: Sequence[int], documents: Sequence[TokenIds], heads: Sequence[Head], *, layout: Layout
+        self, prefix: Sequence[int], documents: Sequence[TokenIds], pool: Needs, *, layout: Layout
     ) -> Iterator[EncodedDocument]:
         from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 
         new = [ids for ids in documents if ids.tobytes() not in self._known]
-        for ids, document in zip(new, self._runtime.encode(prefix, new, heads, layout=layout), strict=True):
+        for ids, document in zip(new, self._runtime.encode(prefix, new, pool, layout=layout), strict=True):
             assert isinstance(document, TorchEncodedDocument)
             self._known[ids.tobytes()] = document
         for wanted in documents:
             yield self._known[wanted.tobytes()].stored_as(self.stored_as)
 
-    def read(
-        self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout
-    ) -> list[npt.NDArray[np.float32]]:
+    def read(self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout) -> list[Observations]:
         return self._runtime.read(prefix, requests, layout=layout)
 
     def embed(self, tokens: TokenIds, layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.errors import DataError
-from connector.evaluation.head_tables import embedding_of
 from connector.heads.fusion import standardize
 from connector.heads.readouts import HeadSignal
 from connector.routing.query_embedding import FEATURES, QueryEmbedding
 from connector.settings import READOUTS, ReadOut
+from connector.statistics.head_tables import embedding_of
 from connector.training.static_heads import TrainQuery, ndcg, single_head_quality
 
 __all__ = ["Examples", "Pool", "choose_pool", "fused_scores", "make_examples", "source_weight"]

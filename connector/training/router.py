@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as _to_bytes
 
 from connector.errors import BackboneError
+from connector.routing.bundle import PROBE
 from connector.routing.metadata import METADATA_KEY, Activation, RouterMetadata
 
 __all__ = ["CLIP", "Router"]
@@ -39,6 +40,7 @@ class Router(torch.nn.Module):
         prior: float32 [members + 1].
         kappa: float32 scalar; 0: every query gets the same.
         samples: float32 [n, d], n may be 0: real query embeddings on which an export is verified.
+        probes: float32 [layers, hidden] each: weights of the pool's probes.
         most_heads: P.
         activation: see above.
 
@@ -68,6 +70,7 @@ class Router(torch.nn.Module):
         self.prior = torch.nn.Parameter(torch.zeros(members + 1))
         self.register_buffer("kappa", torch.tensor(0.0))
         self.register_buffer("samples", torch.zeros(0, dimension))
+        self.probes: tuple[torch.Tensor, ...] = ()
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [batch, members + 1] of float32 [batch, d]; the last is the first stage's."""
@@ -108,8 +111,13 @@ class Router(torch.nn.Module):
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """Every parameter and buffer by name, float32 on the CPU."""
+        return {name: tensor.numpy() for name, tensor in self._tensors().items()}
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
         state = self.state_dict()
-        return {name: state[name].detach().cpu().float().numpy() for name in _TENSORS}
+        tensors = {name: state[name] for name in _TENSORS}
+        tensors.update({PROBE.format(number): weights for number, weights in enumerate(self.probes)})
+        return {name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}
 
     def check(self, metadata: RouterMetadata, source: str = "the router") -> None:
         """Refuse weights that cannot be used, or that are not those which the metadata tells of.
@@ -127,6 +135,7 @@ class Router(torch.nn.Module):
         pairs = {
             "pool": (len(self.prior) - 1, len(metadata.pool)),
             "embedding.dimension": (len(self.center), metadata.embedding.dimension),
+            "probes": ([len(own) for own in self.probes], [len(told.layers) for told in metadata.probes]),
             "most_heads": (self.most_heads, metadata.most_heads),
             "activation": (self.activation, metadata.activation),
             "kappa": (float(self.kappa), float(np.float32(metadata.kappa))),
@@ -143,8 +152,7 @@ class Router(torch.nn.Module):
             BackboneError: the metadata does not fit the weights, or the file cannot be written.
         """
         self.check(metadata)
-        state = self.state_dict()
-        tensors = {name: state[name].detach().cpu().float().contiguous() for name in _TENSORS}
+        tensors = self._tensors()
         temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +197,8 @@ class Router(torch.nn.Module):
 
     @classmethod
     def _of(cls, tensors: dict[str, torch.Tensor], metadata: RouterMetadata, source: str) -> Router:
-        if set(tensors) != set(_TENSORS):
+        probes = [PROBE.format(number) for number in range(len(metadata.probes))]
+        if set(tensors) != {*_TENSORS, *probes}:
             raise BackboneError(f"{source} is damaged: it holds {', '.join(sorted(tensors)) or 'nothing'}")
         dimension, members = metadata.embedding.dimension, len(metadata.pool)
         rank = tensors["projection"].shape[-1] if tensors["projection"].dim() else 0
@@ -204,5 +213,8 @@ class Router(torch.nn.Module):
                 raise BackboneError(
                     f"{source} is damaged: {name} is {given.dtype} {list(given.shape)}, not float32 {list(own.shape)}"
                 )
-        router.load_state_dict(tensors)
+        router.load_state_dict({name: tensors[name] for name in _TENSORS})
+        router.probes = tuple(tensors[name] for name in probes)
+        if any(weights.dim() != 2 or weights.dtype != torch.float32 for weights in router.probes):
+            raise BackboneError(f"{source} is damaged: its probes are not float32 [layers, hidden]")
         return router

@@ -17,12 +17,21 @@ import numpy.typing as npt
 
 from connector.backbone.runtime import Head
 from connector.errors import DataError
-from connector.evaluation.head_tables import HeadTable, first_stage_scores
 from connector.heads.fusion import standardize
 from connector.heads.head_sets import HeadSet
 from connector.settings import ReadOut
+from connector.statistics.head_tables import HeadTable, first_stage_scores
 
-__all__ = ["CRITERIA", "Criterion", "TrainQuery", "best_weight", "find_heads", "ndcg", "single_head_quality"]
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "TrainQuery",
+    "best_weight",
+    "find_heads",
+    "ideal_gain",
+    "ndcg",
+    "single_head_quality",
+]
 
 Criterion = Literal["ndcg", "mass", "contrast"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
@@ -57,16 +66,21 @@ class TrainQuery:
         grades = np.array([max(qrels.get(document, 0), 0) for document in table.ids], dtype=np.float64)
         if not grades.any():
             return None
-        best = np.sort([grade for grade in qrels.values() if grade > 0])[::-1][:_CUT]
-        return cls(collection, table, grades, float((best * _discounts(len(best))).sum()))
+        return cls(collection, table, grades, ideal_gain(np.array(list(qrels.values()), dtype=np.float64)))
 
     def first_stage(self) -> Floats:
         """First-stage scores, or their ranks' where a score is unknown."""
-        return first_stage_scores(self.table)
+        return first_stage_scores(self.table.first_stage)
 
 
 def _discounts(length: int) -> Floats:
     return np.asarray(1 / np.log2(np.arange(2, length + 2)))
+
+
+def ideal_gain(grades: Floats) -> float:
+    """What the best ranking of documents with these grades gains at 10; those below 0 count as 0."""
+    best = np.sort(grades[grades > 0])[::-1][:_CUT]
+    return float((best * _discounts(len(best))).sum())
 
 
 def ndcg(scores: Floats, grades: Floats, ideal: float) -> Floats:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from connector.backbone.open_reader import open_reader, reader_from
 from connector.backbone.reader import Reader
 from connector.errors import DataError, MissingExtraError, SettingsError
-from connector.evaluation.head_tables import statistics_folder
 from connector.evaluation.progress import Progress, Quiet
 from connector.heads.head_sets import HeadSet, StaticHeads
+from connector.heads.needs import Needs
 from connector.routing.bundle import Bundle
 from connector.settings import READOUTS, ReadOut, Settings
-from connector.training.sources import TrainSource, read_source
+from connector.statistics.head_tables import statistics_folder
+from connector.statistics.signal_tables import gather_signals
+from connector.training.sources import MADE, TrainSource, read_source, source_windows
 from connector.training.static_heads import Criterion, best_weight, find_heads
 from connector.training.tables import Gathered, gather_tables, merge_tables
-from connector.training.windows import engine_windows
+from connector.training.windows import TrainWindows, engine_windows, short_windows
 from router_export import export
 
 if TYPE_CHECKING:
@@ -150,6 +153,8 @@ def train(
         from connector.training.train_router import Backbone, train_router
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "train") from None
+    if settings.backbone.layout == "solo":
+        return _train_signals(sources, target, settings, options, reader, progress)
     reader, gathered = _gathered(sources, settings, options, reader, progress)
     kept = [query for query in gathered.queries if query.collection.partition(":")[0] not in options.leave_out]
     if not kept:
@@ -159,18 +164,79 @@ def train(
         kept,
         Backbone(settings.backbone.model, reader.fingerprint, reader.template_hash, settings.backbone.layout, layers),
         options.router_options(),
-        {
-            "sources": gathered.used,
-            "left out": list(options.leave_out),
-            "window": settings.rerank.window,
-            "seed": options.seed,
-            "precision": reader.runtime.precision,
-            "command": options.command,
-        },
+        _record(options, settings, reader, gathered.used),
         lambda text: progress.say(f"{text} ..."),
     )
     trained.router.save(target.with_suffix(".safetensors"), trained.metadata)
     return TrainResult(trained, export(trained.router, trained.metadata, target).bundle)
+
+
+def _train_signals(
+    sources: Sequence[str | Path | TrainSource],
+    target: Path,
+    settings: Settings,
+    options: TrainOptions,
+    reader: Reader | Callable[[Settings], Reader],
+    progress: Progress,
+) -> TrainResult:
+    """The layout ``solo``: a probe of hidden states, learned from a few documents of each query's window."""
+    from connector.training.train_router import Backbone
+    from connector.training.train_signals import JudgedWindow, probe_layers, train_signals
+
+    if options.mode == "paper" or options.queries_file is not None:
+        raise SettingsError("train: the layout solo has no heads to pick; leave --mode paper and --queries-file out")
+    if not sources:
+        raise SettingsError(_NO_SOURCE)
+    named = _read_sources(sources, progress)
+    reader = reader_from(reader, settings)
+    folder = statistics_folder(settings.cache.path, reader)
+    merge_tables(options.merge, folder, progress)
+    layers = reader.runtime.shape.layers
+    needs = Needs(groups=(), layers=probe_layers(layers))
+    judged: list[JudgedWindow] = []
+    used = []
+    for source in named:
+        windows = _all_windows(source, settings, options)
+        if windows.source.partition(":")[0] in options.leave_out:
+            continue
+        short = short_windows(windows, source.count or options.queries, options.seed)
+        used.append({"source": windows.source, "drawn": windows.drawn, "used": len(short)})
+        gathered = gather_signals(reader, (searched for searched, _ in short), folder, needs, windows.fields)
+        others = {searched.query_id: weight for searched, weight in short}
+        judged += [
+            JudgedWindow(table, others[table.query_id])
+            for table in progress.track(f"signals, {windows.source}", gathered, len(short))
+        ]
+    trained = train_signals(
+        judged,
+        Backbone(settings.backbone.model, reader.fingerprint, reader.template_hash, settings.backbone.layout, layers),
+        _record(options, settings, reader, used),
+        options.seed,
+        lambda text: progress.say(f"{text} ..."),
+    )
+    trained.router.save(target.with_suffix(".safetensors"), trained.metadata)
+    return TrainResult(trained, export(trained.router, trained.metadata, target).bundle)
+
+
+def _all_windows(source: TrainSource, settings: Settings, options: TrainOptions) -> TrainWindows:
+    """Of judged queries all, so that the draw is among those that teach; queries are made as many as are wanted."""
+    if source.split == MADE:
+        return source_windows(source, options.queries, settings, options.seed)
+    return source_windows(replace(source, count=None), sys.maxsize, settings, options.seed)
+
+
+def _record(
+    options: TrainOptions, settings: Settings, reader: Reader, used: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What a router tells of its training."""
+    return {
+        "sources": list(used),
+        "left out": list(options.leave_out),
+        "window": settings.rerank.window,
+        "seed": options.seed,
+        "precision": reader.runtime.precision,
+        "command": options.command,
+    }
 
 
 def gather_shard(

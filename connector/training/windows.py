@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from connector.documents import Document, Hit, document_text
@@ -14,13 +14,13 @@ from connector.engines.open_engine import open_engine
 from connector.errors import DataError
 from connector.evaluation.collections import load_collection, read_queries
 from connector.evaluation.first_stage import first_stage, open_collection_engine
-from connector.evaluation.head_tables import SearchedQuery
 from connector.evaluation.running import drawn_queries
 from connector.evaluation.runs import read_qrels
 from connector.settings import Settings
+from connector.statistics.head_tables import SearchedQuery
 from connector.training.made_queries import KINDS, Kind, MadeQuery, is_copy, make_queries, without_part
 
-__all__ = ["TrainWindows", "engine_windows", "judged_windows", "made_windows"]
+__all__ = ["TrainWindows", "engine_windows", "judged_windows", "made_windows", "short_windows"]
 
 _MOST_COPIES = 10
 _PLAIN = 1.3
@@ -59,6 +59,38 @@ def judged_windows(folder: Path | str, split: str, queries: int, settings: Setti
         for query in hits
     )
     return TrainWindows(source, len(hits), _useful(windows), ("title", "text"))
+
+
+def short_windows(
+    windows: TrainWindows, queries: int, seed: int, best: int = 2, others: int = 6
+) -> list[tuple[SearchedQuery, float]]:
+    """Some of the windows, each with a few of its documents: more queries for the same work.
+
+    Args:
+        windows: judged.
+        queries: at most so many.
+        seed: of the queries and documents that are drawn.
+        best: most documents of the window's best grade.
+        others: most documents of a lower grade.
+
+    Returns:
+        Each window, its documents in first-stage order, and how many documents of a lower grade each of those stands
+        for. Windows of one grade only are left out.
+    """
+    drawn = random.Random(f"{seed}:{windows.source.partition(':')[0]}")
+    order = list(windows.windows)
+    drawn.shuffle(order)
+    found = []
+    for searched in order:
+        top = max(searched.qrels.get(hit.id, 0) for hit in searched.hits)
+        good = [hit for hit in searched.hits if searched.qrels.get(hit.id, 0) == top]
+        rest = [hit for hit in searched.hits if searched.qrels.get(hit.id, 0) < top]
+        good, few = drawn.sample(good, min(best, len(good))), drawn.sample(rest, min(others, len(rest)))
+        if few:
+            kept = {hit.id for hit in (*good, *few)}
+            hits = [hit for hit in searched.hits if hit.id in kept]
+            found.append((replace(searched, hits=hits), len(rest) / len(few)))
+    return found[:queries]
 
 
 def engine_windows(

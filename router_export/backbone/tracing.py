@@ -50,7 +50,7 @@ def first_layers(path: Path, layers: int) -> Any:
     Raises:
         BackboneError: see ``load_decoder``.
     """
-    decoder = load_decoder(path, "cpu", torch.float32)
+    decoder = load_decoder(path, "cpu", torch.float32).layers
     decoder.layers = decoder.layers[:layers]
     decoder.config.num_hidden_layers = layers
     return decoder

@@ -13,7 +13,7 @@ import numpy as np
 from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone
 from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.prompt.tail import Tail, TokenIds
-from connector.backbone.runtime import ReadRequest, Runtime
+from connector.backbone.runtime import Needs, ReadRequest, Runtime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, MissingExtraError
 from connector.settings import Layout
@@ -166,14 +166,14 @@ def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tu
     total = len(shared) + sum(map(len, variants))
     position = len(prefix) + max(map(len, documents))
     tail = Tail.of(shared, variants, np.eye(total, dtype=np.float32), position, len(prefix))
-    heads = [(layer, head) for layer in range(layers) for head in range(theirs.shape.heads)]
+    needs = Needs(tuple((layer, head) for layer in range(layers) for head in range(theirs.shape.heads)))
     largest = 0.0
     layouts: tuple[Layout, ...] = ("block", "late")
     for layout in layouts:
         rows = []
         for runtime in (theirs, ours):
-            encoded = list(runtime.encode(prefix, documents, heads, layout=layout))
-            rows += runtime.read(prefix, [ReadRequest(tail, encoded, heads)], layout=layout)
+            encoded = list(runtime.encode(prefix, documents, needs, layout=layout))
+            rows += [found.rows for found in runtime.read(prefix, [ReadRequest(tail, encoded, needs)], layout=layout)]
         largest = max(largest, float(np.abs(rows[0] - rows[1]).max()))
     embeddings = [runtime.embed(documents[0], range(layers), 2) for runtime in (theirs, ours)]
     scale = np.abs(embeddings[0]).max(axis=(1, 2), keepdims=True)

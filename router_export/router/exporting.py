@@ -58,7 +58,8 @@ def export_router(
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.part.onnx")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(bundle_bytes(arrays, metadata, CLIP))
+        probes = [weights.numpy() for weights in router.probes]
+        temporary.write_bytes(bundle_bytes(arrays, metadata, CLIP, probes))
         bundle = Bundle.load(temporary)
         difference = _verify(router, bundle, real, _random(arrays))
         temporary.replace(path)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from connector.errors import MissingExtraError
-from connector.routing.bundle import INPUT, OUTPUTS, seal
+from connector.routing.bundle import INPUT, OUTPUTS, PROBE, seal
 from connector.routing.metadata import METADATA_KEY, RouterMetadata
 
 __all__ = ["IR_VERSION", "OPSET", "bundle_bytes"]
@@ -20,13 +20,19 @@ IR_VERSION = 8
 _WEIGHTS = ("center", "spread", "projection", "head_embeddings", "prior", "kappa")
 
 
-def bundle_bytes(arrays: Mapping[str, npt.NDArray[np.float32]], metadata: RouterMetadata, clip: float) -> bytes:
+def bundle_bytes(
+    arrays: Mapping[str, npt.NDArray[np.float32]],
+    metadata: RouterMetadata,
+    clip: float,
+    probes: Sequence[npt.NDArray[np.float32]] = (),
+) -> bytes:
     """A whole bundle file.
 
     Args:
         arrays: ``Router.arrays``.
         metadata: fits them.
         clip: largest standardized entry of an embedding.
+        probes: float32 [layers, hidden], weights of each probe of the pool.
 
     Raises:
         MissingExtraError: ``onnx`` is not installed.
@@ -39,15 +45,19 @@ def bundle_bytes(arrays: Mapping[str, npt.NDArray[np.float32]], metadata: Router
     floats, integers = types(np.dtype(np.float32)), types(np.dtype(np.int64))
     pool, most = len(metadata.pool), metadata.most_heads
     graph = helper.make_graph(
-        _nodes(metadata.activation),
+        _nodes(metadata.activation) + _constant_nodes(len(probes)),
         "router",
         [helper.make_tensor_value_info(INPUT, floats, ["batch", metadata.embedding.dimension])],
         [
             helper.make_tensor_value_info(OUTPUTS[0], floats, ["batch", pool]),
             helper.make_tensor_value_info(OUTPUTS[1], integers, ["batch", most]),
             helper.make_tensor_value_info(OUTPUTS[2], floats, ["batch"]),
+            *(
+                helper.make_tensor_value_info(PROBE.format(number), floats, list(weights.shape))
+                for number, weights in enumerate(probes)
+            ),
         ],
-        _constants(arrays, pool, most, clip),
+        _constants(arrays, pool, most, clip, probes),
     )
     model = helper.make_model(
         graph, producer_name="rh-connector", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
@@ -57,7 +67,13 @@ def bundle_bytes(arrays: Mapping[str, npt.NDArray[np.float32]], metadata: Router
     return seal(model.SerializeToString(deterministic=True))
 
 
-def _constants(arrays: Mapping[str, npt.NDArray[np.float32]], pool: int, most: int, clip: float) -> list[Any]:
+def _constants(
+    arrays: Mapping[str, npt.NDArray[np.float32]],
+    pool: int,
+    most: int,
+    clip: float,
+    probes: Sequence[npt.NDArray[np.float32]],
+) -> list[Any]:
     from onnx import numpy_helper
 
     best = np.zeros((1, most), dtype=np.float32)
@@ -75,8 +91,19 @@ def _constants(arrays: Mapping[str, npt.NDArray[np.float32]], pool: int, most: i
         "pool": np.array([pool]),
         "end": np.array([pool + 1]),
         "most": np.array([most]),
+        **{f"weights_{number}": weights for number, weights in enumerate(probes)},
     }
     return [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()]
+
+
+def _constant_nodes(probes: int) -> list[Any]:
+    """What gives the weights of probes back: readers need no package that parses ONNX files."""
+    from onnx import helper
+
+    return [
+        helper.make_node("Identity", [f"weights_{number}"], [PROBE.format(number)], name=PROBE.format(number))
+        for number in range(probes)
+    ]
 
 
 def _nodes(activation: str) -> list[Any]:

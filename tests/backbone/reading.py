@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import EncodedDocument, Head, ReadRequest, Runtime
+from connector.heads.needs import Needs
 from connector.settings import Layout
 
 
@@ -27,5 +28,5 @@ def read_one(
     layout: Layout,
 ) -> npt.NDArray[np.float32]:
     """Rows of one request: float32 [heads, groups, document tokens]."""
-    (rows,) = runtime.read(prefix, [ReadRequest(tail, documents, heads)], layout=layout)
-    return rows
+    (found,) = runtime.read(prefix, [ReadRequest(tail, documents, Needs(tuple(heads)))], layout=layout)
+    return found.rows

@@ -16,6 +16,7 @@ from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.cancelling import Cancelled, CancelScope
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
+from connector.heads.needs import Needs
 from connector.heads.row_groups import QUERY_GROUPS
 from connector.settings import Layout
 
@@ -44,20 +45,20 @@ def open_reader(smollm2: Checkpoint, runtime: TorchRuntime) -> Open:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["block", "late"])
 def test_order_and_cache_change_no_bit(open_reader: Open, layout: Layout, cats: list[str]) -> None:
-    fresh = open_reader(layout).read(QUERY, cats, HEADS)
+    fresh = open_reader(layout).read(QUERY, cats, Needs(HEADS))
     reader = open_reader(layout)
     for text in reversed(cats):
-        reader.read("something else", [text], HEADS)
-    warm = reader.read(QUERY, cats[::-1], HEADS)
+        reader.read("something else", [text], Needs(HEADS))
+    warm = reader.read(QUERY, cats[::-1], Needs(HEADS))
     assert (warm.cached, warm.encoded) == (len(cats), 0)
     np.testing.assert_array_equal(warm.rows, fresh.rows)
     assert warm.documents == fresh.documents[::-1]
-    assert open_reader(layout, megabytes=0).read(QUERY, cats, HEADS).rows.tobytes() == fresh.rows.tobytes()
+    assert open_reader(layout, megabytes=0).read(QUERY, cats, Needs(HEADS)).rows.tobytes() == fresh.rows.tobytes()
 
 
 @pytest.mark.parametrize("layout", ["block", "late", "joint"])
 def test_shapes_and_mass(open_reader: Open, layout: Layout, cats: list[str]) -> None:
-    reading = open_reader(layout).read(QUERY, cats, HEADS)
+    reading = open_reader(layout).read(QUERY, cats, Needs(HEADS))
     assert reading.rows.shape == (len(HEADS), 4, reading.lengths.sum())
     assert reading.rows.dtype == np.float32
     # Attention is a share of 1; prefix and tail get the rest.
@@ -71,12 +72,12 @@ def test_without_the_whole_tail_the_query_s_rows_are_the_same(
 ) -> None:
     """Fewer ids go through the layers: equal to rounding, bit for bit each way."""
     reader = open_reader(layout)
-    whole = reader.read(QUERY, cats, HEADS)
-    less = reader.read(QUERY, cats, HEADS, groups=QUERY_GROUPS)
+    whole = reader.read(QUERY, cats, Needs(HEADS))
+    less = reader.read(QUERY, cats, Needs(HEADS, QUERY_GROUPS))
     assert less.groups == QUERY_GROUPS and less.rows.shape == (len(HEADS), 2, whole.lengths.sum())
     np.testing.assert_allclose(less.rows, whole.rows[:, -2:], rtol=0.05, atol=2e-4)
     assert np.corrcoef(less.rows.ravel(), whole.rows[:, -2:].ravel())[0, 1] > 0.9999
-    again = open_reader(layout).read(QUERY, cats, HEADS, groups=QUERY_GROUPS)
+    again = open_reader(layout).read(QUERY, cats, Needs(HEADS, QUERY_GROUPS))
     np.testing.assert_array_equal(again.rows, less.rows)
 
 
@@ -86,30 +87,30 @@ def test_what_late_remembers_of_a_tail_changes_no_bit(
     """The tail without its query is remembered by place: after other queries, and in a runtime that is new."""
     reader = open_reader("late")
     for query in ("purring", "what do kittens eat?", QUERY):
-        known = reader.read(query, cats, HEADS)
+        known = reader.read(query, cats, Needs(HEADS))
     runtime._fixed.clear()
-    assert reader.read(QUERY, cats, HEADS).rows.tobytes() == known.rows.tobytes()
+    assert reader.read(QUERY, cats, Needs(HEADS)).rows.tobytes() == known.rows.tobytes()
 
 
 def test_equal_documents_are_read_once_and_score_the_same(open_reader: Open, cats: list[str]) -> None:
-    twice = open_reader().read(QUERY, [*cats, cats[2]], HEADS)
-    once = open_reader().read(QUERY, cats, HEADS)
+    twice = open_reader().read(QUERY, [*cats, cats[2]], Needs(HEADS))
+    once = open_reader().read(QUERY, cats, Needs(HEADS))
     assert twice.documents[2] == twice.documents[5]
     np.testing.assert_array_equal(twice.rows, once.rows)
 
 
 def test_joint_sees_the_order_and_equal_documents_apart(open_reader: Open, cats: list[str]) -> None:
     reader = open_reader("joint")
-    reading = reader.read(QUERY, [cats[2], cats[0], cats[2]], HEADS)
+    reading = reader.read(QUERY, [cats[2], cats[0], cats[2]], Needs(HEADS))
     assert reading.documents == ((0,), (1,), (2,))
-    moved = reader.read(QUERY, [cats[0], cats[2], cats[2]], HEADS)
+    moved = reader.read(QUERY, [cats[0], cats[2], cats[2]], Needs(HEADS))
     assert not np.array_equal(reading.rows, moved.rows)
 
 
 def test_long_documents_become_passages_and_say_what_is_left_out(open_reader: Open) -> None:
     reader = open_reader(max_document_tokens=16, max_passages=3)
     text = " ".join(f"word{number}" for number in range(12))
-    reading = reader.read(QUERY, [text, "short", text * 40], HEADS)
+    reading = reader.read(QUERY, [text, "short", text * 40], Needs(HEADS))
     tokens = [len(passage.ids) for passage in reading.texts[0]]
     assert 2 <= len(tokens) <= 3 and max(tokens) <= 16 and max(tokens) - min(tokens) <= 1
     assert [len(part) for part in reading.documents] == [len(tokens), 1, 3]
@@ -122,8 +123,8 @@ def test_long_documents_become_passages_and_say_what_is_left_out(open_reader: Op
 def test_pool_is_cached_once_for_every_head_set_in_it(open_reader: Open, cats: list[str]) -> None:
     for layout in ("block", "late"):
         reader = open_reader(layout)
-        every = reader.read(QUERY, cats, HEADS, pool=HEADS)
-        some = reader.read(QUERY, cats, HEADS[:1], pool=HEADS)
+        every = reader.read(QUERY, cats, Needs(HEADS), pool=Needs(HEADS))
+        some = reader.read(QUERY, cats, Needs(HEADS[:1]), pool=Needs(HEADS))
         assert some.encoded == 0
         np.testing.assert_allclose(some.rows[0], every.rows[0], atol=1e-7)
 
@@ -137,7 +138,7 @@ def test_hostile_documents_do_not_move_spans(open_reader: Open, cats: list[str])
         "😀 שלום",
         "x",
     ]
-    reading = open_reader().read(QUERY, [*cats, *hostile], HEADS)
+    reading = open_reader().read(QUERY, [*cats, *hostile], Needs(HEADS))
     assert len(reading.documents) == len(cats) + len(hostile)
     assert all(len(part) == 1 for part in reading.documents)
     assert np.isfinite(reading.rows).all()
@@ -151,7 +152,7 @@ def test_int8_entries_are_half_as_large_and_close(smollm2: Checkpoint, open_read
         )
         for cache_dtype in ("float16", "int8")
     )
-    before, after = exact.read(QUERY, cats, HEADS), small.read(QUERY, cats, HEADS)
+    before, after = exact.read(QUERY, cats, Needs(HEADS)), small.read(QUERY, cats, Needs(HEADS))
     assert small.statistics().bytes < 0.65 * exact.statistics().bytes
     assert 0 < np.abs(before.rows - after.rows).max() < 0.02
 
@@ -167,16 +168,16 @@ def test_a_scope_that_ends_stops_and_keeps_what_is_done(open_reader: Open, cats:
 
     cache.put = cancel_at_the_second  # type: ignore[method-assign]
     with pytest.raises(Cancelled, match="cancelled"):
-        reader.read(QUERY, cats, HEADS, scope=scope)
+        reader.read(QUERY, cats, Needs(HEADS), scope=scope)
     assert reader.statistics().entries == 2
-    assert reader.read(QUERY, cats, HEADS).cached == 2
+    assert reader.read(QUERY, cats, Needs(HEADS)).cached == 2
 
 
 @pytest.mark.parametrize("layout", ["block", "late", "joint"])
 def test_what_ended_before_it_began_is_not_read(open_reader: Open, layout: Layout, cats: list[str]) -> None:
     reader = open_reader(layout)
     with pytest.raises(Cancelled, match="deadline"):
-        reader.read(QUERY, cats, HEADS, scope=CancelScope.after(0))
+        reader.read(QUERY, cats, Needs(HEADS), scope=CancelScope.after(0))
     assert reader.statistics().entries == 0
 
 
@@ -197,9 +198,9 @@ def test_another_runtime_is_asked_for_everything(open_reader: Open, runtime: Tor
             return getattr(runtime, name)
 
     before = open_reader()
-    before.read(QUERY, cats, HEADS)
+    before.read(QUERY, cats, Needs(HEADS))
     other = before.with_runtime(Watched())  # type: ignore[arg-type]
-    reading = other.read(QUERY, cats, HEADS)
+    reading = other.read(QUERY, cats, Needs(HEADS))
     other.embed(QUERY, (2,))
     assert reading.encoded == len(cats) and {"encode", "read", "embed"} <= set(asked)
     assert other.fingerprint == before.fingerprint
@@ -213,10 +214,10 @@ def test_what_does_not_fit_is_an_error(open_reader: Open, cats: list[str]) -> No
     with pytest.raises(BackboneError, match="max_document_tokens"):
         open_reader(max_document_tokens=8000)
     with pytest.raises(BackboneError, match="joint prompt"):
-        open_reader("joint", max_document_tokens=4000).read(QUERY, ["cat " * 4000] * 3, HEADS)
+        open_reader("joint", max_document_tokens=4000).read(QUERY, ["cat " * 4000] * 3, Needs(HEADS))
     with pytest.raises(BackboneError, match="no document"):
-        open_reader().read(QUERY, ["", ""], HEADS)
+        open_reader().read(QUERY, ["", ""], Needs(HEADS))
 
 
 def test_a_long_query_is_cut_and_read(open_reader: Open, cats: list[str]) -> None:
-    assert np.isfinite(open_reader().read("cat " * 20_000, cats[:1], HEADS).rows).all()
+    assert np.isfinite(open_reader().read("cat " * 20_000, cats[:1], Needs(HEADS)).rows).all()

@@ -9,12 +9,12 @@ import torch
 
 from connector.documents import Hit
 from connector.evaluation.collections import Collection
-from connector.evaluation.head_tables import HeadTable
 from connector.evaluation.routed_systems import RoutedBy, routed_by
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.routing.bundle import Bundle
 from connector.routing.metadata import EmbeddingRecipe, StaticSet
 from connector.routing.query_embedding import FEATURES, QueryEmbedding
+from connector.statistics.head_tables import HeadTable
 from connector.training.router import Router
 from router_export import export
 from tests.training.worlds import HIDDEN, LAYERS, metadata, world

@@ -45,5 +45,5 @@ def test_only_the_proportions_of_gates_count_and_their_order_does_not(seed: int,
 def test_what_a_route_needs_to_be_read() -> None:
     signals = (HeadSignal(5, 1, "query"), HeadSignal(2, 0, "share"), HeadSignal(5, 1, "share"))
     route = Route(signals, (3.0, 2.0, 1.0), 0.5)
-    assert route.heads == ((2, 0), (5, 1)) and route.deepest_layer == 5
-    assert route.groups == ROW_GROUPS and Route(signals[:1], (1.0,), 0.5).groups == QUERY_GROUPS
+    assert route.heads == ((2, 0), (5, 1)) and route.needs.deepest_head == 5
+    assert route.needs.groups == ROW_GROUPS and Route(signals[:1], (1.0,), 0.5).needs.groups == QUERY_GROUPS

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from connector.heads.needs import Needs
 from connector.heads.readouts import HeadSignal, passage_scores
 from connector.heads.routes import Route, route_scores
-from connector.heads.row_groups import ROW_GROUPS, RowGroup
+from connector.heads.row_groups import ROW_GROUPS
 from connector.heads.signals import Observed, signal_scores
 from tests.heads.observing import Arrays
 
@@ -27,16 +28,8 @@ class Length:
     asked: ClassVar[list[int]] = []
 
     @property
-    def heads(self) -> tuple[tuple[int, int], ...]:
-        return ()
-
-    @property
-    def groups(self) -> tuple[RowGroup, ...]:
-        return ()
-
-    @property
-    def deepest_layer(self) -> int:
-        return 3
+    def needs(self) -> Needs:
+        return Needs(groups=(), layers=(3,))
 
     @classmethod
     def scores(cls, signals: Sequence[Length], observed: Observed) -> npt.NDArray[np.float64]:
@@ -55,6 +48,6 @@ def test_kinds_mix_in_any_order() -> None:
     np.testing.assert_array_equal(found[1], passage_scores(observed, "query")[1])
     np.testing.assert_array_equal(found[3], passage_scores(observed, "share")[0])
     route = Route(signals, (1.0,) * 4, 0.0)
-    assert route.heads == HEADS and route.deepest_layer == 3
+    assert route.heads == HEADS and route.needs.layers == (3,)
     scores, _ = route_scores(route, found, ((0,), (1,), (2,)))
     np.testing.assert_allclose(scores, found.mean(axis=0))

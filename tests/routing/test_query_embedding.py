@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from connector.documents import Hit
 from connector.errors import DataError
-from connector.evaluation.head_tables import SearchedQuery, embedding_of, gather
 from connector.reranker import Reranker
 from connector.routing.query_embedding import FEATURES, QueryEmbedding, query_features
+from connector.statistics.head_tables import SearchedQuery, embedding_of, gather
 
 SCORES = st.lists(st.floats(0.5, 50), min_size=3, max_size=40)
 

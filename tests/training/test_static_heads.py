@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.errors import DataError
-from connector.evaluation.head_tables import HeadTable
 from connector.settings import READOUTS
+from connector.statistics.head_tables import HeadTable
 from connector.training.static_heads import CRITERIA, Criterion, TrainQuery, best_weight, find_heads, ndcg
 from connector.training.static_heads import single_head_quality as quality
 

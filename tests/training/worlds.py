@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from connector.evaluation.head_tables import FORMS, HeadTable, embedded_layers
 from connector.routing.metadata import EmbeddingRecipe, RouterMetadata, StaticSet
 from connector.routing.query_embedding import FEATURES
 from connector.settings import READOUTS
+from connector.statistics.head_tables import FORMS, HeadTable, embedded_layers
 from connector.training.static_heads import TrainQuery
 
 LAYERS, SCORED, HEADS, HIDDEN, DOCUMENTS = 12, 8, 2, 6, 12

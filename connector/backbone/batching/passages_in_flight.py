@@ -10,7 +10,7 @@ import numpy as np
 from connector.backbone.batching.work_queue import Work
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.tail import TokenIds
-from connector.backbone.runtime import EncodedDocument, Head
+from connector.backbone.runtime import EncodedDocument, Needs
 from connector.cancelling import CancelScope
 
 __all__ = ["EncodeWork", "PassageInFlight", "PassagesInFlight"]
@@ -103,7 +103,7 @@ class EncodeWork(Work):
         in_flight: of all requests.
         keys: the cache's keys, each once.
         ids_of: token ids of the passage at a place; asked for those only that nobody else is encoding.
-        pool: the heads that they are encoded for.
+        pool: what they are encoded for.
 
     Attributes:
         passages: one a key.
@@ -118,11 +118,11 @@ class EncodeWork(Work):
         in_flight: PassagesInFlight,
         keys: Sequence[bytes],
         ids_of: Callable[[int], TokenIds],
-        pool: Sequence[Head],
+        pool: Needs,
     ) -> None:
         super().__init__(scope)
         self._in_flight, self._keys, self._ids_of = in_flight, keys, ids_of
-        self.pool = tuple(pool)
+        self.pool = pool
         self.passages: list[PassageInFlight] = []
         self.taken: list[PassageInFlight] = []
         self.left = len(keys)

@@ -10,16 +10,15 @@ from connector.backbone.batching.passages_in_flight import EncodeWork, PassagesI
 from connector.backbone.batching.work_queue import Limits, SchedulerStatistics, Work, WorkQueue
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.tail import TokenIds
-from connector.backbone.reading import Rows
-from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
+from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest
 from connector.cancelling import CancelScope
 from connector.errors import BackboneError
 
 __all__ = ["Scheduler"]
 
 logger = logging.getLogger(__name__)
-Encode = Callable[[Sequence[TokenIds], Sequence[Head]], Iterator[EncodedDocument]]
-Read = Callable[[Sequence[ReadRequest]], Sequence[Rows]]
+Encode = Callable[[Sequence[TokenIds], Needs], Iterator[EncodedDocument]]
+Read = Callable[[Sequence[ReadRequest]], Sequence[Observations]]
 # Tokens of what is encoded together for several requests: about a second on two cores. More would have no faster
 # products, and requests would wait longer for each other.
 _ENCODED_TOGETHER = 4096
@@ -34,11 +33,11 @@ class _ReadWork(Work):
     def __init__(self, scope: CancelScope, request: ReadRequest) -> None:
         super().__init__(scope)
         self.request = request
-        self.rows: Rows | None = None
+        self.found: Observations | None = None
 
     @property
     def done(self) -> bool:
-        return self.rows is not None or self.error is not None
+        return self.found is not None or self.error is not None
 
     @property
     def ready(self) -> bool:
@@ -66,8 +65,8 @@ class Scheduler:
 
     Args:
         cache: encoded passages.
-        encode: the states of passages, given as token ids, in order, for a pool of heads.
-        read: the rows of requests that are read together.
+        encode: the states of passages, given as token ids, in order, for what may be wanted of them.
+        read: what comes of requests that are read together.
         threads: calls of ``encode`` at the same time, and of ``read`` where it takes one request; more would hinder
             each other.
         requests_together: most requests of a call of ``read``.
@@ -86,7 +85,7 @@ class Scheduler:
         )
 
     def encode(
-        self, keys: Sequence[bytes], ids_of: Callable[[int], TokenIds], pool: Sequence[Head], scope: CancelScope
+        self, keys: Sequence[bytes], ids_of: Callable[[int], TokenIds], pool: Needs, scope: CancelScope
     ) -> tuple[list[EncodedDocument], int]:
         """The states of passages: from the cache, or encoded now, together with those of others.
 
@@ -96,7 +95,7 @@ class Scheduler:
         Args:
             keys: the cache's keys, each once.
             ids_of: token ids of the passage at a place; asked for those only that have to be encoded.
-            pool: the heads that they are encoded for.
+            pool: what they are encoded for.
             scope: looked at after each passage; wakes who waits.
 
         Returns:
@@ -119,11 +118,11 @@ class Scheduler:
             found[at] = passage.state
         return [state for state in found if state is not None], work.encoded
 
-    def read(self, request: ReadRequest, scope: CancelScope) -> Rows:
-        """The rows of a request: see ``Runtime.read``.
+    def read(self, request: ReadRequest, scope: CancelScope) -> Observations:
+        """What comes of a request: see ``Runtime.read``.
 
         Args:
-            request: the tail, its documents and the heads.
+            request: the tail, its documents and what is wanted.
             scope: looked at before, and while others are read.
 
         Raises:
@@ -135,8 +134,8 @@ class Scheduler:
         self._queue.serve(work, self._read_batch)
         if work.error is not None:
             raise work.error
-        assert work.rows is not None
-        return work.rows
+        assert work.found is not None
+        return work.found
 
     def statistics(self) -> SchedulerStatistics:
         """What waits, and how much of it was done together."""
@@ -170,8 +169,8 @@ class Scheduler:
         try:
             found = self._read([work.request for work in works])
             with self._queue.lock:
-                for work, rows in zip(works, found, strict=True):
-                    work.rows = rows
+                for work, observations in zip(works, found, strict=True):
+                    work.found = observations
         except Exception as error:
             self._failed(works, error)
 

@@ -1,4 +1,4 @@
-"""The score cache: attention rows of a query and its documents that were read before, least recently used out first.
+"""The score cache: what came of a query and its documents that were read before, least recently used out first.
 
 What one document gets depends on the others that are read with it (one softmax runs over all), so what is remembered
 is a query with its set of documents: the same query over the same hits, in any order.
@@ -9,13 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from threading import Lock
 
-import numpy as np
-import numpy.typing as npt
 from cachetools import LRUCache
 
-__all__ = ["ReadingCache", "ReadingStatistics"]
+from connector.backbone.runtime import Observations
 
-Rows = npt.NDArray[np.float32]
+__all__ = ["ReadingCache", "ReadingStatistics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +22,7 @@ class ReadingStatistics:
 
     Attributes:
         hits, misses: numbers of readings.
-        entries: readings held now; bytes: bytes of their rows; limit: most bytes that are held.
+        entries: readings held now; bytes: bytes of their arrays; limit: most bytes that are held.
     """
 
     hits: int
@@ -35,14 +33,14 @@ class ReadingStatistics:
 
 
 class ReadingCache:
-    """Attention rows, bounded by their bytes. Thread-safe.
+    """Observations, bounded by their bytes. Thread-safe.
 
     Args:
         limit: most bytes; 0 keeps nothing.
     """
 
     def __init__(self, limit: int) -> None:
-        self._entries: LRUCache[bytes, Rows] = LRUCache(limit, getsizeof=lambda rows: rows.nbytes)
+        self._entries: LRUCache[bytes, Observations] = LRUCache(limit, getsizeof=lambda found: found.nbytes)
         self._lock = Lock()
         self._hits = self._misses = 0
 
@@ -50,8 +48,8 @@ class ReadingCache:
         """Whether anything is ever kept."""
         return self._entries.maxsize > 0
 
-    def get(self, key: bytes) -> Rows | None:
-        """The rows, not to be written to, or None; counts a hit or a miss."""
+    def get(self, key: bytes) -> Observations | None:
+        """What was found, not to be written to, or None; counts a hit or a miss."""
         with self._lock:
             found = self._entries.get(key)
             if found is None:
@@ -60,12 +58,13 @@ class ReadingCache:
                 self._hits += 1
             return found
 
-    def put(self, key: bytes, rows: Rows) -> None:
-        """Keep rows; what is larger than the whole cache is not kept. They cannot be written to any more."""
+    def put(self, key: bytes, found: Observations) -> None:
+        """Keep it, unless it is larger than the whole cache. Its arrays cannot be written to any more."""
         with self._lock:
-            if rows.nbytes <= self._entries.maxsize:
-                rows.flags.writeable = False
-                self._entries[key] = rows
+            if found.nbytes <= self._entries.maxsize:
+                for array in found.arrays:
+                    array.flags.writeable = False
+                self._entries[key] = found
 
     def clear(self) -> None:
         """Forget everything; the counts stay."""

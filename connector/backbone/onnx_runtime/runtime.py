@@ -19,7 +19,7 @@ from connector.backbone.onnx_runtime.folder import ExportedBackbone
 from connector.backbone.onnx_runtime.graphs import Array, LayerStates, OnnxGraphs, thread_count
 from connector.backbone.onnx_runtime.packed_documents import OnnxPackedDocuments, PrefixStates
 from connector.backbone.prompt.tail import Tail, TokenIds, causal_bias
-from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
+from connector.backbone.runtime import EncodedDocument, Head, Needs, Observations, ReadRequest
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 from connector.settings import Layout
@@ -135,12 +135,12 @@ class OnnxRuntime:
         return f"onnx {s.family} {s.layers}x{s.kv_heads}x{s.head_dim} {self._exported.dtype}"
 
     def encode(
-        self, prefix: Sequence[int], documents: Sequence[TokenIds], heads: Sequence[Head], *, layout: Layout
+        self, prefix: Sequence[int], documents: Sequence[TokenIds], pool: Needs, *, layout: Layout
     ) -> Iterator[EncodedDocument]:
         """See ``Runtime.encode``."""
         late = layout == "late"
-        deepest = self._deepest(heads)
-        kept = self._kept(heads, deepest, late=late)
+        deepest = self._deepest(pool.heads)
+        kept = self._kept(pool.heads, deepest, late=late)
         before = self._prefix_states(prefix)
         for document in documents:
             keys, values = self._encode(document, len(prefix), before, deepest)
@@ -160,17 +160,15 @@ class OnnxRuntime:
         """See ``Runtime.requests_together``."""
         return 1
 
-    def read(
-        self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout
-    ) -> list[npt.NDArray[np.float32]]:
+    def read(self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout) -> list[Observations]:
         """See ``Runtime.read``."""
-        return [self._read(prefix, request, late=layout == "late") for request in requests]
+        return [Observations(self._read(prefix, request, late=layout == "late")) for request in requests]
 
     def _read(self, prefix: Sequence[int], request: ReadRequest, *, late: bool) -> Array:
         own = [document for document in request.documents if isinstance(document, OnnxEncodedDocument)]
         if len(own) != len(request.documents):
             raise BackboneError("documents encoded by another runtime cannot be read by onnx")
-        tail, heads = request.tail, request.heads
+        tail, heads = request.tail, request.needs.heads
         deepest = self._deepest(heads)
         packed = OnnxPackedDocuments(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
         rows = np.ascontiguousarray(tail.rows[:, tail.counted])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from connector.heads.row_groups import QUERY_GROUPS, RowGroup
 
-__all__ = ["SHARED", "Tail", "TokenIds", "causal_bias", "make_tail"]
+__all__ = ["SHARED", "Tail", "TokenIds", "causal_bias", "make_tail", "solo_tail"]
 
 TokenIds = npt.NDArray[np.int32]
 """Token ids of a text: int32 [tokens]."""
@@ -186,3 +186,19 @@ def make_tail(
             end = start + len(variants[number])
             row[: len(shared)] = row[start:end] = 1 / (len(shared) + end - start)
     return Tail.of(shared, variants, rows, position, prefix)
+
+
+def solo_tail(last: int, query: TokenIds, prefix: int, groups: Sequence[RowGroup]) -> Tail:
+    """The tail that each document of the layout ``solo`` has behind itself; its positions count from there.
+
+    Args:
+        last: the last id before the query; the first of the query's is foretold by its row.
+        query: ids of the query.
+        prefix: tokens of the prefix.
+        groups: whose rows are wanted; those of "N/A" are all zero.
+    """
+    rows = np.zeros((len(groups), 1 + len(query)), dtype=np.float32)
+    for row, group in zip(rows, groups, strict=True):
+        if group == "query":
+            row[1:] = 1 / len(query)
+    return Tail.of((last,), (query,), rows, 0, prefix)

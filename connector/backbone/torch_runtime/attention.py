@@ -84,6 +84,12 @@ class TokenPass(AttentionPass):
     def __init__(self, ids: TokenIds, positions: npt.NDArray[np.int64]) -> None:
         self.ids, self.positions = ids, positions
 
+    def enter(self, layer: int, hidden: Tensor) -> None:
+        """Called with the hidden states [tokens, hidden] that enter a layer."""
+
+    def leave(self, hidden: Tensor) -> None:
+        """Called with the hidden states [tokens, hidden] behind the last layer and its norm, if it comes that far."""
+
 
 _thread = threading.local()
 
@@ -234,7 +240,7 @@ class EncodePass(TokenPass):
         start: position at which each begins.
         prefix: layer -> (keys, values) [kv heads, prefix tokens, d]; empty while the prefix itself is encoded.
         kept: layer -> kv heads whose keys are kept; None keeps every layer's keys and values.
-        deepest: the last layer whose keys are needed; there, nothing after the keys is computed.
+        deepest: the last layer whose keys and values are needed; there, nothing after them is computed.
         device: where the masks are made.
     """
 
@@ -340,6 +346,6 @@ class StatesPass(EncodePass):
 def report_states(layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Hand the hidden states that enter a layer to this thread's pass, if it collects them."""
     current = getattr(_thread, "current", None)
-    if isinstance(current, StatesPass):
+    if isinstance(current, TokenPass):
         hidden = args[0] if args else kwargs["hidden_states"]
         current.enter(layer, hidden[0, : len(current.ids)])

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from connector.backbone.torch_runtime.attention import ATTENTION
+from connector.backbone.torch_runtime.likelihood import Likelihood
 from connector.errors import BackboneError
 
-__all__ = ["load_decoder"]
+__all__ = ["Decoder", "load_decoder"]
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
-def load_decoder(path: Path, device: str, dtype: torch.dtype) -> Any:
-    """The frozen decoder of a checkpoint folder, without its LM head.
+class Decoder(NamedTuple):
+    """A frozen decoder and its LM head.
+
+    Attributes:
+        layers: the transformers model without its LM head.
+        likelihood: what the head is for.
+    """
+
+    layers: Any
+    likelihood: Likelihood
+
+
+def load_decoder(path: Path, device: str, dtype: torch.dtype) -> Decoder:
+    """The frozen decoder of a checkpoint folder.
 
     Args:
         path: the folder.
@@ -49,8 +62,9 @@ def load_decoder(path: Path, device: str, dtype: torch.dtype) -> Any:
     finally:
         if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    decoder = model.get_decoder().to(device)  # type: ignore[no-untyped-call]
-    return decoder.eval().requires_grad_(False)
+    whole: Any = model
+    whole = whole.to(device).eval().requires_grad_(False)
+    return Decoder(whole.get_decoder(), Likelihood.of_model(whole))
 
 
 def _refuse_unknown_layers(config: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +14,18 @@ import torch
 from cachetools import LRUCache
 
 from connector.backbone.prompt.tail import Tail, TokenIds
-from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
+from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest
 from connector.backbone.torch_runtime.attention import EncodePass, StatesPass
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.cpu.operations import multiplies_bfloat16
 from connector.backbone.torch_runtime.cpu.plan import CpuPlan, prepare
-from connector.backbone.torch_runtime.decoder import load_decoder
+from connector.backbone.torch_runtime.decoder import Decoder, load_decoder
 from connector.backbone.torch_runtime.encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
 from connector.backbone.torch_runtime.fixed_states import FixedStates
 from connector.backbone.torch_runtime.read_passes import FixedPass, LatePass, ReadPass, SideBySidePass
 from connector.backbone.torch_runtime.sequences import Sequences
+from connector.backbone.torch_runtime.solo_pass import SoloPass
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 from connector.settings import Layout
@@ -47,7 +48,8 @@ class TorchRuntime:
     states are equal to rounding.
     """
 
-    def __init__(self, model: Any, *, cache_dtype: CacheDtype = "float16") -> None:
+    def __init__(self, decoder: Decoder, *, cache_dtype: CacheDtype = "float16") -> None:
+        model, self._likelihood = decoder
         self._cache_dtype = cache_dtype
         self._dtype: torch.dtype = model.dtype
         self._device: torch.device = model.device
@@ -71,7 +73,7 @@ class TorchRuntime:
         dtype: str = "auto",
         cache_dtype: CacheDtype | Literal["auto"] = "auto",
     ) -> TorchRuntime:
-        """Load the decoder of a checkpoint folder; the LM head is dropped.
+        """Load the decoder of a checkpoint folder.
 
         Args:
             path: the folder.
@@ -127,20 +129,22 @@ class TorchRuntime:
         return f"torch {s.family} {s.layers}x{s.kv_heads}x{s.head_dim} {str(self._dtype).removeprefix('torch.')}"
 
     def encode(
-        self, prefix: Sequence[int], documents: Sequence[TokenIds], heads: Sequence[Head], *, layout: Layout
+        self, prefix: Sequence[int], documents: Sequence[TokenIds], pool: Needs, *, layout: Layout
     ) -> Iterator[EncodedDocument]:
         """See ``Runtime.encode``."""
         late = layout == "late"
         if self._cache_dtype == "int4" and not late:
             raise BackboneError("cache.dtype = int4 is for the layout late; set it to int8")
-        deepest = max(layer for layer, _ in heads)
+        solo = layout == "solo"
+        # Read alone, a document is attended through in every layer that is run; else the deepest is only looked at.
+        deepest = pool.depth(self._shape.layers) - 1 if solo else pool.deepest_head
         prefix_states = self._sharing.run(lambda: self._prefix_states(prefix))
-        kept = self._kept(heads) if late else None
+        kept = self._kept(pool.heads) if late else None
 
         def encoded(batch: Sequence[TokenIds]) -> list[TorchEncodedDocument]:
             encode = EncodePass(batch, len(prefix), prefix_states, kept, deepest, self._device)
             self._sequences.run(encode)
-            return list(self._store(encode, [len(document) for document in batch], deepest, kept))
+            return list(self._store(encode, [len(document) for document in batch], deepest + solo, kept))
 
         for batch in self._sharing.map(encoded, list(self._sequences.batches(documents, self._sharing.width()))):
             yield from batch
@@ -149,7 +153,7 @@ class TorchRuntime:
         self,
         encode: EncodePass,
         lengths: Sequence[int],
-        deepest: int,
+        attended: int,
         kept: Mapping[int, Sequence[int]] | None,
     ) -> Iterator[TorchEncodedDocument]:
         start = 0
@@ -158,8 +162,8 @@ class TorchRuntime:
             start += length
             states = {}
             for layer, key in encode.keys.items():
-                # The deepest layer is read, never attended through: its values are not needed.
-                value = encode.values.get(layer) if layer < deepest else None
+                # Layers that are looked at and never attended through need no values.
+                value = encode.values.get(layer) if layer < attended else None
                 both = key[:, part] if value is None else torch.cat((key[:, part], value[:, part]))
                 states[layer] = StoredTensor.store(both, self._cache_dtype)
             yield TorchEncodedDocument(length, states, self.kind, kept)
@@ -169,21 +173,35 @@ class TorchRuntime:
         """See ``Runtime.requests_together``."""
         return _REQUESTS_TOGETHER if self._sequences.plan.most else 1
 
-    def read(
-        self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout
-    ) -> list[npt.NDArray[np.float32]]:
+    def read(self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout) -> list[Observations]:
         """See ``Runtime.read``."""
         for document in chain.from_iterable(request.documents for request in requests):
             if not isinstance(document, TorchEncodedDocument):
                 raise BackboneError("documents encoded by another runtime cannot be read by torch")
-        rows = self._sharing.run(lambda: self._rows(prefix, requests, layout))
-        if not all(np.isfinite(of_request).all() for of_request in rows):
-            raise BackboneError("the backbone gave attention that is not finite; check the weights and the dtype")
-        return rows
+        read = self._alone if layout == "solo" else self._rows
+        found = self._sharing.run(lambda: read(prefix, requests, layout))
+        if not all(np.isfinite(array).all() for of_request in found for array in of_request.arrays):
+            raise BackboneError("the backbone gave numbers that are not finite; check the weights and the dtype")
+        return found
 
-    def _rows(
-        self, prefix: Sequence[int], requests: Sequence[ReadRequest], layout: Layout
-    ) -> list[npt.NDArray[np.float32]]:
+    def _alone(self, prefix: Sequence[int], requests: Sequence[ReadRequest], layout: Layout) -> list[Observations]:
+        """Every document by itself, as many side by side as keep a row's bits."""
+        states = {layer: torch.cat(both) for layer, both in self._prefix_states(prefix).items()}
+        found = []
+        for request in requests:
+            documents = [document for document in request.documents if isinstance(document, TorchEncodedDocument)]
+            together = max(self._sequences.plan.most // len(request.tail.ids), 1)
+            depth = request.needs.depth(self._shape.layers)
+            passes = [
+                SoloPass(states, documents[at : at + together], request.tail, request.needs, self._likelihood, depth)
+                for at in range(0, len(documents), together)
+            ]
+            for each in passes:
+                self._sequences.run(each)
+            found.append(_observed(passes, request.needs))
+        return found
+
+    def _rows(self, prefix: Sequence[int], requests: Sequence[ReadRequest], layout: Layout) -> list[Observations]:
         found = [self._pass(prefix, request, layout) for request in requests]
         going: list[ReadPass | LatePass] = []
         for read in found:
@@ -192,7 +210,7 @@ class TorchRuntime:
                 going = []
             going.append(read)
         self._run(going)
-        return [np.asarray(read.rows.cpu().numpy(), dtype=np.float32) for read in found]
+        return [Observations(np.asarray(read.rows.cpu().numpy(), dtype=np.float32)) for read in found]
 
     def _pass(self, prefix: Sequence[int], request: ReadRequest, layout: Layout) -> ReadPass | LatePass:
         """The pass that reads a request."""
@@ -200,9 +218,9 @@ class TorchRuntime:
         documents = [document for document in request.documents if isinstance(document, TorchEncodedDocument)]
         packed = PackedDocuments.pack(documents, len(prefix), self._dtype, self._device)
         if layout != "late":
-            return ReadPass(states, packed, tail, request.heads)
-        fixed = self._fixed_states(prefix, tail, max(layer for layer, _ in request.heads))
-        return LatePass(states, packed, tail, fixed, request.heads)
+            return ReadPass(states, packed, tail, request.needs.heads)
+        fixed = self._fixed_states(prefix, tail, request.needs.deepest_head)
+        return LatePass(states, packed, tail, fixed, request.needs.heads)
 
     def _run(self, going: Sequence[ReadPass | LatePass]) -> None:
         self._sequences.run(going[0] if len(going) == 1 else SideBySidePass(going))
@@ -252,9 +270,20 @@ class TorchRuntime:
                 self._prefixes[key] = known
         return known
 
-    def _kept(self, heads: Sequence[Head]) -> dict[int, list[int]]:
+    def _kept(self, heads: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
         groups = self._shape.heads // self._shape.kv_heads
         kept: dict[int, set[int]] = {}
         for layer, head in heads:
             kept.setdefault(layer, set()).add(head // groups)
         return {layer: sorted(kv_heads) for layer, kv_heads in sorted(kept.items())}
+
+
+def _observed(passes: Sequence[SoloPass], needs: Needs) -> Observations:
+    """What the passes of one request found, as one."""
+    nothing = np.zeros((0, len(needs.groups), 0), dtype=np.float32)
+    rows = [row for one in passes for row in one.rows]
+    return Observations(
+        torch.cat(rows, dim=2).cpu().numpy() if rows else nothing,
+        torch.cat([one.states for one in passes], dim=1).cpu().numpy() if needs.layers else nothing,
+        torch.cat([one.log_probabilities for one in passes]).cpu().numpy(),
+    )

@@ -27,7 +27,8 @@ def run_pass(model: Any, plan: BatchPlan, attention_pass: TokenPass) -> None:
         for name, numbers in given.items()
     }
     with active(attention_pass, len(attention_pass.ids) if more else None):
-        model(**tensors, use_cache=False)
+        found = model(**tensors, use_cache=False)
+        attention_pass.leave(found.last_hidden_state[0, : len(attention_pass.ids)])
 
 
 class Sequences:

@@ -114,7 +114,7 @@ def _load(models: Models, settings: Settings, console: Console, seconds: dict[st
     seconds["model"] = time.perf_counter() - started
     routes, every = reranker.routes, len(reranker.reader.runtime.shape.all_heads())
     picks = routes.default == "routed" and routes.bundle is not None and routes.bundle.metadata.kappa > 0
-    heads = len(routes.pool() if picks else routes.route("any question").heads)
+    heads = len(routes.pool().heads if picks else routes.route("any question").heads)
     how = f"a router picks from {heads}" if picks else f"{heads} are read"
     _step(console, f"{settings.backbone.model} is loaded; of its {every} heads {how}", seconds["model"])
     return reranker

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from connector.cli.context import Context, pass_context
 from connector.errors import SettingsError
+from connector.routing.metadata import member_name
 from connector.settings import LAYOUTS
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _inspect(context: Context, path: Path) -> None:
 
 def _table(bundle: Bundle) -> Table:
     metadata = bundle.metadata
-    heads = len({(layer, head) for layer, head, _ in metadata.pool})
+    heads = len({(layer, head) for layer, head, _ in metadata.heads})
     made = metadata.embedding
     static = metadata.static
     rows = {
@@ -180,9 +181,7 @@ def _table(bundle: Bundle) -> Table:
         "query embedding": f"{made.dimension} numbers: {made.pooling} of the {made.form}, "
         f"entering layer {', '.join(map(str, made.layers))}{', and features' if made.features else ''}",
         "static set": f"{len(static['members'])} members, first stage {static['first_stage']:.2f}: "
-        + " ".join(
-            f"{own.layer}.{own.head}/{own.readout}" for own in (metadata.pool[at] for at in static["members"])
-        ),
+        + " ".join(member_name(metadata.pool[at]) for at in static["members"]),
         **{f"training: {name}": str(value) for name, value in metadata.training.items()},
         **{f"gains: {name}": str(value) for name, value in metadata.gains.items()},
     }

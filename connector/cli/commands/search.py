@@ -13,7 +13,7 @@ from rich.console import Console
 from connector.cli.context import Context, pass_context
 from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
 from connector.cli.models import Models
-from connector.documents import Hit, RerankResult
+from connector.documents import Hit, RerankResult, UsedHead
 from connector.errors import SettingsError
 from connector.settings import MODES, Settings
 
@@ -127,7 +127,10 @@ def _explain(
     console.print()
     if result.gates:
         many = f", the best {_SHOWN_HEADS} of {len(result.gates)}" if len(result.gates) > _SHOWN_HEADS else ""
-        heads = ", ".join(f"{used.layer}.{used.head} {used.gate:.2f}" for used in result.gates[:_SHOWN_HEADS])
+        heads = ", ".join(
+            f"{f'{used.layer}.{used.head}' if isinstance(used, UsedHead) else used.signal} {used.gate:.2f}"
+            for used in result.gates[:_SHOWN_HEADS]
+        )
         console.print(f"heads (layer.head gate), {result.mode}{many}: {heads}", markup=False)
         console.print(
             f"first-stage gate: {result.first_stage_gate:.2f}; deepest layer: {result.deepest_layer}", markup=False

@@ -201,6 +201,16 @@ def _static(context: Context, settings: Settings, chosen: _Chosen) -> None:
 
 
 def _print(trained: Trained, target: Path, size: int, seconds: float) -> None:
+    if trained.metadata.probes:
+        table = Table("nDCG@10, queries of collections left out", "", box=None)
+        for name in ("first stage", "probe", "probe and first stage"):
+            table.add_row(name, f"{trained.metadata.gains[name]:.4f}")
+        Console().print(table)
+        click.echo(
+            f"Written to {target} ({size / 1000:.0f} kB) in {seconds:.0f} s. Use it with: --set backbone.layout=solo "
+            f"--set router.bundle={target}"
+        )
+        return
     table = Table("held-out train queries, fused", "first stage", "static", "routed", "permuted", box=None)
     for name, own in (("folds", trained.cross_validated), ("collection left out", trained.left_out)):
         if own is not None:

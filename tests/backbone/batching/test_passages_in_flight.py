@@ -21,6 +21,7 @@ from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
 from connector.cancelling import Cancelled, CancelScope
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
+from connector.heads.needs import Needs
 from connector.settings import Layout
 from tests.backbone.batching.waiting import LONG, Watched, WatchedScope, open_reader, open_watched
 
@@ -47,11 +48,11 @@ def test_eight_requests_encode_each_passage_once(
     own = open_reader(smollm2, runtime, layout)
     windows = [[*cats[at % 5 :], *cats[: at % 3]] for at in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        readings = list(pool.map(lambda window: own.read(QUERY, window, HEADS), windows))
+        readings = list(pool.map(lambda window: own.read(QUERY, window, Needs(HEADS)), windows))
     assert len(runtime.encoded) == len(set(runtime.encoded)) == len(cats)
     assert sum(reading.encoded for reading in readings) == len(cats)
     for reading, window in zip(readings, windows, strict=True):
-        assert np.array_equal(reading.rows, own.read(QUERY, window, HEADS).rows)
+        assert np.array_equal(reading.rows, own.read(QUERY, window, Needs(HEADS)).rows)
 
 
 def test_a_state_is_handed_on_where_the_cache_keeps_none(
@@ -102,7 +103,7 @@ def test_its_own_deadline_ends_the_wait(smollm2: Checkpoint, runtime: Watched, c
         first = pool.submit(own.read, QUERY, cats, HEADS)
         assert runtime.begun.wait(LONG)
         with pytest.raises(Cancelled, match="deadline"):
-            own.read(QUERY, cats, HEADS, scope=CancelScope.after(50))
+            own.read(QUERY, cats, Needs(HEADS), scope=CancelScope.after(50))
         assert not first.done()
         runtime.free.set()
         assert first.result().encoded == len(cats)
@@ -114,7 +115,7 @@ def test_requests_that_need_each_others_passages_do_not_wait_for_ever(smollm2: C
     generator = np.random.default_rng(0)
     windows = [[texts[at] for at in generator.permutation(12)[:6]] for _ in range(24)]
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda window: own.read(QUERY, window, HEADS), windows, timeout=120))
+        list(pool.map(lambda window: own.read(QUERY, window, Needs(HEADS)), windows, timeout=120))
     assert len(runtime.encoded) == len(set(runtime.encoded))
 
 
@@ -127,7 +128,7 @@ class Crowd:
 
     def __init__(self, runtime: Watched, pool: ThreadPoolExecutor) -> None:
         def encode(passages: Sequence[TokenIds], heads: Sequence[Head]) -> Iterator[EncodedDocument]:
-            return runtime.encode(range(100, 110), passages, heads, layout="block")
+            return runtime.encode(range(100, 110), passages, Needs(heads), layout="block")
 
         self.cache = DocumentCache(100_000_000)
         self.scheduler = Scheduler(self.cache, encode, no_windows)
@@ -166,7 +167,9 @@ def ids(number: int) -> TokenIds:
 
 
 def test_what_came_meanwhile_is_one_call_with_the_same_bits(runtime: Watched) -> None:
-    alone = [next(runtime.encode(range(100, 110), [ids(number)], HEADS, layout="block")) for number in range(6)]
+    alone = [
+        next(runtime.encode(range(100, 110), [ids(number)], Needs(HEADS), layout="block")) for number in range(6)
+    ]
     runtime.calls.clear()
     with ThreadPoolExecutor(4) as pool:
         crowd = Crowd(runtime, pool)
@@ -236,7 +239,7 @@ def test_those_who_go_along_do_not_share_a_deadline(runtime: Watched) -> None:
         assert patient.result(LONG)[1] == 2
     assert runtime.calls == [1, 4, 2]
     # What was done is kept, and what nobody wants was not done.
-    assert crowd.scheduler.encode([f"1 {HEADS}".encode()], lambda at: ids(1), HEADS, CancelScope())[1] == 0
+    assert crowd.scheduler.encode([f"1 {HEADS}".encode()], lambda at: ids(1), Needs(HEADS), CancelScope())[1] == 0
     assert crowd.cache.peek(f"2 {HEADS}".encode()) is None
 
 
@@ -266,13 +269,13 @@ def test_nothing_stays_behind(runtime: Watched) -> None:
         raise RuntimeError("broken")
 
     def short(passages: Sequence[TokenIds], heads: Sequence[Head]) -> Iterator[EncodedDocument]:
-        return runtime.encode((5,), passages[:1], heads, layout="block")
+        return runtime.encode((5,), passages[:1], Needs(heads), layout="block")
 
     for encode, message in ((broken, "broken"), (short, "fewer documents")):
         own = Scheduler(DocumentCache(1000), encode, no_windows)
         for _ in range(2):
             with pytest.raises((RuntimeError, BackboneError), match=message):
-                own.encode([b"a", b"b"], ids, HEADS, CancelScope())
+                own.encode([b"a", b"b"], ids, Needs(HEADS), CancelScope())
         assert (own.statistics().waiting, own.statistics().waiting_tokens) == (0, 0)
 
 
@@ -308,7 +311,7 @@ def test_every_request_gets_its_passages_or_its_own_error(
             yield Encoded(number)
 
     def ask(numbers: list[int], scope: CancelScope) -> list[EncodedDocument]:
-        return own.encode([bytes([number]) for number in numbers], lambda at: [numbers[at]], HEADS, scope)[0]
+        return own.encode([bytes([number]) for number in numbers], lambda at: [numbers[at]], Needs(HEADS), scope)[0]
 
     own = Scheduler(DocumentCache(1000), encode, no_windows, threads=threads)
     scopes = [CancelScope() for _ in requests]

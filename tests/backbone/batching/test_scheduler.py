@@ -15,6 +15,7 @@ from connector.backbone.torch_runtime.cpu.operations import multiplies_bfloat16
 from connector.cancelling import Cancelled, CancelScope
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.heads.head_sets import HeadSet
+from connector.heads.needs import Needs
 from connector.reranker import Reranker
 from connector.settings import Layout
 from tests.backbone.batching.waiting import LONG, Watched, WatchedScope, open_reader, open_watched
@@ -79,9 +80,9 @@ def test_what_came_meanwhile_is_one_pass_with_the_same_bits(
     own = open_reader(smollm2, runtime, layout)
     everything = (*HEADS, *DEEPER)
     asked = [(query, [*cats[at:], *cats[: at // 2]], DEEPER if at % 2 else HEADS) for at, query in enumerate(QUERIES)]
-    own.read("cat", cats, HEADS, pool=everything)
+    own.read("cat", cats, Needs(HEADS), pool=Needs(everything))
     runtime.passes.clear()
-    alone = [own.read(query, texts, heads, pool=everything) for query, texts, heads in asked]
+    alone = [own.read(query, texts, Needs(heads), pool=Needs(everything)) for query, texts, heads in asked]
     assert runtime.passes == [1] * 4
     runtime.passes.clear()
     before = own.scheduler_statistics()
@@ -107,10 +108,10 @@ def test_what_came_meanwhile_is_one_pass_with_the_same_bits(
 def test_a_large_window_is_a_pass_of_its_own(
     smollm2: Checkpoint, runtime: Watched, cats: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens = int(open_reader(smollm2, runtime).read("cat", cats, HEADS).lengths.sum())
+    tokens = int(open_reader(smollm2, runtime).read("cat", cats, Needs(HEADS)).lengths.sum())
     monkeypatch.setattr(scheduler, "_READ_TOGETHER", 2 * tokens - 1)
     own = open_reader(smollm2, runtime)
-    own.read("cat", cats, HEADS)
+    own.read("cat", cats, Needs(HEADS))
     runtime.passes.clear()
     with ThreadPoolExecutor(5) as pool:
         crowd = Crowd(runtime, pool)
@@ -126,8 +127,8 @@ def test_a_large_window_is_a_pass_of_its_own(
 
 def test_no_window_fails_because_of_another(smollm2: Checkpoint, runtime: Watched, cats: list[str]) -> None:
     own = open_reader(smollm2, runtime)
-    alone = own.read(QUERIES[0], cats, HEADS)
-    few = len(own.read("cat", cats[:1], HEADS).documents)
+    alone = own.read(QUERIES[0], cats, Needs(HEADS))
+    few = len(own.read("cat", cats[:1], Needs(HEADS)).documents)
     runtime.read_fails = lambda windows: any(len(window.documents) == few for window in windows)
     runtime.passes.clear()
     with ThreadPoolExecutor(3) as pool:
@@ -141,12 +142,12 @@ def test_no_window_fails_because_of_another(smollm2: Checkpoint, runtime: Watche
         first.result(LONG)
     assert runtime.passes == [1, 2, 1, 1]
     # And the next one is read as ever.
-    assert own.read(QUERIES[0], cats, HEADS).rows.tobytes() == alone.rows.tobytes()
+    assert own.read(QUERIES[0], cats, Needs(HEADS)).rows.tobytes() == alone.rows.tobytes()
 
 
 def test_who_gives_up_waiting_does_so_at_once(smollm2: Checkpoint, runtime: Watched, cats: list[str]) -> None:
     own = open_reader(smollm2, runtime)
-    own.read("cat", cats, HEADS)
+    own.read("cat", cats, Needs(HEADS))
     runtime.passes.clear()
     scope = WatchedScope()
     with ThreadPoolExecutor(3) as pool:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.tail import TokenIds
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
-from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
+from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.cancelling import CancelScope
 from connector.checkpoints.checkpoint import Checkpoint
@@ -67,12 +64,12 @@ class Watched(TorchRuntime):
         self.free.clear()
 
     def encode(
-        self, prefix: Sequence[int], documents: Sequence[TokenIds], heads: Sequence[Head], *, layout: Layout
+        self, prefix: Sequence[int], documents: Sequence[TokenIds], pool: Needs, *, layout: Layout
     ) -> Iterator[EncodedDocument]:
         self.calls.append(len(documents))
         if self.encode_fails(documents):
             raise RuntimeError("out of memory")
-        for document, state in zip(documents, super().encode(prefix, documents, heads, layout=layout), strict=True):
+        for document, state in zip(documents, super().encode(prefix, documents, pool, layout=layout), strict=True):
             if len(self.encoded) == self.hold_at:
                 self.hold_at = None
                 self.hold()
@@ -85,9 +82,7 @@ class Watched(TorchRuntime):
             self.when_encoded()
             yield state
 
-    def read(
-        self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout
-    ) -> list[npt.NDArray[np.float32]]:
+    def read(self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout) -> list[Observations]:
         self.begun.set()
         assert self.free.wait(LONG)
         self.passes.append(len(requests))

@@ -21,6 +21,7 @@ from connector.backbone.prompt.passages import passage_key
 from connector.backbone.reader import Reader
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
+from connector.heads.needs import Needs
 from connector.settings import Settings
 from tests.backbone.caching.test_document_cache import Sized
 from tests.service.waiting import wait_until
@@ -248,15 +249,15 @@ def test_states_from_disk_give_the_same_bits(
 ) -> None:
     heads = ((3, 1), (12, 4))
     first = reader_of(settings, tmp_path, smollm2, layout, dtype)
-    expected = first.read("How long do cats sleep?", cats, heads)
+    expected = first.read("How long do cats sleep?", cats, Needs(heads))
     first.close()
     second = reader_of(settings, tmp_path, smollm2, layout, dtype)
-    found = second.read("How long do cats sleep?", cats, heads)
+    found = second.read("How long do cats sleep?", cats, Needs(heads))
     assert (found.cached, found.encoded) == (len(cats), 0)
     assert np.array_equal(found.rows, expected.rows)
     assert second.statistics().disk_hits == len(cats)
     # Another pool needs other states.
-    assert second.read("cats", cats[:1], ((12, 8), (14, 0))).encoded == 1
+    assert second.read("cats", cats[:1], Needs(((12, 8), (14, 0)))).encoded == 1
     second.close()
 
 
@@ -269,7 +270,7 @@ def test_precomputed_documents_are_not_encoded_again(
     assert reader.precompute([*cats[:3], "", cats[0]], pool) == (0, 3)
     assert reader.precompute(cats, pool) == (3, 2)
     assert reader.precompute([""], pool) == (0, 0)
-    assert reader.read("cats", cats, pool[:1], pool=pool).encoded == 0
+    assert reader.read("cats", cats, Needs(pool[:1]), pool=Needs(pool)).encoded == 0
     reader.close()
 
 
@@ -277,7 +278,7 @@ def test_precomputed_documents_are_not_encoded_again(
 def test_joint_prompts_cannot_be_precomputed(settings: Settings, smollm2: Checkpoint, tmp_path: Path) -> None:
     reader = reader_of(settings, tmp_path, smollm2, "joint", "float16")
     with pytest.raises(BackboneError, match="joint"):
-        reader.precompute(["cats"], ((3, 1),))
+        reader.precompute(["cats"], Needs(((3, 1),)))
     reader.close()
 
 

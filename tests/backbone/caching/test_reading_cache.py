@@ -15,6 +15,7 @@ from connector.backbone.reader import Reader
 from connector.backbone.reading import Reading
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
+from connector.heads.needs import Needs
 from connector.settings import Layout
 
 HEADS = ((2, 4), (7, 7))
@@ -66,30 +67,30 @@ def test_the_same_query_over_the_same_documents_is_read_once(
     open_reader: Open, layout: Layout, cats: list[str]
 ) -> None:
     reader = open_reader(layout, 10_000_000)
-    first = reader.read(QUERY, cats, HEADS)
-    again = reader.read(QUERY, [*cats[::-1], cats[0]], HEADS)
+    first = reader.read(QUERY, cats, Needs(HEADS))
+    again = reader.read(QUERY, [*cats[::-1], cats[0]], Needs(HEADS))
     assert np.array_equal(first.rows, again.rows) and (again.encoded, again.cached) == (0, len(cats))
     assert again.documents == (*first.documents[::-1], first.documents[0])
     assert reader.reading_statistics().hits == 1
     # Anything else is another reading, and right.
     plain = open_reader(layout, 0)
     others: list[Callable[[Reader], Reading]] = [
-        lambda r: r.read("cats", cats, HEADS),
-        lambda r: r.read(QUERY, cats[:4], HEADS),
-        lambda r: r.read(QUERY, cats, HEADS[::-1]),
-        lambda r: r.read(QUERY, cats, HEADS, pool=(*HEADS, (9, 0))),
-        lambda r: r.read(QUERY, cats, HEADS, other_wording=True),
+        lambda r: r.read("cats", cats, Needs(HEADS)),
+        lambda r: r.read(QUERY, cats[:4], Needs(HEADS)),
+        lambda r: r.read(QUERY, cats, Needs(HEADS[::-1])),
+        lambda r: r.read(QUERY, cats, Needs(HEADS), pool=Needs((*HEADS, (9, 0)))),
+        lambda r: r.read(QUERY, cats, Needs(HEADS), other_wording=True),
     ]
     for other in others:
         assert np.array_equal(other(reader).rows, other(plain).rows)
     assert reader.reading_statistics().hits == 1 and plain.reading_statistics().misses == 0
     reader.clear_cache()
-    assert reader.read(QUERY, cats, HEADS).encoded == len(cats)
+    assert reader.read(QUERY, cats, Needs(HEADS)).encoded == len(cats)
 
 
 def test_in_a_joint_prompt_the_order_matters(open_reader: Open, cats: list[str]) -> None:
     reader = open_reader("joint", 10_000_000)
-    first = reader.read(QUERY, cats[:2], HEADS)
-    assert not np.array_equal(reader.read(QUERY, cats[1::-1], HEADS).rows, first.rows)
-    assert np.array_equal(reader.read(QUERY, cats[:2], HEADS).rows, first.rows)
+    first = reader.read(QUERY, cats[:2], Needs(HEADS))
+    assert not np.array_equal(reader.read(QUERY, cats[1::-1], Needs(HEADS)).rows, first.rows)
+    assert np.array_equal(reader.read(QUERY, cats[:2], Needs(HEADS)).rows, first.rows)
     assert reader.reading_statistics().hits == 1

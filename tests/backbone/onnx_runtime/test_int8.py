@@ -15,6 +15,7 @@ from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.open_reader import open_reader
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, SettingsError
+from connector.heads.needs import Needs
 from connector.settings import Layout, Settings
 from router_export import export_backbone
 from tests.backbone.onnx_runtime.test_runtime import DOCUMENTS, PREFIX, tail, with_backbone
@@ -73,8 +74,8 @@ def test_states_are_near_float32_s(folders: dict[str, Path]) -> None:
 def test_batch_equals_single_bit_for_bit(folders: dict[str, Path], layout: Layout) -> None:
     runtime = loaded(folders["int8"])
     heads: Any = [(layer, head) for layer in range(LAYERS) for head in range(runtime.shape.heads)]
-    batch = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout=layout))
-    single = [next(runtime.encode(PREFIX, [document], heads, layout=layout)) for document in DOCUMENTS]
+    batch = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout))
+    single = [next(runtime.encode(PREFIX, [document], Needs(heads), layout=layout)) for document in DOCUMENTS]
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
     rows = [read_one(runtime, PREFIX, tail(), states, heads, layout=layout) for states in (batch, single)]
     np.testing.assert_array_equal(*rows)
@@ -82,7 +83,7 @@ def test_batch_equals_single_bit_for_bit(folders: dict[str, Path], layout: Layou
 
 def test_documents_of_the_other_precision_are_refused(folders: dict[str, Path]) -> None:
     whole, small = (loaded(folders[name]) for name in ("float32", "int8"))
-    document = next(whole.encode(PREFIX, DOCUMENTS[:1], [(1, 0)], layout="block"))
+    document = next(whole.encode(PREFIX, DOCUMENTS[:1], Needs(((1, 0),)), layout="block"))
     with pytest.raises(BackboneError):
         small.load_document(document.to_bytes())
     assert whole.precision != small.precision

@@ -22,6 +22,7 @@ from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError
+from connector.heads.needs import Needs
 from connector.settings import Layout, Settings
 from router_export.backbone.writing import EMBEDDING_TOLERANCE
 from tests.backbone.reading import read_one, token_ids
@@ -104,9 +105,9 @@ def test_one_long_prompt_in_parts_is_torch_s(both: Both, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("layout", ["block", "late"])
 def test_batch_equals_single_bit_for_bit(both: Both, layout: Layout) -> None:
     heads = both.torch.shape.all_heads()
-    batch = list(both.onnx.encode(PREFIX, [*DOCUMENTS, LONG], heads, layout=layout))
+    batch = list(both.onnx.encode(PREFIX, [*DOCUMENTS, LONG], Needs(heads), layout=layout))
     again = OnnxRuntime.load(both.exported, cache_dtype="float32")
-    single = [next(again.encode(PREFIX, [document], heads, layout=layout)) for document in [*DOCUMENTS, LONG]]
+    single = [next(again.encode(PREFIX, [document], Needs(heads), layout=layout)) for document in [*DOCUMENTS, LONG]]
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
     together = read_one(both.onnx, PREFIX, tail(), batch, heads, layout=layout)
     np.testing.assert_array_equal(read_one(again, PREFIX, tail(), single, heads, layout=layout), together)
@@ -114,7 +115,7 @@ def test_batch_equals_single_bit_for_bit(both: Both, layout: Layout) -> None:
 
 def test_what_late_remembers_of_a_tail_changes_no_bit(short: Both) -> None:
     heads = [head for head in short.torch.shape.all_heads() if head[0] < 3]
-    encoded = list(short.onnx.encode(PREFIX, DOCUMENTS, heads, layout="late"))
+    encoded = list(short.onnx.encode(PREFIX, DOCUMENTS, Needs(heads), layout="late"))
     short.onnx._fixed.clear()
     fresh = read_one(short.onnx, PREFIX, tail(), encoded, heads, layout="late")
     assert len(short.onnx._fixed) == 1
@@ -126,7 +127,7 @@ def test_what_late_remembers_of_a_tail_changes_no_bit(short: Both) -> None:
             runtime,
             PREFIX,
             query,
-            list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="late")),
+            list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="late")),
             heads,
             layout="late",
         )
@@ -147,7 +148,7 @@ def test_embeddings_are_torch_s(both: Both) -> None:
 def test_encoded_documents_survive_bytes(short: Both, layout: Layout, dtype: str) -> None:
     runtime = OnnxRuntime.load(short.exported, cache_dtype=dtype)
     heads = [(0, 1), (1, 2)]
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout=layout))
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout))
     loaded = [runtime.load_document(state.to_bytes()) for state in encoded]
     assert [state.nbytes for state in loaded] == [state.nbytes for state in encoded]
     assert [state.tokens for state in loaded] == [len(document) for document in DOCUMENTS]
@@ -163,28 +164,28 @@ def test_encoded_documents_survive_bytes(short: Both, layout: Layout, dtype: str
 
 
 def test_other_backbones_documents_are_refused(short: Both) -> None:
-    theirs = next(short.torch.encode(PREFIX, DOCUMENTS, [(1, 0)], layout="block"))
+    theirs = next(short.torch.encode(PREFIX, DOCUMENTS, Needs(((1, 0),)), layout="block"))
     with pytest.raises(BackboneError, match="another runtime"):
         read_one(short.onnx, PREFIX, tail(), [theirs], [(1, 0)], layout="block")
     with pytest.raises(BackboneError, match="damaged"):
         short.onnx.load_document(theirs.to_bytes())
-    own = next(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 0)], layout="block"))
+    own = next(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((1, 0),)), layout="block"))
     other = own.to_bytes().replace(b"onnx llama", b"onnx qwen3")
     with pytest.raises(BackboneError, match="damaged|made by"):
         short.onnx.load_document(other)
 
 
 def test_what_was_not_encoded_is_not_read(short: Both) -> None:
-    block = list(short.onnx.encode(PREFIX, DOCUMENTS, [(0, 0)], layout="block"))
+    block = list(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((0, 0),)), layout="block"))
     with pytest.raises(BackboneError, match="up to layer 0, not 1"):
         read_one(short.onnx, PREFIX, tail(), block, [(1, 0)], layout="block")
     with pytest.raises(BackboneError, match="encoded for the block layout"):
         read_one(short.onnx, PREFIX, tail(), block, [(0, 0)], layout="late")
-    late = list(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 0)], layout="late"))
+    late = list(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((1, 0),)), layout="late"))
     with pytest.raises(BackboneError, match="not encoded for layer 1, kv head 1"):
         read_one(short.onnx, PREFIX, tail(), late, [(1, 3)], layout="late")
     with pytest.raises(BackboneError, match="different heads"):
-        other = list(short.onnx.encode(PREFIX, DOCUMENTS, [(1, 3)], layout="late"))
+        other = list(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((1, 3),)), layout="late"))
         read_one(short.onnx, PREFIX, tail(), [late[0], other[1]], [(1, 0)], layout="late")
 
 
@@ -194,7 +195,7 @@ def test_layers_that_were_not_exported_say_how_to_export_them(short: Both) -> No
     expected = rows_of(short.torch, DOCUMENTS, heads, heads, layout="block")
     np.testing.assert_allclose(rows_of(short.onnx, DOCUMENTS, heads, heads, layout="block"), expected, atol=TOLERANCE)
     for ask in (
-        lambda: list(short.onnx.encode(PREFIX, DOCUMENTS, [(3, 0)], layout="block")),
+        lambda: list(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((3, 0),)), layout="block")),
         lambda: short.onnx.embed(token_ids([1, 2])[0], [3]),
     ):
         with pytest.raises(BackboneError, match=r"layer 3 is wanted, .* ends with layer 2; .*--layers 4"):
@@ -307,9 +308,9 @@ def test_smollm2_s_rows_and_embeddings_are_torch_s(
     assert ours.fingerprint == theirs.fingerprint
     heads = [(layer, head) for layer in (3, 11, 18) for head in range(9)]
     query = "how long do cats sleep"
-    expected, found = (reader.read(query, cats, heads).rows for reader in (theirs, ours))
+    expected, found = (reader.read(query, cats, Needs(heads)).rows for reader in (theirs, ours))
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
-    backwards = ours.read(query, cats[::-1], heads).rows
+    backwards = ours.read(query, cats[::-1], Needs(heads)).rows
     np.testing.assert_array_equal(backwards, found)
     embeddings = [reader.embed(query, [0, 6, 18]) for reader in (theirs, ours)]
     np.testing.assert_allclose(embeddings[1], embeddings[0], rtol=1e-4, atol=1e-5 * np.abs(embeddings[0]).max())

@@ -18,6 +18,7 @@ from connector.backbone.torch_runtime.encoded import CacheDtype, PackedDocuments
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, SettingsError
+from connector.heads.needs import Needs
 from connector.settings import Settings
 from tests.backbone.reading import token_ids
 from tests.backbone.tiny import save_tiny
@@ -42,7 +43,7 @@ def reader_of(checkpoint: Checkpoint, dtype: CacheDtype, disk: Path | None = Non
 
 def test_a_document_takes_the_bytes_of_its_codes_and_channels(smollm2: Checkpoint) -> None:
     ids = np.arange(100, 280, dtype=np.int32)
-    (document,) = runtime_of(smollm2, "int4").encode((1, 2, 3), [ids], HEADS, layout="late")
+    (document,) = runtime_of(smollm2, "int4").encode((1, 2, 3), [ids], Needs(HEADS), layout="late")
     assert isinstance(document, TorchEncodedDocument)
     codes = LAYERS * len(ids) * SIZE // 2
     assert document.nbytes == codes + LAYERS * 2 * (SIZE + len(ids))
@@ -52,7 +53,7 @@ def test_a_document_takes_the_bytes_of_its_codes_and_channels(smollm2: Checkpoin
 def test_bytes_round_trip(smollm2: Checkpoint) -> None:
     runtime = runtime_of(smollm2, "int4")
     documents = token_ids([20, 21, 22, 23], [30])
-    for document in runtime.encode((1, 2, 3), documents, HEADS, layout="late"):
+    for document in runtime.encode((1, 2, 3), documents, Needs(HEADS), layout="late"):
         again = runtime.load_document(document.to_bytes())
         assert isinstance(document, TorchEncodedDocument) and isinstance(again, TorchEncodedDocument)
         assert (again.nbytes, again.kept) == (document.nbytes, document.kept)
@@ -65,11 +66,11 @@ def test_bytes_round_trip(smollm2: Checkpoint) -> None:
 @pytest.mark.slow
 def test_new_cached_and_from_disk_give_the_same_bits(smollm2: Checkpoint, tmp_path: Path, cats: list[str]) -> None:
     first = reader_of(smollm2, "int4", tmp_path)
-    new = first.read(QUERY, cats, HEADS)
-    cached = first.read(QUERY, cats[::-1], HEADS)
+    new = first.read(QUERY, cats, Needs(HEADS))
+    cached = first.read(QUERY, cats[::-1], Needs(HEADS))
     first.close()
     second = reader_of(smollm2, "int4", tmp_path)
-    stored = second.read(QUERY, cats, HEADS)
+    stored = second.read(QUERY, cats, Needs(HEADS))
     second.close()
     assert (new.encoded, cached.cached, stored.cached) == (len(cats),) * 3
     assert np.array_equal(new.rows, stored.rows)
@@ -79,9 +80,12 @@ def test_new_cached_and_from_disk_give_the_same_bits(smollm2: Checkpoint, tmp_pa
 
 @pytest.mark.slow
 def test_fewer_bits_are_smaller_and_further_off(smollm2: Checkpoint, cats: list[str]) -> None:
-    exact = reader_of(smollm2, "float32").read(QUERY, cats, HEADS).rows
+    exact = reader_of(smollm2, "float32").read(QUERY, cats, Needs(HEADS)).rows
     dtypes: tuple[CacheDtype, ...] = ("float16", "int8", "int4")
-    lost = [float(np.abs(reader_of(smollm2, dtype).read(QUERY, cats, HEADS).rows - exact).mean()) for dtype in dtypes]
+    lost = [
+        float(np.abs(reader_of(smollm2, dtype).read(QUERY, cats, Needs(HEADS)).rows - exact).mean())
+        for dtype in dtypes
+    ]
     assert 0 < lost[0] < lost[1] < lost[2]
 
 
@@ -102,8 +106,8 @@ def test_passages_widened_together_are_as_alone(number_format: torch.dtype) -> N
 @pytest.mark.parametrize("dtype", ["float16", "int8", "int4"])
 def test_a_document_stored_again_is_as_if_encoded_so(smollm2: Checkpoint, dtype: CacheDtype) -> None:
     documents = token_ids(range(100, 140), range(300, 420))
-    exact = runtime_of(smollm2, "float32").encode((1, 2, 3), documents, HEADS, layout="late")
-    coded = runtime_of(smollm2, dtype).encode((1, 2, 3), documents, HEADS, layout="late")
+    exact = runtime_of(smollm2, "float32").encode((1, 2, 3), documents, Needs(HEADS), layout="late")
+    coded = runtime_of(smollm2, dtype).encode((1, 2, 3), documents, Needs(HEADS), layout="late")
     for found, wanted in zip(exact, coded, strict=True):
         assert isinstance(found, TorchEncodedDocument)
         assert found.stored_as(dtype).to_bytes() == wanted.to_bytes()
@@ -136,4 +140,4 @@ def test_values_are_never_coded(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path)
     runtime = TorchRuntime.load(tmp_path, device="cpu", dtype="float32", cache_dtype="int4")
     with pytest.raises(BackboneError, match=r"cache\.dtype = int4 is for the layout late; set it to int8"):
-        next(runtime.encode((1, 2), token_ids([3, 4]), ((1, 0),), layout="block"))
+        next(runtime.encode((1, 2), token_ids([3, 4]), Needs(((1, 0),)), layout="block"))

@@ -16,6 +16,7 @@ from connector.backbone.runtime import ReadRequest
 from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.errors import BackboneError
+from connector.heads.needs import Needs
 from connector.settings import Layout
 from tests.backbone.reading import read_one, token_ids
 from tests.backbone.tiny import FAMILIES, VOCABULARY, WINDOW, config_of, save_tiny
@@ -103,7 +104,7 @@ def test_block_rows_equal_eager_attention(folder: Path, runtime: TorchRuntime) -
     reference = eager(folder, ids, positions, seen)
     start, end = len(PREFIX), len(PREFIX) + sum(map(len, DOCUMENTS))
     heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
     rows = read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
     expected = reference[:, :, end:, start:end].reshape(len(heads), -1, end - start)
     np.testing.assert_allclose(rows, expected, atol=3e-6)
@@ -114,7 +115,7 @@ def test_block_rows_equal_eager_attention(folder: Path, runtime: TorchRuntime) -
 def test_joint_rows_equal_a_plain_causal_prompt(folder: Path, runtime: TorchRuntime) -> None:
     document = np.concatenate(DOCUMENTS)
     heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, [document], heads, layout="block"))
+    encoded = list(runtime.encode(PREFIX, [document], Needs(heads), layout="block"))
     position = len(PREFIX) + len(document)
     for variant in VARIANTS:
         ids = [*PREFIX, *document, *SHARED, *variant]
@@ -130,8 +131,8 @@ def test_late_rows_equal_q_times_k_of_separate_passes(folder: Path, runtime: Tor
     """The tail's queries come from a pass without documents; at the first layer both layouts are the same."""
     heads = runtime.shape.all_heads()
     first = [head for head in heads if head[0] == 0]
-    block = list(runtime.encode(PREFIX, DOCUMENTS, first, layout="block"))
-    late = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="late"))
+    block = list(runtime.encode(PREFIX, DOCUMENTS, Needs(first), layout="block"))
+    late = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="late"))
     np.testing.assert_allclose(
         read_one(runtime, PREFIX, tail(), late, first, layout="late"),
         read_one(runtime, PREFIX, tail(), block, first, layout="block"),
@@ -150,7 +151,7 @@ def test_late_rows_equal_q_times_k_of_separate_passes(folder: Path, runtime: Tor
 def test_late_reads_a_tail_that_is_nothing_but_a_query(runtime: TorchRuntime) -> None:
     heads = runtime.shape.all_heads()
     own = VARIANTS[0]
-    late = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="late"))
+    late = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="late"))
     alone = Tail.of((), (own,), np.eye(len(own), dtype=np.float32), POSITION, len(PREFIX))
     # The same query beside another, which it does not see.
     beside = Tail.of(
@@ -163,10 +164,10 @@ def test_late_reads_a_tail_that_is_nothing_but_a_query(runtime: TorchRuntime) ->
 
 def test_only_some_heads_give_the_rows_that_they_give_among_all(runtime: TorchRuntime) -> None:
     heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
     every = read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
     some = [(2, 3), (0, 1), (2, 0)]
-    few = list(runtime.encode(PREFIX, DOCUMENTS, some, layout="block"))
+    few = list(runtime.encode(PREFIX, DOCUMENTS, Needs(some), layout="block"))
     rows = read_one(runtime, PREFIX, tail(), few, some, layout="block")
     for at, head in enumerate(some):
         np.testing.assert_allclose(rows[at], every[heads.index(head)], atol=3e-6)
@@ -181,17 +182,17 @@ def test_only_some_heads_give_the_rows_that_they_give_among_all(runtime: TorchRu
 
 def test_batch_equals_single_bit_for_bit(runtime: TorchRuntime) -> None:
     heads = runtime.shape.all_heads()
-    batch = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
-    single = [next(runtime.encode(PREFIX, [document], heads, layout="block")) for document in DOCUMENTS]
+    batch = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
+    single = [next(runtime.encode(PREFIX, [document], Needs(heads), layout="block")) for document in DOCUMENTS]
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
 
 
 def test_packed_passages_see_only_themselves(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU passages are packed into one sequence; the same code gives the same states on a CPU."""
     heads = runtime.shape.all_heads()
-    single = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
+    single = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
     monkeypatch.setattr(runtime._sequences, "batches", lambda documents, cores: iter([list(documents)]))
-    packed_together = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
+    packed_together = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
     assert [state.tokens for state in packed_together] == [len(document) for document in DOCUMENTS]
     np.testing.assert_allclose(
         read_one(runtime, PREFIX, tail(), packed_together, heads, layout="block"),
@@ -203,17 +204,17 @@ def test_packed_passages_see_only_themselves(runtime: TorchRuntime, monkeypatch:
 @pytest.mark.parametrize("layout", ["block", "late"])
 def test_requests_read_together_see_only_their_own(runtime: TorchRuntime, layout: Layout) -> None:
     every = runtime.shape.all_heads()
-    first, second, third = runtime.encode(PREFIX, DOCUMENTS, every, layout=layout)
+    first, second, third = runtime.encode(PREFIX, DOCUMENTS, Needs(every), layout=layout)
     shorter = Tail.of(SHARED[:2], VARIANTS[::-1], np.eye(10, dtype=np.float32), POSITION + 9, len(PREFIX))
     requests = [
         # One is done in the first layer, one has no use for the last.
-        ReadRequest(tail(), [third], [(0, 1)]),
-        ReadRequest(shorter, [second, first], every),
-        ReadRequest(tail(), [first, second, third], [(2, 3), (0, 0)]),
+        ReadRequest(tail(), [third], Needs(((0, 1),))),
+        ReadRequest(shorter, [second, first], Needs(every)),
+        ReadRequest(tail(), [first, second, third], Needs(((2, 3), (0, 0)))),
     ]
-    for request, rows in zip(requests, runtime.read(PREFIX, requests, layout=layout), strict=True):
+    for request, found in zip(requests, runtime.read(PREFIX, requests, layout=layout), strict=True):
         (alone,) = runtime.read(PREFIX, [request], layout=layout)
-        np.testing.assert_allclose(rows, alone, atol=3e-6)
+        np.testing.assert_allclose(found.rows, alone.rows, atol=3e-6)
 
 
 @pytest.mark.gpu
@@ -223,7 +224,7 @@ def test_a_gpu_gives_the_cpu_s_rows(folder: Path, runtime: TorchRuntime) -> None
     heads = runtime.shape.all_heads()
     rows = []
     for each in (runtime, other):
-        encoded = list(each.encode(PREFIX, DOCUMENTS, heads, layout="block"))
+        encoded = list(each.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
         rows.append(read_one(each, PREFIX, tail(), encoded, heads, layout="block"))
     np.testing.assert_allclose(rows[1], rows[0], atol=1e-3)
     # What comes from disk is kept on the device too, through pinned memory.
@@ -235,7 +236,7 @@ def test_a_gpu_gives_the_cpu_s_rows(folder: Path, runtime: TorchRuntime) -> None
 @pytest.mark.parametrize("layout", ["block", "late"])
 def test_encoded_documents_survive_bytes(runtime: TorchRuntime, layout: Layout) -> None:
     heads = [(1, 0), (3, 2)]
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout=layout))
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout))
     loaded = [runtime.load_document(state.to_bytes()) for state in encoded]
     assert [state.nbytes for state in loaded] == [state.nbytes for state in encoded]
     before = read_one(runtime, PREFIX, tail(), encoded, heads, layout=layout)
@@ -265,7 +266,7 @@ def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
     runtime._prefix_states(PREFIX)
     run.clear()
     heads = [(0, 1), (2, 3)]
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS[:1], heads, layout="block"))
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="block"))
     read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
     # At the deepest layer only keys (and the tail's queries) are computed: not even its MLP is run.
     assert run == [0, 1, 0, 1]
@@ -276,8 +277,8 @@ def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
 def test_stored_formats_cost_little(folder: Path, runtime: TorchRuntime, dtype: Any, most: float) -> None:
     small = TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype=dtype)
     heads = runtime.shape.all_heads()
-    exact = list(runtime.encode(PREFIX, DOCUMENTS, heads, layout="block"))
-    stored = list(small.encode(PREFIX, DOCUMENTS, heads, layout="block"))
+    exact = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
+    stored = list(small.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
     assert stored[0].nbytes < 0.6 * exact[0].nbytes
     before = read_one(runtime, PREFIX, tail(), exact, heads, layout="block")
     after = read_one(small, PREFIX, tail(), stored, heads, layout="block")
@@ -296,7 +297,12 @@ def test_sixteen_bits_of_the_weights_are_stored_without_loss(folder: Path, runti
     for layout in layouts:
         rows = [
             read_one(
-                one, PREFIX, tail(), list(one.encode(PREFIX, DOCUMENTS, heads, layout=layout)), heads, layout=layout
+                one,
+                PREFIX,
+                tail(),
+                list(one.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout)),
+                heads,
+                layout=layout,
             )
             for one in (exact, stored)
         ]
@@ -305,13 +311,15 @@ def test_sixteen_bits_of_the_weights_are_stored_without_loss(folder: Path, runti
             runtime,
             PREFIX,
             tail(),
-            list(runtime.encode(PREFIX, DOCUMENTS, heads, layout=layout)),
+            list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout)),
             heads,
             layout=layout,
         )
         assert np.corrcoef(rows[0].ravel(), full.ravel())[0, 1] > 0.99
-    copy = stored.load_document(next(iter(stored.encode(PREFIX, DOCUMENTS[:1], heads, layout="block"))).to_bytes())
-    assert copy.nbytes == next(iter(stored.encode(PREFIX, DOCUMENTS[:1], heads, layout="block"))).nbytes
+    copy = stored.load_document(
+        next(iter(stored.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="block"))).to_bytes()
+    )
+    assert copy.nbytes == next(iter(stored.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="block"))).nbytes
 
 
 def test_unknown_layer_kinds_are_refused(tmp_path: Path) -> None:

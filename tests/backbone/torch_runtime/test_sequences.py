@@ -28,7 +28,7 @@ LENGTHS = (33, 5, 64, 1, 120, 17)
 @pytest.fixture(scope="module")
 def sequences(smollm2: Checkpoint) -> Sequences:
     dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
-    model = load_decoder(smollm2.path, "cpu", dtype)
+    model = load_decoder(smollm2.path, "cpu", dtype).layers
     return Sequences(model, prepare(model, model.config.head_dim, CoreSharing.of_process()).batches)
 
 

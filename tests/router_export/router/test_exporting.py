@@ -161,4 +161,4 @@ def test_the_route_is_what_the_gates_say(tmp_path: Path) -> None:
     static = bundle.static_route()
     assert static.signals == ((5, 3, "query"), (2, 1, "query"))
     assert (static.gates, static.scales, static.first_stage_gate) == ((0.75, 0.25), (0.25, 0.5), 1.5)
-    assert static.heads == ((2, 1), (5, 3)) and static.deepest_layer == 5
+    assert static.heads == ((2, 1), (5, 3)) and static.needs.deepest_head == 5

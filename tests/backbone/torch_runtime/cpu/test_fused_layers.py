@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 def decoder(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     save_tiny(family, folder)
-    model = load_decoder(folder, "cpu", dtype)
+    model = load_decoder(folder, "cpu", dtype).layers
     pack(model, dtype)
     return model
 

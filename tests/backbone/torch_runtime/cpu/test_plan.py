@@ -31,7 +31,7 @@ SUBJECTS = ["number_format", "weights", "layers", "batches", "threads", "operati
 
 
 def plan_of(folder: Path, dtype: torch.dtype) -> CpuPlan:
-    model = load_decoder(folder, "cpu", dtype)
+    model = load_decoder(folder, "cpu", dtype).layers
     heads = model.config.num_attention_heads
     head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
     return prepare(model, head_dim, CoreSharing.of_process())

@@ -22,6 +22,7 @@ from connector.backbone.reader import EmbeddedForm, Reader
 from connector.documents import Hit, document_text
 from connector.errors import DataError
 from connector.heads.fusion import rank_scores
+from connector.heads.needs import Needs
 from connector.heads.readouts import HeadSignal, passage_scores
 from connector.heads.scoring import document_scores
 from connector.heads.signals import Signal
@@ -201,11 +202,9 @@ def _by_document(scores: npt.NDArray[np.float32], documents: Sequence[Sequence[i
     return np.stack(columns, axis=1)
 
 
-def first_stage_scores(table: HeadTable) -> npt.NDArray[np.float64]:
-    """First-stage scores of a window, or -log of its ranks where a score is unknown: float64 [documents]."""
-    if np.isfinite(table.first_stage).all():
-        return table.first_stage
-    return rank_scores(range(1, len(table.ids) + 1))
+def first_stage_scores(known: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """First-stage scores of a window, best first, or -log of its ranks where one is NaN: float64 [documents]."""
+    return known if np.isfinite(known).all() else rank_scores(range(1, len(known) + 1))
 
 
 def embedded_layers(layers: int) -> tuple[int, ...]:
@@ -340,6 +339,6 @@ def _stored(
 def _scores(
     reader: Reader, query: str, texts: Sequence[str], heads: Sequence[tuple[int, int]], *, other_wording: bool
 ) -> tuple[Scores, tuple[tuple[int, ...], ...]]:
-    reading = reader.read(query, texts, heads, other_wording=other_wording)
+    reading = reader.read(query, texts, Needs(tuple(heads)), other_wording=other_wording)
     scores = {name: passage_scores(reading, name).astype(np.float32) for name in READOUTS}
     return scores, reading.documents

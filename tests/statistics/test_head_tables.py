@@ -12,10 +12,10 @@ import pytest
 
 from connector.backbone.reader import Reading
 from connector.documents import Hit
-from connector.evaluation.head_tables import HeadTable, SearchedQuery, embedded_layers, gather, missing
 from connector.heads.head_sets import HeadSet
 from connector.reranker import Reranker
 from connector.settings import READOUTS, ReadOut
+from connector.statistics.head_tables import HeadTable, SearchedQuery, embedded_layers, gather, missing
 
 QUERY = "how long do cats sleep"
 

@@ -1,0 +1,239 @@
+"""From signal statistics to a router of the layout ``solo``: a probe, its place beside the first stage, its odds.
+
+The probe is fitted listwise (see ``probes``). Everything after works on scores of collections that the probe was not
+fitted on: how strong its penalty is, how much the first stage counts, and which odds of relevance a score stands for.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from connector.errors import DataError
+from connector.heads.fusion import standardize
+from connector.routing.metadata import AbsoluteRecord, EmbeddingRecipe, ProbeMember, RouterMetadata, StaticSet
+from connector.statistics.head_tables import first_stage_scores
+from connector.statistics.signal_tables import SignalTable
+from connector.training.probes import Windows, fit_probe
+from connector.training.router import Router
+from connector.training.static_heads import ideal_gain, ndcg
+from connector.training.train_router import Backbone, Trained
+
+__all__ = ["JudgedWindow", "probe_layers", "train_signals"]
+
+_FOLDS = 4
+_STRENGTHS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
+_FIRST_STAGE = tuple(round(0.1 * at, 1) for at in range(13))
+_PROBE = "probe"
+_LOGISTIC_STEPS = 100
+Floats = npt.NDArray[np.float64]
+
+
+class JudgedWindow(NamedTuple):
+    """A train query's window.
+
+    Attributes:
+        table: what the LLM saw.
+        others: how many documents of a lower grade each of those in the table stands for.
+    """
+
+    table: SignalTable
+    others: float
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Windows as numbers: for each, grades, standardized first stage, and the collection."""
+
+    windows: Windows
+    grades: list[Floats]
+    first_stage: list[Floats]
+    collections: list[str]
+
+
+def probe_layers(layers: int) -> tuple[int, ...]:
+    """Layers that a probe looks at, of an LLM with so many: 16 and 20 of 30, and alike.
+
+    What the query's tokens have met in the document is clearest there; later layers turn to the next token.
+    """
+    return tuple(sorted({max(1, round(layers * share)) for share in (16 / 30, 20 / 30)}))
+
+
+def train_signals(
+    judged: Sequence[JudgedWindow],
+    backbone: Backbone,
+    record: dict[str, Any],
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Trained:
+    """Fit a probe, and all that makes a router of it.
+
+    Args:
+        judged: windows, each with a document of a higher grade than another; all with the same layers.
+        backbone: what the router is bound to.
+        record: what is told of the training (collections, seeds, command).
+        seed: of the folds.
+        say: called with what is being done.
+
+    Raises:
+        DataError: no such window, or windows of one collection and query only.
+    """
+    useful = [window for window in judged if _tells(window.table)]
+    if len(useful) < _FOLDS:
+        raise DataError(f"{len(useful)} windows hold a relevant document and another; give more judged queries")
+    data = _arranged([window.table for window in useful])
+    say(f"fitting the probe on {len(useful)} windows")
+    best: tuple[float, float, float, list[Floats]] | None = None
+    held = _held_out(data.collections, seed)
+    for strength in _STRENGTHS:
+        scores = _cross_fitted(data, strength, held)
+        for weight in _FIRST_STAGE:
+            found = _mean_ndcg(data, scores, weight)
+            if best is None or found > best[0]:
+                best = (found, strength, weight, scores)
+    assert best is not None
+    fused, strength, weight, scores = best
+    weights = fit_probe(data.windows, strength)
+    scale = float(np.mean([own.std() for own in scores]))
+    mean = float(np.concatenate(scores).mean())
+    slope, bias = _logistic(data, [(own - mean) / scale for own in scores], [window.others for window in useful])
+    # The probe itself is fitted on all windows: its own numbers are brought to the mean and scale of those it had.
+    own = _scores(data, weights)
+    scale, mean = float(np.mean([one.std() for one in own])), float(np.concatenate(own).mean())
+    router = _router(weights, slope, weight)
+    gains = {
+        "measure": "nDCG@10 on train queries of collections that the probe was not fitted on, in windows of "
+        f"{min(map(len, scores))} to {max(map(len, scores))} documents",
+        "queries": len(useful),
+        "first stage": round(_mean_ndcg(data, [np.zeros(len(one)) for one in scores], 1.0), 4),
+        "probe": round(_mean_ndcg(data, scores, 0.0), 4),
+        "probe and first stage": round(fused, 4),
+        "strength": strength,
+    }
+    hidden = weights.shape[1]
+    metadata = RouterMetadata(
+        model=backbone.model,
+        fingerprint=backbone.fingerprint,
+        layout=backbone.layout,
+        template=backbone.template,
+        pool=(ProbeMember(probe=_PROBE, layers=useful[0].table.layers),),
+        scales=(scale,),
+        most_heads=1,
+        activation="relu",
+        # Nothing depends on the query: no pass over it is made.
+        embedding=EmbeddingRecipe(form="query", layers=(0,), pooling="mean", features=False, dimension=hidden),
+        kappa=0.0,
+        deepest_layer=max(useful[0].table.layers) - 1,
+        static=StaticSet(members=[0], gates=[slope], first_stage=weight),
+        absolute=AbsoluteRecord(means=(mean,), bias=bias, spread=slope),
+        training={**record, "queries": dict(Counter(data.collections)), "mode": "probe"},
+        gains=gains,
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    return Trained(router, metadata, None, None, {})
+
+
+def _tells(table: SignalTable) -> bool:
+    """Whether there is something to learn: documents with text of two grades, one of them relevant."""
+    grades = {table.qrels.get(own, 0) for own, passages in zip(table.ids, table.documents, strict=True) if passages}
+    return len(grades) > 1 and max(grades) > 0
+
+
+def _arranged(tables: Sequence[SignalTable]) -> _Data:
+    # Of a document in several passages the first is taken: which of them answers nobody judged.
+    with_text = [[at for at, passages in enumerate(table.documents) if passages] for table in tables]
+    most = max(map(len, with_text))
+    layers, _, hidden = tables[0].states.shape
+    states = torch.zeros(len(tables), most, layers, hidden)
+    grades, first, there = (torch.zeros(len(tables), most) for _ in range(3))
+    own_grades, own_first = [], []
+    for at, (table, places) in enumerate(zip(tables, with_text, strict=True)):
+        passages = [table.documents[place][0] for place in places]
+        states[at, : len(places)] = torch.from_numpy(table.states[:, passages].swapaxes(0, 1).copy())
+        own_grades.append(np.array([max(table.qrels.get(table.ids[place], 0), 0) for place in places], dtype=float))
+        own_first.append(standardize(first_stage_scores(table.first_stage[places])))
+        grades[at, : len(places)] = torch.from_numpy(own_grades[-1])
+        first[at, : len(places)] = torch.from_numpy(own_first[-1])
+        there[at, : len(places)] = 1
+    collections = [table.source.partition(":")[0] for table in tables]
+    counts = Counter(collections)
+    # Every collection counts the same, whatever it has of queries.
+    weights = torch.tensor([len(tables) / len(counts) / counts[name] for name in collections])
+    return _Data(Windows(states, grades, first, there.bool(), weights), own_grades, own_first, collections)
+
+
+def _held_out(collections: Sequence[str], seed: int) -> list[list[int]]:
+    """Windows that are scored by a probe of the others: whole collections, or of one collection some queries."""
+    order = np.random.default_rng(seed)
+    names = sorted(set(collections))
+    if len(names) == 1:
+        return [part.tolist() for part in np.array_split(order.permutation(len(collections)), _FOLDS)]
+    parts = np.array_split(order.permutation(len(names)), min(_FOLDS, len(names)))
+    fold = {names[at]: number for number, part in enumerate(parts) for at in part}
+    return [[at for at, name in enumerate(collections) if fold[name] == number] for number in range(len(parts))]
+
+
+def _cross_fitted(data: _Data, strength: float, held_out: Sequence[Sequence[int]]) -> list[Floats]:
+    found: dict[int, Floats] = {}
+    for held in held_out:
+        rest = sorted(set(range(len(data.grades))) - set(held))
+        scores = _scores(data, fit_probe(data.windows.of(rest), strength))
+        found.update({at: scores[at] for at in held})
+    return [found[at] for at in range(len(found))]
+
+
+def _scores(data: _Data, weights: npt.NDArray[np.float32]) -> list[Floats]:
+    scores = torch.einsum("qdlh,lh->qd", data.windows.states, torch.from_numpy(weights)).double().numpy()
+    return [row[: len(grades)] for row, grades in zip(scores, data.grades, strict=True)]
+
+
+def _mean_ndcg(data: _Data, scores: Sequence[Floats], weight: float) -> float:
+    """Mean over collections of the mean over their windows."""
+    spread = float(np.mean([own.std() for own in scores])) or 1.0
+    by_collection: dict[str, list[float]] = {}
+    for own, first, grades, name in zip(scores, data.first_stage, data.grades, data.collections, strict=True):
+        final = own / spread + weight * first
+        by_collection.setdefault(name, []).append(float(ndcg(final, grades, ideal_gain(grades))))
+    return float(np.mean([np.mean(values) for values in by_collection.values()]))
+
+
+def _logistic(data: _Data, scores: Sequence[Floats], others: Sequence[float]) -> tuple[float, float]:
+    """Slope and bias of the log-odds that a document is relevant, by Newton's method."""
+    x = np.concatenate(scores)
+    relevant = np.concatenate([grades > 0 for grades in data.grades]).astype(float)
+    collections = Counter(data.collections)
+    weights = np.concatenate(
+        [
+            np.where(grades > 0, 1.0, one) / collections[name]
+            for grades, one, name in zip(data.grades, others, data.collections, strict=True)
+        ]
+    )
+    weights /= weights.sum()
+    slope, bias = 1.0, 0.0
+    for _ in range(_LOGISTIC_STEPS):
+        told = 1 / (1 + np.exp(-(slope * x + bias)))
+        missed, sure = weights * (told - relevant), weights * told * (1 - told)
+        step = np.linalg.solve(
+            [[(sure * x * x).sum() + 1e-9, (sure * x).sum()], [(sure * x).sum(), sure.sum() + 1e-9]],
+            [(missed * x).sum(), missed.sum()],
+        )
+        slope, bias = slope - float(step[0]), bias - float(step[1])
+        if math.hypot(*step) < 1e-10:
+            break
+    return max(slope, 1e-3), bias
+
+
+def _router(weights: npt.NDArray[np.float32], gate: float, first_stage: float) -> Router:
+    router = Router(weights.shape[1], 1, 1, 1)
+    with torch.no_grad():
+        router.prior.copy_(torch.tensor([gate, first_stage]))
+    router.probes = (torch.from_numpy(weights),)
+    return router

@@ -1,0 +1,85 @@
+"""The layout ``solo`` with the real small LLM: what a document gets is its own, however it is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from connector.backbone.caching.document_cache import DocumentCache
+from connector.backbone.prompt.template import PromptTemplate
+from connector.backbone.prompt.tokenizer import Tokenizer
+from connector.backbone.reader import Reader
+from connector.backbone.torch_runtime.runtime import TorchRuntime
+from connector.checkpoints.checkpoint import Checkpoint
+from connector.errors import BackboneError
+from connector.heads.needs import Needs
+
+QUERY = "how long do cats sleep"
+NEEDS = Needs(groups=(), layers=(4, 8), likelihood=True)
+
+
+@pytest.fixture(scope="module", params=["bfloat16", "float32"])
+def runtime(request: pytest.FixtureRequest, smollm2: Checkpoint) -> TorchRuntime:
+    return TorchRuntime.load(smollm2.path, device="cpu", dtype=request.param)
+
+
+def open_reader(smollm2: Checkpoint, runtime: TorchRuntime, megabytes: int = 400, **options: int) -> Reader:
+    tokenizer = Tokenizer.from_folder(smollm2.path)
+    template = PromptTemplate.from_folder(smollm2.path, tokenizer)
+    cache = DocumentCache(megabytes * 1_000_000)
+    return Reader(runtime, tokenizer, template, "solo", smollm2.digest(), cache, **options)
+
+
+def texts(cats: list[str]) -> list[str]:
+    """Twenty of very different lengths."""
+    words = " ".join(cats).split()
+    return [" ".join(words[at % 7 :][: 1 + at * at]) for at in range(20)]
+
+
+def test_one_call_or_several_give_the_same_bits(smollm2: Checkpoint, runtime: TorchRuntime, cats: list[str]) -> None:
+    reader, window = open_reader(smollm2, runtime), texts(cats)
+    whole = reader.read(QUERY, window, NEEDS)
+    states = {text: whole.states[:, whole.documents[at][0]] for at, text in enumerate(window)}
+    told = {text: whole.log_probabilities[whole.documents[at][0]] for at, text in enumerate(window)}
+    for size in (10, 5, 1):
+        again = open_reader(smollm2, runtime)
+        for start in range(0, len(window), size):
+            part = window[start : start + size][::-1]
+            reading = again.read(QUERY, part, NEEDS)
+            for at, text in enumerate(part):
+                np.testing.assert_array_equal(reading.states[:, reading.documents[at][0]], states[text])
+                np.testing.assert_array_equal(reading.log_probabilities[reading.documents[at][0]], told[text])
+            np.testing.assert_array_equal(reading.empty.states, whole.empty.states)
+
+
+def test_the_answer_makes_the_query_likelier(smollm2: Checkpoint, runtime: TorchRuntime) -> None:
+    answers = ["Cats sleep for about fifteen hours a day.", "The dollar fell against the yen on Tuesday."]
+    reading = open_reader(smollm2, runtime).read(QUERY, answers, NEEDS)
+    likelihood = reading.log_probabilities.sum(axis=1)[[places[0] for places in reading.documents]]
+    assert likelihood[0] > likelihood[1] + 2
+    assert likelihood[0] > reading.empty.log_probabilities.sum() + 2
+
+
+def test_documents_are_kept_for_the_depth_that_is_asked_for(smollm2: Checkpoint, runtime: TorchRuntime) -> None:
+    reader = open_reader(smollm2, runtime)
+    shallow = Needs(groups=(), layers=(4,))
+    assert reader.read(QUERY, ["a cat", "a dog"], shallow).encoded == 2
+    assert reader.read("another query", ["a dog", "a cat"], shallow).cached == 2
+    assert reader.read(QUERY, ["a cat"], NEEDS).encoded == 1
+    assert reader.precompute(["a bird", "a cat"], shallow) == (1, 1)
+    assert reader.read(QUERY, ["a bird"], shallow).cached == 1
+
+
+def test_the_other_wording_is_another_reading(smollm2: Checkpoint, runtime: TorchRuntime) -> None:
+    reader = open_reader(smollm2, runtime)
+    one = reader.read(QUERY, ["a cat"], NEEDS)
+    other = reader.read(QUERY, ["a cat"], NEEDS, other_wording=True)
+    assert other.encoded == 1 and not np.array_equal(one.states, other.states)
+
+
+def test_other_layouts_have_no_states(smollm2: Checkpoint, runtime: TorchRuntime) -> None:
+    tokenizer = Tokenizer.from_folder(smollm2.path)
+    template = PromptTemplate.from_folder(smollm2.path, tokenizer)
+    block = Reader(runtime, tokenizer, template, "block", smollm2.digest(), DocumentCache(0))
+    with pytest.raises(BackboneError, match="backbone.layout = block gives no hidden states"):
+        block.read(QUERY, ["a cat"], NEEDS)

@@ -1,0 +1,88 @@
+"""Documents read alone: states and likelihoods are those of transformers' own pass over one plain prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from connector.backbone.prompt.tail import solo_tail
+from connector.backbone.runtime import Observations, ReadRequest
+from connector.backbone.torch_runtime.runtime import TorchRuntime
+from connector.heads.needs import Needs
+from tests.backbone.reading import token_ids
+from tests.backbone.tiny import FAMILIES, save_tiny
+
+PREFIX = [1, 5, 9, 13, 17]
+DOCUMENTS = token_ids([20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30], [40, 41, 42], [50])
+LAST, QUERY = 63, token_ids([70, 71, 72, 80])[0]
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp(request.param)
+    save_tiny(request.param, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def runtime(folder: Path) -> TorchRuntime:
+    return TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype="float32")
+
+
+def every(runtime: TorchRuntime) -> Needs:
+    return Needs(runtime.shape.all_heads(), ("query",), tuple(range(runtime.shape.layers + 1)), likelihood=True)
+
+
+def read(runtime: TorchRuntime, numbers: list[int], needs: Needs, pool: Needs | None = None) -> Observations:
+    documents = [DOCUMENTS[number] for number in numbers]
+    encoded = list(runtime.encode(PREFIX, documents, pool or needs, layout="solo"))
+    tail = solo_tail(LAST, QUERY, len(PREFIX), needs.groups)
+    (found,) = runtime.read(PREFIX, [ReadRequest(tail, encoded, needs)], layout="solo")
+    return found
+
+
+def test_numbers_are_those_of_a_plain_prompt(folder: Path, runtime: TorchRuntime) -> None:
+    found = read(runtime, [0, 1, 2], every(runtime))
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    tokens = 0
+    for number, document in enumerate(DOCUMENTS):
+        ids = torch.tensor([[*PREFIX, *document, LAST, *QUERY]])
+        with torch.inference_mode():
+            out = model(ids, output_hidden_states=True, output_attentions=True, use_cache=False)
+        own = slice(ids.shape[1] - len(QUERY), None)
+        # The last one is behind the norm, as ours.
+        states = torch.stack([hidden[0, own].mean(dim=0) for hidden in out.hidden_states])
+        np.testing.assert_allclose(found.states[:, number], states.numpy(), atol=3e-5)
+        told = torch.log_softmax(out.logits[0, -len(QUERY) - 1 : -1].float(), dim=-1)
+        expected = told[torch.arange(len(QUERY)), torch.from_numpy(QUERY.astype(np.int64))]
+        np.testing.assert_allclose(found.log_probabilities[number], expected.numpy(), atol=3e-5)
+        attention = torch.stack(out.attentions)[:, 0, :, own, len(PREFIX) : len(PREFIX) + len(document)].mean(dim=2)
+        rows = found.rows[:, 0, tokens : tokens + len(document)]
+        np.testing.assert_allclose(rows, attention.flatten(0, 1).numpy(), atol=3e-6)
+        tokens += len(document)
+
+
+def test_a_document_s_numbers_do_not_depend_on_the_others(runtime: TorchRuntime) -> None:
+    needs = every(runtime)
+    together, turned = read(runtime, [0, 1, 2], needs), read(runtime, [2, 1, 0], needs)
+    for number in range(3):
+        alone = read(runtime, [number], needs)
+        for found, place in ((together, number), (turned, 2 - number)):
+            np.testing.assert_array_equal(found.states[:, place], alone.states[:, 0])
+            np.testing.assert_array_equal(found.log_probabilities[place], alone.log_probabilities[0])
+
+
+def test_less_is_run_for_less(runtime: TorchRuntime) -> None:
+    whole, needs = read(runtime, [0, 1, 2], every(runtime)), Needs(groups=(), layers=(2, 1))
+    some = read(runtime, [0, 1, 2], needs)
+    np.testing.assert_array_equal(some.states, whole.states[[2, 1]])
+    assert some.rows.shape[0] == 0 and some.log_probabilities.size == 0
+    deeper = read(runtime, [0, 1, 2], needs, every(runtime))
+    np.testing.assert_array_equal(deeper.states, some.states)
+    encoded = next(runtime.encode(PREFIX, DOCUMENTS, needs, layout="solo"))
+    of_all = next(runtime.encode(PREFIX, DOCUMENTS, every(runtime), layout="solo"))
+    assert encoded.nbytes * runtime.shape.layers == of_all.nbytes * 2
