@@ -16,8 +16,7 @@ from connector.backbone.batching import passages_in_flight, scheduler
 from connector.backbone.batching.scheduler import Scheduler
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.tail import TokenIds
-from connector.backbone.reading import Rows
-from connector.backbone.runtime import EncodedDocument, Head, ReadRequest
+from connector.backbone.runtime import EncodedDocument, Head, Observations, ReadRequest
 from connector.cancelling import Cancelled, CancelScope
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
@@ -62,9 +61,9 @@ def test_a_state_is_handed_on_where_the_cache_keeps_none(
     scope = WatchedScope()
     runtime.hold()
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(own.read, QUERY, cats[:2], HEADS)
+        first = pool.submit(own.read, QUERY, cats[:2], Needs(HEADS))
         assert runtime.begun.wait(LONG)
-        second = pool.submit(own.read, QUERY, cats[:2], HEADS, scope=scope)
+        second = pool.submit(own.read, QUERY, cats[:2], Needs(HEADS), scope=scope)
         scope.until_it_waits()
         runtime.free.set()
         assert np.array_equal(first.result().rows, second.result().rows)
@@ -79,9 +78,9 @@ def test_whoever_waits_encodes_what_the_first_gave_up(
     hurried, patient = WatchedScope(), WatchedScope()
     runtime.hold()
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(own.read, QUERY, cats, HEADS, scope=hurried)
+        first = pool.submit(own.read, QUERY, cats, Needs(HEADS), scope=hurried)
         assert runtime.begun.wait(LONG)
-        second = pool.submit(own.read, QUERY, cats, HEADS, scope=patient)
+        second = pool.submit(own.read, QUERY, cats, Needs(HEADS), scope=patient)
         patient.until_it_waits()
         if reason == "late":
             hurried.end()
@@ -100,7 +99,7 @@ def test_its_own_deadline_ends_the_wait(smollm2: Checkpoint, runtime: Watched, c
     own = open_reader(smollm2, runtime)
     runtime.hold()
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(own.read, QUERY, cats, HEADS)
+        first = pool.submit(own.read, QUERY, cats, Needs(HEADS))
         assert runtime.begun.wait(LONG)
         with pytest.raises(Cancelled, match="deadline"):
             own.read(QUERY, cats, Needs(HEADS), scope=CancelScope.after(50))
@@ -119,7 +118,7 @@ def test_requests_that_need_each_others_passages_do_not_wait_for_ever(smollm2: C
     assert len(runtime.encoded) == len(set(runtime.encoded))
 
 
-def no_windows(windows: Sequence[ReadRequest]) -> Sequence[Rows]:
+def no_windows(windows: Sequence[ReadRequest]) -> Sequence[Observations]:
     raise AssertionError("nothing is read here")
 
 
@@ -127,8 +126,8 @@ class Crowd:
     """Requests that wait while the first one, of the passage 0, is held; passages are numbered."""
 
     def __init__(self, runtime: Watched, pool: ThreadPoolExecutor) -> None:
-        def encode(passages: Sequence[TokenIds], heads: Sequence[Head]) -> Iterator[EncodedDocument]:
-            return runtime.encode(range(100, 110), passages, Needs(heads), layout="block")
+        def encode(passages: Sequence[TokenIds], needs: Needs) -> Iterator[EncodedDocument]:
+            return runtime.encode(range(100, 110), passages, needs, layout="block")
 
         self.cache = DocumentCache(100_000_000)
         self.scheduler = Scheduler(self.cache, encode, no_windows)
@@ -147,7 +146,7 @@ class Crowd:
         """Returns when it waits."""
         scope = scope or WatchedScope()
         keys = [f"{number} {heads}".encode() for number in numbers]
-        asked = self._pool.submit(self.scheduler.encode, keys, lambda at: ids(numbers[at]), heads, scope)
+        asked = self._pool.submit(self.scheduler.encode, keys, lambda at: ids(numbers[at]), Needs(heads), scope)
         if wait:
             scope.until_it_waits()
         return asked
@@ -265,11 +264,11 @@ def test_what_nobody_wants_any_more_is_not_encoded(runtime: Watched, wanted: boo
 
 
 def test_nothing_stays_behind(runtime: Watched) -> None:
-    def broken(passages: Sequence[TokenIds], heads: Sequence[Head]) -> Iterator[EncodedDocument]:
+    def broken(passages: Sequence[TokenIds], needs: Needs) -> Iterator[EncodedDocument]:
         raise RuntimeError("broken")
 
-    def short(passages: Sequence[TokenIds], heads: Sequence[Head]) -> Iterator[EncodedDocument]:
-        return runtime.encode((5,), passages[:1], Needs(heads), layout="block")
+    def short(passages: Sequence[TokenIds], needs: Needs) -> Iterator[EncodedDocument]:
+        return runtime.encode((5,), passages[:1], needs, layout="block")
 
     for encode, message in ((broken, "broken"), (short, "fewer documents")):
         own = Scheduler(DocumentCache(1000), encode, no_windows)
@@ -302,7 +301,7 @@ def test_every_request_gets_its_passages_or_its_own_error(
     encoded: list[int] = []
     free = threading.Event()
 
-    def encode(passages: Sequence[TokenIds], heads: Sequence[Head]) -> Iterator[EncodedDocument]:
+    def encode(passages: Sequence[TokenIds], needs: Needs) -> Iterator[EncodedDocument]:
         assert free.wait(LONG)
         for (number,) in passages:
             if number in broken:

@@ -63,7 +63,8 @@ class Crowd:
     ) -> Future[Reading]:
         """Returns when this reading is held or waits."""
         scope = scope or WatchedScope()
-        asked = self._pool.submit(own.read, query, texts, heads, pool=pool, scope=scope)
+        of_pool = None if pool is None else Needs(tuple(pool))
+        asked = self._pool.submit(own.read, query, texts, Needs(tuple(heads)), pool=of_pool, scope=scope)
         if self._came:
             scope.until_it_waits()
         else:

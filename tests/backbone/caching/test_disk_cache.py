@@ -265,12 +265,12 @@ def test_states_from_disk_give_the_same_bits(
 def test_precomputed_documents_are_not_encoded_again(
     settings: Settings, smollm2: Checkpoint, tmp_path: Path, cats: list[str]
 ) -> None:
-    pool = ((3, 1), (12, 4))
+    pool = Needs(((3, 1), (12, 4)))
     reader = reader_of(settings, tmp_path, smollm2, "block", "float16")
     assert reader.precompute([*cats[:3], "", cats[0]], pool) == (0, 3)
     assert reader.precompute(cats, pool) == (3, 2)
     assert reader.precompute([""], pool) == (0, 0)
-    assert reader.read("cats", cats, Needs(pool[:1]), pool=Needs(pool)).encoded == 0
+    assert reader.read("cats", cats, Needs(pool.heads[:1]), pool=pool).encoded == 0
     reader.close()
 
 

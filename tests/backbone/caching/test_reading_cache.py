@@ -13,6 +13,7 @@ from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.backbone.reading import Reading
+from connector.backbone.runtime import Observations
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.heads.needs import Needs
@@ -43,8 +44,8 @@ def open_reader(smollm2: Checkpoint) -> Open:
     return opened
 
 
-def rows(size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return np.zeros(size // 4, dtype=np.float32)
+def rows(size: int) -> Observations:
+    return Observations(np.zeros(size // 4, dtype=np.float32))
 
 
 def test_bounded_counted_and_least_recently_used_out_first() -> None:
