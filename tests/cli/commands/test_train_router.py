@@ -107,7 +107,7 @@ def test_an_exported_router_is_the_same_file(cache: Path, trained: Path, tmp_pat
     assert answer["largest_difference"] <= 1e-5 and answer["random"] == 256
     assert out.read_bytes() == trained.read_bytes()
     shown = run(cache, "export", "--inspect", str(out))
-    assert shown["format"] == "rh-router-1" and shown["kappa"] == 0
+    assert shown["format"] == "rh-router-2" and shown["kappa"] == 0
     plain = CliRunner().invoke(cli, ["export", "--inspect", str(out)], catch_exceptions=False)
     assert "smollm2-135m, layout block" in plain.output and "static" in plain.output
 
