@@ -61,7 +61,7 @@ def loaded(exports: TinyExports, checkpoint: Checkpoint, layers: int | None = No
 
 
 def rows_of(runtime: Any, documents: list[TokenIds], heads: Any, pool: Any, *, layout: Layout) -> Any:
-    encoded = list(runtime.encode(PREFIX, documents, pool, layout=layout))
+    encoded = list(runtime.encode(PREFIX, documents, Needs(tuple(pool)), layout=layout))
     return read_one(runtime, PREFIX, tail(), encoded, heads, layout=layout)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_other_numbers_than_torch_s_are_not_written(
     read = OnnxRuntime.read
 
     def wrong(self: OnnxRuntime, *args: Any, **options: Any) -> Any:
-        return [rows + np.float32(1e-4) for rows in read(self, *args, **options)]
+        return [replace(found, rows=found.rows + np.float32(1e-4)) for found in read(self, *args, **options)]
 
     monkeypatch.setattr(OnnxRuntime, "read", wrong)
     with pytest.raises(BackboneError, match=r"attention differs from torch's by 0\.0001.*nothing was written"):
