@@ -28,6 +28,7 @@ _PARTS = [
     "writeback",
     "diagnosis",
     "statistics",
+    "embedding",
     "evaluation",
     "training",
     "service",
@@ -57,6 +58,7 @@ _TORCH_ROOMS = [
 _ONNX_RUNTIME_ROOMS = [
     "connector/backbone/onnx_runtime/*",
     "connector/routing/bundle.py",
+    "connector/embedding/embedder.py",
     "connector/benchmark/cross_encoder.py",
     # Exports are verified.
     "router_export/*",

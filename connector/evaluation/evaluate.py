@@ -14,6 +14,8 @@ import numpy as np
 from connector.backbone.open_reader import open_reader, reader_from
 from connector.backbone.reader import Reader
 from connector.documents import Hit
+from connector.embedding.embedder import Embedder
+from connector.embedding.hybrid import hybrid, similarities
 from connector.errors import DataError, SettingsError
 from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.first_stage import first_stage, open_collection_engine
@@ -24,6 +26,7 @@ from connector.evaluation.routed_systems import RoutedBy, routed_by, trained_on
 from connector.evaluation.running import (
     Ranked,
     drawn_queries,
+    peer_systems,
     shuffled,
     signal_systems,
     systems,
@@ -60,6 +63,8 @@ class EvaluateOptions:
         left_out: a router trained without this collection, for systems of its own; None: none.
         shuffle: the LLM sees each window in random order.
         layers: heads of the first so many layers are scored; None: of all.
+        embedder: an embedding model (a folder, or a name of ``embedder.KNOWN``), for rows of its own; None: none.
+        hybrid: the windows are ranked by first stage and embedding model together before the LLM sees them.
     """
 
     limit: int | None = None
@@ -74,8 +79,12 @@ class EvaluateOptions:
     left_out: Path | None = None
     shuffle: bool = False
     layers: int | None = None
+    embedder: str | None = None
+    hybrid: bool = False
 
     def __post_init__(self) -> None:
+        if self.hybrid and self.embedder is None:
+            raise SettingsError("hybrid without embedder: give the model, as in --embedder all-MiniLM-L6-v2")
         for key, least in (("limit", 1), ("relevant_from", 1), ("timed", 0), ("layers", 1)):
             value = getattr(self, key)
             if value is not None and value < least:
@@ -163,6 +172,20 @@ def evaluate(
     collection = load_collection(folder, options.split, options.qrels, options.relevant_from)
     collection = drawn_queries(collection, options.limit, options.seed)
     windows = _windows(folder, collection, settings, options.run)
+    embedder = (
+        None if options.embedder is None else Embedder.load(options.embedder, offline=settings.backbone.offline)
+    )
+    cosines = {}
+    if embedder is not None:
+        cosines = dict(
+            progress.track(
+                f"{embedder.name}, {collection.name}",
+                similarities(embedder, collection.queries, windows, ("title", "text")),
+                len(windows),
+            )
+        )
+    if options.hybrid:
+        windows, cosines = hybrid(windows, cosines)
     reader = reader_from(reader, settings)
     parts = _Parts.load(collection, settings, options, reader)
     for text in parts.notes:
@@ -182,6 +205,8 @@ def evaluate(
             # The layout joint is there to show the published systems as they were published.
             static_systems=settings.backbone.layout != "joint",
         )
+    if embedder is not None:
+        ranked[1:1] = peer_systems(collection, windows, embedder.name, cosines, options.seed)
     found = [each.system for each in ranked]
     if options.timed:
         found = with_seconds(found, reader, parts.router, collection, windows, options.timed)
@@ -190,7 +215,7 @@ def evaluate(
         queries=len(collection.queries),
         window=settings.rerank.window,
         systems=found,
-        provenance=_provenance(collection, settings, options, reader, parts, command),
+        provenance=_provenance(collection, settings, options, reader, parts, embedder, command),
         recall=window_recall(collection, windows),
     )
     return Evaluation(report, tuple(ranked), parts.notes)
@@ -335,12 +360,20 @@ def _within(static: StaticHeads | None, cut: int | None) -> tuple[StaticHeads | 
 
 
 def _provenance(
-    collection: Collection, settings: Settings, options: EvaluateOptions, reader: Reader, parts: _Parts, command: str
+    collection: Collection,
+    settings: Settings,
+    options: EvaluateOptions,
+    reader: Reader,
+    parts: _Parts,
+    embedder: Embedder | None,
+    command: str,
 ) -> Provenance:
     def named(bundle: Bundle | None) -> str | None:
         return None if bundle is None else f"{bundle.path.name} {bundle.digest[:12]}"
 
     first = f"{settings.engine.kind} BM25" if options.run is None else Path(options.run).name
+    if options.hybrid and embedder is not None:
+        first = f"{first} and {embedder.name}"
     return Provenance(
         model=settings.backbone.model,
         fingerprint=reader.fingerprint,
@@ -360,4 +393,5 @@ def _provenance(
         shuffled=options.shuffle,
         layers=parts.cut,
         precision=reader.runtime.precision,
+        embedder=None if embedder is None else f"{embedder.name} {embedder.digest[:12]}",
     )

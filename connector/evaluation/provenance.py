@@ -17,7 +17,7 @@ __all__ = ["Provenance", "installed_versions", "portable_command", "processor_na
 _PACKAGES = ("rh-connector", "torch", "transformers", "tokenizers", "numpy", "scipy", "ir-measures", "tantivy")
 _FOLDER = "DATA"
 # Reports of older versions lack these.
-_NEWER = ("router", "left_out", "shuffled", "layers", "precision")
+_NEWER = ("router", "left_out", "shuffled", "layers", "precision", "embedder")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Provenance:
         shuffled: whether the LLM saw the windows in random order.
         layers: heads of the first so many layers were scored; None: of all.
         precision: number formats of the weights and of encoded documents; None in reports of older versions.
+        embedder: name and digest of the embedding model beside the LLM, or None.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Provenance:
     shuffled: bool = False
     layers: int | None = None
     precision: str | None = None
+    embedder: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values, by attribute name."""

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from connector.documents import Hit
+from connector.embedding.hybrid import PEER_WEIGHT, known_scores
 from connector.errors import DataError
 from connector.evaluation.collections import Collection
 from connector.evaluation.measures import MEASURES, PerQuery, per_query
 from connector.evaluation.report import FIRST_STAGE, System, make_system
 from connector.evaluation.routed_systems import RoutedBy, Table, route_ranking, route_summary
+from connector.heads.fusion import fuse
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.routing.selection import fixed_route
 from connector.settings import READOUTS, ReadOut
@@ -27,6 +30,7 @@ __all__ = [
     "Ranked",
     "all_heads",
     "drawn_queries",
+    "peer_systems",
     "seconds_per_query",
     "shuffled",
     "signal_systems",
@@ -164,6 +168,30 @@ def signal_systems(
     plain = _measured(collection, windows, as_found)
     first = Ranked(make_system(FIRST_STAGE, plain), plain, as_found)
     return [first, *_routed_systems(collection, windows, by_query, ways, plain, seed)]
+
+
+def peer_systems(
+    collection: Collection, windows: Windows, name: str, scores: Mapping[str, npt.NDArray[np.float64]], seed: int = 0
+) -> list[Ranked]:
+    """Another way of scoring the same hits, without the LLM; alone and fused.
+
+    Args:
+        collection, windows, seed: see ``systems``.
+        name: of the rows.
+        scores: of every query: float64 [hits], in their order.
+    """
+    plain = _measured(collection, windows, {query: [hit.id for hit in hits] for query, hits in windows.items()})
+    found = []
+    for weight in (None, PEER_WEIGHT):
+        rankings = {}
+        for query, hits in windows.items():
+            first = None if weight is None else known_scores(hits)
+            final = fuse(scores[query], first, weight or "none") if hits else scores[query]
+            rankings[query] = [hits[at].id for at in np.argsort(-final, kind="stable")]
+        values = _measured(collection, windows, rankings)
+        label = name if weight is None else f"{name}{FUSED}"
+        found.append(Ranked(make_system(label, values, plain, weight=weight, seed=seed), values, rankings))
+    return found
 
 
 def _routed_systems(

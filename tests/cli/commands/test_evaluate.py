@@ -28,6 +28,7 @@ from connector.routing.selection import Routes
 from connector.settings import ReadOut
 from connector.training.router import Router
 from router_export import export
+from tests.embedding.tiny_model import save_embedder
 from tests.loaded_models import LoadedModels
 from tests.training.worlds import metadata
 
@@ -214,3 +215,20 @@ def test_heads_of_another_layout_are_refused(collection: Path, cache: Path, mode
     shipped = shipped_path("smollm2-135m", "block")
     with pytest.raises(BackboneError, match="run: rh-connector train --static"):
         invoke(models, cache, "--set", f"router.bundle={shipped}", "evaluate", collection, "--layout", "late")
+
+
+def test_an_embedding_model_is_a_peer_and_part_of_a_first_stage(
+    models: LoadedModels, cache: Path, collection: Path, tmp_path: Path
+) -> None:
+    folder = str(save_embedder(tmp_path / "tiny"))
+    arguments = ("evaluate", collection, "--run", "first.trec", "--timed", "0", "--embedder", folder)
+    plain, both = measured(models, cache, *arguments), measured(models, cache, *arguments, "--hybrid")
+    assert [row["name"] for row in plain["rows"]][:3] == ["first-stage", "tiny", "tiny+first-stage"]
+    assert plain["provenance"]["embedder"].startswith("tiny ") and plain["provenance"]["first_stage"] == "first.trec"
+    assert both["provenance"]["first_stage"] == "first.trec and tiny"
+    rows = {row["name"]: row["nDCG@10"] for row in plain["rows"]}
+    hybrid_rows = {row["name"]: row["nDCG@10"] for row in both["rows"]}
+    # What stood beside the first stage is the first stage now.
+    assert hybrid_rows["first-stage"] == rows["tiny+first-stage"] and hybrid_rows["tiny"] == rows["tiny"]
+    with pytest.raises(SettingsError, match="hybrid without embedder"):
+        invoke(models, cache, "evaluate", collection, "--hybrid")
