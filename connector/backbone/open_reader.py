@@ -135,11 +135,6 @@ def _open_torch(settings: Settings, progress: Callable[[str, float | None], None
 
 def _open_exported(settings: Settings, folder: Path) -> _Opened:
     backbone = settings.backbone
-    if backbone.layout == "solo":
-        raise SettingsError(
-            "backbone.layout = solo is not read by the runtime onnx yet; set backbone.runtime to torch, or "
-            "backbone.layout to block or late"
-        )
     if not (folder / RECORD).is_file():
         precision = " --precision int8" if backbone.dtype == "int8" else ""
         raise BackboneError(

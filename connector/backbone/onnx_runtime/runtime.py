@@ -18,6 +18,7 @@ from connector.backbone.onnx_runtime.fixed_states import FixedLayer, FixedStates
 from connector.backbone.onnx_runtime.folder import ExportedBackbone
 from connector.backbone.onnx_runtime.graphs import Array, LayerStates, OnnxGraphs, thread_count
 from connector.backbone.onnx_runtime.packed_documents import OnnxPackedDocuments, PrefixStates
+from connector.backbone.onnx_runtime.solo_reading import read_alone
 from connector.backbone.prompt.tail import Tail, TokenIds, causal_bias
 from connector.backbone.runtime import EncodedDocument, Head, Needs, Observations, ReadRequest
 from connector.checkpoints.shape import BackboneShape
@@ -138,15 +139,19 @@ class OnnxRuntime:
         self, prefix: Sequence[int], documents: Sequence[TokenIds], pool: Needs, *, layout: Layout
     ) -> Iterator[EncodedDocument]:
         """See ``Runtime.encode``."""
-        late = layout == "late"
-        deepest = self._deepest(pool.heads)
+        late, solo = layout == "late", layout == "solo"
+        deepest = self._deepest(pool)
+        if solo:
+            # States that enter a layer need nothing of it.
+            deepest = max(pool.depth(self._shape.layers) - 1, 0)
+        # Read alone, a document is attended through in every layer that is run; else the deepest is only looked at.
+        attended = deepest + solo
         kept = self._kept(pool.heads, deepest, late=late)
         before = self._prefix_states(prefix)
         for document in documents:
             keys, values = self._encode(document, len(prefix), before, deepest)
             held = np.concatenate([keys[layer][list(kv_heads)] for layer, kv_heads in kept])
-            # The deepest layer is read, never attended through: its values are not needed.
-            seen = None if late else np.concatenate([*values[:deepest], keys[0][:0]])
+            seen = None if late else np.concatenate([*values[:attended], keys[0][:0]])
             yield OnnxEncodedDocument(
                 len(document),
                 kept,
@@ -162,14 +167,30 @@ class OnnxRuntime:
 
     def read(self, prefix: Sequence[int], requests: Sequence[ReadRequest], *, layout: Layout) -> list[Observations]:
         """See ``Runtime.read``."""
-        return [Observations(self._read(prefix, request, late=layout == "late")) for request in requests]
+        found = []
+        for request in requests:
+            own = [document for document in request.documents if isinstance(document, OnnxEncodedDocument)]
+            if len(own) != len(request.documents):
+                raise BackboneError("documents encoded by another runtime cannot be read by onnx")
+            if layout == "solo":
+                found.append(self._alone(prefix, request, own))
+            else:
+                found.append(Observations(self._read(prefix, request, own, late=layout == "late")))
+        if not all(np.isfinite(array).all() for one in found for array in one.arrays):
+            raise BackboneError("the backbone gave numbers that are not finite; check the weights and the dtype")
+        return found
 
-    def _read(self, prefix: Sequence[int], request: ReadRequest, *, late: bool) -> Array:
-        own = [document for document in request.documents if isinstance(document, OnnxEncodedDocument)]
-        if len(own) != len(request.documents):
-            raise BackboneError("documents encoded by another runtime cannot be read by onnx")
+    def _alone(self, prefix: Sequence[int], request: ReadRequest, own: Sequence[OnnxEncodedDocument]) -> Observations:
+        self._deepest(request.needs)
+        groups = self._shape.heads // self._shape.kv_heads
+        states, windows = self._prefix_states(prefix), self._exported.windows
+        return read_alone(self._graphs, own, states, request.tail, request.needs, windows, groups)
+
+    def _read(
+        self, prefix: Sequence[int], request: ReadRequest, own: Sequence[OnnxEncodedDocument], *, late: bool
+    ) -> Array:
         tail, heads = request.tail, request.needs.heads
-        deepest = self._deepest(heads)
+        deepest = self._deepest(request.needs)
         packed = OnnxPackedDocuments(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
         rows = np.ascontiguousarray(tail.rows[:, tail.counted])
         groups = self._shape.heads // self._shape.kv_heads
@@ -196,10 +217,7 @@ class OnnxRuntime:
                 )
             if layer == deepest:
                 break
-        result = np.stack([found[layer, head] for layer, head in heads])
-        if not np.isfinite(result).all():
-            raise BackboneError("the backbone gave attention that is not finite; check the weights and the dtype")
-        return result
+        return np.stack([found[layer, head] for layer, head in heads])
 
     def _late(self, prefix: Sequence[int], tail: Tail, deepest: int) -> Iterator[tuple[int, LayerStates]]:
         """The tail's states of each layer, where no document takes part in them: only the query is run."""
@@ -247,7 +265,7 @@ class OnnxRuntime:
 
     def embed(self, tokens: TokenIds, layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
         """See ``Runtime.embed``."""
-        deepest = self._deepest([(layer, 0) for layer in layers])
+        deepest = self._deepest(Needs(layers=tuple(layers)))
         positions = np.arange(len(tokens))
         biases = {size: causal_bias(positions, positions, size) for size in self._sliding_windows}
         pooled: dict[int, Array] = {}
@@ -262,8 +280,14 @@ class OnnxRuntime:
         """See ``Runtime.load_document``."""
         return OnnxEncodedDocument.from_bytes(data, self.kind)
 
-    def _deepest(self, heads: Sequence[Head]) -> int:
-        deepest = max(layer for layer, _ in heads)
+    def _deepest(self, needs: Needs) -> int:
+        if needs.likelihood:
+            raise BackboneError(
+                "an exported backbone has no LM head, and gives no likelihood; set router.bundle to a router without "
+                "it, or backbone.runtime to torch"
+            )
+        # States that enter a layer come out of its graph.
+        deepest = max(needs.deepest_head, *needs.layers, 0)
         if deepest >= self._exported.layers:
             raise BackboneError(
                 f"layer {deepest} is wanted, the exported backbone ends with layer {self._exported.layers - 1}; "
