@@ -317,7 +317,8 @@ def _of_signals(
     progress: Progress,
 ) -> list[Ranked]:
     """The layout ``solo``: the likelihood as published, which needs no training, and what routers make of signals."""
-    routes = {"likelihood": likelihood_route()}
+    # A likelihood needs every layer.
+    routes = {"likelihood": likelihood_route()} if parts.cut is None else {}
     routes.update(
         {
             name: own.static_route()
@@ -325,6 +326,8 @@ def _of_signals(
             if own is not None
         }
     )
+    if not routes:
+        raise SettingsError("evaluate: --layers leaves the layout solo nothing to rank by without a router; give one")
     needs = reduce(or_, (route.needs for route in routes.values()))
     gathered = gather_signals(
         reader,

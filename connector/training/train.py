@@ -181,7 +181,7 @@ def _train_signals(
 ) -> TrainResult:
     """The layout ``solo``: a probe of hidden states, learned from a few documents of each query's window."""
     from connector.training.train_router import Backbone
-    from connector.training.train_signals import JudgedWindow, probe_layers, train_signals
+    from connector.training.train_signals import WHOLE, JudgedWindow, probe_layers, train_signals
 
     if options.mode == "paper" or options.queries_file is not None:
         raise SettingsError("train: the layout solo has no heads to pick; leave --mode paper and --queries-file out")
@@ -199,12 +199,12 @@ def _train_signals(
         windows = _all_windows(source, settings, options)
         if windows.source.partition(":")[0] in options.leave_out:
             continue
-        short = short_windows(windows, source.count or options.queries, options.seed)
+        short = short_windows(windows, source.count or options.queries, options.seed, whole=WHOLE)
         used.append({"source": windows.source, "drawn": windows.drawn, "used": len(short)})
-        gathered = gather_signals(reader, (searched for searched, _ in short), folder, needs, windows.fields)
-        others = {searched.query_id: weight for searched, weight in short}
+        gathered = gather_signals(reader, (own.searched for own in short), folder, needs, windows.fields)
+        drawn = {own.searched.query_id: own for own in short}
         judged += [
-            JudgedWindow(table, others[table.query_id])
+            JudgedWindow(table, drawn[table.query_id].others, drawn[table.query_id].whole)
             for table in progress.track(f"signals, {windows.source}", gathered, len(short))
         ]
     trained = train_signals(

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from connector.documents import Document, Hit, document_text
 from connector.engines.engine import Engine
@@ -20,7 +21,7 @@ from connector.settings import Settings
 from connector.statistics.head_tables import SearchedQuery
 from connector.training.made_queries import KINDS, Kind, MadeQuery, is_copy, make_queries, without_part
 
-__all__ = ["TrainWindows", "engine_windows", "judged_windows", "made_windows", "short_windows"]
+__all__ = ["ShortWindow", "TrainWindows", "engine_windows", "judged_windows", "made_windows", "short_windows"]
 
 _MOST_COPIES = 10
 _PLAIN = 1.3
@@ -61,26 +62,37 @@ def judged_windows(folder: Path | str, split: str, queries: int, settings: Setti
     return TrainWindows(source, len(hits), _useful(windows), ("title", "text"))
 
 
+class ShortWindow(NamedTuple):
+    """A window, or some documents of it.
+
+    Attributes:
+        searched: the query with those documents, in first-stage order.
+        others: how many documents of a lower grade than the best each of those stands for.
+        whole: whether it is the whole window.
+    """
+
+    searched: SearchedQuery
+    others: float
+    whole: bool
+
+
 def short_windows(
-    windows: TrainWindows, queries: int, seed: int, best: int = 2, others: int = 6
-) -> list[tuple[SearchedQuery, float]]:
-    """Some of the windows, each with a few of its documents: more queries for the same work.
+    windows: TrainWindows, queries: int, seed: int, best: int = 2, others: int = 6, whole: int = 0
+) -> list[ShortWindow]:
+    """Some of the windows, most with a few of their documents: more queries for the same work.
 
     Args:
-        windows: judged.
+        windows: judged. Those of one grade only are left out.
         queries: at most so many.
         seed: of the queries and documents that are drawn.
         best: most documents of the window's best grade.
         others: most documents of a lower grade.
-
-    Returns:
-        Each window, its documents in first-stage order, and how many documents of a lower grade each of those stands
-        for. Windows of one grade only are left out.
+        whole: the first so many keep all their documents.
     """
     drawn = random.Random(f"{seed}:{windows.source.partition(':')[0]}")
     order = list(windows.windows)
     drawn.shuffle(order)
-    found = []
+    found: list[ShortWindow] = []
     for searched in order:
         top = max(searched.qrels.get(hit.id, 0) for hit in searched.hits)
         good = [hit for hit in searched.hits if searched.qrels.get(hit.id, 0) == top]
@@ -89,7 +101,10 @@ def short_windows(
         if few:
             kept = {hit.id for hit in (*good, *few)}
             hits = [hit for hit in searched.hits if hit.id in kept]
-            found.append((replace(searched, hits=hits), len(rest) / len(few)))
+            if len(found) < whole:
+                found.append(ShortWindow(searched, 1.0, whole=True))
+            else:
+                found.append(ShortWindow(replace(searched, hits=hits), len(rest) / len(few), whole=False))
     return found[:queries]
 
 

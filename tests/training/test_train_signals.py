@@ -86,7 +86,7 @@ def test_scores_are_odds_whatever_comes_with_a_document(trained: Trained, tmp_pa
     bundle = export(trained.router, trained.metadata, tmp_path / "r.onnx").bundle
     route = bundle.static_route()
     told, right = [], []
-    for table, _ in windows(seed=9):
+    for table, _, _ in windows(seed=9):
         scores, _ = route_scores(route, table.signal_scores(route.signals), table.documents)
         assert route.absolute is not None
         assert fuse(scores, None, "none", route.absolute.spread).tobytes() == scores.tobytes()
@@ -129,7 +129,7 @@ def test_nothing_to_learn() -> None:
 
 
 def test_layers_of_other_llms() -> None:
-    assert probe_layers(30) == (16, 20) and probe_layers(12) == (6, 8) and probe_layers(1) == (1,)
+    assert probe_layers(30) == (12, 16) and probe_layers(12) == (5, 6) and probe_layers(1) == (1,)
 
 
 def searched(grades: Iterable[int], number: int = 0) -> SearchedQuery:
@@ -143,10 +143,27 @@ def test_short_windows(grades: list[list[int]], seed: int) -> None:
     found = short_windows(every, 4, seed)
     assert found == short_windows(every, 4, seed)
     assert len(found) == min(4, sum(len(set(own)) > 1 for own in grades))
-    for short, others in found:
+    for short, others, _ in found:
         whole = grades[int(short.query_id[1:])]
         kept = [whole[int(hit.id[1:])] for hit in short.hits]
         assert [hit.id for hit in short.hits] == sorted((hit.id for hit in short.hits), key=lambda own: int(own[1:]))
         best, rest = kept.count(max(whole)), sum(grade < max(whole) for grade in kept)
         assert 1 <= best <= 2 and 1 <= rest <= 6
         assert others * rest == pytest.approx(sum(grade < max(whole) for grade in whole))
+    some = short_windows(every, 4, seed, whole=2)
+    assert [own.whole for own in some] == [True, True, False, False][: len(some)] and some[2:] == found[2:]
+    for own in some[:2]:
+        assert own.searched == every.windows[int(own.searched.query_id[1:])] and own.others == 1
+
+
+def test_the_first_stage_s_weight_is_found_in_whole_windows() -> None:
+    """Where the first stage knows all that there is to know, and short windows say otherwise."""
+    random = np.random.default_rng(3)
+    lied = []
+    for at, own in enumerate(windows()):
+        grades = np.array([own.table.qrels[name] for name in own.table.ids])
+        told = grades if at % 3 else random.standard_normal(DOCUMENTS)
+        lied.append(JudgedWindow(replace(own.table, first_stage=told.astype(float)), 3.0, whole=at % 3 != 0))
+    trained = train_signals(lied, BACKBONE, {})
+    assert trained.metadata.gains["queries"] == sum(own.whole for own in lied)
+    assert trained.metadata.gains["probe and first stage"] > 0.99
