@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from connector.errors import DataError, MissingExtraError
 from connector.evaluation.runs import Qrels
 
-__all__ = ["MEASURES", "PerQuery", "Rankings", "mean", "per_query"]
+__all__ = ["MEASURES", "PerQuery", "Rankings", "calibration_error", "mean", "per_query"]
 
 MEASURES = ("nDCG@10", "MRR@10")
 Rankings: TypeAlias = Mapping[str, Sequence[str]]
@@ -56,6 +58,21 @@ def mean(values: Mapping[str, float]) -> float:
     if not values:
         raise DataError("there is no query to take the mean of")
     return sum(values.values()) / len(values)
+
+
+def calibration_error(log_odds: Sequence[float], relevant: Sequence[bool], bins: int = 10) -> float:
+    """How far told probabilities lie from what came true: ECE, in bins of equal width (Guo et al., ICML 2017).
+
+    Args:
+        log_odds: of being relevant, as they were told; at least one.
+        relevant: what came true.
+        bins: of probability.
+    """
+    told = 1 / (1 + np.exp(-np.clip(np.array(log_odds, dtype=np.float64), -500, 500)))
+    true = np.array(relevant, dtype=np.float64)
+    place = np.minimum((told * bins).astype(int), bins - 1)
+    missed = [abs(float((told - true)[place == at].sum())) for at in range(bins)]
+    return sum(missed) / len(told)
 
 
 def _as_run(rankings: Rankings, judged: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -40,6 +40,7 @@ _SYSTEM_KEYS = (
     "p_value",
     "interval",
 )
+_ECE = "calibration_error"
 # What newer reports have besides.
 _AGAINST = ("static", "permuted")
 
@@ -60,7 +61,9 @@ class System:
         comparison: nDCG@10 against the first stage; None for the first stage itself.
         against: name of another system -> nDCG@10 against it; both fused, or both not.
         per_query: query -> nDCG@10; empty in reports of older versions.
-        route: of routed systems: mean number of heads and deepest layer, mean and range of the first stage's gate.
+        route: of routed systems: mean number of heads and deepest layer, mean and range of the first stage's gate;
+            where scores stand for odds of relevance, how far these lie from what came true (see
+            ``measures.calibration_error``).
     """
 
     name: str
@@ -205,19 +208,22 @@ def render_controls(report: Report) -> Table | None:
     systems = [system for system in report.systems if system.route]
     if not systems:
         return None
+    calibrated = any(_ECE in system.route for system in systems)
     table = Table(
         caption="differences of nDCG@10 (p) to the rows static (pool) and permuted of the same fusion; "
-        "heads, gate of the first stage, and deepest layer: means over queries",
+        "heads, gate of the first stage, and deepest layer: means over queries"
+        + ("; ECE: of the probabilities of relevance" if calibrated else ""),
         box=None,
     )
     table.add_column("ranking (pool)", no_wrap=True)
-    for header in ("to static", "to permuted", "heads", "gate", "layer"):
+    for header in ("to static", "to permuted", "heads", "gate", "layer", *(["ECE"] if calibrated else [])):
         table.add_column(header, justify="right", no_wrap=True)
     for system in systems:
         compared = (system.against.get(other) for other in _AGAINST)
         cells = ["" if own is None else f"{own.difference:+.4f} ({own.p_value:.3f})" for own in compared]
         heads, gate, layer = (system.route[key] for key in ("heads", "first_stage_gate", "deepest_layer"))
-        table.add_row(system.name, *cells, f"{heads:.1f}", f"{gate:.2f}", f"{layer:.1f}")
+        missed = [f"{system.route[_ECE]:.3f}"] if _ECE in system.route else []
+        table.add_row(system.name, *cells, f"{heads:.1f}", f"{gate:.2f}", f"{layer:.1f}", *missed)
     return table
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "derangement",
     "route_ranking",
     "route_summary",
+    "route_values",
     "routed_by",
     "trained_on",
 ]
@@ -156,6 +157,11 @@ def route_ranking(hits: Sequence[Hit], table: Table, route: Route, *, fused: boo
         route: the heads.
         fused: with the first stage.
     """
+    return [hits[at].id for at in np.argsort(-route_values(hits, table, route, fused=fused), kind="stable")]
+
+
+def route_values(hits: Sequence[Hit], table: Table, route: Route, *, fused: bool) -> npt.NDArray[np.float64]:
+    """The scores that a route ranks by: float64 [hits], in their order. See ``route_ranking``."""
     # Ranks stand for first-stage scores that are not known, and ties keep the order: both must be the first stage's,
     # whatever order the LLM saw the documents in.
     place = {identity: at for at, identity in enumerate(table.ids)}
@@ -173,7 +179,7 @@ def route_ranking(hits: Sequence[Hit], table: Table, route: Route, *, fused: boo
     if empty:
         lowest = below(np.delete(final, empty))
         final[empty] = np.minimum(final[empty], lowest)
-    return [hits[at].id for at in np.argsort(-final, kind="stable")]
+    return final
 
 
 def trained_on(metadata: RouterMetadata, collection: str) -> bool:

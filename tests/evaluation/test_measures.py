@@ -9,7 +9,7 @@ import ir_measures
 import pytest
 
 from connector.errors import DataError
-from connector.evaluation.measures import MEASURES, mean, per_query
+from connector.evaluation.measures import MEASURES, calibration_error, mean, per_query
 
 QRELS = {"q1": {"a": 3, "b": 1, "c": 0}, "q2": {"a": 1}, "unjudged": {"a": 0}}
 
@@ -61,3 +61,14 @@ def test_wrong_input_is_refused() -> None:
         per_query(["F1"], QRELS, {})
     with pytest.raises(DataError, match="no query"):
         mean({})
+
+
+def test_calibration_error() -> None:
+    certain = [50.0, -50.0, 50.0, -50.0]
+    assert calibration_error(certain, [True, False, True, False]) < 1e-12
+    assert calibration_error(certain, [False, True, False, True]) == pytest.approx(1)
+    # One half, told of each of ten, of which three came true.
+    assert calibration_error([0.0] * 10, [True] * 3 + [False] * 7) == pytest.approx(0.2)
+    # Bins do not make up for each other.
+    assert calibration_error([0.0, -50.0], [False, True]) == pytest.approx(0.75)
+    assert calibration_error([1e9, -1e9], [True, False]) == pytest.approx(0)
