@@ -166,9 +166,9 @@ class BackboneSettings(_Section):
         "smollm2-135m", min_length=1, description="Catalogue name, folder, GGUF file, or hub id of the LLM."
     )
     layout: Layout = Field(
-        "block",
-        description="How the LLM sees documents: each encoded alone (block), each read alone, the query behind it "
-        "(solo), keys only (late), in one prompt (joint).",
+        "solo",
+        description="How the LLM sees documents: each read alone, the query behind it (solo), each encoded alone and "
+        "all read at once (block), keys only (late), in one prompt (joint).",
     )
     runtime: Literal["auto", "torch", "onnx"] = Field("auto", description="What executes the LLM.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the LLM runs.")

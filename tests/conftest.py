@@ -84,9 +84,22 @@ def smollm2(settings: Settings) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def reranker(settings: Settings, smollm2: Checkpoint) -> Reranker:
-    """The reranker with the shipped static heads and all else at its default."""
+    """The reranker with the same weights for every query, and all else at its default."""
     static = settings.router.model_copy(update={"mode": "static"})
     return Reranker.from_settings(settings.model_copy(update={"router": static}))
+
+
+@pytest.fixture(scope="session")
+def block_settings() -> Settings:
+    """The same in the layout ``block``, which reads attention heads."""
+    return load_settings(os.devnull, {"backbone.dtype": "float32", "backbone.layout": "block"}, environment={})
+
+
+@pytest.fixture(scope="session")
+def block_reranker(block_settings: Settings, smollm2: Checkpoint) -> Reranker:
+    """The reranker of the layout ``block``, with the shipped static heads."""
+    static = block_settings.router.model_copy(update={"mode": "static"})
+    return Reranker.from_settings(block_settings.model_copy(update={"router": static}))
 
 
 @pytest.fixture(scope="session")

@@ -54,9 +54,44 @@ def test_sums_of_what_follows_do_not_depend_on_the_place(values: list[float], wi
     assert np.array_equal(later[before:], sums)
 
 
+FACTS = (
+    "Bread is made of flour, water, salt and yeast, and needs an hour in a hot oven.",
+    "The Danube runs through ten countries before it meets the Black Sea.",
+    "Rust checks at compile time who owns a piece of memory.",
+    "A violin has four strings, tuned in fifths, and is played with a bow.",
+    "Shares of the company fell by three percent after the report was published.",
+    "Glass is made by melting sand with soda and lime at a high temperature.",
+    "The library opens at nine and closes at six, on Sundays at noon.",
+    "Copper conducts electricity better than iron, and costs more.",
+    "In chess the bishop moves along diagonals and never leaves its colour.",
+    "The treaty was signed in Vienna by nine states after months of talks.",
+    "Tomatoes want sun, a rich soil and water every morning.",
+    "The moon is about four hundred thousand kilometres away from the earth.",
+    "A bicycle chain should be cleaned and oiled after rides in the rain.",
+    "Paper was first made in China, from bark, rags and old nets.",
+    "The bridge was built of steel and carries two tracks and a road.",
+    "Photographs on film are developed in the dark, in three baths.",
+    "Cheese ripens in cellars, where the air is cool and damp.",
+    "The marathon is a little more than forty-two kilometres long.",
+    "Bees tell each other by a dance where they have found flowers.",
+    "An index makes searches faster and writes a little slower.",
+    "The opera has three acts and lasts for two and a half hours.",
+    "Granite is harder than marble and is often used for stairs.",
+    "Ferries leave for the island every hour in summer.",
+    "The recipe asks for two eggs, a cup of sugar and some butter.",
+    "Wind turbines turn slowly, for their blades are very long.",
+    "A sonnet has fourteen lines, and most of them rhyme.",
+    "The museum shows tools, coins and cloth from the time of the kings.",
+    "Salt lowers the temperature at which water turns to ice.",
+    "Trains to the coast leave from the second platform.",
+    "The alphabet of this language has thirty-three letters.",
+)
+
+
 def test_the_passage_that_the_heads_looked_at_is_in_the_document(reranker: Reranker, cats: list[str]) -> None:
-    long = "Bread is baked from flour. " * 40 + "Adult cats sleep between twelve and sixteen hours a day. "
-    long += "The river runs to the sea. " * 40
+    before, behind = FACTS[: len(FACTS) // 2], FACTS[len(FACTS) // 2 :]
+    answer = "Adult cats sleep between twelve and sixteen hours a day."
+    long = " ".join([*before, answer, *behind])
     result = reranker.rerank(QUERY, [*cats, long])
     shown = next(hit.passage for hit in result.hits if hit.index == len(cats))
     assert shown is not None

@@ -26,7 +26,9 @@ from connector.backbone.reading import Reading, Rows
 from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest, Runtime
 from connector.backbone.step_times import Clock
 from connector.cancelling import CancelScope
+from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
+from connector.heads.row_groups import QUERY_GROUPS
 from connector.settings import Layout
 
 __all__ = ["EmbeddedForm", "Reader"]
@@ -192,7 +194,7 @@ class Reader:
         """
         scope = scope or CancelScope()
         clock = Clock()
-        _check(needs, self.layout)
+        _check(needs, self.layout, self.runtime.shape)
         whole_query = self._tokenizer.encode_user([query])[0].ids
         query_ids = whole_query[:_MAX_QUERY_TOKENS]
         split = self._passages.of(texts)
@@ -372,6 +374,11 @@ class Reader:
         found = self._scheduler.read(ReadRequest(tail, states, needs), scope)
         clock.lap("read")
         encoded = min(encoded, len(order))
+        if needs.heads:
+            # Attention to the passages themselves, not to what was encoded behind each.
+            starts = np.cumsum([0, *map(len, ids)])
+            columns = [np.arange(at, at + own.tokens) for at, own in zip(starts, order, strict=False)]
+            found = replace(found, rows=np.ascontiguousarray(found.rows[:, :, np.concatenate(columns)]))
         return found, len(order) - encoded, encoded
 
     def _behind(self, before: Sequence[int]) -> TokenIds:
@@ -443,13 +450,20 @@ class Reader:
         return Observations(rows), 0, len(order)
 
 
-def _check(needs: Needs, layout: Layout) -> None:
+def _check(needs: Needs, layout: Layout, shape: BackboneShape) -> None:
     """Refuse what a layout cannot give.
 
     Raises:
-        BackboneError: states or a likelihood of a layout that reads all documents at once, or "N/A" rows of ``solo``.
+        BackboneError: states or a likelihood of a layout that reads all documents at once, or rows behind the query
+            of ``solo``; or what the LLM does not have.
     """
+    beyond = [pair for pair in needs.heads if pair[0] >= shape.layers or pair[1] >= shape.heads]
+    if beyond or max(needs.layers, default=0) > shape.layers:
+        what = f"head {beyond[0]}" if beyond else f"layer {max(needs.layers)}"
+        raise BackboneError(f"{what} is wanted of an LLM with {shape.layers} layers of {shape.heads} heads")
     if layout != "solo" and (needs.layers or needs.likelihood):
         raise BackboneError(f"backbone.layout = {layout} gives no hidden states and no likelihood; set it to solo")
-    if layout == "solo" and needs.heads and set(needs.groups) - {"query"}:
-        raise BackboneError("backbone.layout = solo gives attention of the row group query only")
+    if layout == "solo" and needs.heads and set(needs.groups) - set(QUERY_GROUPS):
+        raise BackboneError(
+            "backbone.layout = solo gives attention of the query's own rows only; set it to block or late"
+        )

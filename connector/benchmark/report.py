@@ -27,6 +27,9 @@ class WindowSizes:
 
 # name -> (rows that are added up, rows that they are divided by); {s} {m} {l}: windows, {layout}: of the settings.
 RATIOS: Mapping[str, tuple[_Sum, _Sum]] = {
+    "warm_solo_over_cross_encoder": (("warm_solo_{s}",), ("cross_encoder_onnx_{s}",)),
+    "warm_solo_over_cross_encoder_torch": (("warm_solo_{s}",), ("cross_encoder_torch_{s}",)),
+    "warm_solo_100_over_20": (("warm_solo_{m}",), ("warm_solo_{s}",)),
     "warm_block_over_cross_encoder": (("warm_block_{s}",), ("cross_encoder_onnx_{s}",)),
     "warm_late_over_cross_encoder": (("warm_late_{s}",), ("cross_encoder_onnx_{s}",)),
     "warm_block_over_cross_encoder_int8": (("warm_block_{s}",), ("cross_encoder_onnx_int8_{s}",)),

@@ -22,7 +22,7 @@ __all__ = ["MEMORY", "PARTS", "Bench", "Part", "Plan", "rerank_once"]
 
 Part = Literal["warm", "cold", "router", "cross-encoder", "icr", "floor", "http", "large"]
 PARTS: tuple[Part, ...] = ("warm", "cold", "router", "cross-encoder", "icr", "floor", "http", "large")
-_LAYOUTS: tuple[Layout, ...] = ("block", "late")
+_LAYOUTS: tuple[Layout, ...] = ("solo", "block", "late")
 MEMORY = 1 << 40
 """Bytes: cached documents of a benchmark are never thrown out."""
 

@@ -328,7 +328,7 @@ def _of_signals(
     )
     if not routes:
         raise SettingsError("evaluate: --layers leaves the layout solo nothing to rank by without a router; give one")
-    needs = reduce(or_, (route.needs for route in routes.values()))
+    needs = replace(reduce(or_, (route.needs for route in routes.values())), heads=(), groups=())
     gathered = gather_signals(
         reader,
         _searched(collection, windows, options),

@@ -48,6 +48,7 @@ class Route:
             it. Empty: no division.
         absolute: what makes the head score a number that means the same for every query; None: it is standardized
             over the documents that came with it.
+        shown: heads whose attention says where in a document the answer stands; they count nothing.
     """
 
     signals: tuple[Signal, ...]
@@ -55,6 +56,7 @@ class Route:
     first_stage_gate: float
     scales: tuple[float, ...] = ()
     absolute: Absolute | None = None
+    shown: tuple[Head, ...] = ()
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -68,7 +70,9 @@ class Route:
         Where heads are read, the query's own rows always are, which also show where the heads looked.
         """
         every = reduce(or_, (signal.needs for signal in self.signals))
-        return replace(every, groups=QUERY_GROUPS if set(every.groups) <= set(QUERY_GROUPS) else ROW_GROUPS)
+        if every.heads:
+            every = replace(every, groups=QUERY_GROUPS if set(every.groups) <= set(QUERY_GROUPS) else ROW_GROUPS)
+        return every | Needs(self.shown, QUERY_GROUPS) if self.shown else every
 
 
 def route_scores(

@@ -159,6 +159,7 @@ class Bundle:
             first_stage,
             tuple(scales[at] for at in members),
             absolute,
+            self.metadata.shown,
         )
 
 

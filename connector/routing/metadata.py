@@ -137,6 +137,7 @@ class RouterMetadata(_Frozen):
         kappa: strength of the query's own part; 0: every query gets the static set.
         deepest_layer: the last layer that the pool needs; with the likelihood the LLM's last.
         absolute: what makes head scores absolute; None: they are standardized over a window.
+        shown: (layer, head) whose attention says where in a document the answer stands; they count nothing.
         static: indices into the pool, their gates, and the first stage's gate.
         training: collections, splits, counts, seeds, command; free JSON.
         gains: what was measured, with controls; free JSON.
@@ -157,6 +158,7 @@ class RouterMetadata(_Frozen):
     deepest_layer: int
     static: StaticSet
     absolute: AbsoluteRecord | None = None
+    shown: tuple[tuple[_Index, _Index], ...] = ()
     training: dict[str, JsonValue]
     gains: dict[str, JsonValue]
     created_at: str
@@ -181,6 +183,9 @@ class RouterMetadata(_Frozen):
         deepest = max(_deepest(member) for member in self.pool)
         if self.deepest_layer != deepest and (self.deepest_layer < deepest or not self.likelihoods):
             raise ValueError(f"deepest_layer = {self.deepest_layer}: the pool's is {deepest}")
+        beyond = [pair for pair in self.shown if pair[0] > self.deepest_layer]
+        if beyond:
+            raise ValueError(f"shown: head {beyond[0]} lies behind deepest_layer = {self.deepest_layer}")
         if self.absolute is not None and len(self.absolute.means) != size:
             raise ValueError(f"absolute.means: {len(self.absolute.means)} numbers for a pool of {size}")
         members, gates = self.static["members"], self.static["gates"]
@@ -265,7 +270,7 @@ class RouterMetadata(_Frozen):
                 f"{source} was trained for {self.model} {self.layout} ({self.fingerprint[:12]}), not for this "
                 f"backbone, template and layout ({fingerprint[:12]}); {mend}"
             )
-        for layer, head, _ in self.heads:
+        for layer, head in (*((own.layer, own.head) for own in self.heads), *self.shown):
             if layer >= layers or head >= heads:
                 raise BackboneError(
                     f"{source} names head ({layer}, {head}), which this backbone of {layers} x {heads} heads does "

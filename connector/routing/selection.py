@@ -65,6 +65,11 @@ class Routes:
         if mode not in MODES:
             raise RequestError(f"router mode '{mode}' is none; give {', '.join(MODES)}")
         if mode not in self._fixed and (mode != "routed" or self.bundle is None):
+            if mode == "all" and self._reader.layout == "solo":
+                raise RequestError(
+                    "router mode 'all' reads all heads, which the layout solo does not; start with "
+                    "backbone.layout=block, or ask for another mode"
+                )
             what = "router" if mode == "routed" else "head set"
             raise RequestError(
                 f"router mode '{mode}': no {what} is loaded here; start with router.mode={mode} and a {what} for "
@@ -115,14 +120,14 @@ def choose_routes(settings: Settings, identity: BackboneIdentity) -> tuple[Mode,
     """
     configured = settings.router.mode
     mode: Mode = "routed" if configured == "auto" else configured
+    alone = settings.backbone.layout == "solo"
     # A head set that is named replaces the router; what is not asked for is not loaded.
-    wanted = mode == "routed" or settings.router.bundle is not None
+    wanted = mode == "routed" or alone or settings.router.bundle is not None
     bundle = load_bundle(settings, identity) if wanted else None
     static, _ = static_heads(settings, identity)
     readout: ReadOut = settings.rerank.readout
     fixed: dict[Mode, Route] = {}
     weight = static.all_weights.get(readout, 1.0) if static else 1.0
-    alone = settings.backbone.layout == "solo"
     if alone:
         # Read alone, documents show no attention that tells them apart; the likelihood needs no training.
         fixed["static"] = likelihood_route() if bundle is None else bundle.static_route()
@@ -135,6 +140,11 @@ def choose_routes(settings: Settings, identity: BackboneIdentity) -> tuple[Mode,
     if configured == "auto" and bundle is None:
         mode = "static"
     if mode != "routed" and mode not in fixed or mode == "routed" and bundle is None:
+        if alone and mode == "all":
+            raise BackboneError(
+                "router.mode = all reads all heads, which the layout solo does not; set backbone.layout to block, or "
+                "router.mode to auto"
+            )
         what = "router" if mode == "routed" else "head set"
         command = "rh-connector train" if mode == "routed" else "rh-connector train --static"
         raise BackboneError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,8 +12,8 @@ from connector.backbone.open_reader import open_reader, reader_from
 from connector.backbone.reader import Reader
 from connector.errors import DataError, MissingExtraError, SettingsError
 from connector.evaluation.progress import Progress, Quiet
-from connector.heads.head_sets import HeadSet, StaticHeads
-from connector.heads.needs import Needs
+from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
+from connector.heads.needs import Head, Needs
 from connector.routing.bundle import Bundle
 from connector.settings import READOUTS, ReadOut, Settings
 from connector.statistics.head_tables import statistics_folder
@@ -26,10 +26,15 @@ from router_export import export
 
 if TYPE_CHECKING:
     from connector.training.train_router import RouterOptions, Trained
+    from connector.training.train_signals import JudgedWindow
 
 __all__ = ["StaticResult", "TrainOptions", "TrainResult", "find_static_heads", "gather_shard", "train"]
 
 _LIBRARY = "connector.train"
+# Found with answers put among other texts: the tokens that these heads show lie in the answer most often.
+_SHOWN: Mapping[str, tuple[Head, ...]] = {"smollm2-135m": ((2, 4), (8, 0), (15, 6))}
+# Options of layouts that read heads.
+_OF_HEADS = ("pool", "most_heads", "kappa", "layers")
 _NO_SOURCE = "train: give a SOURCE (FOLDER:SPLIT, FOLDER:made, engine:made)"
 
 
@@ -181,25 +186,58 @@ def _train_signals(
 ) -> TrainResult:
     """The layout ``solo``: a probe of hidden states, learned from a few documents of each query's window."""
     from connector.training.train_router import Backbone
-    from connector.training.train_signals import WHOLE, JudgedWindow, probe_layers, train_signals
+    from connector.training.train_signals import probe_layers, train_signals
 
-    if options.mode == "paper" or options.queries_file is not None:
-        raise SettingsError("train: the layout solo has no heads to pick; leave --mode paper and --queries-file out")
-    if not sources:
-        raise SettingsError(_NO_SOURCE)
+    reader, judged, used = _judged_signals(sources, settings, options, reader, progress)
+    layers = reader.runtime.shape.layers
+    trained = train_signals(
+        judged,
+        Backbone(settings.backbone.model, reader.fingerprint, reader.template_hash, settings.backbone.layout, layers),
+        _record(options, settings, reader, used),
+        options.seed,
+        _shown_heads(settings.backbone.model, max(probe_layers(layers))),
+        lambda text: progress.say(f"{text} ..."),
+    )
+    trained.router.save(target.with_suffix(".safetensors"), trained.metadata)
+    return TrainResult(trained, export(trained.router, trained.metadata, target).bundle)
+
+
+def _judged_signals(
+    sources: Sequence[str | Path | TrainSource],
+    settings: Settings,
+    options: TrainOptions,
+    reader: Reader | Callable[[Settings], Reader],
+    progress: Progress,
+) -> tuple[Reader, list[JudgedWindow], list[dict[str, Any]]]:
+    """The reader, what it saw of the windows of this shard, and what is told of each source."""
+    from connector.training.train_signals import WHOLE, JudgedWindow, probe_layers
+
+    of_heads = {
+        "--mode paper": options.mode == "paper",
+        **{f"--{name.replace('_', '-')}": getattr(options, name) is not None for name in _OF_HEADS},
+    }
+    given = [name for name, is_given in of_heads.items() if is_given]
+    if given:
+        raise SettingsError(
+            f"train: {', '.join(given)}: the layout solo has no heads to pick; leave it out, or give --layout block"
+        )
+    _check_sources(sources, options)
     named = _read_sources(sources, progress)
     reader = reader_from(reader, settings)
     folder = statistics_folder(settings.cache.path, reader)
     merge_tables(options.merge, folder, progress)
-    layers = reader.runtime.shape.layers
-    needs = Needs(groups=(), layers=probe_layers(layers))
+    needs = Needs(groups=(), layers=probe_layers(reader.runtime.shape.layers))
+    part, parts = options.shard
     judged: list[JudgedWindow] = []
     used = []
-    for source in named:
-        windows = _all_windows(source, settings, options)
+    every = [(_all_windows(source, settings, options), source.count or options.queries) for source in named]
+    if options.queries_file is not None and options.qrels is not None:
+        judgments = (options.queries_file, options.qrels)
+        every.append((engine_windows(*judgments, sys.maxsize, settings, options.seed), options.queries))
+    for windows, count in every:
         if windows.source.partition(":")[0] in options.leave_out:
             continue
-        short = short_windows(windows, source.count or options.queries, options.seed, whole=WHOLE)
+        short = short_windows(windows, count, options.seed, whole=WHOLE)[part::parts]
         used.append({"source": windows.source, "drawn": windows.drawn, "used": len(short)})
         gathered = gather_signals(reader, (own.searched for own in short), folder, needs, windows.fields)
         drawn = {own.searched.query_id: own for own in short}
@@ -207,15 +245,16 @@ def _train_signals(
             JudgedWindow(table, drawn[table.query_id].others, drawn[table.query_id].whole)
             for table in progress.track(f"signals, {windows.source}", gathered, len(short))
         ]
-    trained = train_signals(
-        judged,
-        Backbone(settings.backbone.model, reader.fingerprint, reader.template_hash, settings.backbone.layout, layers),
-        _record(options, settings, reader, used),
-        options.seed,
-        lambda text: progress.say(f"{text} ..."),
-    )
-    trained.router.save(target.with_suffix(".safetensors"), trained.metadata)
-    return TrainResult(trained, export(trained.router, trained.metadata, target).bundle)
+    return reader, judged, used
+
+
+def _shown_heads(model: str, depth: int) -> tuple[Head, ...]:
+    """Heads that say where in a document the answer stands: those known to rank, of the layers that are run."""
+    if model in _SHOWN:
+        return tuple(head for head in _SHOWN[model] if head[0] < depth)
+    path = shipped_path(model, "block")
+    known = StaticHeads.load(path).sets.get("query") if path is not None else None
+    return tuple(head for head in known.heads if head[0] < depth) if known is not None else ()
 
 
 def _all_windows(source: TrainSource, settings: Settings, options: TrainOptions) -> TrainWindows:
@@ -256,6 +295,9 @@ def gather_shard(
         As ``train``.
     """
     settings, options, progress = settings or Settings(), options or TrainOptions(), progress or Quiet()
+    if settings.backbone.layout == "solo":
+        reader, judged, _ = _judged_signals(sources, settings, options, reader, progress)
+        return len(judged), statistics_folder(settings.cache.path, reader)
     reader, gathered = _gathered(sources, settings, options, reader, progress)
     return len(gathered.queries), statistics_folder(settings.cache.path, reader)
 
@@ -284,6 +326,8 @@ def find_static_heads(
     settings, options, progress = settings or Settings(), options or TrainOptions(), progress or Quiet()
     if not sources:
         raise SettingsError(_NO_SOURCE)
+    if settings.backbone.layout == "solo":
+        raise SettingsError("train: --static finds heads, and the layout solo ranks by none; give --layout block")
     named = _read_sources(sources, progress)
     reader = reader_from(reader, settings)
     gathered = gather_tables(settings, reader, named, options.queries, options.seed, progress)
@@ -312,10 +356,7 @@ def _gathered(
     reader: Reader | Callable[[Settings], Reader],
     progress: Progress,
 ) -> tuple[Reader, Gathered]:
-    if not sources and options.queries_file is None:
-        raise SettingsError(f"{_NO_SOURCE}, or --queries-file")
-    if (options.queries_file is None) != (options.qrels is None):
-        raise SettingsError("train: --queries-file and --qrels go together; give both")
+    _check_sources(sources, options)
     named = _read_sources(sources, progress)
     reader = reader_from(reader, settings)
     merge_tables(options.merge, statistics_folder(settings.cache.path, reader), progress)
@@ -336,6 +377,13 @@ def _gathered(
         more=more,
     )
     return reader, gathered
+
+
+def _check_sources(sources: Sequence[str | Path | TrainSource], options: TrainOptions) -> None:
+    if not sources and options.queries_file is None:
+        raise SettingsError(f"{_NO_SOURCE}, or --queries-file")
+    if (options.queries_file is None) != (options.qrels is None):
+        raise SettingsError("train: --queries-file and --qrels go together; give both")
 
 
 def _read_sources(sources: Sequence[str | Path | TrainSource], progress: Progress) -> list[TrainSource]:

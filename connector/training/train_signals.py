@@ -7,7 +7,6 @@ fitted on: how strong its penalty is, how much the first stage counts, and which
 from __future__ import annotations
 
 import datetime
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 
 from connector.errors import DataError
 from connector.heads.fusion import standardize
+from connector.heads.needs import Head
 from connector.routing.metadata import AbsoluteRecord, EmbeddingRecipe, ProbeMember, RouterMetadata, StaticSet
 from connector.statistics.head_tables import first_stage_scores
 from connector.statistics.signal_tables import SignalTable
@@ -78,6 +78,7 @@ def train_signals(
     backbone: Backbone,
     record: dict[str, Any],
     seed: int = 0,
+    shown: Sequence[Head] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> Trained:
     """Fit a probe, and all that makes a router of it.
@@ -86,6 +87,7 @@ def train_signals(
         judged: windows, each with a document of a higher grade than another; all with the same layers.
         backbone: what the router is bound to.
         record: what is told of the training (collections, seeds, command).
+        shown: see ``RouterMetadata.shown``.
         seed: of the folds.
         say: called with what is being done.
 
@@ -143,6 +145,7 @@ def train_signals(
         deepest_layer=max(useful[0].table.layers) - 1,
         static=StaticSet(members=[0], gates=[slope], first_stage=weight),
         absolute=AbsoluteRecord(means=(mean,), bias=bias, spread=slope),
+        shown=tuple(shown),
         training={**record, "queries": dict(Counter(data.collections)), "mode": "probe"},
         gains=gains,
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -231,18 +234,29 @@ def _logistic(data: _Data, scores: Sequence[Floats], others: Sequence[float]) ->
         ]
     )
     weights /= weights.sum()
-    slope, bias = 1.0, 0.0
+    found = np.zeros(2)
+    left = _missed(found, x, relevant, weights)
     for _ in range(_LOGISTIC_STEPS):
-        told = 1 / (1 + np.exp(-(slope * x + bias)))
+        told = 1 / (1 + np.exp(-(found[0] * x + found[1])))
         missed, sure = weights * (told - relevant), weights * told * (1 - told)
         step = np.linalg.solve(
             [[(sure * x * x).sum() + 1e-9, (sure * x).sum()], [(sure * x).sum(), sure.sum() + 1e-9]],
             [(missed * x).sum(), missed.sum()],
         )
-        slope, bias = slope - float(step[0]), bias - float(step[1])
-        if math.hypot(*step) < 1e-10:
+        # A whole step may go too far: where most are sure, the curvature is next to nothing.
+        while (less := _missed(found - step, x, relevant, weights)) > left and np.abs(step).max() > 1e-10:
+            step = step / 2
+        found, left = found - step, less
+        if np.abs(step).max() < 1e-10:
             break
+    slope, bias = float(found[0]), float(found[1])
     return max(slope, 1e-3), bias
+
+
+def _missed(found: Floats, x: Floats, relevant: Floats, weights: Floats) -> float:
+    """Mean log-loss of slope and bias."""
+    odds = found[0] * x + found[1]
+    return float((weights * (np.logaddexp(0, odds) - relevant * odds)).sum())
 
 
 def _router(weights: npt.NDArray[np.float32], gate: float, first_stage: float) -> Router:

@@ -13,6 +13,7 @@ from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
+from connector.heads.row_groups import QUERY_GROUPS
 
 QUERY = "how long do cats sleep"
 NEEDS = Needs(groups=(), layers=(4, 8), likelihood=True)
@@ -83,3 +84,30 @@ def test_other_layouts_have_no_states(smollm2: Checkpoint, runtime: TorchRuntime
     block = Reader(runtime, tokenizer, template, "block", smollm2.digest(), DocumentCache(0))
     with pytest.raises(BackboneError, match="backbone.layout = block gives no hidden states"):
         block.read(QUERY, ["a cat"], NEEDS)
+
+
+def test_rows_of_heads_are_the_passages_own(smollm2: Checkpoint, runtime: TorchRuntime, cats: list[str]) -> None:
+    """What is encoded behind a passage is no part of it, whatever stands beside it."""
+    needs = Needs(((2, 4), (8, 0)), QUERY_GROUPS, (8,))
+    reader, window = open_reader(smollm2, runtime), texts(cats)
+    whole = reader.read(QUERY, window, needs)
+    assert whole.rows.shape == (2, 2, whole.lengths.sum())
+    starts = np.cumsum([0, *whole.lengths])
+    for at, text in enumerate(window):
+        place = whole.documents[at][0]
+        alone = reader.read(QUERY, [text], needs)
+        np.testing.assert_array_equal(alone.rows, whole.rows[:, :, starts[place] : starts[place + 1]])
+
+
+@pytest.mark.parametrize(
+    ("needs", "says"),
+    [
+        (Needs(((30, 0),), ("query",)), r"head \(30, 0\) is wanted of an LLM with 30 layers of 9 heads"),
+        (Needs(((3, 9),), ("query",)), r"head \(3, 9\) is wanted"),
+        (Needs(groups=(), layers=(31,)), "layer 31 is wanted"),
+        (Needs(((3, 0),), ("tail",)), "the query's own rows only"),
+    ],
+)
+def test_what_is_not_there_is_an_error(smollm2: Checkpoint, runtime: TorchRuntime, needs: Needs, says: str) -> None:
+    with pytest.raises(BackboneError, match=says):
+        open_reader(smollm2, runtime).read(QUERY, ["a cat"], needs)

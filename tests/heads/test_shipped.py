@@ -12,6 +12,12 @@ from connector.routing.selection import fixed_route
 from connector.settings import READOUTS, ReadOut
 
 
+@pytest.fixture(scope="module")
+def reranker(block_reranker: Reranker) -> Reranker:
+    """Heads are read in the layout ``block``."""
+    return block_reranker
+
+
 @pytest.mark.parametrize(
     ("model", "layout"), [("smollm2-135m", "block"), ("smollm2-135m", "late"), ("gemma3-270m", "block")]
 )

@@ -19,6 +19,12 @@ from connector.statistics.head_tables import SearchedQuery, embedding_of, gather
 SCORES = st.lists(st.floats(0.5, 50), min_size=3, max_size=40)
 
 
+@pytest.fixture(scope="module")
+def reranker(block_reranker: Reranker) -> Reranker:
+    """Heads are read in the layout ``block``."""
+    return block_reranker
+
+
 def test_table_and_llm_give_the_same(reranker: Reranker, cats: list[str], tmp_path: Path) -> None:
     hits = [Hit(f"d{at}", 9.0 - at, {"text": text}) for at, text in enumerate(cats)]
     window = SearchedQuery("q", "how long do cats sleep", hits)

@@ -18,6 +18,18 @@ from connector.settings import MODES, Settings, load_settings
 QUERY = "how long do cats sleep"
 
 
+@pytest.fixture(scope="module")
+def reranker(block_reranker: Reranker) -> Reranker:
+    """Heads are read in the layout ``block``."""
+    return block_reranker
+
+
+@pytest.fixture(scope="session")
+def settings(block_settings: Settings) -> Settings:
+    """Heads are read in the layout ``block``."""
+    return block_settings
+
+
 def settings_with(settings: Settings, **options: Any) -> Settings:
     named = {key.replace("__", "."): value for key, value in options.items()}
     return load_settings("/dev/null", {"cache.path": settings.cache.path, **named}, environment={})

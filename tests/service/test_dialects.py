@@ -207,7 +207,7 @@ def test_answers_are_ascii(client: TestClient) -> None:
 
 
 def test_the_mode_is_passed_on_and_the_route_told_where_it_is_asked_for(
-    make_client: ClientFactory, reranker: Reranker
+    make_client: ClientFactory, reranker: Reranker, block_reranker: Reranker
 ) -> None:
     stand_in = StandIn()
     client = make_client(stand_in)
@@ -215,12 +215,17 @@ def test_the_mode_is_passed_on_and_the_route_told_where_it_is_asked_for(
     assert stand_in.modes[-1] == "all"
     refused = post(client, "/v1/rerank", router_mode="some")
     assert refused.status_code in (400, 422) and "router_mode" in refused.text
-    real = make_client(reranker)
-    route = post(real, "/v1/rerank_scores", return_route=True).json()["route"]
+    heads = make_client(block_reranker)
+    route = post(heads, "/v1/rerank_scores", return_route=True).json()["route"]
     assert route["mode"] == "static" and route["deepest_layer"] == 18
     assert set(route["gates"][0]) == {"layer", "head", "readout", "gate"}
-    wrong = post(real, "/v1/rerank", router_mode="routed")
+    wrong = post(heads, "/v1/rerank", router_mode="routed")
     assert wrong.status_code in (400, 422) and "no router is loaded" in wrong.text
+    real = make_client(reranker)
+    route = post(real, "/v1/rerank_scores", return_route=True).json()["route"]
+    assert route["deepest_layer"] == 15 and [own["signal"] for own in route["gates"]] == ["probe"]
+    wrong = post(real, "/v1/rerank", router_mode="all")
+    assert wrong.status_code in (400, 422) and "the layout solo does not" in wrong.text
 
 
 def test_which_apis_tell_the_route_is_what_the_page_says(make_client: ClientFactory, reranker: Reranker) -> None:

@@ -20,6 +20,12 @@ from connector.statistics.head_tables import HeadTable, SearchedQuery, embedded_
 QUERY = "how long do cats sleep"
 
 
+@pytest.fixture(scope="module")
+def reranker(block_reranker: Reranker) -> Reranker:
+    """Heads are read in the layout ``block``."""
+    return block_reranker
+
+
 @pytest.fixture
 def windows(cats: list[str]) -> list[SearchedQuery]:
     hits = [Hit(f"d{at}", 9.0 - at, {"text": text}) for at, text in enumerate([*cats, "", "cats sleep " * 700])]

@@ -23,6 +23,18 @@ ANIMALS = ("cat", "dog", "horse", "whale", "owl", "frog")
 SMALL = TrainOptions(pool=6, most_heads=3, layers=4)
 
 
+@pytest.fixture(scope="module")
+def reranker(block_reranker: Reranker) -> Reranker:
+    """Heads are read in the layout ``block``."""
+    return block_reranker
+
+
+@pytest.fixture(scope="session")
+def settings(block_settings: Settings) -> Settings:
+    """Heads are read in the layout ``block``."""
+    return block_settings
+
+
 class Told:
     """Remembers what it was told."""
 

@@ -167,3 +167,10 @@ def test_the_first_stage_s_weight_is_found_in_whole_windows() -> None:
     trained = train_signals(lied, BACKBONE, {})
     assert trained.metadata.gains["queries"] == sum(own.whole for own in lied)
     assert trained.metadata.gains["probe and first stage"] > 0.99
+
+
+def test_rare_relevance_gives_odds_that_say_so() -> None:
+    """Where next to nothing is relevant, steps of Newton's method go too far unless they are halved."""
+    rare = [own._replace(others=300.0) for own in windows()]
+    absolute = train_signals(rare, BACKBONE, {}).metadata.absolute
+    assert absolute is not None and -12 < absolute.bias < -3 and 0.2 < absolute.spread < 5

@@ -195,10 +195,13 @@ def solo_tail(last: int, query: TokenIds, prefix: int, groups: Sequence[RowGroup
         last: the last id before the query; the first of the query's is foretold by its row.
         query: ids of the query.
         prefix: tokens of the prefix.
-        groups: whose rows are wanted; those of "N/A" are all zero.
+        groups: whose rows are wanted, of ``QUERY_GROUPS``. "N/A" does not stand in this tail: the last id before the
+            query, which says nothing yet, is in its place.
     """
     rows = np.zeros((len(groups), 1 + len(query)), dtype=np.float32)
     for row, group in zip(rows, groups, strict=True):
         if group == "query":
             row[1:] = 1 / len(query)
+        else:
+            row[0] = 1
     return Tail.of((last,), (query,), rows, 0, prefix)

@@ -47,6 +47,19 @@ QUERIES = {
 }
 POOL: tuple[tuple[int, int, ReadOut], ...] = ((15, 6, "query"), (18, 6, "share"), (2, 4, "icr"), (18, 7, "query"))
 STATES = 576
+# Heads are read in it.
+LAYOUT = ("--set", "backbone.layout=block")
+
+
+@pytest.fixture(scope="module")
+def reranker(block_reranker: Reranker) -> Reranker:
+    """Heads are read in the layout ``block``."""
+    return block_reranker
+
+
+@pytest.fixture(scope="module")
+def models(block_reranker: Reranker) -> LoadedModels:
+    return LoadedModels(block_reranker)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +115,7 @@ def bundle(path: Path, fingerprint: str, template: str, layout: str = "block", *
 
 
 def invoke(models: Models, cache: Path, *arguments: str | Path) -> Result:
-    given = ["--json", "--set", f"cache.path={cache}", *map(str, arguments)]
+    given = ["--json", "--set", f"cache.path={cache}", *LAYOUT, *map(str, arguments)]
     return CliRunner().invoke(cli, given, obj=Context(models=models), catch_exceptions=False)
 
 
@@ -203,7 +216,7 @@ def test_the_terminal_shows_rows_and_controls(
     arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "19"]
     result = CliRunner().invoke(
         cli,
-        ["--set", f"cache.path={cache}", *arguments, "--bundle", str(router.path)],
+        ["--set", f"cache.path={cache}", *LAYOUT, *arguments, "--bundle", str(router.path)],
         obj=Context(models=models),
         catch_exceptions=False,
     )

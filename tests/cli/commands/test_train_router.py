@@ -47,8 +47,9 @@ def cache(smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def run(cache: Path, *arguments: str, ok: bool = True) -> Any:
-    result = CliRunner().invoke(cli, ["--json", "--set", f"cache.path={cache}", *arguments], catch_exceptions=not ok)
+def run(cache: Path, *arguments: str, ok: bool = True, layout: str = "block") -> Any:
+    given = ["--json", "--set", f"cache.path={cache}", "--set", f"backbone.layout={layout}", *arguments]
+    result = CliRunner().invoke(cli, given, catch_exceptions=not ok)
     if ok:
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
