@@ -49,7 +49,7 @@ _REMOVED = {
     "cache.not_applicable_mb": "it was removed, what N/A gets is read with every query now; leave it out",
 }
 
-Layout = Literal["block", "solo", "late", "joint"]
+Layout = Literal["solo", "block", "late", "joint"]
 """How documents and query are laid out in the prompt; see docs/how-it-works.md."""
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Mode = Literal["routed", "static", "all"]

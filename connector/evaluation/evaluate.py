@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from connector.backbone.open_reader import open_reader, reader_from
 from connector.backbone.reader import Reader
@@ -63,8 +64,9 @@ class EvaluateOptions:
         left_out: a router trained without this collection, for systems of its own; None: none.
         shuffle: the LLM sees each window in random order.
         layers: heads of the first so many layers are scored; None: of all.
-        embedder: an embedding model (a folder, or a name of ``embedder.KNOWN``), for rows of its own; None: none.
-        hybrid: the windows are ranked by first stage and embedding model together before the LLM sees them.
+        embedder: embedding models (folders, or names of ``embedder.KNOWN``), for rows of their own.
+        hybrid: the windows are ranked by first stage and embedding model together (the first one, where there are
+            several) before the LLM sees them.
     """
 
     limit: int | None = None
@@ -79,11 +81,11 @@ class EvaluateOptions:
     left_out: Path | None = None
     shuffle: bool = False
     layers: int | None = None
-    embedder: str | None = None
+    embedder: tuple[str, ...] = ()
     hybrid: bool = False
 
     def __post_init__(self) -> None:
-        if self.hybrid and self.embedder is None:
+        if self.hybrid and not self.embedder:
             raise SettingsError("hybrid without embedder: give the model, as in --embedder all-MiniLM-L6-v2")
         for key, least in (("limit", 1), ("relevant_from", 1), ("timed", 0), ("layers", 1)):
             value = getattr(self, key)
@@ -172,20 +174,14 @@ def evaluate(
     collection = load_collection(folder, options.split, options.qrels, options.relevant_from)
     collection = drawn_queries(collection, options.limit, options.seed)
     windows = _windows(folder, collection, settings, options.run)
-    embedder = (
-        None if options.embedder is None else Embedder.load(options.embedder, offline=settings.backbone.offline)
-    )
-    cosines = {}
-    if embedder is not None:
-        cosines = dict(
-            progress.track(
-                f"{embedder.name}, {collection.name}",
-                similarities(embedder, collection.queries, windows, ("title", "text")),
-                len(windows),
-            )
-        )
-    if options.hybrid:
-        windows, cosines = hybrid(windows, cosines)
+    embedders = [Embedder.load(named, offline=settings.backbone.offline) for named in options.embedder]
+    peers: list[Mapping[str, npt.NDArray[np.float64]]] = []
+    for at, embedder in enumerate(embedders):
+        each = similarities(embedder, collection.queries, windows, ("title", "text"))
+        cosines = dict(progress.track(f"{embedder.name}, {collection.name}", each, len(windows)))
+        if options.hybrid and at == 0:
+            windows, cosines = hybrid(windows, cosines)
+        peers.append(cosines)
     reader = reader_from(reader, settings)
     parts = _Parts.load(collection, settings, options, reader)
     for text in parts.notes:
@@ -205,8 +201,8 @@ def evaluate(
             # The layout joint is there to show the published systems as they were published.
             static_systems=settings.backbone.layout != "joint",
         )
-    if embedder is not None:
-        ranked[1:1] = peer_systems(collection, windows, embedder.name, cosines, options.seed)
+    for embedder, by_query in reversed(list(zip(embedders, peers, strict=True))):
+        ranked[1:1] = peer_systems(collection, windows, embedder.name, by_query, options.seed)
     found = [each.system for each in ranked]
     if options.timed:
         found = with_seconds(found, reader, parts.router, collection, windows, options.timed)
@@ -215,7 +211,7 @@ def evaluate(
         queries=len(collection.queries),
         window=settings.rerank.window,
         systems=found,
-        provenance=_provenance(collection, settings, options, reader, parts, embedder, command),
+        provenance=_provenance(collection, settings, options, reader, parts, embedders, command),
         recall=window_recall(collection, windows),
     )
     return Evaluation(report, tuple(ranked), parts.notes)
@@ -322,7 +318,7 @@ def _of_signals(
     routes.update(
         {
             name: own.static_route()
-            for name, own in (("static", parts.router), ("left-out", parts.without))
+            for name, own in (("routed", parts.router), ("left-out", parts.without))
             if own is not None
         }
     )
@@ -368,15 +364,15 @@ def _provenance(
     options: EvaluateOptions,
     reader: Reader,
     parts: _Parts,
-    embedder: Embedder | None,
+    embedders: Sequence[Embedder],
     command: str,
 ) -> Provenance:
     def named(bundle: Bundle | None) -> str | None:
         return None if bundle is None else f"{bundle.path.name} {bundle.digest[:12]}"
 
     first = f"{settings.engine.kind} BM25" if options.run is None else Path(options.run).name
-    if options.hybrid and embedder is not None:
-        first = f"{first} and {embedder.name}"
+    if options.hybrid:
+        first = f"{first} and {embedders[0].name}"
     return Provenance(
         model=settings.backbone.model,
         fingerprint=reader.fingerprint,
@@ -396,5 +392,5 @@ def _provenance(
         shuffled=options.shuffle,
         layers=parts.cut,
         precision=reader.runtime.precision,
-        embedder=None if embedder is None else f"{embedder.name} {embedder.digest[:12]}",
+        embedder=", ".join(f"{own.name} {own.digest[:12]}" for own in embedders) or None,
     )

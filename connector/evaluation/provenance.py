@@ -47,7 +47,7 @@ class Provenance:
         shuffled: whether the LLM saw the windows in random order.
         layers: heads of the first so many layers were scored; None: of all.
         precision: number formats of the weights and of encoded documents; None in reports of older versions.
-        embedder: name and digest of the embedding model beside the LLM, or None.
+        embedder: names and digests of embedding models beside the LLM, or None.
     """
 
     model: str

@@ -37,6 +37,8 @@ _READING = """\
 | `random` | control: as many random heads of the router's pool |
 | `permuted` | control: the router with the embeddings of other queries of the same collection |
 | `left-out` | a router trained in the same way without anything of this collection |
+| `likelihood` | how likely the LLM finds the query behind each document, without any training |
+| a name of an embedding model | its cosines, the peer that search teams already run |
 | `+first-stage` | head scores fused with the first stage's |
 
 In brackets: the read-out ([how it works](how-it-works.md#read-outs)); rows with (pool) are of a router. What `routed`
@@ -153,7 +155,7 @@ def _pooled(group: Sequence[Report]) -> Iterator[str]:
         return
     yield "Pooled over all queries of these collections (each query counts once), nDCG@10 of the (pool) rows:\n"
     yield markdown_table(["comparison", "queries", "difference", "95 % interval", "p"], table)
-    if not proven:
+    if not proven and any(system.name == "permuted" for report in group for system in report.systems):
         yield (
             "No gain of routing itself is shown here: `routed` was not found better than `permuted` (p < 0.05) in "
             "either system. [The log](engineering/routing-log.md) says what was tried.\n"
@@ -231,11 +233,16 @@ def _collection(report: Report) -> Iterator[str]:
     )
     header = ["ranking", "heads", "weight", *MEASURES, "difference", "95 % interval", "p", "s/query", "cached"]
     yield markdown_table(header, [_cells(system) for system in report.systems])
+    for system in report.systems:
+        if "calibration_error" in system.route:
+            missed = system.route["calibration_error"]
+            yield f"Calibration error of `{system.name}`'s probabilities (ECE, ten bins): {missed:.3f}.\n"
     heads = [
         f"head set {made.head_set or 'none'}",
         *([f"router {made.router}"] if made.router else []),
         *([f"left-out router {made.left_out}"] if made.left_out else []),
         *([f"of the first {made.layers} layers"] if made.layers else []),
+        *([f"embedding models {made.embedder}"] if made.embedder else []),
     ]
     versions = ", ".join(f"{package} {version}" for package, version in made.versions.items())
     run = [

@@ -33,7 +33,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--left-out", type=_FILE, help="A router trained without this collection, for rows of its own.")
 @click.option("--shuffle", is_flag=True, help="The LLM sees each window in random order (layout joint leaks it).")
 @click.option("--layers", type=click.IntRange(1), help="Score heads of so many layers; default: of all.")
-@click.option("--embedder", help="Rows of an embedding model: a folder (ONNX), all-MiniLM-L6-v2, bge-small-en-v1.5.")
+@click.option(
+    "--embedder",
+    multiple=True,
+    help="Rows of an embedding model: a folder (ONNX), all-MiniLM-L6-v2, bge-small-en-v1.5. May be given again.",
+)
 @click.option("--hybrid", is_flag=True, help="First stage and embedder rank the hits before the LLM does.")
 @click.option("--per-query", type=_FILE, help="Also write the measures of every query and row, tab separated.")
 @click.option("--runs", type=click.Path(path_type=Path, file_okay=False), help="Also write a TREC run of each row.")

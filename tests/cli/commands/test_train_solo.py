@@ -62,15 +62,15 @@ def test_a_report_of_it(cache: Path, collection: Path, trained: Path) -> None:
     arguments = ("evaluate", str(collection), *WINDOW, "--timed", "1", "--bundle", str(trained))
     report = report_from_json(run(cache, *arguments, layout="solo"), "answer")
     plain = [row.name for row in report.systems if not row.name.endswith("+first-stage")]
-    assert plain[1:] == ["likelihood", "static"]
+    assert plain[1:] == ["likelihood", "routed"]
     rows = {row.name: row for row in report.systems}
-    assert 0 <= rows["static"].route["calibration_error"] <= 1
+    assert 0 <= rows["routed"].route["calibration_error"] <= 1
     assert "calibration_error" not in rows["likelihood"].route
-    assert rows["static"].seconds_per_query is not None
+    assert rows["routed"].seconds_per_query is not None
     # A likelihood needs all layers, the probe fewer.
     cut = report_from_json(run(cache, *arguments, "--layers", "16", layout="solo"), "answer")
     assert [row.name for row in cut.systems if row.name.startswith("likelihood")] == []
-    assert {row.name: row.per_query for row in cut.systems}["static"] == rows["static"].per_query
+    assert {row.name: row.per_query for row in cut.systems}["routed"] == rows["routed"].per_query
 
 
 @pytest.mark.slow
