@@ -18,13 +18,14 @@ from connector.checkpoints.shape import BackboneShape
 from connector.diagnosis.findings import Finding
 from connector.errors import BackboneError
 from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
+from connector.heads.readouts import HeadSignal
 from connector.routing.selection import choose_routes
 from connector.settings import Settings
 
 if TYPE_CHECKING:
     from connector.reranker import Reranker
 
-__all__ = ["Load", "golden_query", "heads", "local_checkpoint", "model", "model_error"]
+__all__ = ["Load", "golden_query", "heads", "local_checkpoint", "model", "model_error", "ranking"]
 
 Load: TypeAlias = Callable[[Settings], "Reranker"]
 """Makes the reranker that settings name."""
@@ -76,12 +77,33 @@ def model_error(settings: Settings, error: BackboneError) -> Finding:
     return Finding("model", "fail", seen or str(error), mend, error.exit_code)
 
 
-def heads(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
-    """Do router and head set fit this model, template and layout?"""
+def ranking(settings: Settings, checkpoint: Checkpoint) -> str:
+    """By what this model ranks with these settings, and how many of its layers are run for it.
+
+    Raises:
+        BackboneError: it cannot, with these settings.
+    """
+    identity = _identity(settings, checkpoint)
+    mode, fixed, bundle = choose_routes(settings, identity)
+    route = bundle.static_route() if mode == "routed" and bundle is not None else fixed[mode]
+    others = [str(signal) for signal in route.signals if not isinstance(signal, HeadSignal)]
+    heads_read = len(route.signals) - len(others)
+    what = ", ".join([*([f"{heads_read} heads"] if heads_read else []), *others])
+    layers, layout = identity.shape.layers, settings.backbone.layout
+    source = f", router {bundle.path.name}" if mode == "routed" and bundle is not None else ""
+    return f"{what}; {route.needs.depth(layers)} of {layers} layers are run (layout {layout}{source})"
+
+
+def _identity(settings: Settings, checkpoint: Checkpoint) -> BackboneIdentity:
     tokenizer = Tokenizer.from_folder(checkpoint.path)
     shape = BackboneShape.from_config(checkpoint.config(), str(checkpoint.path / "config.json"))
     template = PromptTemplate.from_folder(checkpoint.path, tokenizer)
-    identity = BackboneIdentity.of(checkpoint.digest(), template, settings.backbone.layout, shape)
+    return BackboneIdentity.of(checkpoint.digest(), template, settings.backbone.layout, shape)
+
+
+def heads(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Do router and head set fit this model, template and layout?"""
+    identity = _identity(settings, checkpoint)
     mode, _, bundle = choose_routes(settings, identity)
     layout = f"{settings.backbone.model}, layout {settings.backbone.layout}"
     if mode == "routed" and bundle is not None:

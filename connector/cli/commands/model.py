@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -16,6 +16,7 @@ from connector.checkpoints.catalogue import CATALOGUE, parameters_text
 from connector.checkpoints.model_facts import describe
 from connector.checkpoints.pulling import find_local, obtain
 from connector.cli.context import Context, pass_context
+from connector.diagnosis.model import ranking
 from connector.errors import BackboneError
 from connector.settings import Settings
 
@@ -103,11 +104,15 @@ def show(context: Context, name: str | None) -> None:
         checkpoint = obtain(model, cache=settings.cache.path, offline=True, progress=report)
         report("checking the files", None)
         facts = describe(checkpoint)
+        with suppress(BackboneError):
+            facts["ranks_by"] = ranking(settings, checkpoint)
     if context.as_json:
         context.print_json(facts)
         return
     for label, value in _lines(facts):
         click.echo(f"{label:16}{value}")
+    if "ranks_by" in facts:
+        click.echo(f"{'ranks by':16}{facts['ranks_by']}")
 
 
 def _row(name: str, settings: Settings) -> dict[str, Any]:

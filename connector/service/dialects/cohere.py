@@ -89,7 +89,7 @@ class RerankedResult(BaseModel):
     """One document in an answer."""
 
     index: int = Field(description="place of the document in the request, from 0")
-    relevance_score: float = Field(description="between 0 and 1; comparable within one answer only")
+    relevance_score: float = Field(description="between 0 and 1; in the layout solo the probability of relevance")
     document: dict[str, Any] | None = Field(None, description="the document, where the request asks for it")
 
 
