@@ -54,9 +54,10 @@ class RankedHit:
 
     Attributes:
         index: place in the input list, from 0.
-        score: the score that the order follows: head score fused with the first stage, in units of the
-            window's standard deviation; or the first-stage fallback when nothing was reranked.
-        head_score: the LLM's score alone, as the read-out gives it; None when nothing was reranked.
+        score: the score that the order follows: head score fused with the first stage, as log-odds of relevance where
+            the router's scores are absolute, else in units of the window's standard deviation; or the first-stage
+            fallback when nothing was reranked.
+        head_score: the LLM's score alone; None when nothing was reranked.
         first_stage_score: as it came in, None if none came.
         first_stage_rank: from 1, None if the input carried no first-stage order.
         truncated: text was left out because the document has more passages than are read.
