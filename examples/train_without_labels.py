@@ -11,10 +11,10 @@ from connector import TrainOptions, load_settings, train
 corpus = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "data/handbook/corpus.jsonl"
 router = sys.argv[2] if len(sys.argv) > 2 else "handbook.onnx"
 
-# Few queries, one strength of routing and no held-out measurement: seconds instead of minutes.
-options = TrainOptions(queries=12, kappa=0.0, measured=False)
+# Few queries: seconds instead of minutes.
+options = TrainOptions(queries=12)
 trained = train([f"{corpus}:made"], router, load_settings(), options)
 
 metadata = trained.bundle.metadata
-print(f"{trained.bundle.path}: {len(metadata.static['members'])} of {len(metadata.pool)} pooled heads")
+print(f"{trained.bundle.path}: {metadata.gains['queries']} queries, probe of layers {metadata.probes[0].layers}")
 print(f"use it with: --set router.bundle={router}")

@@ -55,8 +55,8 @@ def test_the_blocks_run_in_order(repository: Path, folder: Path, capsys: pytest.
     assert [line.split()[0] for line in ranked.splitlines()] == ["1", "0"]
     assert fused == "['cats', 'rust', 'bread'] True None\n"
     assert chosen == "3 smollm2-135m\n"
-    assert "static+first-stage (query)" in measured and measured.startswith("first-stage ")
-    assert trained.startswith("pets.onnx ") and Bundle.load(folder / "pets.onnx").metadata.layout == "block"
+    assert "routed+first-stage (pool)" in measured and measured.startswith("first-stage ")
+    assert trained.startswith("pets.onnx ") and Bundle.load(folder / "pets.onnx").metadata.layout == "solo"
     assert error.startswith("BackboneError: no-such-model ")
 
 

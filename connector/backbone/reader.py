@@ -18,7 +18,7 @@ from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache, ReadingStatistics
 from connector.backbone.prompt.fingerprint import BackboneIdentity
-from connector.backbone.prompt.passages import Passage, Passages, passage_key
+from connector.backbone.prompt.passages import Passage, Passages
 from connector.backbone.prompt.tail import Tail, TokenIds, make_tail, solo_tail
 from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
@@ -232,10 +232,8 @@ class Reader:
             self._readings.put(key, found)
         return Reading(
             rows=found.rows,
-            states=found.states[:, : len(order)],
-            log_probabilities=found.log_probabilities[: len(order)],
-            # Read as one more passage in the layout solo.
-            empty=replace(found, states=found.states[:, -1:], log_probabilities=found.log_probabilities[-1:]),
+            states=found.states,
+            log_probabilities=found.log_probabilities,
             layers=needs.layers,
             groups=needs.groups,
             lengths=np.array([passage.tokens for passage in order], dtype=np.int64),
@@ -364,16 +362,11 @@ class Reader:
         behind = self._behind(before)
         keys = self._keys(order, pool, before)
         ids = [np.concatenate((passage.ids, behind)) for passage in order]
-        if needs.layers or needs.likelihood:
-            # What the query is without any document, as one more.
-            keys.append(passage_key(f"{self._namespace(pool, before)} empty", behind))
-            ids.append(behind)
         states, encoded = self._scheduler.encode(keys, ids.__getitem__, pool, scope)
         clock.lap("encode")
         tail = solo_tail(before[-1], query, len(self._template.prefix), needs.groups)
         found = self._scheduler.read(ReadRequest(tail, states, needs), scope)
         clock.lap("read")
-        encoded = min(encoded, len(order))
         if needs.heads:
             # Attention to the passages themselves, not to what was encoded behind each.
             starts = np.cumsum([0, *map(len, ids)])

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.prompt.passages import Passage
-from connector.backbone.runtime import Head, Observations
+from connector.backbone.runtime import Head
 from connector.heads.row_groups import RowGroup
 
 __all__ = ["Reading", "Rows"]
@@ -24,7 +24,6 @@ class Reading:
         rows: float32 [heads, groups, tokens]; equal passages are read once.
         states: float32 [layers, passages, hidden]: of the query behind each passage, mean of its tokens.
         log_probabilities: float32 [passages, query tokens]: of each of the query's tokens, behind each passage.
-        empty: states and log-probabilities behind a passage without any token, in the layout ``solo``.
         layers: whose states they are.
         groups: names of the row groups, in the order of ``rows``.
         lengths: int64 [passages]: tokens of each passage, in the order of ``rows``.
@@ -41,7 +40,6 @@ class Reading:
     rows: Rows
     states: Rows
     log_probabilities: Rows
-    empty: Observations
     layers: tuple[int, ...]
     groups: tuple[RowGroup, ...]
     lengths: npt.NDArray[np.int64]

@@ -43,9 +43,7 @@ class SignalTable:
         layers: whose entering states are kept.
         states: float32 [layers, passages, hidden]: of the query behind each passage, mean of its tokens; rounded to
             16 bits, as they are stored.
-        empty_states: float32 [layers, 1, hidden]: the same behind a passage without any token.
         log_probabilities: float32 [passages, query tokens]; no passages where they were not asked for.
-        empty_log_probabilities: float32 [1, query tokens]: behind a passage without any token.
         lengths: int64 [passages]: tokens of each.
         documents: for each document, its passages.
         query: the query's text.
@@ -58,9 +56,7 @@ class SignalTable:
     first_stage: npt.NDArray[np.float64]
     layers: tuple[int, ...]
     states: npt.NDArray[np.float32]
-    empty_states: npt.NDArray[np.float32]
     log_probabilities: npt.NDArray[np.float32]
-    empty_log_probabilities: npt.NDArray[np.float32]
     lengths: npt.NDArray[np.int64]
     documents: tuple[tuple[int, ...], ...]
     query: str
@@ -77,9 +73,7 @@ class SignalTable:
             np.array(scores, dtype=np.float64),
             reading.layers,
             _rounded(reading.states),
-            _rounded(reading.empty.states),
             reading.log_probabilities,
-            reading.empty.log_probabilities,
             reading.lengths,
             reading.documents,
             searched.query,
@@ -123,9 +117,7 @@ class SignalTable:
                 allow_pickle=False,
                 first_stage=self.first_stage,
                 states=self.states.astype(np.float16),
-                empty_states=self.empty_states.astype(np.float16),
                 log_probabilities=self.log_probabilities,
-                empty_log_probabilities=self.empty_log_probabilities,
                 lengths=self.lengths,
                 record=np.frombuffer(json.dumps(record).encode(), dtype=np.uint8),
             )
@@ -146,9 +138,7 @@ class SignalTable:
                     file["first_stage"],
                     tuple(record["layers"]),
                     file["states"].astype(np.float32),
-                    file["empty_states"].astype(np.float32),
                     file["log_probabilities"],
-                    file["empty_log_probabilities"],
                     file["lengths"],
                     tuple(tuple(passages) for passages in record["documents"]),
                     record["query"],

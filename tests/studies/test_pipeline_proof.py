@@ -93,4 +93,4 @@ def _evaluated(config: Path, folder: Path, out: Path) -> Path:
     words = ["evaluate", str(folder), "--by-rank", "--timed", "0", "--runs", str(out / "runs")]
     done = CliRunner().invoke(cli, ["--config", str(config), *words])
     assert done.exit_code == 0, done.output
-    return out / "runs" / "static+first-stage.trec"
+    return out / "runs" / "routed+first-stage.trec"

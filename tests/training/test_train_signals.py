@@ -46,8 +46,6 @@ def windows(queries: int = 120, collections: int = 6, noise: float = 1.0, seed: 
             grades + 2 * random.standard_normal(DOCUMENTS),
             LAYERS,
             states.astype(np.float32),
-            np.zeros((2, 1, HIDDEN), dtype=np.float32),
-            nothing,
             nothing,
             np.full(DOCUMENTS, 9),
             tuple((at,) for at in range(DOCUMENTS)),

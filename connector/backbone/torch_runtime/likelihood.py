@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ __all__ = ["Likelihood"]
 
 # Tokens of the vocabulary whose logits are computed at once: they stay in the processor's cache.
 _PART = 4096
+# Rows of one product: always so many, filled up. Libraries sum in another order for other numbers of rows.
+_ROWS = 64
 
 
 class Likelihood:
@@ -49,6 +52,18 @@ class Likelihood:
         Returns:
             float32 [rows].
         """
+        count = len(hidden)
+        filled = torch.nn.functional.pad(hidden, (0, 0, 0, -count % _ROWS))
+        found = [self._of_block(*block) for block in self._blocks(filled, targets, count)]
+        return torch.cat([*found, torch.zeros(0, device=hidden.device)])[:count]
+
+    def _blocks(
+        self, filled: torch.Tensor, targets: torch.Tensor, count: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        of_all = torch.nn.functional.pad(targets, (0, len(filled) - count))
+        return zip(filled.split(_ROWS), of_all.split(_ROWS), strict=True)
+
+    def _of_block(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         highest = torch.full((len(hidden),), float("-inf"), device=hidden.device)
         total = torch.zeros(len(hidden), device=hidden.device)
         for part in torch.split(self._weight, _PART):

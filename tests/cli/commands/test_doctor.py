@@ -251,7 +251,7 @@ def test_embedded(tmp_path: Path, cats: list[str], doctor: Callable[..., tuple[i
     with closing(EmbeddedEngine(tmp_path / "default")) as engine:
         engine.index([Document(str(place), {"text": text}) for place, text in enumerate(cats)])
     code, rows = doctor(options)
-    assert (code, levels(rows)) == (0, {}) and rows["heads"]["seen"].startswith("router smollm2-135m.block.onnx")
+    assert (code, levels(rows)) == (0, {}) and rows["heads"]["seen"].startswith("router smollm2-135m.solo.onnx")
     code, rows = doctor({**options, "engine.fields": "body"})
     assert code == 3 and levels(rows) == {"index": "fail"}
 
