@@ -61,7 +61,7 @@ class Likelihood:
         self, filled: torch.Tensor, targets: torch.Tensor, count: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         of_all = torch.nn.functional.pad(targets, (0, len(filled) - count))
-        return zip(filled.split(_ROWS), of_all.split(_ROWS), strict=True)
+        return zip(torch.split(filled, _ROWS), torch.split(of_all, _ROWS), strict=True)
 
     def _of_block(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         highest = torch.full((len(hidden),), float("-inf"), device=hidden.device)
