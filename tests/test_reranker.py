@@ -98,6 +98,42 @@ def test_the_passage_that_the_heads_looked_at_is_in_the_document(reranker: Reran
     assert "sleep" in long[shown[0] : shown[1]]
 
 
+SHORT = (
+    "Rust is a language.",
+    "Bread is made from flour.",
+    "Bridges are made of steel.",
+    "The moon is far.",
+    "Paris is in France.",
+    "Water boils.",
+    "Trees are green.",
+    "Cars have wheels.",
+    "Books have pages.",
+    "Snow is cold.",
+    "Gold is a metal.",
+    "Grass grows.",
+    "Rain falls.",
+)
+
+
+@pytest.mark.parametrize("size", [2, 5, 10, 12, 14])
+@pytest.mark.parametrize("scored", [True, False])
+def test_a_clear_winner_wins_in_windows_of_any_size(reranker: Reranker, size: int, scored: bool) -> None:
+    """Wherever the first stage has put it: here last."""
+    documents = [*SHORT[: size - 1], "Adult cats sleep 12 to 16 hours a day."]
+    scores = [10 / (1 + 0.15 * place) for place in range(size)]
+    result = reranker.rerank(QUERY, documents, first_stage=scores if scored else "order")
+    assert result.reranked and result.hits[0].index == size - 1
+
+
+def test_a_list_in_several_requests_gets_the_order_of_one(reranker: Reranker, cats: list[str]) -> None:
+    documents = [*cats, *SHORT, *FACTS[:2]]
+    whole = {hit.index: hit.score for hit in reranker.rerank(QUERY, documents).hits}
+    for size in (10, 5, 1):
+        for start in range(0, len(documents), size):
+            for hit in reranker.rerank(QUERY, documents[start : start + size]).hits:
+                assert hit.score == whole[start + hit.index]
+
+
 def test_any_order_gives_the_same_scores_bit_for_bit(reranker: Reranker, cats: list[str]) -> None:
     straight = scores_by_index(reranker, cats)
     order = [3, 0, 4, 2, 1]

@@ -20,7 +20,7 @@ __all__ = ["POOLED", "condense", "main", "read_report", "read_reports"]
 
 POOLED = ("routed", "static", "permuted", "left-out")
 """Rows of a router, fused and not, that are compared with each other and with the first stage over all queries."""
-_ROUTE = ("heads", "lowest_gate", "first_stage_gate", "highest_gate")
+_ROUTE = ("heads", "lowest_gate", "first_stage_gate", "highest_gate", "calibration_error")
 # What a condensed row has where it says something, and a row of ``evaluate`` in any case.
 _NULLS = ("readout", "seconds_per_query", "seconds_cached", "heads", "weight", "difference", "p_value", "interval")
 
