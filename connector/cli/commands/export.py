@@ -150,7 +150,9 @@ def _layers_read(settings: Settings) -> int | None:
         assert path is not None
         if path.suffix == ".onnx":
             metadata = Bundle.load(path).metadata
-            read |= {metadata.deepest_layer, *metadata.embedding.layers}
+            # States that enter a layer come out of its graph.
+            probed = {layer for probe in metadata.probes for layer in probe.layers}
+            read |= {metadata.deepest_layer, *metadata.embedding.layers, *probed}
         else:
             read |= {layer for heads in StaticHeads.load(path).sets.values() for layer, _ in heads.heads}
     return max(read) + 1 if read else None
@@ -175,7 +177,8 @@ def _table(bundle: Bundle) -> Table:
         "model": f"{metadata.model}, layout {metadata.layout}",
         "fingerprint": metadata.fingerprint[:16],
         "format": f"{metadata.format}, made {metadata.created_at}, digest {bundle.digest[:16]}",
-        "pool": f"{len(metadata.pool)} members of {heads} heads, up to layer {metadata.deepest_layer}",
+        "pool": f"{len(metadata.pool)} members{f' of {heads} heads' if heads else ''}, up to layer "
+        f"{metadata.deepest_layer}",
         "a query uses": f"at most {metadata.most_heads} members ({metadata.activation} gates)",
         "kappa": f"{metadata.kappa:g}" + (" (the query changes nothing: static)" if metadata.kappa == 0 else ""),
         "query embedding": f"{made.dimension} numbers: {made.pooling} of the {made.form}, "
