@@ -1,4 +1,4 @@
-"""rh-connector: rerank OpenSearch and Elasticsearch hits with the attention heads of a frozen LLM.
+"""rh-connector: rerank OpenSearch and Elasticsearch hits with what a frozen LLM knows.
 
 Names are imported when they are asked for: ``import connector`` loads no library.
 """

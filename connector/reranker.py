@@ -42,7 +42,7 @@ class _Input:
 
 
 class Reranker:
-    """Reranks with the attention heads of a frozen LLM. Thread-safe, deterministic.
+    """Reranks with signals of a frozen LLM. Thread-safe, deterministic.
 
     Args:
         reader: the LLM.

@@ -62,7 +62,7 @@ class _LazyGroup(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks and log every step.")
 @click.pass_context
 def cli(ctx: click.Context, config: str | None, assignments: tuple[str, ...], as_json: bool, debug: bool) -> None:
-    """Rerank search hits with the attention heads of a frozen language model."""
+    """Rerank search hits with what a frozen language model knows."""
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s"
     )

@@ -66,7 +66,7 @@ def create_app(
     app = FastAPI(
         title="rh-connector",
         version=__version__,
-        summary="Reranks search hits with the attention heads of a frozen language model.",
+        summary="Reranks search hits with what a frozen language model knows.",
         lifespan=lifespan,
         default_response_class=AsciiJSONResponse,
         # The pages would load their scripts from another host.
