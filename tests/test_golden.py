@@ -6,7 +6,9 @@ To write them anew after a change that is meant: ``python -m tests.test_golden``
 from __future__ import annotations
 
 import json
+from functools import reduce
 from itertools import product
+from operator import or_
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ import pytest
 
 from connector.backbone.open_reader import open_reader
 from connector.heads.head_sets import HeadSet
-from connector.heads.needs import Needs
+from connector.heads.likelihood import LikelihoodSignal
+from connector.heads.signals import signal_scores
 from connector.reranker import Reranker
+from connector.routing.bundle import Bundle, shipped_bundle
 from connector.settings import LAYOUTS, READOUTS, Layout, load_settings
 
 GOLDEN = Path(__file__).parent / "golden_scores.json"
@@ -35,11 +39,12 @@ def scores(layout: Layout) -> dict[str, list[float]]:
     reader = open_reader(load_settings("/dev/null", options, environment={}))
     found = {}
     if layout == "solo":
-        reading = reader.read(QUERY, DOCUMENTS, Needs(groups=(), layers=(16,), likelihood=True))
-        order = [place for (place,) in reading.documents]
-        likelihood = reading.log_probabilities.sum(axis=1)[order]
-        moved = np.linalg.norm(reading.states - reading.empty.states, axis=2)[0, order]
-        return {"likelihood": likelihood.round(5).tolist(), "moved": moved.round(5).tolist()}
+        shipped = shipped_bundle("smollm2-135m", "solo")
+        assert shipped is not None
+        signals = [LikelihoodSignal("sum"), *Bundle.load(shipped).signals]
+        reading = reader.read(QUERY, DOCUMENTS, reduce(or_, (signal.needs for signal in signals)))
+        values = signal_scores(signals, reading)[:, [place for (place,) in reading.documents]]
+        return {name: own.round(5).tolist() for name, own in zip(("likelihood", "probe"), values, strict=True)}
     for readout in READOUTS:
         result = Reranker(reader, HEADS, readout=readout).rerank(QUERY, DOCUMENTS)
         by_index = {hit.index: hit.head_score or 0.0 for hit in result.hits}
@@ -59,7 +64,7 @@ def test_scores_are_as_they_were(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "readout"), [*product(("block", "late", "joint"), READOUTS), ("solo", "likelihood")]
+    ("layout", "readout"), [*product(("block", "late", "joint"), READOUTS), ("solo", "likelihood"), ("solo", "probe")]
 )
 def test_what_is_written_is_what_a_reader_would_say(layout: Layout, readout: str) -> None:
     """A file written anew by a broken model would make every comparison with it hold."""
