@@ -207,6 +207,9 @@ class Reader:
         before = self._template.other_before_query if other_wording else self._template.before_query
 
         def tail(position: int) -> Tail:
+            if self.layout == "solo":
+                # One for each passage: its place counts from the passage's end.
+                return solo_tail(before[-1], query_ids, len(self._template.prefix), needs.groups)
             return make_tail(
                 before,
                 (query_ids, self._not_applicable),
@@ -224,10 +227,8 @@ class Reader:
             found, cached, encoded = known, len(order), 0
         elif self.layout == "joint":
             found, cached, encoded = self._read_joint(tail, order, needs, clock, scope)
-        elif self.layout == "solo":
-            found, cached, encoded = self._read_solo(before, query_ids, order, needs, pool, clock, scope)
         else:
-            found, cached, encoded = self._read_apart(tail, order, needs, pool, clock, scope)
+            found, cached, encoded = self._read_apart(tail, before, order, needs, pool, clock, scope)
         if self._readings and known is None:
             self._readings.put(key, found)
         return Reading(
@@ -268,7 +269,7 @@ class Reader:
         keys = self._keys(order, pool)
         missing = [at for at, key in enumerate(keys) if not self._cache.has(key)]
         behind = self._behind(self._template.before_query)
-        new = [np.concatenate((order[at].ids, behind)) for at in missing]
+        new = [_joined(order[at].ids, behind) for at in missing]
         states = self.runtime.encode(self._template.prefix, new, pool, layout=self.layout)
         for at, state in zip(missing, states, strict=True):
             self._cache.put(keys[at], state)
@@ -333,44 +334,25 @@ class Reader:
     def _read_apart(
         self,
         tail: Callable[[int], Tail],
+        before: Sequence[int],
         order: Sequence[Passage],
         needs: Needs,
         pool: Needs,
         clock: Clock,
         scope: CancelScope,
     ) -> tuple[Observations, int, int]:
-        keys = self._keys(order, pool)
-        states, encoded = self._scheduler.encode(keys, lambda at: order[at].ids, pool, scope)
+        keys, behind = self._keys(order, pool, before), self._behind(before)
+        states, encoded = self._scheduler.encode(keys, lambda at: _joined(order[at].ids, behind), pool, scope)
         clock.lap("encode")
         # The tail stands right behind the longest passage, as if that one were alone with it. On train queries this
         # did as well as a fixed place behind the token budget, and far better than a place inside of the passages.
         position = len(self._template.prefix) + max(passage.tokens for passage in order)
         found = self._scheduler.read(ReadRequest(tail(position), states, needs), scope)
         clock.lap("read")
-        return found, len(order) - encoded, encoded
-
-    def _read_solo(
-        self,
-        before: Sequence[int],
-        query: TokenIds,
-        order: Sequence[Passage],
-        needs: Needs,
-        pool: Needs,
-        clock: Clock,
-        scope: CancelScope,
-    ) -> tuple[Observations, int, int]:
-        behind = self._behind(before)
-        keys = self._keys(order, pool, before)
-        ids = [np.concatenate((passage.ids, behind)) for passage in order]
-        states, encoded = self._scheduler.encode(keys, ids.__getitem__, pool, scope)
-        clock.lap("encode")
-        tail = solo_tail(before[-1], query, len(self._template.prefix), needs.groups)
-        found = self._scheduler.read(ReadRequest(tail, states, needs), scope)
-        clock.lap("read")
-        if needs.heads:
+        if len(behind) and needs.heads:
             # Attention to the passages themselves, not to what was encoded behind each.
-            starts = np.cumsum([0, *map(len, ids)])
-            columns = [np.arange(at, at + own.tokens) for at, own in zip(starts, order, strict=False)]
+            ends = np.cumsum([passage.tokens + len(behind) for passage in order]) - len(behind)
+            columns = [np.arange(end - own.tokens, end) for end, own in zip(ends, order, strict=True)]
             found = replace(found, rows=np.ascontiguousarray(found.rows[:, :, np.concatenate(columns)]))
         return found, len(order) - encoded, encoded
 
@@ -441,6 +423,10 @@ class Reader:
         clock.lap("read")
         rows = np.ascontiguousarray(found.rows[:, :, np.concatenate(columns)])
         return Observations(rows), 0, len(order)
+
+
+def _joined(ids: TokenIds, behind: TokenIds) -> TokenIds:
+    return np.concatenate((ids, behind)) if len(behind) else ids
 
 
 def _check(needs: Needs, layout: Layout, shape: BackboneShape) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,9 +42,11 @@ from connector.routing.query_embedding import QueryEmbedding
 from connector.routing.selection import likelihood_route, load_bundle, static_heads
 from connector.settings import Settings
 from connector.statistics.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
-from connector.statistics.signal_tables import gather_signals
+from connector.statistics.signal_tables import SignalTable, gather_signals
 
 __all__ = ["EvaluateOptions", "Evaluation", "evaluate"]
+
+AnyTable = TypeVar("AnyTable", HeadTable, SignalTable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,8 +203,11 @@ def evaluate(
             # The layout joint is there to show the published systems as they were published.
             static_systems=settings.backbone.layout != "joint",
         )
-    for embedder, by_query in reversed(list(zip(embedders, peers, strict=True))):
-        ranked[1:1] = peer_systems(collection, windows, embedder.name, by_query, options.seed)
+    ranked[1:1] = [
+        system
+        for embedder, by_query in zip(embedders, peers, strict=True)
+        for system in peer_systems(collection, windows, embedder.name, by_query, options.seed)
+    ]
     found = [each.system for each in ranked]
     if options.timed:
         found = with_seconds(found, reader, parts.router, collection, windows, options.timed)
@@ -298,9 +303,7 @@ def _tables(
         embed=parts.router is not None or parts.without is not None,
     )
     tables = progress.track(f"head scores, {collection.name}", gathered, len(collection.queries))
-    if options.by_rank:
-        return [replace(table, first_stage=np.full(len(table.ids), np.nan)) for table in tables]
-    return list(tables)
+    return [_of_places(table) if options.by_rank else table for table in tables]
 
 
 def _of_signals(
@@ -332,12 +335,16 @@ def _of_signals(
         needs,
         ("title", "text"),
     )
-    tables = list(progress.track(f"signals, {collection.name}", gathered, len(collection.queries)))
-    if options.by_rank:
-        tables = [replace(table, first_stage=np.full(len(table.ids), np.nan)) for table in tables]
+    read = progress.track(f"signals, {collection.name}", gathered, len(collection.queries))
+    tables = [_of_places(table) if options.by_rank else table for table in read]
     queries = [table.query_id for table in tables]
     ways = [RoutedBy(name, (dict.fromkeys(queries, route),)) for name, route in routes.items()]
     return signal_systems(collection, windows, tables, ways, options.seed)
+
+
+def _of_places(table: AnyTable) -> AnyTable:
+    """Without first-stage scores: places are all that is known."""
+    return replace(table, first_stage=np.full(len(table.ids), np.nan))
 
 
 def _searched(

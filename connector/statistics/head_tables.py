@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,7 @@ from connector.heads.scoring import document_scores
 from connector.heads.signals import Signal
 from connector.routing.query_embedding import POOLINGS, QueryEmbedding
 from connector.settings import READOUTS, ReadOut
+from connector.statistics.table_files import Arrays, load_table, save_table
 
 __all__ = [
     "FORMS",
@@ -161,38 +161,32 @@ class HeadTable:
             "qrels": dict(self.qrels),
             "source": self.source,
         }
-        arrays["record"] = np.frombuffer(json.dumps(record).encode(), dtype=np.uint8)
-        temporary = path.with_suffix(f".{os.getpid()}.part")
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        temporary.replace(path)
+        save_table(path, record, arrays)
 
     @classmethod
     def load(cls, path: Path) -> HeadTable | None:
         """Read a table; None if there is none, or a damaged one or one of another format."""
-        try:
-            # Opened here: numpy leaves the file open when it is not an archive.
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                record = json.loads(file["record"].tobytes())
-                if record["version"] not in _READABLE:
-                    return None
-                counts, passages = file["counts"].tolist(), file["passages"].tolist()
-                starts = np.concatenate(([0], np.cumsum(counts))).astype(int).tolist()
-                return cls(
-                    record["query_id"],
-                    tuple(record["ids"]),
-                    file["first_stage"],
-                    {name: file[f"scores_{name}"] for name in READOUTS},
-                    tuple(tuple(passages[a:b]) for a, b in zip(starts, starts[1:], strict=False)),
-                    (record["shape"][0], record["shape"][1]),
-                    record.get("query", ""),
-                    record.get("qrels", {}),
-                    record.get("source", ""),
-                    {name: file[f"other_{name}"] for name in READOUTS if f"other_{name}" in file},
-                    file.get("embeddings"),
-                )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return load_table(path, cls._of)
+
+    @classmethod
+    def _of(cls, record: dict[str, Any], arrays: Arrays) -> HeadTable | None:
+        if record["version"] not in _READABLE:
             return None
+        counts, passages = arrays["counts"].tolist(), arrays["passages"].tolist()
+        starts = np.concatenate(([0], np.cumsum(counts))).astype(int).tolist()
+        return cls(
+            record["query_id"],
+            tuple(record["ids"]),
+            arrays["first_stage"],
+            {name: arrays[f"scores_{name}"] for name in READOUTS},
+            tuple(tuple(passages[a:b]) for a, b in zip(starts, starts[1:], strict=False)),
+            (record["shape"][0], record["shape"][1]),
+            record.get("query", ""),
+            record.get("qrels", {}),
+            record.get("source", ""),
+            {name: arrays[f"other_{name}"] for name in READOUTS if f"other_{name}" in arrays},
+            arrays.get("embeddings"),
+        )
 
 
 def _by_document(scores: npt.NDArray[np.float32], documents: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from connector.heads.needs import Needs
 from connector.heads.row_groups import RowGroup
 from connector.heads.signals import Signal, signal_scores
 from connector.statistics.head_tables import SearchedQuery
+from connector.statistics.table_files import Arrays, load_table, save_table
 
 __all__ = ["SignalTable", "gather_signals"]
 
@@ -110,43 +110,36 @@ class SignalTable:
             "qrels": dict(self.qrels),
             "source": self.source,
         }
-        temporary = path.with_suffix(f".{os.getpid()}.part")
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                allow_pickle=False,
-                first_stage=self.first_stage,
-                states=self.states.astype(np.float16),
-                log_probabilities=self.log_probabilities,
-                lengths=self.lengths,
-                record=np.frombuffer(json.dumps(record).encode(), dtype=np.uint8),
-            )
-        temporary.replace(path)
+        arrays: Arrays = {
+            "first_stage": self.first_stage,
+            "states": self.states.astype(np.float16),
+            "log_probabilities": self.log_probabilities,
+            "lengths": self.lengths,
+        }
+        save_table(path, record, arrays)
 
     @classmethod
     def load(cls, path: Path) -> SignalTable | None:
         """Read a table; None if there is none, or a damaged one or one of another format."""
-        try:
-            # Opened here: numpy leaves the file open when it is not an archive.
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                record = json.loads(file["record"].tobytes())
-                if record["version"] != _VERSION:
-                    return None
-                return cls(
-                    record["query_id"],
-                    tuple(record["ids"]),
-                    file["first_stage"],
-                    tuple(record["layers"]),
-                    file["states"].astype(np.float32),
-                    file["log_probabilities"],
-                    file["lengths"],
-                    tuple(tuple(passages) for passages in record["documents"]),
-                    record["query"],
-                    record["qrels"],
-                    record["source"],
-                )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return load_table(path, cls._of)
+
+    @classmethod
+    def _of(cls, record: dict[str, Any], arrays: Arrays) -> SignalTable | None:
+        if record["version"] != _VERSION:
             return None
+        return cls(
+            record["query_id"],
+            tuple(record["ids"]),
+            arrays["first_stage"],
+            tuple(record["layers"]),
+            arrays["states"].astype(np.float32),
+            arrays["log_probabilities"],
+            arrays["lengths"],
+            tuple(tuple(passages) for passages in record["documents"]),
+            record["query"],
+            record["qrels"],
+            record["source"],
+        )
 
 
 def _rounded(states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

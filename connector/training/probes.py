@@ -28,31 +28,27 @@ class Windows:
     Attributes:
         states: float32 [windows, documents, layers, hidden].
         grades: float32 [windows, documents]; 0 where there is no document.
-        first_stage: float32 [windows, documents]: standardized within the window; 0 where unknown.
         there: bool [windows, documents].
         weights: float32 [windows]: how much each counts; mean 1.
     """
 
     states: torch.Tensor
     grades: torch.Tensor
-    first_stage: torch.Tensor
     there: torch.Tensor
     weights: torch.Tensor
 
     def of(self, chosen: Sequence[int]) -> Windows:
         """Some of them."""
         at = torch.tensor(list(chosen), dtype=torch.int64)
-        return Windows(self.states[at], self.grades[at], self.first_stage[at], self.there[at], self.weights[at])
+        return Windows(self.states[at], self.grades[at], self.there[at], self.weights[at])
 
 
-def fit_probe(windows: Windows, strength: float, first_stage: float = 0.0) -> npt.NDArray[np.float32]:
+def fit_probe(windows: Windows, strength: float) -> npt.NDArray[np.float32]:
     """Weights for states as they come: float32 [layers, hidden].
 
     Args:
         windows: each with a document of a higher grade than another.
         strength: of the penalty.
-        first_stage: the first stage's standardized scores count beside the probe, with this weight: it learns what
-            they do not know. 0: it learns alone.
     """
     flat = windows.states.flatten(2)
     known = flat[windows.there]
@@ -64,7 +60,7 @@ def fit_probe(windows: Windows, strength: float, first_stage: float = 0.0) -> np
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        scores = standard @ weights + first_stage * windows.first_stage
+        scores = standard @ weights
         told = torch.log_softmax(scores.masked_fill(~windows.there, float("-inf")), dim=1)
         missed = -(targets * told.masked_fill(~windows.there, 0.0)).sum(dim=1)
         total = (windows.weights * missed).mean() + strength * weights.square().sum()

@@ -25,7 +25,7 @@ from connector.training.windows import TrainWindows, engine_windows, short_windo
 from router_export import export
 
 if TYPE_CHECKING:
-    from connector.training.train_router import RouterOptions, Trained
+    from connector.training.train_router import Backbone, RouterOptions, Trained
     from connector.training.train_signals import JudgedWindow
 
 __all__ = ["StaticResult", "TrainOptions", "TrainResult", "find_static_heads", "gather_shard", "train"]
@@ -56,7 +56,8 @@ class TrainOptions:
         shard: (i, n): gather head scores of every n-th query from the i-th (0 to n - 1) only; see ``gather_shard``.
         merge: folders of head scores that were gathered elsewhere.
         leave_out: collections whose queries are not trained on.
-        measured: whether the gains on held-out queries are measured, which takes most of the time.
+        measured: whether the gains on held-out queries are measured, which takes most of the time. In the layout
+            ``solo`` they always are: the probe's penalty is chosen by them.
         command: what the router's record says made it.
     """
 
@@ -155,7 +156,7 @@ def train(
         raise SettingsError("train: a shard gathers head scores only; call gather_shard")
     # Imported here: options, static heads and shards need no torch, where the LLM runs without it.
     try:
-        from connector.training.train_router import Backbone, train_router
+        from connector.training.train_router import train_router
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "train") from None
     if settings.backbone.layout == "solo":
@@ -164,14 +165,26 @@ def train(
     kept = [query for query in gathered.queries if query.collection.partition(":")[0] not in options.leave_out]
     if not kept:
         raise DataError("train: no train query is left; check --leave-out, the judgments and the window")
-    layers = reader.runtime.shape.layers
     trained = train_router(
         kept,
-        Backbone(settings.backbone.model, reader.fingerprint, reader.template_hash, settings.backbone.layout, layers),
+        _backbone(settings, reader),
         options.router_options(),
         _record(options, settings, reader, gathered.used),
         lambda text: progress.say(f"{text} ..."),
     )
+    return _written(trained, target)
+
+
+def _backbone(settings: Settings, reader: Reader) -> Backbone:
+    """What a router is bound to."""
+    from connector.training.train_router import Backbone
+
+    layers = reader.runtime.shape.layers
+    named = settings.backbone
+    return Backbone(named.model, reader.fingerprint, reader.template_hash, named.layout, layers)
+
+
+def _written(trained: Trained, target: Path) -> TrainResult:
     trained.router.save(target.with_suffix(".safetensors"), trained.metadata)
     return TrainResult(trained, export(trained.router, trained.metadata, target).bundle)
 
@@ -185,21 +198,18 @@ def _train_signals(
     progress: Progress,
 ) -> TrainResult:
     """The layout ``solo``: a probe of hidden states, learned from a few documents of each query's window."""
-    from connector.training.train_router import Backbone
     from connector.training.train_signals import probe_layers, train_signals
 
     reader, judged, used = _judged_signals(sources, settings, options, reader, progress)
-    layers = reader.runtime.shape.layers
     trained = train_signals(
         judged,
-        Backbone(settings.backbone.model, reader.fingerprint, reader.template_hash, settings.backbone.layout, layers),
+        _backbone(settings, reader),
         _record(options, settings, reader, used),
         options.seed,
-        _shown_heads(settings.backbone.model, max(probe_layers(layers))),
+        _shown_heads(settings.backbone.model, max(probe_layers(reader.runtime.shape.layers))),
         lambda text: progress.say(f"{text} ..."),
     )
-    trained.router.save(target.with_suffix(".safetensors"), trained.metadata)
-    return TrainResult(trained, export(trained.router, trained.metadata, target).bundle)
+    return _written(trained, target)
 
 
 def _judged_signals(
@@ -214,6 +224,8 @@ def _judged_signals(
 
     of_heads = {
         "--mode paper": options.mode == "paper",
+        "--readouts": options.readouts != ("query",),
+        "--quick": not options.measured,
         **{f"--{name.replace('_', '-')}": getattr(options, name) is not None for name in _OF_HEADS},
     }
     given = [name for name, is_given in of_heads.items() if is_given]

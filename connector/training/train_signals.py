@@ -176,7 +176,7 @@ def _arranged(tables: Sequence[SignalTable]) -> _Data:
     most = max(map(len, with_text))
     layers, _, hidden = tables[0].states.shape
     states = torch.zeros(len(tables), most, layers, hidden)
-    grades, first, there = (torch.zeros(len(tables), most) for _ in range(3))
+    grades, there = (torch.zeros(len(tables), most) for _ in range(2))
     own_grades, own_first = [], []
     for at, (table, places) in enumerate(zip(tables, with_text, strict=True)):
         passages = [table.documents[place][0] for place in places]
@@ -184,13 +184,12 @@ def _arranged(tables: Sequence[SignalTable]) -> _Data:
         own_grades.append(np.array([max(table.qrels.get(table.ids[place], 0), 0) for place in places], dtype=float))
         own_first.append(standardize(first_stage_scores(table.first_stage[places])))
         grades[at, : len(places)] = torch.from_numpy(own_grades[-1])
-        first[at, : len(places)] = torch.from_numpy(own_first[-1])
         there[at, : len(places)] = 1
     collections = [table.source.partition(":")[0] for table in tables]
     counts = Counter(collections)
     # Every collection counts the same, whatever it has of queries.
     weights = torch.tensor([len(tables) / len(counts) / counts[name] for name in collections])
-    return _Data(Windows(states, grades, first, there.bool(), weights), own_grades, own_first, collections)
+    return _Data(Windows(states, grades, there.bool(), weights), own_grades, own_first, collections)
 
 
 def _held_out(collections: Sequence[str], seed: int) -> list[list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -54,28 +53,19 @@ class Likelihood:
         """
         count = len(hidden)
         filled = torch.nn.functional.pad(hidden, (0, 0, 0, -count % _ROWS))
-        found = [self._of_block(*block) for block in self._blocks(filled, targets, count)]
-        return torch.cat([*found, torch.zeros(0, device=hidden.device)])[:count]
-
-    def _blocks(
-        self, filled: torch.Tensor, targets: torch.Tensor, count: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        of_all = torch.nn.functional.pad(targets, (0, len(filled) - count))
-        return zip(torch.split(filled, _ROWS), torch.split(of_all, _ROWS), strict=True)
-
-    def _of_block(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        highest = torch.full((len(hidden),), float("-inf"), device=hidden.device)
-        total = torch.zeros(len(hidden), device=hidden.device)
+        highest = torch.full((len(filled),), float("-inf"), device=hidden.device)
+        total = torch.zeros(len(filled), device=hidden.device)
         for part in torch.split(self._weight, _PART):
-            logits = self._logits(hidden, part)
+            logits = self._logits(filled, part)
             above = torch.maximum(highest, logits.amax(dim=1))
             total = total * torch.exp(highest - above) + torch.exp(logits - above[:, None]).sum(dim=1)
             highest = above
         own = self._shaped((hidden.float() * self._weight[targets].float()).sum(dim=1))
-        return own - highest - torch.log(total)
+        return own - highest[:count] - torch.log(total[:count])
 
-    def _logits(self, hidden: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-        return self._shaped(torch.nn.functional.linear(hidden, part).float())
+    def _logits(self, filled: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+        products = [torch.nn.functional.linear(rows, part) for rows in torch.split(filled, _ROWS)]
+        return self._shaped(torch.cat(products).float() if products else filled.new_zeros(0, len(part)).float())
 
     def _shaped(self, logits: torch.Tensor) -> torch.Tensor:
         logits = logits * self._scale if self._scale != 1.0 else logits

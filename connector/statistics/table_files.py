@@ -1,0 +1,42 @@
+"""Tables on disk: arrays and a record in one file, written at once or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Arrays", "load_table", "save_table"]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+T = TypeVar("T")
+
+
+def save_table(path: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
+    """Write a table; a kill leaves the old file, or none."""
+    told = np.frombuffer(json.dumps(record).encode(), dtype=np.uint8)
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    with temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays, record=told)
+    temporary.replace(path)
+
+
+def load_table(path: Path, make: Callable[[dict[str, Any], Arrays], T | None]) -> T | None:
+    """Read a table; None if there is none, or a damaged one.
+
+    Args:
+        path: the file.
+        make: the table from its record and arrays, which are read when they are asked for; None: of another format.
+    """
+    try:
+        # Opened here: numpy leaves the file open when it is not an archive.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return make(json.loads(file["record"].tobytes()), file)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
