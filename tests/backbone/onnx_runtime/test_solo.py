@@ -11,21 +11,11 @@ from connector.backbone.prompt.tail import solo_tail
 from connector.backbone.runtime import Observations, ReadRequest
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
-from tests.backbone.onnx_runtime.test_runtime import TOLERANCE, Both, loaded
-from tests.backbone.tiny import FAMILIES
-from tests.backbone.tiny_exports import TinyExports
-from tests.backbone.torch_runtime.test_solo import DOCUMENTS, LAST, PREFIX, QUERY
+from tests.backbone.onnx_runtime.test_runtime import TOLERANCE, Both, both, short
+from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, PREFIX
+from tests.backbone.torch_runtime.test_solo import LAST, QUERY
 
-
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
-def both(request: pytest.FixtureRequest, tiny_exports: TinyExports) -> Both:
-    return loaded(tiny_exports, tiny_exports.checkpoint(request.param, layers=2))
-
-
-@pytest.fixture(scope="module")
-def short(tiny_exports: TinyExports) -> Both:
-    """The first three of four layers."""
-    return loaded(tiny_exports, tiny_exports.checkpoint("llama"), layers=3)
+__all__ = ["both", "short"]
 
 
 def read(runtime: Any, numbers: list[int], needs: Needs, pool: Needs | None = None) -> Observations:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -14,23 +13,11 @@ from connector.backbone.runtime import Observations, ReadRequest
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.heads.needs import Needs
 from tests.backbone.reading import token_ids
-from tests.backbone.tiny import FAMILIES, save_tiny
+from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, PREFIX, folder, runtime
 
-PREFIX = [1, 5, 9, 13, 17]
-DOCUMENTS = token_ids([20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30], [40, 41, 42], [50])
+__all__ = ["folder", "runtime"]
+
 LAST, QUERY = 63, token_ids([70, 71, 72, 80])[0]
-
-
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp(request.param)
-    save_tiny(request.param, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def runtime(folder: Path) -> TorchRuntime:
-    return TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype="float32")
 
 
 def every(runtime: TorchRuntime) -> Needs:

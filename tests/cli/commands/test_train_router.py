@@ -57,6 +57,15 @@ def run(cache: Path, *arguments: str, ok: bool = True, layout: str = "block") ->
     raise result.exception
 
 
+def engine_of(collection: Path, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The collection in an embedded index: options that name it, and options of its judged train queries."""
+    engine = ("--set", "engine.index=animals", "--set", f"engine.url={folder / 'indexes'}")
+    indexed = CliRunner().invoke(cli, [*engine, "index", str(collection)], catch_exceptions=False)
+    assert indexed.exit_code == 0, indexed.output
+    queries, qrels = (str(collection / name) for name in ("queries_train.jsonl", "qrels_train.tsv"))
+    return engine, ("--queries-file", queries, "--qrels", qrels)
+
+
 TRAIN = ("--window", "5", "--layers", "4", "--pool", "6", "--most-heads", "3")
 
 
@@ -137,15 +146,7 @@ def test_what_is_wrong_is_told(cache: Path, collection: Path, trained: Path, tmp
 
 @pytest.mark.slow
 def test_queries_over_the_engine_and_made_of_its_documents(cache: Path, collection: Path, tmp_path: Path) -> None:
-    engine = ("--set", "engine.index=animals", "--set", f"engine.url={tmp_path / 'indexes'}")
-    indexed = CliRunner().invoke(cli, [*engine, "index", str(collection)], catch_exceptions=False)
-    assert indexed.exit_code == 0, indexed.output
-    files = (
-        "--queries-file",
-        str(collection / "queries_train.jsonl"),
-        "--qrels",
-        str(collection / "qrels_train.tsv"),
-    )
+    engine, files = engine_of(collection, tmp_path)
     out = tmp_path / "engine.onnx"
     run(cache, *engine, "train", "engine:made:6", *files, *TRAIN, "--out", str(out))
     queries = Bundle.load(out).metadata.training["queries"]

@@ -12,7 +12,7 @@ from connector.cli import cli
 from connector.errors import DataError, SettingsError
 from connector.evaluation.report import report_from_json
 from connector.routing.bundle import Bundle
-from tests.cli.commands.test_train_router import cache, collection, run
+from tests.cli.commands.test_train_router import cache, collection, engine_of, run
 
 __all__ = ["cache", "collection"]
 
@@ -75,15 +75,7 @@ def test_a_report_of_it(cache: Path, collection: Path, trained: Path) -> None:
 
 @pytest.mark.slow
 def test_queries_over_the_engine(cache: Path, collection: Path, tmp_path: Path) -> None:
-    engine = ("--set", "engine.index=animals", "--set", f"engine.url={tmp_path / 'indexes'}")
-    indexed = CliRunner().invoke(cli, [*engine, "index", str(collection)], catch_exceptions=False)
-    assert indexed.exit_code == 0, indexed.output
-    files = (
-        "--queries-file",
-        str(collection / "queries_train.jsonl"),
-        "--qrels",
-        str(collection / "qrels_train.tsv"),
-    )
+    engine, files = engine_of(collection, tmp_path)
     out = tmp_path / "engine.onnx"
     run(cache, *engine, "train", *files, *WINDOW, "--out", str(out), layout="solo")
     assert Bundle.load(out).metadata.training["queries"] == {"animals": 10}
@@ -96,6 +88,7 @@ def test_what_is_wrong_is_told(cache: Path, collection: Path, tmp_path: Path) ->
         (("train",), SettingsError, "give a SOURCE"),
         (("train", source, "--pool", "6"), SettingsError, "--pool: the layout solo has no heads to pick"),
         (("train", source, "--mode", "paper"), SettingsError, "--mode paper: the layout solo"),
+        (("train", source, "--quick", "--readouts", "icr"), SettingsError, "--readouts, --quick: the layout solo"),
         (("train", source, "--static"), SettingsError, "give --layout block"),
         (("train", source, "--leave-out", "animals"), DataError, "0 windows"),
         (("train", source, "--queries-file", "q.jsonl"), SettingsError, "go together"),
