@@ -1,7 +1,7 @@
 """A small embedding model in ONNX Runtime: what search teams already run beside BM25.
 
 A model is a folder with an ONNX graph and a ``tokenizer.json``, as sentence-transformers models are published on the
-Hugging Face hub, or a name known here.
+Hugging Face hub, or a name known here. The libraries for it want more of a folder than graph and tokenizer, or torch.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from connector.evaluation.provenance import Provenance
 from connector.evaluation.report import Report, report_text, report_to_json
 from connector.evaluation.routed_systems import RoutedBy, routed_by, trained_on
 from connector.evaluation.running import (
+    AnyTable,
     Ranked,
     drawn_queries,
     peer_systems,
@@ -42,11 +43,9 @@ from connector.routing.query_embedding import QueryEmbedding
 from connector.routing.selection import likelihood_route, load_bundle, static_heads
 from connector.settings import Settings
 from connector.statistics.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
-from connector.statistics.signal_tables import SignalTable, gather_signals
+from connector.statistics.signal_tables import gather_signals
 
 __all__ = ["EvaluateOptions", "Evaluation", "evaluate"]
-
-AnyTable = TypeVar("AnyTable", HeadTable, SignalTable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

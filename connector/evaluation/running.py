@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from connector.statistics.signal_tables import SignalTable
 
 __all__ = [
     "FUSED",
+    "AnyTable",
     "POOL",
     "Ranked",
     "all_heads",
@@ -42,6 +44,7 @@ FUSED = f"+{FIRST_STAGE}"
 POOL = "pool"
 """Stands for the read-out in systems of a router, whose pool says how each head is read."""
 Windows = Mapping[str, Sequence[Hit]]
+AnyTable = TypeVar("AnyTable", HeadTable, SignalTable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +110,9 @@ def systems(
     Raises:
         DataError: a table is not of the window it should be of, or a ranking is not of the window's documents.
     """
-    by_query = {table.query_id: table for table in tables}
-    for query, table in by_query.items():
-        if sorted(table.ids) != sorted(hit.id for hit in windows[query]):
-            raise DataError(f"the head statistics of query {query} are of another window; remove them and run again")
-    as_found = {query: [hit.id for hit in hits] for query, hits in windows.items()}
-    plain = _measured(collection, windows, as_found)
-    found = [Ranked(make_system(FIRST_STAGE, plain), plain, as_found)]
+    by_query = _by_query(windows, tables)
+    found = [_first_stage(collection, windows)]
+    plain = found[0].values
 
     def add(name: str, readout: ReadOut, heads: HeadSet, read: Sequence[tuple[int, int]] | None) -> None:
         for suffix, fused in (("", False), (FUSED, True)):
@@ -163,11 +162,9 @@ def signal_systems(
     Raises:
         DataError: see ``systems``.
     """
-    by_query = {table.query_id: table for table in tables}
-    as_found = {query: [hit.id for hit in hits] for query, hits in windows.items()}
-    plain = _measured(collection, windows, as_found)
-    first = Ranked(make_system(FIRST_STAGE, plain), plain, as_found)
-    return [first, *_routed_systems(collection, windows, by_query, ways, plain, seed)]
+    first = _first_stage(collection, windows)
+    by_query = _by_query(windows, tables)
+    return [first, *_routed_systems(collection, windows, by_query, ways, first.values, seed)]
 
 
 def peer_systems(
@@ -180,7 +177,7 @@ def peer_systems(
         name: of the rows.
         scores: of every query: float64 [hits], in their order.
     """
-    plain = _measured(collection, windows, {query: [hit.id for hit in hits] for query, hits in windows.items()})
+    plain = _first_stage(collection, windows).values
     found = []
     for weight in (None, PEER_WEIGHT):
         rankings = {}
@@ -192,6 +189,20 @@ def peer_systems(
         label = name if weight is None else f"{name}{FUSED}"
         found.append(Ranked(make_system(label, values, plain, weight=weight, seed=seed), values, rankings))
     return found
+
+
+def _by_query(windows: Windows, tables: Iterable[AnyTable]) -> dict[str, AnyTable]:
+    found = {table.query_id: table for table in tables}
+    for query, table in found.items():
+        if sorted(table.ids) != sorted(hit.id for hit in windows[query]):
+            raise DataError(f"the statistics of query {query} are of another window; remove them and run again")
+    return found
+
+
+def _first_stage(collection: Collection, windows: Windows) -> Ranked:
+    as_found = {query: [hit.id for hit in hits] for query, hits in windows.items()}
+    plain = _measured(collection, windows, as_found)
+    return Ranked(make_system(FIRST_STAGE, plain), plain, as_found)
 
 
 def _routed_systems(

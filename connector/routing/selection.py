@@ -128,15 +128,15 @@ def choose_routes(settings: Settings, identity: BackboneIdentity) -> tuple[Mode,
     readout: ReadOut = settings.rerank.readout
     fixed: dict[Mode, Route] = {}
     weight = static.all_weights.get(readout, 1.0) if static else 1.0
-    if alone:
-        # Read alone, documents show no attention that tells them apart; the likelihood needs no training.
-        fixed["static"] = likelihood_route() if bundle is None else bundle.static_route()
-    else:
+    if not alone:
         fixed["all"] = fixed_route(HeadSet(identity.shape.all_heads(), weight), readout)
     if static is not None and (mode == "static" or readout in static.sets):
         fixed["static"] = fixed_route(static.for_readout(readout), readout)
     elif bundle is not None:
         fixed["static"] = bundle.static_route()
+    elif alone:
+        # Read alone, documents show no attention that tells them apart; the likelihood needs no training.
+        fixed["static"] = likelihood_route()
     if configured == "auto" and bundle is None:
         mode = "static"
     if mode != "routed" and mode not in fixed or mode == "routed" and bundle is None:

@@ -16,9 +16,10 @@ from connector.documents import Hit
 from connector.errors import DataError
 from connector.evaluation.report import Report, System, render_controls, render_table
 from connector.evaluation.routed_systems import route_ranking
-from connector.evaluation.running import Ranked, shuffled, systems, window_recall
+from connector.evaluation.running import Ranked, shuffled, signal_systems, systems, window_recall
 from connector.evaluation.runs import read_run
 from connector.evaluation.system_files import run_name, write_per_query, write_runs
+from connector.statistics.signal_tables import SignalTable
 from tests.evaluation.routing_world import QUERIES, STATIC, bundle, collection, tables, ways, windows
 from tests.evaluation.test_report import make_report
 
@@ -127,6 +128,24 @@ def test_statistics_of_another_window_are_refused() -> None:
     hits["q0"] = [*hits["q0"][:-1], Hit("other", 0.5, {})]
     with pytest.raises(DataError, match="query q0 are of another window"):
         systems(collection(own), hits, own.values(), None)
+
+
+def test_signals_of_another_window_are_refused() -> None:
+    own = tables()
+    nothing = np.zeros((0, 0), dtype=np.float32)
+    other = SignalTable(
+        "q0",
+        ("nobody",),
+        np.ones(1),
+        (),
+        np.zeros((0, 1, 4), dtype=np.float32),
+        nothing,
+        np.ones(1),
+        ((0,),),
+        "a query",
+    )
+    with pytest.raises(DataError, match="query q0 are of another window"):
+        signal_systems(collection(own), windows(own), [other], [])
 
 
 def test_shuffled_windows_hold_the_same_in_another_order() -> None:
