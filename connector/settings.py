@@ -206,7 +206,7 @@ class CacheSettings(_Section):
     dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "int4"] = Field(
         "auto",
         description="Number format of cached keys and values; auto: that of the weights where it has 16 bits, "
-        "else float16. int4: layout late only. See docs/document-cache.md.",
+        "else float16. int4: runtime torch only. See docs/document-cache.md.",
     )
 
     @field_validator("dtype", mode="before")

@@ -79,11 +79,6 @@ def reader_from(source: Reader | Callable[[Settings], Reader], settings: Setting
 
 def _open(settings: Settings, progress: Callable[[str, float | None], None] | None) -> _Opened:
     backbone = settings.backbone
-    if settings.cache.dtype == "int4" and backbone.layout != "late":
-        raise SettingsError(
-            f"cache.dtype = int4 codes keys alone, and backbone.layout = {backbone.layout} keeps values too; "
-            "set cache.dtype to int8, or backbone.layout to late"
-        )
     folder = _exported_folder(settings)
     named = (Path(backbone.model).expanduser() / RECORD).is_file()
     if backbone.runtime == "torch" and named:

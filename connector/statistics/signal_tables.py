@@ -1,8 +1,9 @@
 """Signal statistics: hidden states and likelihoods of a query behind each document of its window, kept on disk.
 
-Gathering them needs the LLM; all that fits probes and weights afterwards works from these tables. One file a query,
-written at once or not at all: a run that was killed goes on where it stopped, and shards that ran on other machines
-are merged by copying their files.
+Gathering them needs the LLM; all that fits probes and weights afterwards works from these tables. One file a query
+holds every document that was ever read for it, for a document's numbers do not depend on the others: another first
+stage or a longer window reads what is new. A file is written at once or not at all: a run that was killed goes on
+where it stopped, and shards that ran on other machines are merged by copying their files.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from connector.statistics.table_files import Arrays, load_table, save_table
 __all__ = ["SignalTable", "gather_signals"]
 
 # Raised when the numbers in a table change their meaning.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +64,6 @@ class SignalTable:
     qrels: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
 
-    @classmethod
-    def of(cls, searched: SearchedQuery, reading: Reading) -> SignalTable:
-        """From a reading of the query's hits, in their order."""
-        scores = [np.nan if hit.score is None else hit.score for hit in searched.hits]
-        return cls(
-            searched.query_id,
-            tuple(hit.id for hit in searched.hits),
-            np.array(scores, dtype=np.float64),
-            reading.layers,
-            _rounded(reading.states),
-            reading.log_probabilities,
-            reading.lengths,
-            reading.documents,
-            searched.query,
-            dict(searched.qrels),
-            searched.source,
-        )
-
     @property
     def heads(self) -> tuple[tuple[int, int], ...]:
         """See ``Observed``: no head was read."""
@@ -98,48 +81,79 @@ class SignalTable:
         """See ``signals.signal_scores``: float64 [signals, passages]."""
         return signal_scores(signals, self)
 
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Passages of all documents that were read for a query.
+
+    Attributes:
+        documents: for each document, by the hash of its text, its passages.
+        states: float32 [layers, passages, hidden]: see ``SignalTable``.
+        log_probabilities: float32 [passages, query tokens]: see ``SignalTable``.
+        lengths: int64 [passages].
+    """
+
+    documents: Mapping[str, Sequence[int]]
+    states: npt.NDArray[np.float32]
+    log_probabilities: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, keys: Sequence[str], reading: Reading) -> _Stored:
+        documents = dict(zip(keys, reading.documents, strict=True))
+        return cls(documents, _rounded(reading.states), reading.log_probabilities, reading.lengths)
+
+    def joined(self, other: _Stored) -> _Stored:
+        """With the passages of another behind its own."""
+        behind = len(self.lengths)
+        documents = {key: [behind + at for at in passages] for key, passages in other.documents.items()}
+        return _Stored(
+            {**self.documents, **documents},
+            np.concatenate([self.states, other.states], axis=1),
+            np.concatenate([self.log_probabilities, other.log_probabilities]),
+            np.concatenate([self.lengths, other.lengths]),
+        )
+
+    def table(self, searched: SearchedQuery, keys: Sequence[str], layers: tuple[int, ...]) -> SignalTable:
+        """Of the query's hits, in their order; equal texts share their passages."""
+        # Empty texts have no passages, and are not kept.
+        documents = [self.documents.get(key, ()) for key in keys]
+        own = sorted({at for passages in documents for at in passages})
+        place = {at: number for number, at in enumerate(own)}
+        return SignalTable(
+            searched.query_id,
+            tuple(hit.id for hit in searched.hits),
+            np.array([np.nan if hit.score is None else hit.score for hit in searched.hits], dtype=np.float64),
+            layers,
+            self.states[:, own],
+            self.log_probabilities[own] if len(self.log_probabilities) else self.log_probabilities,
+            self.lengths[own],
+            tuple(tuple(place[at] for at in passages) for passages in documents),
+            searched.query,
+            dict(searched.qrels),
+            searched.source,
+        )
+
     def save(self, path: Path) -> None:
-        """Write the table; a kill leaves the old file, or none."""
-        record = {
-            "version": _VERSION,
-            "query_id": self.query_id,
-            "ids": self.ids,
-            "layers": self.layers,
-            "documents": self.documents,
-            "query": self.query,
-            "qrels": dict(self.qrels),
-            "source": self.source,
-        }
+        """Write them; a kill leaves the old file, or none."""
         arrays: Arrays = {
-            "first_stage": self.first_stage,
             "states": self.states.astype(np.float16),
             "log_probabilities": self.log_probabilities,
             "lengths": self.lengths,
         }
-        save_table(path, record, arrays)
+        save_table(path, {"version": _VERSION, "documents": dict(self.documents)}, arrays)
 
     @classmethod
-    def load(cls, path: Path) -> SignalTable | None:
-        """Read a table; None if there is none, or a damaged one or one of another format."""
+    def load(cls, path: Path) -> _Stored | None:
+        """Read them; None if there is none, or a damaged file or one of another format."""
         return load_table(path, cls._of)
 
     @classmethod
-    def _of(cls, record: dict[str, Any], arrays: Arrays) -> SignalTable | None:
+    def _of(cls, record: dict[str, Any], arrays: Arrays) -> _Stored | None:
         if record["version"] != _VERSION:
             return None
-        return cls(
-            record["query_id"],
-            tuple(record["ids"]),
-            arrays["first_stage"],
-            tuple(record["layers"]),
-            arrays["states"].astype(np.float32),
-            arrays["log_probabilities"],
-            arrays["lengths"],
-            tuple(tuple(passages) for passages in record["documents"]),
-            record["query"],
-            record["qrels"],
-            record["source"],
-        )
+        states = arrays["states"].astype(np.float32)
+        return cls(record["documents"], states, arrays["log_probabilities"], arrays["lengths"])
 
 
 def _rounded(states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -168,11 +182,19 @@ def gather_signals(
         texts = [text if text.strip() else "" for text in texts]
         if not any(texts):
             continue
-        wanted = [list(needs.layers), needs.likelihood]
-        asked = [reader.fingerprint, reader.budget, wanted, searched.query_id, searched.query, texts]
-        path = folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]}.npz"
-        table = SignalTable.load(path)
-        if table is None:
-            table = SignalTable.of(searched, reader.read(searched.query, texts, needs))
-            table.save(path)
-        yield table
+        asked = [reader.fingerprint, reader.budget, list(needs.layers), needs.likelihood, searched.query]
+        path = folder / f"{_digest(asked)}.npz"
+        keys = [_digest(text) for text in texts]
+        stored = _Stored.load(path)
+        known = stored.documents if stored is not None else {}
+        new = {key: text for key, text in zip(keys, texts, strict=True) if text and key not in known}
+        if new:
+            read = _Stored.of(list(new), reader.read(searched.query, list(new.values()), needs))
+            stored = read if stored is None else stored.joined(read)
+            stored.save(path)
+        assert stored is not None
+        yield stored.table(searched, keys, tuple(needs.layers))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
 """What storing encoded documents in fewer bits costs: ``python -m connector.studies.storage_error FOLDER``.
 
-The same windows are read with the static heads from documents that are encoded once and stored as float32, float16
-and int8, with the layout ``late`` also as int4. Scores are compared with float32's.
+The same windows are read by the static route from documents that are encoded once and stored as float32,
+float16, int8 and int4. Scores are compared with float32's.
 """
 
 from __future__ import annotations
@@ -34,11 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StorageError", "measure"]
 
-FORMATS: dict[str, tuple[CacheDtype, ...]] = {
-    "block": ("float32", "float16", "int8"),
-    "late": ("float32", "float16", "int8", "int4"),
-}
-"""Layout -> formats that are compared, the exact one first."""
+FORMATS: tuple[CacheDtype, ...] = ("float32", "float16", "int8", "int4")
+"""Formats that are compared, the exact one first."""
+LAYOUTS: tuple[Layout, ...] = ("solo", "block", "late")
 
 
 class EncodedOnce:
@@ -144,7 +142,7 @@ def measure(settings: Settings, collection: Collection, windows: dict[str, list[
     )
     encoded = EncodedOnce(reranker.reader.runtime)
     reranker = Reranker(reranker.reader.with_runtime(encoded), reranker.routes, fusion=settings.rerank.fusion)
-    for name in FORMATS[settings.backbone.layout]:
+    for name in FORMATS:
         encoded.stored_as = name
         reranker.reader.clear_cache()
         differences, correlations = [], []
@@ -200,7 +198,7 @@ def table(rows: Iterable[StorageError]) -> str:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--limit", default=40, show_default=True, help="Queries.")
 @click.option("--split", default="train", show_default=True)
-@click.option("--layout", type=click.Choice(list(FORMATS)), default="block", show_default=True)
+@click.option("--layout", type=click.Choice(LAYOUTS), default="solo", show_default=True)
 @click.option("--run", "run_file", help="A TREC run in the folder as first stage; default: engine.kind's search.")
 @click.option("--qrels", help="Another file of judgments in the folder.")
 def _main(folder: Path, limit: int, split: str, layout: str, run_file: str | None, qrels: str | None) -> None:

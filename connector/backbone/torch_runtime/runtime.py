@@ -133,8 +133,6 @@ class TorchRuntime:
     ) -> Iterator[EncodedDocument]:
         """See ``Runtime.encode``."""
         late = layout == "late"
-        if self._cache_dtype == "int4" and not late:
-            raise BackboneError("cache.dtype = int4 is for the layout late; set it to int8")
         solo = layout == "solo"
         # Read alone, a document is attended through in every layer that is run; else the deepest is only looked at.
         deepest = pool.depth(self._shape.layers) - 1 if solo else pool.deepest_head

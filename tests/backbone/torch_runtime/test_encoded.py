@@ -10,18 +10,16 @@ import torch
 
 from connector.backbone.caching.disk_cache import DiskCache
 from connector.backbone.caching.document_cache import DocumentCache
-from connector.backbone.open_reader import open_reader
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.backbone.torch_runtime.encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
-from connector.errors import BackboneError, SettingsError
+from connector.errors import BackboneError
 from connector.heads.needs import Needs
-from connector.settings import Settings
+from connector.settings import Layout
 from tests.backbone.reading import token_ids
-from tests.backbone.tiny import save_tiny
 
 QUERY = "How long do cats sleep?"
 # Two heads of one kv head, and one of another layer.
@@ -124,20 +122,20 @@ def test_numbers_that_codes_cannot_hold_are_refused(number: float) -> None:
             StoredTensor.store(wrong, "int4")
 
 
-@pytest.mark.parametrize("layout", ["block", "joint"])
-def test_layouts_that_keep_values_are_refused_at_the_start(settings: Settings, layout: str) -> None:
-    wrong = settings.model_copy(
-        update={
-            "cache": settings.cache.model_copy(update={"dtype": "int4"}),
-            "backbone": settings.backbone.model_copy(update={"layout": layout}),
-        }
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["solo", "block"])
+def test_values_are_coded_as_keys_are(smollm2: Checkpoint, layout: Layout) -> None:
+    documents = token_ids(range(100, 140), range(300, 420))
+    coded, exact = (
+        list(runtime_of(smollm2, dtype).encode((1, 2, 3), documents, Needs(HEADS), layout=layout))
+        for dtype in ("int4", "float32")
     )
-    with pytest.raises(SettingsError, match=r"cache\.dtype = int4 .*set cache\.dtype to int8, or backbone\.layout"):
-        open_reader(wrong)
-
-
-def test_values_are_never_coded(tmp_path: Path) -> None:
-    save_tiny("llama", tmp_path)
-    runtime = TorchRuntime.load(tmp_path, device="cpu", dtype="float32", cache_dtype="int4")
-    with pytest.raises(BackboneError, match=r"cache\.dtype = int4 is for the layout late; set it to int8"):
-        next(runtime.encode((1, 2), token_ids([3, 4]), Needs(((1, 0),)), layout="block"))
+    for small, whole in zip(coded, exact, strict=True):
+        assert isinstance(small, TorchEncodedDocument) and isinstance(whole, TorchEncodedDocument)
+        assert small.nbytes < whole.nbytes / 6
+        for layer, state in whole.states.items():
+            found, wanted = small.states[layer].widen(torch.float32), state.widen(torch.float32)
+            assert found.shape == wanted.shape
+            # A normal distribution in 16 best levels loses a hundredth of its variance.
+            spread = (wanted - wanted.mean(1, keepdim=True)).square().sum((1, 2))
+            assert ((found - wanted).square().sum((1, 2)) < 0.02 * spread).all()
