@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from connector.errors import DataError, MissingExtraError
 from connector.evaluation.runs import Qrels
 
-__all__ = ["MEASURES", "PerQuery", "Rankings", "calibration_error", "mean", "per_query"]
+__all__ = ["MEASURES", "Bin", "PerQuery", "Rankings", "calibration_error", "mean", "per_query", "reliability"]
 
 MEASURES = ("nDCG@10", "MRR@10")
 Rankings: TypeAlias = Mapping[str, Sequence[str]]
@@ -60,19 +60,42 @@ def mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def calibration_error(log_odds: Sequence[float], relevant: Sequence[bool], bins: int = 10) -> float:
-    """How far told probabilities lie from what came true: ECE, in bins of equal width (Guo et al., ICML 2017).
+class Bin(NamedTuple):
+    """Scores that told about the same probability.
+
+    Attributes:
+        hits: how many there are.
+        told: their mean probability.
+        relevant: the share of them that is relevant.
+    """
+
+    hits: int
+    told: float
+    relevant: float
+
+
+def reliability(log_odds: Sequence[float], relevant: Sequence[bool], bins: int = 10) -> tuple[Bin, ...]:
+    """Told probabilities beside what came true, in bins of equal width; an empty bin is all zeros.
 
     Args:
-        log_odds: of being relevant, as they were told; at least one.
+        log_odds: of being relevant, as they were told.
         relevant: what came true.
         bins: of probability.
     """
     told = 1 / (1 + np.exp(-np.clip(np.array(log_odds, dtype=np.float64), -500, 500)))
     true = np.array(relevant, dtype=np.float64)
     place = np.minimum((told * bins).astype(int), bins - 1)
-    missed = [abs(float((told - true)[place == at].sum())) for at in range(bins)]
-    return sum(missed) / len(told)
+    own = [place == at for at in range(bins)]
+    return tuple(
+        Bin(int(here.sum()), float(told[here].mean()), float(true[here].mean())) if here.any() else Bin(0, 0.0, 0.0)
+        for here in own
+    )
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """How far told probabilities lie from what came true: ECE (Guo et al., ICML 2017); bins as of ``reliability``."""
+    missed = sum(each.hits * abs(each.told - each.relevant) for each in bins)
+    return missed / sum(each.hits for each in bins)
 
 
 def _as_run(rankings: Rankings, judged: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from connector.errors import DataError
-from connector.evaluation.measures import MEASURES, PerQuery, mean
+from connector.evaluation.measures import MEASURES, Bin, PerQuery, calibration_error, mean
 from connector.evaluation.provenance import Provenance
 from connector.evaluation.significance import Comparison, compare
 
@@ -40,7 +40,6 @@ _SYSTEM_KEYS = (
     "p_value",
     "interval",
 )
-_ECE = "calibration_error"
 # What newer reports have besides.
 _AGAINST = ("static", "permuted")
 
@@ -61,9 +60,8 @@ class System:
         comparison: nDCG@10 against the first stage; None for the first stage itself.
         against: name of another system -> nDCG@10 against it; both fused, or both not.
         per_query: query -> nDCG@10; empty in reports of older versions.
-        route: of routed systems: mean number of heads and deepest layer, mean and range of the first stage's gate;
-            where scores stand for odds of relevance, how far these lie from what came true (see
-            ``measures.calibration_error``).
+        route: of routed systems: mean number of heads and deepest layer, mean and range of the first stage's gate.
+        reliability: where scores stand for odds of relevance, told probabilities beside what came true.
     """
 
     name: str
@@ -78,6 +76,7 @@ class System:
     against: Mapping[str, Comparison] = field(default_factory=dict)
     per_query: Mapping[str, float] = field(default_factory=dict)
     route: Mapping[str, float] = field(default_factory=dict)
+    reliability: tuple[Bin, ...] = ()
 
     def label(self) -> str:
         """Name and read-out on one line."""
@@ -118,11 +117,12 @@ def make_system(
     seed: int = 0,
     against: Mapping[str, Mapping[str, float]] | None = None,
     route: Mapping[str, float] | None = None,
+    reliability: tuple[Bin, ...] = (),
 ) -> System:
     """A system from values per query.
 
     Args:
-        name, readout, heads, head_list, weight, route: see ``System``.
+        name, readout, heads, head_list, weight, route, reliability: see ``System``.
         values: measure -> query -> value, as ``per_query`` gives it.
         baseline: the first stage's values; None for itself.
         seed: of the paired tests.
@@ -145,6 +145,7 @@ def make_system(
         against={other: compare(values[MEASURES[0]], by_query, seed) for other, by_query in (against or {}).items()},
         per_query={query: round(value, 4) for query, value in values[MEASURES[0]].items()},
         route=route or {},
+        reliability=reliability,
     )
 
 
@@ -154,7 +155,8 @@ def report_to_json(report: Report) -> dict[str, Any]:
     An entry of ``rows`` holds ``name``, ``readout``, the measures, ``seconds_per_query``, ``seconds_cached``,
     ``heads``, ``head_list``, ``weight``, and against the first stage ``difference`` (of nDCG@10), ``p_value`` and
     ``interval`` (null for the first stage itself); the same numbers in ``against_static`` and ``against_permuted``
-    where there are such systems; ``per_query``, nDCG@10 by query; and of routed systems ``route``.
+    where there are such systems; ``per_query``, nDCG@10 by query; of routed systems ``route``; and of those whose
+    scores stand for odds of relevance ``reliability``: ten bins of [hits, mean probability, share that is relevant].
     """
     return {
         "collection": report.collection,
@@ -208,7 +210,7 @@ def render_controls(report: Report) -> Table | None:
     systems = [system for system in report.systems if system.route]
     if not systems:
         return None
-    calibrated = any(_ECE in system.route for system in systems)
+    calibrated = any(system.reliability for system in systems)
     table = Table(
         caption="differences of nDCG@10 (p) to the rows static (pool) and permuted of the same fusion; "
         "heads, gate of the first stage, and deepest layer: means over queries"
@@ -222,7 +224,7 @@ def render_controls(report: Report) -> Table | None:
         compared = (system.against.get(other) for other in _AGAINST)
         cells = ["" if own is None else f"{own.difference:+.4f} ({own.p_value:.3f})" for own in compared]
         heads, gate, layer = (system.route[key] for key in ("heads", "first_stage_gate", "deepest_layer"))
-        missed = [f"{system.route[_ECE]:.3f}"] if _ECE in system.route else []
+        missed = [f"{calibration_error(system.reliability):.3f}"] if system.reliability else []
         table.add_row(system.name, *cells, f"{heads:.1f}", f"{gate:.2f}", f"{layer:.1f}", *missed)
     return table
 
@@ -269,8 +271,13 @@ def _system_to_json(system: System) -> dict[str, Any]:
         **_comparison_to_json(system.comparison),
         **{f"against_{name}": _comparison_to_json(own) for name, own in system.against.items()},
         "route": {name: round(value, 4) for name, value in system.route.items()},
+        **({"reliability": _bins_to_json(system.reliability)} if system.reliability else {}),
         "per_query": dict(system.per_query),
     }
+
+
+def _bins_to_json(bins: Sequence[Bin]) -> list[list[float]]:
+    return [[each.hits, round(each.told, 4), round(each.relevant, 4)] for each in bins]
 
 
 def _comparison_to_json(comparison: Comparison | None) -> dict[str, Any]:
@@ -311,4 +318,5 @@ def _system_from_json(value: Mapping[str, Any]) -> System:
         {name: own for name, own in found.items() if own is not None},
         {str(query): float(own) for query, own in value.get("per_query", {}).items()},
         {str(name): float(own) for name, own in value.get("route", {}).items()},
+        tuple(Bin(int(hits), float(told), float(true)) for hits, told, true in value.get("reliability", ())),
     )

@@ -15,7 +15,7 @@ from connector.documents import Hit
 from connector.embedding.hybrid import PEER_WEIGHT, known_scores
 from connector.errors import DataError
 from connector.evaluation.collections import Collection
-from connector.evaluation.measures import MEASURES, PerQuery, calibration_error, per_query
+from connector.evaluation.measures import MEASURES, Bin, PerQuery, per_query, reliability
 from connector.evaluation.report import FIRST_STAGE, System, make_system
 from connector.evaluation.routed_systems import RoutedBy, Table, route_ranking, route_summary, route_values
 from connector.heads.fusion import fuse
@@ -249,25 +249,26 @@ def _routed_systems(
                 against={
                     other: measured[other, fused][MEASURES[0]] for other in others if (other, fused) in measured
                 },
-                route={**route_summary(way.draws), **_calibration(collection, windows, tables, way, fused=fused)},
+                route=route_summary(way.draws),
+                reliability=_reliability(collection, windows, tables, way, fused=fused),
             )
             found.append(Ranked(system, measured[way.name, fused], first_draws[way.name, fused]))
     return found
 
 
-def _calibration(
+def _reliability(
     collection: Collection, windows: Windows, tables: Mapping[str, Table], way: RoutedBy, *, fused: bool
-) -> dict[str, float]:
+) -> tuple[Bin, ...]:
     """Of scores that stand for odds of relevance; none of others. What nobody judged counts as not relevant."""
     told: list[float] = []
     true: list[bool] = []
     for query, route in way.draws[0].items():
         if route.absolute is None:
-            return {}
+            return ()
         told += route_values(windows[query], tables[query], route, fused=fused).tolist()
         grades = collection.qrels[query]
         true += [grades.get(hit.id, 0) >= collection.relevant_from for hit in windows[query]]
-    return {"calibration_error": calibration_error(told, true)} if told else {}
+    return reliability(told, true) if told else ()
 
 
 def all_heads(static: StaticHeads | None, readout: ReadOut) -> HeadSet:

@@ -20,7 +20,7 @@ __all__ = ["POOLED", "condense", "main", "read_report", "read_reports"]
 
 POOLED = ("routed", "static", "permuted", "left-out")
 """Rows of a router, fused and not, that are compared with each other and with the first stage over all queries."""
-_ROUTE = ("heads", "lowest_gate", "first_stage_gate", "highest_gate", "calibration_error")
+_ROUTE = ("heads", "lowest_gate", "first_stage_gate", "highest_gate")
 # What a condensed row has where it says something, and a row of ``evaluate`` in any case.
 _NULLS = ("readout", "seconds_per_query", "seconds_cached", "heads", "weight", "difference", "p_value", "interval")
 
@@ -127,6 +127,8 @@ def _condensed_row(row: Mapping[str, Any], pooled: bool) -> dict[str, Any]:
     kept.update({key: own for key, own in row.items() if "@" in key})
     if row["route"]:
         kept["route"] = {key: row["route"][key] for key in _ROUTE if key in row["route"]}
+    if "reliability" in row:
+        kept["reliability"] = row["reliability"]
     if pooled and row["per_query"]:
         kept["ndcg"] = [row["per_query"][query] for query in sorted(row["per_query"])]
     return kept

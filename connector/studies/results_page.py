@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from connector.errors import DataError, RhConnectorError
-from connector.evaluation.measures import MEASURES
+from connector.evaluation.measures import MEASURES, Bin, calibration_error
 from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.running import POOL
 from connector.evaluation.significance import compare
@@ -85,6 +85,7 @@ def results_page(reports: Sequence[Report]) -> str:
             parts.append(_JOINT)
         parts.extend(_overview(group))
         parts.extend(_pooled(group))
+        parts.extend(_calibrated(group))
         for report in group:
             parts.extend(_collection(report))
     return "\n".join(parts)
@@ -176,6 +177,33 @@ def _pooled(group: Sequence[Report]) -> Iterator[str]:
             )
 
 
+def _calibrated(group: Sequence[Report]) -> Iterator[str]:
+    """What came true of the probabilities that the default told, over all hits of these collections."""
+    own = [
+        system.reliability
+        for report in group
+        for system in report.systems
+        if system.name == "routed+first-stage" and system.reliability
+    ]
+    if not own or len(own) < len(group):
+        return
+    bins = [_together(parts) for parts in zip(*own, strict=True)]
+    single = sum(calibration_error(each) for each in own) / len(own)
+    yield (
+        f"The probabilities of `routed+first-stage`, over all hits of these collections: calibration error "
+        f"{calibration_error(bins):.3f} (ECE, ten bins); mean of the collections' own {single:.3f}. What nobody "
+        "judged counts as not relevant.\n"
+    )
+    rows = [[f"{each.hits:,}", f"{each.told:.3f}", f"{each.relevant:.3f}"] for each in bins if each.hits]
+    yield markdown_table(["hits", "told, mean", "relevant"], rows)
+
+
+def _together(bins: Sequence[Bin]) -> Bin:
+    hits = sum(each.hits for each in bins)
+    told, relevant = (sum(each.hits * each[at] for each in bins) / max(hits, 1) for at in (1, 2))
+    return Bin(hits, told, relevant)
+
+
 def _values(group: Sequence[Report], name: str) -> dict[str, float] | None:
     """nDCG@10 by collection and query; None where a report lacks the system, or its queries."""
     plain = name.removesuffix("+first-stage")
@@ -235,8 +263,8 @@ def _collection(report: Report) -> Iterator[str]:
     header = ["ranking", "heads", "weight", *MEASURES, "difference", "95 % interval", "p", "s/query", "cached"]
     yield markdown_table(header, [_cells(system) for system in report.systems])
     for system in report.systems:
-        if "calibration_error" in system.route:
-            missed = system.route["calibration_error"]
+        if system.reliability:
+            missed = calibration_error(system.reliability)
             yield f"Calibration error of `{system.name}`'s probabilities (ECE, ten bins): {missed:.3f}.\n"
     heads = [
         f"head set {made.head_set or 'none'}",

@@ -9,7 +9,7 @@ import ir_measures
 import pytest
 
 from connector.errors import DataError
-from connector.evaluation.measures import MEASURES, calibration_error, mean, per_query
+from connector.evaluation.measures import MEASURES, Bin, calibration_error, mean, per_query, reliability
 
 QRELS = {"q1": {"a": 3, "b": 1, "c": 0}, "q2": {"a": 1}, "unjudged": {"a": 0}}
 
@@ -63,12 +63,23 @@ def test_wrong_input_is_refused() -> None:
         mean({})
 
 
+def missed(log_odds: list[float], relevant: list[bool]) -> float:
+    return calibration_error(reliability(log_odds, relevant))
+
+
 def test_calibration_error() -> None:
     certain = [50.0, -50.0, 50.0, -50.0]
-    assert calibration_error(certain, [True, False, True, False]) < 1e-12
-    assert calibration_error(certain, [False, True, False, True]) == pytest.approx(1)
+    assert missed(certain, [True, False, True, False]) < 1e-12
+    assert missed(certain, [False, True, False, True]) == pytest.approx(1)
     # One half, told of each of ten, of which three came true.
-    assert calibration_error([0.0] * 10, [True] * 3 + [False] * 7) == pytest.approx(0.2)
+    assert missed([0.0] * 10, [True] * 3 + [False] * 7) == pytest.approx(0.2)
     # Bins do not make up for each other.
-    assert calibration_error([0.0, -50.0], [False, True]) == pytest.approx(0.75)
-    assert calibration_error([1e9, -1e9], [True, False]) == pytest.approx(0)
+    assert missed([0.0, -50.0], [False, True]) == pytest.approx(0.75)
+    assert missed([1e9, -1e9], [True, False]) == pytest.approx(0)
+
+
+def test_reliability() -> None:
+    told = [0.0, 0.0, 50.0, -50.0]
+    bins = reliability(told, [True, False, True, False])
+    assert [each.hits for each in bins] == [1, 0, 0, 0, 0, 2, 0, 0, 0, 1]
+    assert bins[5] == Bin(2, 0.5, 0.5) and bins[9].relevant == 1 and bins[1] == Bin(0, 0.0, 0.0)
