@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from connector.errors import DataError
-from connector.evaluation.measures import MEASURES
+from connector.evaluation.measures import MEASURES, Bin
 from connector.evaluation.report import Report, make_system, report_from_json, report_to_json
 from connector.evaluation.significance import compare
 from connector.studies.condensing import read_reports
@@ -124,3 +124,20 @@ def test_joint_and_shuffled_reports_stand_apart_with_their_reading() -> None:
         "joint, first 20 hits, shuffled",
     ]
     assert "ICR" in page.split("layout joint")[1] and "The LLM saw them in random order." in page
+
+
+def test_probabilities_are_compared_with_what_came_true_over_all_hits(tmp_path: Path) -> None:
+    empty = [Bin(0, 0.0, 0.0)] * 8
+    told = {"one": (Bin(30, 0.1, 0.22), Bin(10, 0.2, 0.2)), "two": (Bin(10, 0.1, 0.0), Bin(0, 0.0, 0.0))}
+    reports = []
+    for name, bins in told.items():
+        report = make_report(name, layout="solo")
+        routed = replace(report.systems[-1], name="routed+first-stage", readout="pool", reliability=(*bins, *empty))
+        reports.append(replace(report, systems=[*report.systems, routed]))
+    page = results_page(condensed(tmp_path, *reports))
+    # Of 40 hits told .1, 6.6 are relevant: .065 off, in 40 of 50 hits. The collections' own: .09 and .1.
+    assert "calibration error 0.052 (ECE, ten bins); mean of the collections' own 0.095" in page
+    assert "| 40 | 0.100 | 0.165 |\n| 10 | 0.200 | 0.200 |" in page
+    assert "Calibration error of `routed+first-stage`'s probabilities (ECE, ten bins): 0.090." in page
+    # Nothing is said where a collection has none.
+    assert "over all hits" not in results_page([reports[0], make_report("three", layout="solo")])
