@@ -7,7 +7,7 @@ float16, int8 and int4. Scores are compared with float32's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,6 +97,10 @@ class EncodedOnce:
     def embed(self, tokens: TokenIds, layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
         return self._runtime.embed(tokens, layers, start)
 
+    def forget(self) -> None:
+        """Let go of all passages: those of one query may fill gigabytes."""
+        self._known.clear()
+
     def load_document(self, data: bytes) -> EncodedDocument:
         return self._runtime.load_document(data)
 
@@ -125,15 +129,25 @@ class StorageError:
     fused: float
 
 
+@dataclass
+class _Found:
+    """What one format gave, query by query."""
+
+    alone: dict[str, list[str]] = field(default_factory=dict)
+    fused: dict[str, list[str]] = field(default_factory=dict)
+    differences: list[float] = field(default_factory=list)
+    correlations: list[float] = field(default_factory=list)
+    bytes: int = 0
+    tokens: int = 0
+
+
 def measure(settings: Settings, collection: Collection, windows: dict[str, list[Hit]]) -> list[StorageError]:
     """Compare the formats on the same windows.
 
     Raises:
         RhConnectorError: see ``Reranker.from_settings`` and ``Reranker.rerank``.
     """
-    exact: dict[str, npt.NDArray[np.float64]] = {}
-    found = []
-    cache = settings.cache.model_copy(update={"dtype": "float32", "memory_mb": 8000, "disk_mb": 0})
+    cache = settings.cache.model_copy(update={"dtype": "float32", "memory_mb": 2000, "disk_mb": 0})
     # One set for every query: a router's pool would be cached, and a few of its heads read.
     static = settings.router.model_copy(update={"mode": "static"})
     torch = settings.backbone.model_copy(update={"runtime": "torch"})
@@ -142,38 +156,39 @@ def measure(settings: Settings, collection: Collection, windows: dict[str, list[
     )
     encoded = EncodedOnce(reranker.reader.runtime)
     reranker = Reranker(reranker.reader.with_runtime(encoded), reranker.routes, fusion=settings.rerank.fusion)
-    for name in FORMATS:
-        encoded.stored_as = name
-        reranker.reader.clear_cache()
-        differences, correlations = [], []
-        alone: dict[str, list[str]] = {}
-        fused: dict[str, list[str]] = {}
-        for query, hits in windows.items():
+    found = {name: _Found() for name in FORMATS}
+    for query, hits in windows.items():
+        encoded.forget()
+        exact: npt.NDArray[np.float64] | None = None
+        for name, own in found.items():
+            encoded.stored_as = name
+            reranker.reader.clear_cache()
             result = reranker.rerank(collection.queries[query], hits)
             if not result.reranked:
-                continue
-            fused[query] = [hit.id or "" for hit in result.hits]
+                break
             scores = np.zeros(len(hits))
             for hit in result.hits:
                 scores[hit.index] = hit.head_score
-            alone[query] = [hits[at].id for at in np.argsort(-scores, kind="stable")]
+            own.fused[query] = [hit.id or "" for hit in result.hits]
+            own.alone[query] = [hits[at].id for at in np.argsort(-scores, kind="stable")]
             scores = standardize(scores)
-            exact.setdefault(query, scores)
-            differences.append(np.abs(scores - exact[query]))
-            correlations.append(np.corrcoef(_ranks(scores), _ranks(exact[query]))[0, 1] if len(hits) > 1 else 1.0)
-        tokens = reranker.reader.statistics()
-        found.append(
-            StorageError(
-                name,
-                tokens.bytes / max(1, tokens.tokens),
-                float(np.concatenate(differences).mean()),
-                float(np.concatenate(differences).max()),
-                float(np.mean(correlations)),
-                mean(per_query(["nDCG@10"], collection.qrels, alone)["nDCG@10"]),
-                mean(per_query(["nDCG@10"], collection.qrels, fused)["nDCG@10"]),
-            )
+            exact = scores if exact is None else exact
+            own.differences += np.abs(scores - exact).tolist()
+            own.correlations.append(np.corrcoef(_ranks(scores), _ranks(exact))[0, 1] if len(hits) > 1 else 1.0)
+            held = reranker.reader.statistics()
+            own.bytes, own.tokens = own.bytes + held.bytes, own.tokens + held.tokens
+    return [
+        StorageError(
+            name,
+            own.bytes / max(1, own.tokens),
+            float(np.mean(own.differences)),
+            max(own.differences),
+            float(np.mean(own.correlations)),
+            mean(per_query(["nDCG@10"], collection.qrels, own.alone)["nDCG@10"]),
+            mean(per_query(["nDCG@10"], collection.qrels, own.fused)["nDCG@10"]),
         )
-    return found
+        for name, own in found.items()
+    ]
 
 
 def _ranks(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
