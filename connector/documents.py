@@ -63,6 +63,8 @@ class RankedHit:
         truncated: text was left out because the document has more passages than are read.
         passages: number of passages that were read (0 for an empty document).
         passage: (start, end) characters of the document text that the heads looked at most, or None.
+        looked_at: of each token of ``passage`` its (start, end) characters, and how much the heads looked at it, 0 or
+            more. Not part of the JSON.
         id: the document's id, where the input had one.
     """
 
@@ -75,6 +77,7 @@ class RankedHit:
     passages: int = 0
     passage: tuple[int, int] | None = None
     id: str | None = None
+    looked_at: tuple[tuple[int, int, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The hit as JSON-ready values; ``id`` only where there is one."""

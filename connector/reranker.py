@@ -235,8 +235,9 @@ class Reranker:
                 first_stage_rank=None if ranks is None else ranks[at],
                 truncated=reading.truncated[at],
                 passages=len(reading.documents[at]),
-                passage=shown[at],
+                passage=None if not shown[at] else (shown[at][0][0], shown[at][-1][1]),
                 id=inputs[at].id,
+                looked_at=shown[at],
             )
             for at in ranked
         )
@@ -270,27 +271,30 @@ def _scope(deadline: float, given: CancelScope | None) -> Iterator[CancelScope]:
         yield own
 
 
-def _shown(reading: Reading, best: Sequence[int | None]) -> list[tuple[int, int] | None]:
-    """For each document, (start, end) characters of what the heads looked at most in its best passage.
+def _shown(reading: Reading, best: Sequence[int | None]) -> list[tuple[tuple[int, int, float], ...]]:
+    """Of each document the tokens that the heads looked at most in its best passage: see ``RankedHit.looked_at``.
 
-    None where no head was read.
+    No tokens where no head was read.
     """
     if not reading.heads:
-        return [None] * len(best)
-    sums = _running_sums(np.maximum(token_weights(reading), 0.0), _SHOWN_TOKENS)
+        return [()] * len(best)
+    weights = np.maximum(token_weights(reading), 0.0)
+    sums = _running_sums(weights, _SHOWN_TOKENS)
     ends = np.cumsum(reading.lengths).tolist()
-    found: list[tuple[int, int] | None] = []
+    found: list[tuple[tuple[int, int, float], ...]] = []
     for passages, texts, place in zip(reading.documents, reading.texts, best, strict=True):
         if place is None:
-            found.append(None)
+            found.append(())
             continue
         passage, first = texts[place], 0
-        tokens = passage.tokens
+        tokens, end = passage.tokens, ends[passages[place]]
         if tokens > _SHOWN_TOKENS:
-            end = ends[passages[place]]
             # A sum that reaches into the next passage is not looked at.
             first = int(sums[end - tokens : end - _SHOWN_TOKENS + 1].argmax())
-        found.append(passage.characters(first, min(first + _SHOWN_TOKENS, tokens) - 1))
+        last = min(first + _SHOWN_TOKENS, tokens)
+        looked = weights[end - tokens + first : end - tokens + last].tolist()
+        spans = passage.spans[first:last].tolist()
+        found.append(tuple((start, stop, weight) for (start, stop), weight in zip(spans, looked, strict=True)))
     return found
 
 

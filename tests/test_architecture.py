@@ -19,6 +19,7 @@ _PARTS = [
     "cancelling",
     "settings",
     "documents",
+    "sentences",
     "checkpoints",
     "heads",
     "backbone",

@@ -19,6 +19,7 @@ from connector.service.authentication import BearerAuthentication
 from connector.service.errors import Failure, ServiceError, error_response, failure_of_status, style_of
 from connector.service.gateway.cluster_errors import GatewayError, cluster_error_response
 from connector.service.gateway.routes import Gateway, add_gateway
+from connector.service.highlighting.route import add_highlight_route
 from connector.service.loading import Loading
 from connector.service.metrics import METRICS_PATH, MeasuredRequests, Metrics
 from connector.service.reranking import add_rerank_routes
@@ -94,6 +95,7 @@ def create_app(
     _add_health_routes(app, loading, settings)
     _add_metrics_route(app, metrics)
     add_rerank_routes(app, loading, settings)
+    add_highlight_route(app, loading, settings)
     if settings.serve.gateway and settings.engine.kind in CLUSTER_KINDS:
         # Last, because it takes every path that no route before it has.
         gateway = add_gateway(app, loading, settings)

@@ -62,10 +62,6 @@ class Passage:
         """(start, end) characters of each token in the document."""
         return tuple((start, end) for start, end in self.spans.tolist())
 
-    def characters(self, first: int, last: int) -> tuple[int, int]:
-        """(start, end) characters of the tokens ``first`` to ``last``, both of them included."""
-        return self.spans.item(first, 0), self.spans.item(last, 1)
-
     def key(self, namespace: str) -> bytes:
         """The document cache's key; the one asked for last is remembered."""
         known, key = self._key

@@ -14,7 +14,7 @@ from connector.service.errors import Failure, ServiceError, Style
 from connector.service.scoring import RerankJob
 from connector.settings import Mode
 
-__all__ = ["DialectRequest", "Text", "TopN", "cut", "read_request"]
+__all__ = ["DialectRequest", "Milliseconds", "Text", "TopN", "cut", "read_request"]
 
 _LONGEST_SHOWN = 40
 
@@ -105,7 +105,7 @@ class DialectRequest(BaseModel):
         return self.model if isinstance(self.model, str) and self.model else model
 
 
-RequestT = TypeVar("RequestT", bound=DialectRequest)
+RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
 def read_request(kind: type[RequestT], payload: dict[str, Any]) -> RequestT:
@@ -134,7 +134,7 @@ def _route(result: RerankResult) -> dict[str, Any]:
     }
 
 
-def _explain(error: ValidationError, kind: type[DialectRequest]) -> str:
+def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     errors = error.errors(include_url=False, include_context=False)
     key = str(errors[0]["loc"][0])
     # A union reports one error a member; the one that got farthest into the value says most.
@@ -147,10 +147,11 @@ def _explain(error: ValidationError, kind: type[DialectRequest]) -> str:
         ),
         "",
     )
-    if worst["type"] == "missing":
-        return f"{key} is missing; give {wanted}"
     # Between the places in lists stand the names of union members, which mean nothing to the client.
     path = key + "".join(f"[{part}]" for part in worst["loc"][1:] if isinstance(part, int))
+    if worst["type"] == "missing":
+        inner = f".{worst['loc'][-1]}" if len(worst["loc"]) > 1 else ""
+        return f"{path}{inner} is missing; give {wanted}"
     return f"{path} is {_shorten(worst['input'])}; give {wanted}"
 
 
