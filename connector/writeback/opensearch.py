@@ -14,7 +14,7 @@ from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import EngineError
 from connector.writeback.calls import Call, without_key
 from connector.writeback.deployment import MODELS, Deployment
-from connector.writeback.search_pipeline import TRUSTED, PipelinePlan
+from connector.writeback.search_pipeline import PipelinePlan
 from connector.writeback.settings_record import PREFIX, SettingsRecord
 
 __all__ = ["Found", "OpenSearchPipeline"]
@@ -135,7 +135,7 @@ class OpenSearchPipeline:
             if remade or found.model[1].get("model_state") != "DEPLOYED":
                 yield Call("POST", f"{MODELS}/{model}/_deploy", None, "deploy the model")
         wanted = plan.pipeline(model)
-        if found.pipeline != wanted:
+        if wanted is not None and found.pipeline != wanted:
             yield Call("PUT", f"/_search/pipeline/{plan.name}", wanted, "search pipeline")
         if default_for is not None and default_for not in found.indices:
             body = {_DEFAULT: plan.name}
@@ -250,8 +250,9 @@ class OpenSearchPipeline:
         record = SettingsRecord() if found.record is None else deepcopy(found.record)
         for key in needed:
             record.settings.setdefault(key, (found.persistent.get(key), found.settings.get(key)))
-        if TRUSTED in needed:
-            record.patterns = list(dict.fromkeys([*record.patterns, self.plan.own_pattern]))
+        lists = {key: value for key, value in needed.items() if isinstance(value, list)}
+        added = [entry for key, own in lists.items() for entry in own if entry not in (found.settings.get(key) or [])]
+        record.patterns = list(dict.fromkeys([*record.patterns, *added]))
         if default_for is not None and default_for not in (*record.indices, *found.indices):
             about = self.connection.request("GET", f"/{quote(default_for)}/_settings", params=_FLAT)
             record.indices |= {index: inner["settings"].get(_DEFAULT) for index, inner in about.items()}

@@ -11,7 +11,7 @@ from connector.engines.cluster.connection import ClusterError, Connection
 from connector.golden import GOLDEN_DOCUMENTS, GOLDEN_QUERY
 from connector.writeback.search_pipeline import PipelinePlan
 
-__all__ = ["Proof", "predict", "prove_searches", "was_reranked"]
+__all__ = ["Proof", "mended", "predict", "prove_searches", "was_reranked"]
 
 # The second answers.
 _DOCUMENTS = list(GOLDEN_DOCUMENTS[:2])
@@ -46,7 +46,7 @@ def predict(connection: Connection, plan: PipelinePlan, model: str) -> Proof:
     try:
         answer = connection.request("POST", path, body)
     except ClusterError as error:
-        return Proof(name, False, f"{error}; {_mend(str(error), plan)}", error.status)
+        return Proof(name, False, mended(error, plan), error.status)
     output = answer["inference_results"][0]["output"]
     if plan.route == "rerank":
         scores = [entry["data"][0] for entry in output]
@@ -101,8 +101,12 @@ def _count(connection: Connection, index: str) -> int:
         return 0
 
 
+def mended(error: ClusterError, plan: PipelinePlan) -> str:
+    """The cluster's words, and what to do about them."""
+    return f"{error}; {_mend(str(error), plan)}"
+
+
 def _mend(said: str, plan: PipelinePlan) -> str:
-    """What to do about the cluster's words."""
     known = {
         "private ip": "set plugins.ml_commons.connector.private_ip_enabled, then undeploy and deploy the model",
         "trusted connector": f"add {plan.own_pattern} to plugins.ml_commons.trusted_connector_endpoints_regex",

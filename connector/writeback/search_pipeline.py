@@ -163,8 +163,11 @@ class PipelinePlan:
             "model_group_id": group,
         }
 
-    def pipeline(self, model: str) -> dict[str, Any]:
-        """Body of ``PUT /_search/pipeline/NAME``. Every processor ignores failures: a search must not fail."""
+    def pipeline(self, model: str) -> dict[str, Any] | None:
+        """Body of ``PUT /_search/pipeline/NAME``; None: it needs none.
+
+        Every processor ignores failures: a search must not fail.
+        """
         common = {"tag": self.mark, "ignore_failure": True}
         processors: list[dict[str, Any]] = []
         if self.route == "rerank":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from connector.cli.context import Context, pass_context
+from connector.cli.highlighter import example, highlighter_of, install_highlighter, planned, show_state, state_of
 from connector.cli.pipeline_output import advice, pieces_of, show_calls, show_proofs, show_retrievers
 from connector.errors import EngineError, SettingsError
 from connector.settings import Settings
@@ -59,6 +61,7 @@ def command() -> None:
 @_query_path
 @_oversample
 @click.option("--default-for", metavar="INDEX", help="Make it the default pipeline of that index.")
+@click.option("--highlight", is_flag=True, help="Also make a model for the semantic highlighter (OpenSearch 3).")
 @_service
 @click.option("--dry-run", is_flag=True, help="Print the calls, ready for a shell, and change nothing.")
 @pass_context
@@ -68,18 +71,20 @@ def install(
     query_path: str | None,
     oversample: int,
     default_for: str | None,
+    highlight: bool,
     service: Service | None,
     dry_run: bool,
 ) -> None:
     """Make what is missing, then prove that it works. Running it again changes nothing that is right."""
     settings = context.settings()
-    if _is_elasticsearch(settings, route, query_path, oversample, service, default_for):
+    if _is_elasticsearch(settings, route, query_path, oversample, service, default_for, highlight):
         _install_endpoint(context, settings, service, dry_run)
         return
     with _Opened(settings, route, query_path, oversample) as pipeline:
         found = pipeline.find()
+        highlighter = highlighter_of(pipeline, highlight)
         if dry_run:
-            show_calls(context, pipeline.calls(found, default_for), pipeline.connection.url)
+            show_calls(context, [*pipeline.calls(found, default_for), *planned(highlighter)], pipeline.connection.url)
             return
         pipeline.told = lambda call: click.echo(f"{call.method} {call.path}  {call.why}", err=True)
         fresh = found.is_empty
@@ -92,6 +97,9 @@ def install(
         if not proofs[0].holds and fresh:
             pipeline.uninstall()
             raise EngineError(f"{proofs[0].detail}. Nothing was left in the cluster.")
+        if highlighter is not None:
+            more, shown = install_highlighter(highlighter, settings.engine.index)
+            sent, proofs = [*sent, *more], [*proofs, *shown]
         wrong = [proof for proof in proofs if not proof.holds and not proof.detail.startswith("not tried")]
         if context.as_json:
             context.print_json(
@@ -100,11 +108,14 @@ def install(
                     "route": route,
                     "calls": len(sent),
                     "proofs": [{"name": p.name, "holds": p.holds, "detail": p.detail} for p in proofs],
+                    "highlight": None if highlighter is None else example(highlighter),
                 }
             )
         else:
             show_proofs(proofs)
             click.echo(advice(pipeline))
+            if highlighter is not None:
+                click.echo(f"Sentences that answer, marked: add\n  {json.dumps(example(highlighter))[1:-1]}")
         if wrong:
             raise EngineError(f"{wrong[0].name}: {wrong[0].detail}")
 
@@ -127,6 +138,8 @@ def status(context: Context, route: Route, query_path: str | None, oversample: i
         pieces = pieces_of(found)
         statistics = pipeline.statistics()
         reach = _predict(pipeline, found)
+        highlighter = highlighter_of(pipeline)
+        marks = None if highlighter is None else state_of(highlighter)
         if context.as_json:
             context.print_json(
                 {
@@ -136,6 +149,7 @@ def status(context: Context, route: Route, query_path: str | None, oversample: i
                     "default_for": list(found.indices),
                     "statistics": statistics,
                     "service": {"reached": reach.holds, "detail": reach.detail},
+                    "highlight": marks,
                 }
             )
         else:
@@ -144,8 +158,11 @@ def status(context: Context, route: Route, query_path: str | None, oversample: i
             click.echo(f"{'default for':<14}{', '.join(found.indices) or '-'}")
             click.echo(f"{'reranked':<14}{statistics['count']} pages, {statistics['failed']} failed")
             click.echo(f"{'service':<14}{'reached, ' if reach.holds else 'NOT REACHED: '}{reach.detail}")
+            show_state(marks)
             for line in drift:
                 click.echo(f"{'differs':<14}{line}")
+        if marks is not None and (marks["drift"] or not marks["reached"]):
+            drift = [*drift, f"highlighter: {'; '.join(marks['drift']) or marks['detail']}"]
         if drift or not reach.holds:
             what = "; ".join(drift) if drift else reach.detail
             raise EngineError(f"pipeline {pipeline.plan.name}: {what}; rh-connector pipeline install mends it")
@@ -161,11 +178,14 @@ def uninstall(context: Context, dry_run: bool) -> None:
         _uninstall_endpoint(context, settings, dry_run)
         return
     with _Opened(settings, "rerank", None, 1, removes=True) as pipeline:
+        highlighter = highlighter_of(pipeline)
         if dry_run:
-            show_calls(context, pipeline.removal(pipeline.find()), pipeline.connection.url)
+            marks = [] if highlighter is None else highlighter.removal(highlighter.find())
+            show_calls(context, [*marks, *pipeline.removal(pipeline.find())], pipeline.connection.url)
             return
         pipeline.told = lambda call: click.echo(f"{call.method} {call.path}  {call.why}", err=True)
-        sent = pipeline.uninstall()
+        sent = [] if highlighter is None else highlighter.uninstall()
+        sent += pipeline.uninstall()
         if context.as_json:
             context.print_json({"name": pipeline.plan.name, "calls": len(sent)})
         else:
@@ -179,13 +199,14 @@ def _is_elasticsearch(
     oversample: int,
     service: Service | None,
     default_for: str | None = None,
+    highlight: bool = False,
 ) -> bool:
     """Whose functions are asked for; options of the other kind are refused."""
     if settings.engine.kind == "elasticsearch":
-        if route != "rerank" or query_path or oversample > 1 or default_for:
+        if route != "rerank" or query_path or oversample > 1 or default_for or highlight:
             raise SettingsError(
-                "engine.kind = elasticsearch: --route, --query-path, --oversample, --default-for are OpenSearch's; "
-                "leave them out"
+                "engine.kind = elasticsearch: --route, --query-path, --oversample, --default-for, --highlight are "
+                "OpenSearch's; leave them out"
             )
         return True
     if service is not None:
