@@ -19,6 +19,7 @@ __all__ = [
     "UsedHead",
     "clean_text",
     "document_text",
+    "field_texts",
 ]
 
 FirstStage = Sequence[float] | Literal["order"] | None
@@ -190,9 +191,14 @@ def document_text(fields: Mapping[str, Any], names: Sequence[str] = ()) -> str:
     Dotted names reach into objects; lists join with a blank; missing and empty fields are left out. Without
     ``names``, all fields whose value is text, in the order they are stored.
     """
+    return "\n".join(text for _, text in field_texts(fields, names))
+
+
+def field_texts(fields: Mapping[str, Any], names: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """The parts of ``document_text``: (name, text) of each field that has a text, in its order."""
     chosen = names or [name for name, value in fields.items() if isinstance(value, str)]
-    parts = (_field_text(_lookup(fields, name)) for name in chosen)
-    return "\n".join(part for part in parts if part)
+    texts = ((name, _field_text(_lookup(fields, name))) for name in chosen)
+    return [(name, text) for name, text in texts if text]
 
 
 def _lookup(fields: Mapping[str, Any], name: str) -> Any:

@@ -266,6 +266,9 @@ class ServeSettings(_Section):
         "first_stage",
         description="_score of a reranked hit: the cluster's own (hits stay as they are), or the reranker's.",
     )
+    gateway_highlight: bool = Field(
+        False, description="Let the gateway add the sentences that answer to reranked hits' highlight."
+    )
 
 
 class WritebackSettings(_Section):

@@ -92,7 +92,7 @@ def test_openapi(make_client: ClientFactory) -> None:
     document = make_client().get("/openapi.json").json()
     assert document["info"]["title"] == "rh-connector"
     assert document["info"]["version"] == __version__
-    wanted = {route.split()[0] for route in ROUTES} | {"/live", "/ready"}
+    wanted = {route.split()[0] for route in ROUTES} | {"/live", "/ready", "/v1/highlight"}
     assert set(document["paths"]) == wanted
     for path in {route.split()[0] for route in ROUTES}:
         operation = document["paths"][path]["post"]

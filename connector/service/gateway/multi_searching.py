@@ -38,7 +38,7 @@ from connector.service.gateway.parsing.search_body import (
 )
 from connector.service.gateway.ranking import rank_all
 from connector.service.gateway.search_plan import PassOn, Plan, Rerank, Search, plan_search
-from connector.service.gateway.windows import Texts, job_of, ranked_edits, texts_of
+from connector.service.gateway.windows import Texts, job_of, passages_of, ranked_edits, texts_of
 from connector.service.loading import Loading
 from connector.settings import Settings
 
@@ -158,9 +158,9 @@ class MultiSearching:
         reasons: list[str | None] = [_reason(one.plan) for one in planned]
         for at, plan, one in _reranked(planned, found):
             missing = "the documents' text could not be fetched" if texts.get(at, {}) is None else None
-            edits, mark = ranked_edits(
-                text, one.value.answer, plan, results.get(at), self._settings.serve.gateway_scores, missing
-            )
+            passages = passages_of(one.value.answer, plan, results.get(at), self._fields, options, texts.get(at))
+            policy = self._settings.serve.gateway_scores
+            edits, mark = ranked_edits(text, one.value.answer, plan, results.get(at), policy, missing, passages)
             elements[at] = edited(text, edits, one.start, one.end)
             reasons[at] = mark.reason
         for at, element in again.items():

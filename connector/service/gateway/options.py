@@ -32,6 +32,7 @@ class Options:
         query: the words, where the caller gave them apart from the search.
         mode: how heads are chosen; None: as the settings say.
         scope: until when an answer is of use.
+        highlight: sentences that answer are added to hits' ``highlight``.
     """
 
     enabled: bool
@@ -39,6 +40,7 @@ class Options:
     query: str | None
     mode: Mode | None
     scope: CancelScope
+    highlight: bool = False
 
 
 def read_options(headers: Headers, settings: Settings, started: float) -> Options:
@@ -47,9 +49,7 @@ def read_options(headers: Headers, settings: Settings, started: float) -> Option
     Raises:
         GatewayError, ServiceError: 400, a header says something else than it may.
     """
-    enabled = headers.get("X-Rerank", "true").strip().lower()
-    if enabled not in ("true", "false"):
-        raise _wrong("X-Rerank", enabled, "true or false")
+    enabled = _switch(headers, "X-Rerank", True)
     window = headers.get("X-Rerank-Window")
     if window is not None and not (re.fullmatch(r"[0-9]{1,5}", window) and 1 <= int(window) <= _LARGEST_WINDOW):
         raise _wrong("X-Rerank-Window", window, f"a whole number from 1 to {_LARGEST_WINDOW}")
@@ -58,12 +58,20 @@ def read_options(headers: Headers, settings: Settings, started: float) -> Option
         raise _wrong("X-Rerank-Mode", mode, "routed, static or all")
     scope = scope_of(headers, settings, started)
     return Options(
-        enabled=enabled == "true",
+        enabled=enabled,
         window=settings.rerank.window if window is None else int(window),
         query=_query(headers.get("X-Rerank-Query", "")),
         mode=None if mode is None else _MODES[mode],
         scope=scope,
+        highlight=_switch(headers, "X-Rerank-Highlight", settings.serve.gateway_highlight),
     )
+
+
+def _switch(headers: Headers, name: str, default: bool) -> bool:
+    value = headers.get(name, str(default)).strip().lower()
+    if value not in ("true", "false"):
+        raise _wrong(name, value, "true or false")
+    return value == "true"
 
 
 def _query(header: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from connector.service.gateway.parsing.filter_paths import keeps
 from connector.service.gateway.parsing.query_text import query_text
+from connector.service.gateway.passages import Tags
 
 __all__ = ["PassOn", "Plan", "Rerank", "Search", "passed_parameters", "plan_search"]
 
@@ -60,6 +61,7 @@ class Rerank:
         ask: how many hits the cluster is asked for.
         preference: to be added to the search; None: the caller gave one.
         needs_texts: the hits will come without the documents' text, which has to be asked for apart.
+        tags: around highlights; None: the search filters them out.
     """
 
     query: str
@@ -69,6 +71,7 @@ class Rerank:
     ask: int
     preference: str | None
     needs_texts: bool
+    tags: Tags | None = None
 
 
 Plan = PassOn | Rerank
@@ -107,6 +110,7 @@ def plan_search(search: Search, window: int, fields: Sequence[str]) -> Plan:
         ask=max(window, start + size),
         preference=preference,
         needs_texts=_hides_source(search, fields),
+        tags=Tags.of(search.body) if _shows(search, "highlight") else None,
     )
 
 
@@ -138,12 +142,16 @@ def _obstacle(search: Search) -> str | None:
         return "format"
     if _stored_fields(search) == ["_none_"]:
         return "stored_fields"
-    filters = search.parameters.get("filter_path")
     # _index is needed where texts are fetched apart; that a part of _source is enough is not worth telling apart.
-    wanted = ("_index", "_id", "_score", "_source")
-    if filters and not all(keeps(filters, f"{search.filter_prefix}hits.hits.{name}") for name in wanted):
+    if not all(_shows(search, name) for name in ("_index", "_id", "_score", "_source")):
         return "filter_path"
     return None
+
+
+def _shows(search: Search, name: str) -> bool:
+    """Whether ``filter_path`` lets that key of hits through."""
+    filters = search.parameters.get("filter_path")
+    return not filters or keeps(filters, f"{search.filter_prefix}hits.hits.{name}")
 
 
 def _is_inside(body: Mapping[str, Any], key: str) -> bool:

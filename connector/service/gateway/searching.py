@@ -26,7 +26,7 @@ from connector.service.gateway.parsing.search_body import (
 from connector.service.gateway.parsing.url_query import only_parameters, with_parameters
 from connector.service.gateway.ranking import rank_all
 from connector.service.gateway.search_plan import PassOn, Rerank, Search, passed_parameters, plan_search
-from connector.service.gateway.windows import Texts, job_of, ranked_edits, texts_of
+from connector.service.gateway.windows import Texts, job_of, passages_of, ranked_edits, texts_of
 from connector.service.loading import Loading
 from connector.settings import Settings
 
@@ -104,7 +104,9 @@ class Searching:
         if answer.hits and missing is None:
             job = job_of(answer, plan, self._fields, options, texts)
             (result,) = await rank_all(request, self._loading, [job], options.scope)
-        edits, mark = ranked_edits(text, answer, plan, result, self._settings.serve.gateway_scores, missing)
+        passages = passages_of(answer, plan, result, self._fields, options, texts)
+        policy = self._settings.serve.gateway_scores
+        edits, mark = ranked_edits(text, answer, plan, result, policy, missing, passages)
         response = found.response(encode(edited(text, edits)))
         return marked(response, [mark.reranked], mark.reason, first_stage, time.monotonic() - began)
 

@@ -10,10 +10,11 @@ from connector.service.gateway.marking import one_line
 from connector.service.gateway.options import Options
 from connector.service.gateway.parsing.raw_json import Edit
 from connector.service.gateway.parsing.search_body import Mark, SearchAnswer, page_edits
+from connector.service.gateway.passages import Passages
 from connector.service.gateway.search_plan import Rerank
 from connector.service.scoring import RerankJob, json_score
 
-__all__ = ["Texts", "job_of", "ranked_edits", "texts_of"]
+__all__ = ["Texts", "job_of", "passages_of", "ranked_edits", "texts_of"]
 
 Texts = Mapping[tuple[Any, Any], Mapping[str, Any]]
 
@@ -22,6 +23,20 @@ def texts_of(answer: SearchAnswer) -> Texts:
     """The documents in an answer, by what tells hits apart."""
     sources = [hit.value.get("_source") for hit in answer.hits]
     return {key: source for key, source in zip(answer.keys(), sources, strict=True) if isinstance(source, Mapping)}
+
+
+def _sources(answer: SearchAnswer, plan: Rerank, texts: Texts | None) -> list[Mapping[str, Any] | None]:
+    """The documents of the hits that are reranked, in the cluster's order; None where one is unknown.
+
+    Args:
+        answer: with its hits.
+        plan: says how many.
+        texts: the documents, where the hits come without.
+    """
+    if texts is not None:
+        return [texts.get(key) for key in answer.keys()[: plan.window]]
+    sources = [hit.value.get("_source") for hit in answer.hits[: plan.window]]
+    return [source if isinstance(source, Mapping) else None for source in sources]
 
 
 def job_of(
@@ -36,15 +51,24 @@ def job_of(
         options: of the request.
         texts: the documents, where the hits come without.
     """
-    hits = answer.hits[: plan.window]
-    if texts is None:
-        sources = [hit.value.get("_source") for hit in hits]
-    else:
-        sources = [texts.get(key) for key in answer.keys()[: plan.window]]
-    documents = [document_text(source, fields) if isinstance(source, Mapping) else "" for source in sources]
+    documents = ["" if source is None else document_text(source, fields) for source in _sources(answer, plan, texts)]
     scores = answer.scores()
     first_stage: FirstStage = "order" if scores is None else scores[: plan.window]
     return RerankJob(plan.query, documents, first_stage, options.mode)
+
+
+def passages_of(
+    answer: SearchAnswer,
+    plan: Rerank,
+    result: RerankResult | None,
+    fields: Sequence[str],
+    options: Options,
+    texts: Texts | None = None,
+) -> Passages | None:
+    """The sentences that are added to hits; None: none are. See ``job_of``."""
+    if result is None or plan.tags is None or not options.highlight:
+        return None
+    return Passages(_sources(answer, plan, texts), result, fields, plan.tags)
 
 
 def ranked_edits(
@@ -54,6 +78,7 @@ def ranked_edits(
     result: RerankResult | None,
     policy: str,
     missing: str | None = None,
+    passages: Passages | None = None,
 ) -> tuple[list[Edit], Mark]:
     """Edits that make the caller's page of an answer, and its mark.
 
@@ -64,6 +89,7 @@ def ranked_edits(
         result: of the window; None: it was not ranked.
         policy: the setting ``serve.gateway_scores``.
         missing: why it was not ranked.
+        passages: what is added to hits.
     """
     order = list(range(len(answer.hits)))
     scores = None
@@ -77,4 +103,4 @@ def ranked_edits(
         reason = result.reason or "failed"
     mark = Mark(reranked, None if reranked else one_line(reason), plan.window, plan.query)
     page = slice(plan.start, plan.start + plan.size)
-    return page_edits(text, answer, order, page, mark, scores), mark
+    return page_edits(text, answer, order, page, mark, scores, passages and passages.added), mark

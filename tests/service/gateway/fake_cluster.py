@@ -89,7 +89,8 @@ class FakeCluster:
             cause = {"type": "illegal_argument_exception", "reason": "Result window is too large"}
             return 400, json.dumps({"error": {"root_cause": [cause], **cause}, "status": 400})
         hits = self.hits[start : start + size]
-        if self.texts and body.get("_source") == ["text"]:
+        source = body.get("_source")
+        if self.texts and isinstance(source, list) and "text" in source:
             plain = [json.loads(hit) for hit in hits]
             hits = [json.dumps({**hit, "_source": self.texts[hit["_id"]]}) for hit in plain]
         total = f'{{"value":{len(self.hits)},"relation":"eq"}}'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,6 +172,7 @@ def page_edits(
     page: slice,
     mark: Mark,
     scores: Sequence[float] | None = None,
+    added: Callable[[int, str], str] | None = None,
 ) -> list[Edit]:
     """Edits that leave of an answer one page, in a new order, marked.
 
@@ -182,8 +183,11 @@ def page_edits(
         page: which of them are shown.
         mark: the last key of the answer.
         scores: the reranker's, of the first hits in ``order``, falling; then scores are rewritten.
+        added: makes of a hit's place and text the text that is shown.
     """
     hits = [text[answer.hits[at].start : answer.hits[at].end] for at in order[page]]
+    if added is not None:
+        hits = [added(at, hit) for at, hit in zip(order[page], hits, strict=True)]
     edits = []
     if scores is not None:
         shown = _shown_scores(answer, order, scores)
