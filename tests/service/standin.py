@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -57,8 +58,17 @@ def overlap(query: str, documents: Sequence[Any]) -> RerankResult:
     deviation = math.sqrt(sum((count - mean) ** 2 for count in counts) / len(counts)) or 1.0
     scores = [(count - mean) / deviation for count in counts]
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
-    hits = tuple(RankedHit(index, scores[index], scores[index]) for index in order)
+    hits = tuple(
+        RankedHit(index, scores[index], scores[index], looked_at=_shared(query, documents[index])) for index in order
+    )
     return RerankResult(hits, True, timings_ms={"encode": 1.25, "read": 0.5, "total": 2.0})
+
+
+def _shared(query: str, document: Any) -> tuple[tuple[int, int, float], ...]:
+    """The document's words that the query has too, as what was looked at."""
+    words = set(re.findall(r"\w+", query.lower()))
+    found = re.finditer(r"\w+", str(document).lower())
+    return tuple((word.start(), word.end(), 1.0) for word in found if word[0] in words)
 
 
 def not_reranked(reason: str) -> Behaviour:

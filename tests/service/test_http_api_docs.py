@@ -69,4 +69,4 @@ def test_the_examples_with_the_real_model(make_client: ClientFactory, reranker: 
 
 def test_every_route_has_an_example() -> None:
     shown = {urlsplit(shlex.split(command)[2]).path for command, _ in EXAMPLES}
-    assert shown == {route.split()[0] for route in ROUTES} - {"/score"} | {"/live", "/ready"}
+    assert shown == {route.split()[0] for route in ROUTES} - {"/score"} | {"/live", "/ready", "/v1/highlight"}

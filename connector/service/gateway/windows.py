@@ -103,4 +103,4 @@ def ranked_edits(
         reason = result.reason or "failed"
     mark = Mark(reranked, None if reranked else one_line(reason), plan.window, plan.query)
     page = slice(plan.start, plan.start + plan.size)
-    return page_edits(text, answer, order, page, mark, scores, passages and passages.added), mark
+    return page_edits(text, answer, order, page, mark, scores, None if passages is None else passages.added), mark

@@ -11,6 +11,7 @@ import pytest
 
 from tests.nodes.process import Node
 from tests.service.gateway.conftest import gateway_settings
+from tests.service.gateway.test_passages import looks_at_cats
 from tests.service.live import serving
 from tests.service.standin import StandIn
 
@@ -104,6 +105,26 @@ def test_a_search_of_the_client(client: Any, node: tuple[str, str]) -> None:
     assert all(hit == by_id[hit["_id"]] and hit["highlight"] and hit["fields"] for hit in answer["hits"]["hits"])
     both = [one for one in ids(plain) if int(one) % 3 == 0]
     assert ids(answer) == (both + [one for one in ids(plain) if one not in both])[:4]
+
+
+def test_passages_stand_beside_the_clusters_own_highlights(node: tuple[str, str]) -> None:
+    options = {"rerank.window": 12, "engine.fields": "text", "serve.gateway_highlight": True}
+    own = {
+        "pre_tags": ["<b>"],
+        "post_tags": ["</b>"],
+        "fields": {"kind": {"highlight_query": {"prefix": {"kind": ""}}}},
+    }
+    body = {**CATS, "size": 4, "_source": False, "highlight": own}
+    with serving(StandIn(looks_at_cats), gateway_settings(node[1], options, node[0])) as (url, _):
+        answer = httpx2.post(f"{url}/{INDEX}/_search", json=body, timeout=30).json()
+        both = {**own, "fields": {"text": {}}}
+        theirs = httpx2.post(f"{url}/{INDEX}/_search", json={**body, "highlight": both}, timeout=30).json()
+    assert answer["rerank"]["reranked"] and len(answer["hits"]["hits"]) == 4
+    for hit in answer["hits"]["hits"]:
+        stored = document(int(hit["_id"]))
+        assert hit["highlight"] == {"kind": [f"<b>{stored['kind']}</b>"], "text": [f"<b>{stored['text']}</b>"]}
+    plain = {hit["_id"]: hit for hit in direct(node, {**body, "highlight": both, "size": 12})["hits"]["hits"]}
+    assert all(hit == plain[hit["_id"]] for hit in theirs["hits"]["hits"])
 
 
 @pytest.mark.parametrize("extra", [{}, {"_source": False}, {"sort": ["_score"]}])
