@@ -48,8 +48,15 @@ def example(highlighter: OpenSearchPipeline) -> dict[str, Any]:
     """What a search says to get the sentences marked."""
     from connector.writeback.highlighting import options_of
 
-    fields = {highlighter.plan.fields[0]: {"type": "semantic"}}
-    return {"highlight": {"fields": fields, "options": options_of(highlighter.find())}}
+    field = highlighter.plan.fields[0]
+    return {
+        "highlight": {
+            "fields": {field: {"type": "semantic"}},
+            # Without, the cluster takes the words out of the query, which it can do for few kinds.
+            "highlight_query": {"match": {field: "QUERY"}},
+            "options": options_of(highlighter.find()),
+        }
+    }
 
 
 def state_of(highlighter: OpenSearchPipeline) -> dict[str, Any]:

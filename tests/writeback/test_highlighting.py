@@ -96,6 +96,39 @@ def test_sentences_are_marked_one_by_one_and_in_one_call(
     assert state(connection) == before
 
 
+def test_what_the_page_says_of_queries(node: Node, connection: Connection, reranker: Reranker) -> None:
+    connection.request("PUT", "/pets/_doc/bare", {"title": "without the field"}, {"refresh": "true"})
+    words = {"match": {"text": QUERY}}
+    queries: dict[str, dict[str, Any]] = {
+        "multi_match": {"multi_match": {"query": QUERY, "fields": ["text", "title"]}},
+        "filtered": {"bool": {"must": [words], "filter": [{"exists": {"field": "text"}}]}},
+    }
+
+    def answered(query: dict[str, Any], chosen: dict[str, Any], **more: Any) -> list[bool]:
+        """Whether each hit is marked."""
+        highlight = {"fields": {"text": {"type": "semantic"}}, "options": chosen, **more}
+        body = {"query": query, "size": 10, "highlight": highlight}
+        hits = connection.request("POST", "/pets/_search", body)["hits"]["hits"]
+        return ["<em>" in str(hit.get("highlight")) for hit in hits]
+
+    with serving(reranker, options(node)) as (url, _):
+        plan = PipelinePlan.of(options(node, url, **{"writeback.timeout_s": 20}), "rerank")
+        highlighter = beside(OpenSearchPipeline(connection, plan, KEY))
+        highlighter.install()
+        batch = options_of(highlighter.find())
+        single = {"model_id": batch["model_id"]}
+        for query in queries.values():
+            assert all(answered(query, single, highlight_query=words))
+            assert not any(answered(query, batch))
+        assert not any(answered(queries["multi_match"], single))
+        with pytest.raises(ClusterError, match="clauseText"):
+            answered(queries["filtered"], single)
+        both = {"bool": {"should": [words, {"match": {"title": "without"}}]}}
+        with pytest.raises(ClusterError, match="not found in the document"):
+            answered(both, single, highlight_query=words)
+    highlighter.uninstall()
+
+
 def test_a_service_that_fails_marks_nothing_and_one_that_is_gone_fails_the_search(
     node: Node, connection: Connection
 ) -> None:
