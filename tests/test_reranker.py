@@ -19,6 +19,7 @@ from connector.documents import Hit
 from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import HeadSet
 from connector.reranker import Reranker, _running_sums
+from connector.sentences import shown_sentences
 from connector.settings import Settings, load_settings
 
 QUERY = "how long do cats sleep"
@@ -96,6 +97,15 @@ def test_the_passage_that_the_heads_looked_at_is_in_the_document(reranker: Reran
     shown = next(hit.passage for hit in result.hits if hit.index == len(cats))
     assert shown is not None
     assert "sleep" in long[shown[0] : shown[1]]
+    hit = next(hit for hit in result.hits if hit.index == len(cats))
+    # Token by token: side by side, from the passage's begin to its end, and of the answer's words most.
+    tokens = hit.looked_at
+    assert (tokens[0][0], tokens[-1][1]) == shown and len(tokens) == 24
+    assert all(left[1] == right[0] for left, right in zip(tokens, tokens[1:], strict=False))
+    most = max(tokens, key=lambda token: token[2])
+    assert long[most[0] : most[1]].strip() in ("cats", "sleep", "hours") and min(token[2] for token in tokens) >= 0
+    assert [(at, long[start:end]) for at, (start, end) in shown_sentences(long, tokens)] == [(len(before), answer)]
+    assert "looked_at" not in hit.to_json()
 
 
 SHORT = (

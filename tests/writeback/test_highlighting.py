@@ -19,6 +19,7 @@ from connector.errors import EngineError, SettingsError
 from connector.reranker import Reranker
 from connector.writeback.highlighting import (
     FACTORIES,
+    HighlightPlan,
     beside,
     check_version,
     install_highlighter,
@@ -176,6 +177,16 @@ def test_older_clusters_are_told() -> None:
         else:
             with pytest.raises(EngineError, match=r"2\.19\.1 has no semantic highlighter.*gateway"):
                 check_version(ServerVersion.parse(version, "opensearch"))
+
+
+def test_a_page_goes_in_one_call_where_the_cluster_knows_of_it() -> None:
+    plan = HighlightPlan.beside(PipelinePlan("rh", "http://127.0.0.1:9", ("text",)))
+    assert FACTORIES not in plan.settings_needed({}, True), "3.0 to 3.2"
+    assert plan.settings_needed({FACTORIES: ["a"]}, True)[FACTORIES] == ["a", "semantic-highlighter"]
+    for there in (["*"], ["semantic-highlighter", "a"]):
+        assert FACTORIES not in plan.settings_needed({FACTORIES: there}, True)
+    # No setting writeback.name can be this one.
+    assert plan.mark == "rh-connector-rh-Highlight"
 
 
 def call(*words: str, **settings: Any) -> Result:

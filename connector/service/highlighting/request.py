@@ -98,23 +98,26 @@ class HighlightRequest(BaseModel):
 
     def jobs(self) -> list[RerankJob]:
         """One a question. They come with a first stage, so that a failure is no error: the search goes on."""
+        pairs = self.pairs
         return [
-            RerankJob(question, [self.pairs[at][1] for at in places], "order", self.mode)
+            RerankJob(question, [pairs[at][1] for at in places], "order", self.mode)
             for question, places in self._groups().items()
         ]
 
     def answer(self, results: Sequence[RerankResult]) -> dict[str, Any]:
         """The sentences of each document; ``results``: one a job."""
-        found: list[list[dict[str, Any]]] = [[] for _ in self.pairs]
-        reasons = [] if self._groups() or not self.pairs else [_BLANK]
-        for places, result in zip(self._groups().values(), results, strict=True):
+        pairs, groups = self.pairs, self._groups()
+        found: list[list[dict[str, Any]]] = [[] for _ in pairs]
+        reasons = [_BLANK] if pairs and not groups else []
+        for places, result in zip(groups.values(), results, strict=True):
             for hit in result.hits:
-                found[places[hit.index]] = _highlights(self.pairs[places[hit.index]][1], hit)
+                place = places[hit.index]
+                found[place] = _highlights(pairs[place][1], hit)
             if not result.reranked:
                 reasons.append(result.reason or "failed")
             elif not result.heads and not any(hit.looked_at for hit in result.hits):
                 reasons.append(_NO_HEADS)
-        many = self.inputs or not self.pairs
+        many = self.inputs or not pairs
         return {"highlights": found if many else found[0], "reason": reasons[0] if reasons else None}
 
     def _groups(self) -> dict[str, list[int]]:

@@ -183,6 +183,7 @@ WRONG_HEADERS = [
     ("X-Rerank-Window", "10001"),
     ("X-Rerank-Window", "ten"),
     ("X-Rerank-Mode", "best"),
+    ("X-Rerank-Highlight", "yes"),
     ("X-Rerank-Deadline-Ms", "soon"),
     ("X-Rerank-Deadline-Ms", "-1"),
     ("X-Rerank-Query", "%ff"),
