@@ -281,7 +281,7 @@ def _pinned(
     scores: Sequence[float] | None,
     ranks: Sequence[int] | None,
 ) -> list[RankedHit]:
-    """Hits that keep their places: their scores fall from 1 above the best of the others, for clients sort by them."""
+    """Hits that keep their places: their scores fall from 1 above the best other, for clients sort by them."""
     return [
         RankedHit(
             index=at,

@@ -21,12 +21,13 @@ from connector.service.gateway.parsing.search_body import (
     read_answer,
     scan_body,
     texts_body,
+    total_text,
     without_own_ext,
 )
 from connector.service.gateway.parsing.url_query import only_parameters, with_parameters
 from connector.service.gateway.ranking import rank_all
 from connector.service.gateway.search_plan import PassOn, Rerank, Search, passed_parameters, plan_search
-from connector.service.gateway.windows import Texts, job_of, ranked_edits, texts_of
+from connector.service.gateway.windows import Texts, brings_no_texts, job_of, ranked_edits, texts_of
 from connector.service.loading import Loading
 from connector.settings import Settings
 
@@ -96,15 +97,19 @@ class Searching:
         text, answer = _read(found, plan)
         texts: Texts | None = None
         missing = None
-        if plan.needs_texts and answer.hits and options.scope.remaining() > 0:
+        hidden = plan.needs_texts or brings_no_texts(answer, plan)
+        if hidden and answer.hits and options.scope.remaining() > 0:
             texts = await self._texts(incoming, asked, plan)
             missing = "the documents' text could not be fetched" if texts is None else None
+        total = await self._total(incoming, plan) if plan.own_total else None
         began = time.monotonic()
         result = None
         if answer.hits and missing is None:
             job = job_of(answer, plan, self._fields, options, texts)
-            (result,) = await rank_all(request, self._loading, [job], options.scope)
-        edits, mark = ranked_edits(text, answer, plan, result, self._settings.serve.gateway_scores, missing)
+            if job is not None:
+                (result,) = await rank_all(request, self._loading, [job], options.scope)
+        policy = self._settings.serve.gateway_scores
+        edits, mark = ranked_edits(text, answer, plan, result, policy, missing, total)
         response = found.response(encode(edited(text, edits)))
         return marked(response, [mark.reranked], mark.reason, first_stage, time.monotonic() - began)
 
@@ -114,12 +119,20 @@ class Searching:
         headers: dict[bytes, bytes | None] = {b"content-encoding": None}
         if not incoming.request.body:
             headers |= {b"content-type": b"application/json", b"accept": b"application/json"}
-        wanted = ("hits.hits._index", "hits.hits._id", "hits.hits._source")
-        query = with_parameters(only_parameters(asked.query, passed_parameters), {"filter_path": ",".join(wanted)})
+        wanted = {"filter_path": "hits.hits._index,hits.hits._id,hits.hits._source"}
+        query = with_parameters(only_parameters(asked.query, passed_parameters), wanted)
         found = await self._cluster.fetch(replace(asked.with_headers(headers), method="POST", query=query, body=body))
         if found.status != 200 or not found.is_plain:
             return None
         return texts_of(read_answer(decode(found.body)))
+
+    async def _total(self, incoming: Incoming, plan: Rerank) -> str | None:
+        """``hits.total`` of the caller's own page, as it is written; None where the cluster does not give it."""
+        # All else stays as it came: aggregations, for one, decide whether all hits are counted.
+        query = with_parameters(incoming.request.query, {"filter_path": "hits.total"})
+        asked = _preferring(replace(incoming.request, query=query), plan.preference).with_headers(PLAIN_ANSWER)
+        found = await self._cluster.fetch(asked)
+        return total_text(decode(found.body)) if found.status == 200 and found.is_plain else None
 
     async def _pass_on(self, request: Request, asked: ClusterRequest, reason: str) -> Response:
         began = time.monotonic()

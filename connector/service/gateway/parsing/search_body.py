@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from connector.heads.pins import finite_score
 from connector.service.gateway.parsing.raw_json import Edit, NotPlainJson, Span, edited, scan_list, scan_object
 from connector.service.numbers import json_number
 
@@ -19,6 +20,7 @@ __all__ = [
     "scan_answer",
     "scan_body",
     "texts_body",
+    "total_text",
     "without_own_ext",
 ]
 
@@ -94,24 +96,24 @@ class SearchAnswer:
         end: of the whole object.
         list_span: the list of hits.
         hits: its elements.
-        max_score: None where the answer does not tell it.
+        max_score, total: None where the answer does not tell it.
     """
 
     end: int
     list_span: Span
     hits: Sequence[Span]
     max_score: Span | None
+    total: Span | None
 
     def keys(self) -> list[tuple[Any, Any]]:
         """What tells the hits apart."""
         return [(hit.value.get("_index"), hit.value.get("_id")) for hit in self.hits]
 
     def scores(self) -> list[float] | None:
-        """The first stage's; None where not every hit has one."""
-        found = [hit.value.get("_score") for hit in self.hits]
-        numbers = [float(score) for score in found if isinstance(score, int | float) and not isinstance(score, bool)]
-        finite = [score for score in numbers if float("-inf") < score < float("inf")]
-        return finite if len(finite) == len(found) else None
+        """The first stage's, all finite; None where not every hit has one."""
+        found = [_number(hit.value.get("_score")) for hit in self.hits]
+        known = [finite_score(score) for score in found if score is not None]
+        return known if len(known) == len(found) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,19 @@ def scan_answer(text: str, start: int) -> tuple[SearchAnswer | None, int]:
     if not all(isinstance(hit.value, dict) for hit in hits):
         return None, end
     assert outer is not None
-    return SearchAnswer(end, inner, hits, outer.value.get("max_score")), end
+    return SearchAnswer(end, inner, hits, outer.value.get("max_score"), outer.value.get("total")), end
+
+
+def total_text(text: str, start: int = 0) -> str | None:
+    """How many hits there are in all, as the answer at ``start`` writes it; None where it does not.
+
+    Raises:
+        NotPlainJson: there is no object.
+    """
+    members, _ = scan_object(text, start, {"hits": scan_object} if text.find('"hits"', start) >= 0 else None)
+    hits = members["hits"].value if "hits" in members else None
+    total = hits.get("total") if isinstance(hits, dict) else None
+    return text[total.start : total.end] if isinstance(total, Span) else None
 
 
 def page_edits(
@@ -172,6 +186,7 @@ def page_edits(
     page: slice,
     mark: Mark,
     scores: Sequence[float] | None = None,
+    total: str | None = None,
 ) -> list[Edit]:
     """Edits that leave of an answer one page, in a new order, marked.
 
@@ -182,6 +197,7 @@ def page_edits(
         page: which of them are shown.
         mark: the last key of the answer.
         scores: the reranker's, of the first hits in ``order``, falling; then scores are rewritten.
+        total: a JSON text, how many hits there are in all; None: as the answer has it.
     """
     hits = [text[answer.hits[at].start : answer.hits[at].end] for at in order[page]]
     edits = []
@@ -190,6 +206,8 @@ def page_edits(
         hits = [_with_score(hit, score) for hit, score in zip(hits, shown[page], strict=True)]
         if answer.max_score is not None and shown and shown[0] is not None:
             edits.append(Edit(answer.max_score.start, answer.max_score.end, repr(shown[0])))
+    if total is not None and answer.total is not None:
+        edits.append(Edit(answer.total.start, answer.total.end, total))
     edits.append(Edit(answer.list_span.start, answer.list_span.end, f"[{','.join(hits)}]"))
     edits.append(Edit(answer.end - 1, answer.end - 1, f',"rerank":{mark.to_json()}'))
     return edits
@@ -217,3 +235,10 @@ def _with_score(hit: str, score: float | None) -> str:
         return hit
     members, _ = scan_object(hit)
     return edited(hit, member_edits(hit, members, {"_score": repr(score)}))
+
+
+def _number(score: Any) -> float | None:
+    # Java writes what is beyond all numbers as a word.
+    if score in ("Infinity", "-Infinity"):
+        return float(score)
+    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) and score == score else None
