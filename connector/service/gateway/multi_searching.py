@@ -34,7 +34,6 @@ from connector.service.gateway.parsing.search_body import (
     scan_answer,
     scan_body,
     texts_body,
-    total_text,
     without_own_ext,
 )
 from connector.service.gateway.ranking import rank_all
@@ -137,7 +136,7 @@ class MultiSearching:
         # Documents and totals are asked for in the same request, behind the searches.
         plans = [(at, one, one.plan) for at, one in enumerate(planned) if isinstance(one.plan, Rerank)]
         texts_items = {at: one.texts_item(self._fields) for at, one, plan in plans if plan.needs_texts}
-        own_items = {at: _preferring(one.item, plan.preference) for at, one, plan in plans if plan.own_total}
+        own_items = {at: _preferring(one.item, plan.preference) for at, one, plan in plans if plan.asks_twice}
         further = [*texts_items.values(), *own_items.values()]
         answer = await self._fetch(incoming, [*(one.sent for one in planned), *further])
         if answer.status in FINAL_STATUSES:
@@ -146,7 +145,7 @@ class MultiSearching:
         text, found = _read(answer, len(planned) + len(further))
         behind = iter(found[len(planned) :])
         texts = {at: _texts(one.value) for at, one in zip(texts_items, behind, strict=False)}
-        totals = {at: total_text(text, one.start) for at, one in zip(own_items, behind, strict=True)}
+        frames = {at: one for at, one in zip(own_items, behind, strict=True) if one.value.answer is not None}
         texts |= await self._unforeseen(incoming, planned, found, texts)
         again = await self._ask_again(incoming, planned, found)
         first_stage, began = time.monotonic() - began, time.monotonic()
@@ -164,8 +163,11 @@ class MultiSearching:
         for at, plan, one in _reranked(planned, found):
             missing = "the documents' text could not be fetched" if texts.get(at, {}) is None else None
             policy = self._settings.serve.gateway_scores
-            edits, mark = ranked_edits(text, one.value.answer, plan, results.get(at), policy, missing, totals.get(at))
-            elements[at] = edited(text, edits, one.start, one.end)
+            frame = frames.get(at, one)
+            edits, mark = ranked_edits(
+                text, one.value.answer, plan, results.get(at), policy, missing, frame.value.answer
+            )
+            elements[at] = edited(text, edits, frame.start, frame.end)
             reasons[at] = mark.reason
         for at, element in again.items():
             elements[at] = element

@@ -64,7 +64,8 @@ class Rerank:
         preference: to be added to the search; None: the caller gave one.
         needs_texts: the hits will come without the documents' text, which has to be asked for apart.
         pin_times: how many times the next score that of a hit is that keeps its place: see ``pin_floor``.
-        own_total: ``hits.total`` depends on how many hits are asked for, and has to be asked for as the caller does.
+        asks_twice: totals and aggregations depend on how many hits are asked for, and so have to be asked for as the
+            caller does.
     """
 
     query: str
@@ -75,7 +76,7 @@ class Rerank:
     preference: str | None
     needs_texts: bool
     pin_times: float
-    own_total: bool
+    asks_twice: bool
 
 
 Plan = PassOn | Rerank
@@ -124,7 +125,7 @@ def plan_search(search: Search, window: int, fields: Sequence[str]) -> Plan:
         preference=preference,
         needs_texts=_hides_source(search, fields),
         pin_times=BOOSTED if has_boosts(search.body) else TOWERING,
-        own_total=_counts_by_size(search) and (start, size) != (0, ask),
+        asks_twice=_counts_by_size(search) and (start, size) != (0, ask),
     )
 
 
@@ -218,10 +219,9 @@ def _preference(index: str, query: str) -> str:
 
 
 def _counts_by_size(search: Search) -> bool:
-    """OpenSearch's hybrid query does not count hits that cannot get onto the page."""
+    """OpenSearch's hybrid query neither counts nor aggregates hits that cannot get onto the page."""
     query = search.body.get("query")
-    counted = search.parameters.get("track_total_hits", search.body.get("track_total_hits"))
-    return isinstance(query, Mapping) and "hybrid" in query and counted not in (False, "false")
+    return isinstance(query, Mapping) and "hybrid" in query
 
 
 def _stored_fields(search: Search) -> list[Any] | None:

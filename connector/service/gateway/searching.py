@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,7 +22,6 @@ from connector.service.gateway.parsing.search_body import (
     read_answer,
     scan_body,
     texts_body,
-    total_text,
     without_own_ext,
 )
 from connector.service.gateway.parsing.url_query import only_parameters, with_parameters
@@ -94,14 +94,15 @@ class Searching:
         first_stage = time.monotonic() - began
         if found.status in FINAL_STATUSES:
             return marked(found.response(), [False], f"the cluster answered {found.status}", first_stage)
-        text, answer = _read(found, plan)
+        window = _read(found, plan)
+        text, answer = window.text, window.answer
         texts: Texts | None = None
         missing = None
         hidden = plan.needs_texts or brings_no_texts(answer, plan)
         if hidden and answer.hits and options.scope.remaining() > 0:
             texts = await self._texts(incoming, asked, plan)
             missing = "the documents' text could not be fetched" if texts is None else None
-        total = await self._total(incoming, plan) if plan.own_total else None
+        own = await self._own(incoming, plan) if plan.asks_twice else None
         began = time.monotonic()
         result = None
         if answer.hits and missing is None:
@@ -109,8 +110,9 @@ class Searching:
             if job is not None:
                 (result,) = await rank_all(request, self._loading, [job], options.scope)
         policy = self._settings.serve.gateway_scores
-        edits, mark = ranked_edits(text, answer, plan, result, policy, missing, total)
-        response = found.response(encode(edited(text, edits)))
+        edits, mark = ranked_edits(text, answer, plan, result, policy, missing, own.answer if own else None)
+        shown = own or window
+        response = shown.found.response(encode(edited(shown.text, edits)))
         return marked(response, [mark.reranked], mark.reason, first_stage, time.monotonic() - began)
 
     async def _texts(self, incoming: Incoming, asked: ClusterRequest, plan: Rerank) -> Texts | None:
@@ -126,13 +128,14 @@ class Searching:
             return None
         return texts_of(read_answer(decode(found.body)))
 
-    async def _total(self, incoming: Incoming, plan: Rerank) -> str | None:
-        """``hits.total`` of the caller's own page, as it is written; None where the cluster does not give it."""
-        # All else stays as it came: aggregations, for one, decide whether all hits are counted.
-        query = with_parameters(incoming.request.query, {"filter_path": "hits.total"})
-        asked = _preferring(replace(incoming.request, query=query), plan.preference).with_headers(PLAIN_ANSWER)
+    async def _own(self, incoming: Incoming, plan: Rerank) -> _Found | None:
+        """The answer to the caller's own search; None where the cluster refuses it."""
+        asked = _preferring(incoming.request, plan.preference).with_headers(PLAIN_ANSWER)
         found = await self._cluster.fetch(asked)
-        return total_text(decode(found.body)) if found.status == 200 and found.is_plain else None
+        try:
+            return _read(found, plan)
+        except _Refused:
+            return None
 
     async def _pass_on(self, request: Request, asked: ClusterRequest, reason: str) -> Response:
         began = time.monotonic()
@@ -144,14 +147,22 @@ class _Refused(Exception):
     """The cluster did not answer the larger search as it should."""
 
 
-def _read(found: ClusterAnswer, plan: Rerank) -> tuple[str, SearchAnswer]:
+class _Found(NamedTuple):
+    """An answer of the cluster, its text, and where its parts stand in it."""
+
+    found: ClusterAnswer
+    text: str
+    answer: SearchAnswer
+
+
+def _read(found: ClusterAnswer, plan: Rerank) -> _Found:
     if found.status != 200:
         raise _Refused(f"the cluster refused a window of {plan.ask} hits ({found.status})")
     if not found.is_plain:
         raise _Refused("the answer is not JSON")
     text = decode(found.body)
     try:
-        return text, read_answer(text)
+        return _Found(found, text, read_answer(text))
     except NotPlainJson:
         raise _Refused("the answer holds no hits") from None
 

@@ -63,7 +63,7 @@ def ranked_edits(
     result: RerankResult | None,
     policy: str,
     missing: str | None = None,
-    total: str | None = None,
+    frame: SearchAnswer | None = None,
 ) -> tuple[list[Edit], Mark]:
     """Edits that make the caller's page of an answer, and its mark.
 
@@ -74,7 +74,7 @@ def ranked_edits(
         result: of the window without its pins; None: it was not ranked.
         policy: the setting ``serve.gateway_scores``.
         missing: why it was not ranked.
-        total: see ``page_edits``.
+        frame: see ``page_edits``.
     """
     order = list(range(len(answer.hits)))
     scores = None
@@ -89,7 +89,7 @@ def ranked_edits(
         reason = result.reason or "failed"
     mark = Mark(reranked, None if reranked else one_line(reason), plan.window, plan.query)
     page = slice(plan.start, plan.start + plan.size)
-    return page_edits(text, answer, order, page, mark, scores, total), mark
+    return page_edits(text, answer, order, page, mark, scores, frame), mark
 
 
 def _pins(answer: SearchAnswer, plan: Rerank) -> int:

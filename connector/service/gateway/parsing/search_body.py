@@ -20,7 +20,6 @@ __all__ = [
     "scan_answer",
     "scan_body",
     "texts_body",
-    "total_text",
     "without_own_ext",
 ]
 
@@ -96,14 +95,13 @@ class SearchAnswer:
         end: of the whole object.
         list_span: the list of hits.
         hits: its elements.
-        max_score, total: None where the answer does not tell it.
+        max_score: None where the answer does not tell it.
     """
 
     end: int
     list_span: Span
     hits: Sequence[Span]
     max_score: Span | None
-    total: Span | None
 
     def keys(self) -> list[tuple[Any, Any]]:
         """What tells the hits apart."""
@@ -164,19 +162,7 @@ def scan_answer(text: str, start: int) -> tuple[SearchAnswer | None, int]:
     if not all(isinstance(hit.value, dict) for hit in hits):
         return None, end
     assert outer is not None
-    return SearchAnswer(end, inner, hits, outer.value.get("max_score"), outer.value.get("total")), end
-
-
-def total_text(text: str, start: int = 0) -> str | None:
-    """How many hits there are in all, as the answer at ``start`` writes it; None where it does not.
-
-    Raises:
-        NotPlainJson: there is no object.
-    """
-    members, _ = scan_object(text, start, {"hits": scan_object} if text.find('"hits"', start) >= 0 else None)
-    hits = members["hits"].value if "hits" in members else None
-    total = hits.get("total") if isinstance(hits, dict) else None
-    return text[total.start : total.end] if isinstance(total, Span) else None
+    return SearchAnswer(end, inner, hits, outer.value.get("max_score")), end
 
 
 def page_edits(
@@ -186,7 +172,7 @@ def page_edits(
     page: slice,
     mark: Mark,
     scores: Sequence[float] | None = None,
-    total: str | None = None,
+    frame: SearchAnswer | None = None,
 ) -> list[Edit]:
     """Edits that leave of an answer one page, in a new order, marked.
 
@@ -197,19 +183,18 @@ def page_edits(
         page: which of them are shown.
         mark: the last key of the answer.
         scores: the reranker's, of the first hits in ``order``, falling; then scores are rewritten.
-        total: a JSON text, how many hits there are in all; None: as the answer has it.
+        frame: another answer, in whose text the hits are put; None: this one.
     """
+    frame = answer if frame is None else frame
     hits = [text[answer.hits[at].start : answer.hits[at].end] for at in order[page]]
     edits = []
     if scores is not None:
         shown = _shown_scores(answer, order, scores)
         hits = [_with_score(hit, score) for hit, score in zip(hits, shown[page], strict=True)]
-        if answer.max_score is not None and shown and shown[0] is not None:
-            edits.append(Edit(answer.max_score.start, answer.max_score.end, repr(shown[0])))
-    if total is not None and answer.total is not None:
-        edits.append(Edit(answer.total.start, answer.total.end, total))
-    edits.append(Edit(answer.list_span.start, answer.list_span.end, f"[{','.join(hits)}]"))
-    edits.append(Edit(answer.end - 1, answer.end - 1, f',"rerank":{mark.to_json()}'))
+        if frame.max_score is not None and shown and shown[0] is not None:
+            edits.append(Edit(frame.max_score.start, frame.max_score.end, repr(shown[0])))
+    edits.append(Edit(frame.list_span.start, frame.list_span.end, f"[{','.join(hits)}]"))
+    edits.append(Edit(frame.end - 1, frame.end - 1, f',"rerank":{mark.to_json()}'))
     return edits
 
 
