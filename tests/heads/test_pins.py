@@ -71,6 +71,22 @@ def test_scores_of_words_have_none(best: int, shares: list[float], unit: float) 
     assert pins([*(unit * share for share in shares), *[2 * unit] * best]) == 0
 
 
+@pytest.mark.parametrize(
+    "scores",
+    [
+        # BM25 of real queries: some documents have a rare word, all others a common one.
+        [13.52, 12.43, 11.29, 2.56, 2.56, 2.54, 2.53, 2.52],
+        [17.97, 17.02, 3.91, 3.83, 3.82, 3.79],
+        [76.6, 15.96, 15.7, 15.37, 14.93],
+        [12.4, 7.15, 6.89, 2.26],
+        # In a small index, a word that every document has is worth nothing.
+        [8.1, 7.9, 7.2, 0.02, 0.01],
+    ],
+)
+def test_a_rare_word_is_no_pin(scores: list[float]) -> None:
+    assert pins(scores) == 0
+
+
 def test_a_clear_winner_of_a_short_window_is_none() -> None:
     assert pins([30, 3.5]) == pins([9.0, 0.01]) == pins([25.0, 4.0, 3.9]) == 0
 
