@@ -55,6 +55,7 @@ class Passages:
         result: of them.
         fields: that were read; empty: all text fields.
         tags: around each sentence.
+        first: place of the first ranked hit; those before it keep theirs, and nobody read them.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class Passages:
         result: RerankResult,
         fields: Sequence[str],
         tags: Tags,
+        first: int = 0,
     ) -> None:
-        self._sources = sources
-        self._hits: Mapping[int, RankedHit] = {hit.index: hit for hit in result.hits}
+        self._sources = {first + at: source for at, source in enumerate(sources)}
+        self._hits: Mapping[int, RankedHit] = {first + hit.index: hit for hit in result.hits}
         self._fields = fields
         self._tags = tags
 
@@ -85,7 +87,7 @@ class Passages:
 
     def _of(self, at: int) -> dict[str, list[str]]:
         """Field → its sentences."""
-        source, ranked = self._sources[at] if at < len(self._sources) else None, self._hits.get(at)
+        source, ranked = self._sources.get(at), self._hits.get(at)
         if source is None or ranked is None or not ranked.looked_at:
             return {}
         texts = field_texts(source, self._fields)

@@ -135,6 +135,13 @@ def test_pages_scores_and_many_searches(make_gateway: GatewayFactory) -> None:
     assert [highlights(one) for one in many] == [highlights(answer), highlights(page)]
 
 
+def test_a_hit_that_keeps_its_place_was_not_looked_at(client: TestClient, cluster: FakeCluster) -> None:
+    cluster.hits[0] = cluster.hits[0].replace("9.5", "1e38")
+    answer = client.post("/i/_search", json=CATS, headers=ON).json()
+    assert [hit["_id"] for hit in answer["hits"]["hits"]] == ["0", "2", "1"]
+    assert highlights(answer) == {**WANTED, "0": None}
+
+
 def test_what_was_not_reranked_is_not_marked(make_gateway: GatewayFactory) -> None:
     client = make_gateway({"serve.gateway_highlight": True}, reranker=StandIn(not_reranked("deadline")))
     answer = client.post("/i/_search", json=CATS)
