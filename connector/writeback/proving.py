@@ -139,6 +139,8 @@ def _mend(said: str, plan: PipelinePlan) -> str:
         "Connection refused": f"the cluster cannot reach {plan.service_url}: start rh-connector serve there, with "
         "serve.host an address that the cluster sees, or mend writeback.service_url",
         "UnknownHost": f"the cluster does not know the host of {plan.service_url}; mend writeback.service_url",
+        "PKIX": f"the cluster does not trust the certificate of {plan.service_url}: give its Java the CA, or, where "
+        "nobody else is on the way, set writeback.skip_verification: true (OpenSearch 3.5+)",
         "Read timed out": "the service takes longer than writeback.timeout_s; raise it, or rerank fewer hits",
         "wrong key": "the service's key is another one; run pipeline install with the same serve.api_keys",
         "being loaded": "the service is loading its model; try again in some seconds",

@@ -32,6 +32,8 @@ SCORE_FIELD = "rh_score"
 FIRST_STAGE_FIELDS = ("previous_score", "rh_first_stage")
 """Where the route ``scores`` keeps the first-stage score: the cluster's own name, and ours where it takes one."""
 
+_UNVERIFIED_SINCE = (3, 5)
+_DYNAMIC_SINCE = (3, 7)
 _NAMED_SINCE = (3, 8)
 # What our own deadline leaves of the cluster's patience for the way back.
 _MARGIN_MS = 500
@@ -58,6 +60,8 @@ class PipelinePlan:
         oversample: how many times the page is reranked; 1: the page alone.
         hybrid: with normalization, so that hybrid queries can be searched with it.
         into: pipeline of somebody else that gets our processors; None: one of our own.
+        skip_verification: the cluster takes any certificate of the service.
+        dynamic: deadline, mode and request id are parameters, which a call may set; else the deadline is fixed.
         first_stage_field: of ``_source``, where the route ``scores`` keeps the first-stage score.
     """
 
@@ -71,6 +75,8 @@ class PipelinePlan:
     oversample: int = 1
     hybrid: bool = False
     into: str | None = None
+    skip_verification: bool = False
+    dynamic: bool = False
     first_stage_field: str = FIRST_STAGE_FIELDS[0]
 
     @classmethod
@@ -117,12 +123,23 @@ class PipelinePlan:
             oversample,
             hybrid,
             into,
+            back.skip_verification,
         )
 
     def on(self, version: ServerVersion) -> PipelinePlan:
-        """With what this release of the cluster can do."""
-        named = (version.major, version.minor) >= _NAMED_SINCE
-        return replace(self, first_stage_field=FIRST_STAGE_FIELDS[named])
+        """With what this release of the cluster can do.
+
+        Raises:
+            SettingsError: it cannot do what is wanted.
+        """
+        release = (version.major, version.minor)
+        if self.skip_verification and release < _UNVERIFIED_SINCE:
+            raise SettingsError(
+                f"writeback.skip_verification = true: OpenSearch {version} always verifies (3.5 and newer need not); "
+                "leave it out and give the cluster's Java the CA of the service's certificate"
+            )
+        named = release >= _NAMED_SINCE
+        return replace(self, first_stage_field=FIRST_STAGE_FIELDS[named], dynamic=release >= _DYNAMIC_SINCE)
 
     def as_installed(self, pipelines: Mapping[str, Mapping[str, Any]]) -> PipelinePlan:
         """With the options that only stand in the pipelines themselves.
@@ -186,14 +203,19 @@ class PipelinePlan:
         """Body of ``connectors/_create``."""
         # Documents come in first-stage order, and no scores with them: the service fuses by rank.
         known = '"documents": ${parameters.documents}, "query": "${parameters.query}", "first_stage": "order"'
-        action: dict[str, Any] = {
-            "action_type": "predict",
-            "method": "POST",
-            "headers": {
-                "Authorization": "Bearer ${credential.rh_key}",
-                "X-Rerank-Deadline-Ms": str(max(self.timeout_s * 1000 - _MARGIN_MS, _MARGIN_MS)),
-            },
-        }
+        deadline = str(max(self.timeout_s * 1000 - _MARGIN_MS, _MARGIN_MS))
+        headers = {"Authorization": "Bearer ${credential.rh_key}", "X-Rerank-Deadline-Ms": deadline}
+        # Without the second, a document that holds "${parameters.x}" fails the call.
+        parameters = {"model": "rh", "skip_validating_missing_parameters": "true"}
+        if self.dynamic:
+            headers |= {
+                "X-Rerank-Deadline-Ms": "${parameters.deadline_ms}",
+                "X-Request-Id": "${parameters.request_id}",
+            }
+            # What a call without them sends: an empty id, for which the service makes one.
+            parameters |= {"deadline_ms": deadline, "request_id": ""}
+            known += ', "router_mode": "${parameters.mode:-null}"'
+        action: dict[str, Any] = {"action_type": "predict", "method": "POST", "headers": headers}
         if self.route == "rerank":
             action |= {
                 "url": f"{self.service_url}/v1/rerank",
@@ -208,14 +230,14 @@ class PipelinePlan:
             "description": f"{self.mark}: reranking, made by rh-connector pipeline install",
             "version": "1",
             "protocol": "http",
-            # Without the second, a document that holds "${parameters.x}" fails the call.
-            "parameters": {"model": "rh", "skip_validating_missing_parameters": "true"},
+            "parameters": parameters,
             "credential": {"rh_key": KEY},
             "client_config": {
                 "max_connection": self.connections,
                 "connection_timeout": min(2, self.timeout_s),
                 "read_timeout": self.timeout_s,
                 "max_retry_times": 0,
+                **({"skip_ssl_verification": True} if self.skip_verification else {}),
             },
             "actions": [action],
         }

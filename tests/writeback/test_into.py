@@ -263,12 +263,8 @@ def test_names_that_do_not_fit_are_told(node: Node, service: str, connection: Co
 
 def test_lists_that_were_empty_or_missing_are_so_again() -> None:
     ours = {"description": "x", "response_processors": [{"rerank": {"tag": "t"}}]}
-    for body in (
-        {},
-        {"response_processors": []},
-        {"response_processors": [{"sort": {}}]},
-        {"request_processors": []},
-    ):
+    bodies: list[dict[str, Any]] = [{}, {"request_processors": []}, {"response_processors": []}]
+    for body in [*bodies, {"response_processors": [{"sort": {}}], "version": 7}]:
         grown = hosting.with_ours(body, ours, "t", "own")
         assert grown["response_processors"][-1] == ours["response_processors"][0] and "description" not in grown
         assert hosting.with_ours(grown, ours, "t", "own") == grown
