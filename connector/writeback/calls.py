@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from connector.engines.cluster.connection import Connection
 
-__all__ = ["KEY", "Call", "curl", "without_key"]
+__all__ = ["KEY", "Call", "curl", "filled", "without_key"]
 
 KEY = "@RH_KEY@"
 """Stands in bodies for the key of the service, which is put in when a call is sent and never shown."""
@@ -26,6 +26,7 @@ class Call:
         body: JSON; ``KEY`` in its texts stands for the service's key.
         why: what it does, in a few words.
         gives: name and JSON key of what later calls need of the answer, as in ("CONNECTOR_ID", "connector_id").
+        undo: the calls that bring back what was there before it.
     """
 
     method: str
@@ -33,6 +34,7 @@ class Call:
     body: Mapping[str, Any] | None = None
     why: str = ""
     gives: tuple[str, str] | None = None
+    undo: tuple[Call, ...] = ()
 
     def send(self, connection: Connection, key: str) -> Any:
         """Send it, with the key.
@@ -62,6 +64,14 @@ def curl(call: Call, url: str) -> str:
         name, key = call.gives
         line = f"{name}=$({line} | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"{key}\"])')"
     return line
+
+
+def filled(call: Call, known: Mapping[str, str]) -> Call:
+    """The call, and what undoes it, with the ids that earlier calls gave."""
+    text, path = json.dumps(call.body), call.path
+    for name, value in known.items():
+        text, path = text.replace(f"${name}", value), path.replace(f"${name}", value)
+    return replace(call, path=path, body=json.loads(text), undo=tuple(filled(back, known) for back in call.undo))
 
 
 def without_key(text: str, key: str) -> str:

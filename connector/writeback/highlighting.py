@@ -80,7 +80,12 @@ class HighlightPlan(PipelinePlan):
     def beside(cls, plan: PipelinePlan) -> HighlightPlan:
         """With a name that no pipeline can have: those have small letters."""
         return cls(
-            f"{plan.name}-Highlight", plan.service_url, plan.fields, "rerank", plan.timeout_s, plan.connections
+            f"{plan.name}-Highlight",
+            plan.service_url,
+            plan.fields,
+            timeout_s=plan.timeout_s,
+            connections=plan.connections,
+            skip_verification=plan.skip_verification,
         )
 
     def settings_needed(self, current: Mapping[str, Any], has_ml_nodes: bool) -> dict[str, Any]:
@@ -101,7 +106,7 @@ class HighlightPlan(PipelinePlan):
             "request_body": "${parameters.rh_body}",
             "pre_process_function": _SCRIPT,
         }
-        body["parameters"] = {
+        body["parameters"] |= {
             "skip_validating_missing_parameters": "true",
             "pre_process_function.process_remote_inference_input": "true",
         }
