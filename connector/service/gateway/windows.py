@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connector.documents import FirstStage, RerankResult, document_text
-from connector.service.gateway.marking import one_line
 from connector.service.gateway.options import Options
 from connector.service.gateway.parsing.raw_json import Edit
 from connector.service.gateway.parsing.search_body import Mark, SearchAnswer, page_edits
 from connector.service.gateway.search_plan import Rerank
+from connector.service.responses import one_line
 from connector.service.scoring import RerankJob, json_score
 
 __all__ = ["Texts", "job_of", "ranked_edits", "texts_of"]
