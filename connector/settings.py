@@ -269,6 +269,9 @@ class ServeSettings(_Section):
     root_path: Annotated[str | None, AfterValidator(_check_prefix)] = Field(
         None, description="Path in front of all routes, as in /search, where a proxy leaves it on; null: none."
     )
+    results_order: Literal["score", "input"] = Field(
+        "score", description="Order of results where a request names none: best first, or as the documents came."
+    )
     access_log: bool = Field(
         True, description="Write one JSON line a request to standard error, without any text of it."
     )

@@ -117,6 +117,8 @@ class _Endpoints:
         kind = choose(payload)
         request.state.style = kind.style
         asked = read_request(kind, payload)
+        if asked.results_order is None and self._settings.serve.results_order == "input":
+            asked.results_order = "input"
         most_tokens = asked.most_tokens(self._settings.backbone.max_document_tokens)
         jobs = [replace(job, instruction=asked.instruction, most_tokens=most_tokens) for job in asked.jobs()]
         self._check_size(jobs)

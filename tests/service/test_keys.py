@@ -105,6 +105,13 @@ def test_the_best_in_the_order_of_the_documents(client: TestClient, route: str) 
     assert "results_order" in told(post(client, route, results_order="index"))
 
 
+@pytest.mark.parametrize("route", CUTTING)
+def test_a_service_for_clients_that_do_not_read_the_index(make_client: ClientFactory, route: str) -> None:
+    client = make_client(results_order="input")
+    assert order(post(client, route).json()) == [0, 1, 2]
+    assert order(post(client, route, results_order="score").json()) == [1, 2, 0]
+
+
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("raw", [{"raw_scores": True}, {"use_activation": False}, {"activation": False}])
 def test_scores_of_any_size(make_client: ClientFactory, route: str, raw: dict[str, bool]) -> None:
@@ -227,6 +234,16 @@ def test_an_instruction_is_read_and_is_no_part_of_the_query(make_client: ClientF
     animals = cat_over_car(instruction="Find texts about animals in the wild.")
     cars = cat_over_car(instruction="Find texts about cars and their makers.")
     assert animals != plain and animals > cars
+
+
+def test_an_instruction_in_a_layout_that_reads_all_documents_at_once(
+    make_client: ClientFactory, block_reranker: Reranker
+) -> None:
+    client = make_client(block_reranker)
+    plain = post(client, "/v1/rerank_scores").json()
+    asked = post(client, "/v1/rerank_scores", instruction="Find texts about animals.").json()
+    assert plain["reranked"] is asked["reranked"] is True and plain["scores"] != asked["scores"]
+    assert post(client, "/v1/rerank_scores").json()["scores"] == plain["scores"]
 
 
 INVISIBLE = ["", " \n\t", "\u200b", "\ufeff", "\u2060", "\0", "\ud83d", "\u00ad", "\u3164", "\u2800", "\ufe0f"]
