@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from connector.documents import RankedHit, RerankResult
+from connector.documents import RankedHit, RerankResult, has_text
 from connector.sentences import shown_sentences
 from connector.service.dialects.request import Milliseconds, Text
 from connector.service.errors import Failure, ServiceError
@@ -124,7 +124,7 @@ class HighlightRequest(BaseModel):
         """Question -> places of its documents; blank questions are not asked."""
         groups: dict[str, list[int]] = {}
         for at, (question, _) in enumerate(self.pairs):
-            if question.strip():
+            if has_text(question):
                 groups.setdefault(question, []).append(at)
         return groups
 
