@@ -57,7 +57,8 @@ class RankedHit:
         score: the score that the order follows: head score fused with the first stage, as log-odds of relevance where
             the router's scores are absolute, else in units of the window's standard deviation; or the first-stage
             fallback when nothing was reranked.
-        head_score: the LLM's score alone; None when nothing was reranked.
+        head_score: the LLM's score alone; None when nothing was reranked, and of a hit that kept its place unread
+            because its first-stage score towers over the rest.
         first_stage_score: as it came in, None if none came.
         first_stage_rank: from 1, None if the input carried no first-stage order.
         truncated: text was left out because the document has more passages than are read.
@@ -136,7 +137,8 @@ class RerankResult:
     Attributes:
         hits: best first; ties keep the input order.
         reranked: False when the input order was handed back; ``reason`` then says why.
-        reason: None, or one of ``deadline``, ``cancelled``, ``failed: …``, ``no documents``, ``empty documents``.
+        reason: None, or one of ``deadline``, ``cancelled``, ``failed: …``, ``no documents``, ``empty documents``,
+            ``all pinned``.
         heads: the (layer, head) pairs that were read.
         timings_ms: milliseconds per stage: ``route``, ``tokenize``, ``encode``, ``read``, ``score``,
             ``total``.

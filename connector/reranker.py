@@ -20,6 +20,7 @@ from connector.documents import FirstStage, Hit, RankedHit, RerankResult, UsedHe
 from connector.errors import BackboneError, RequestError
 from connector.heads.fusion import fuse, rank_scores
 from connector.heads.head_sets import HeadSet
+from connector.heads.pins import finite_score, pin_floor
 from connector.heads.readouts import HeadSignal, token_weights
 from connector.heads.routes import Route, route_scores
 from connector.heads.scoring import below
@@ -111,6 +112,9 @@ class Reranker:
     ) -> RerankResult:
         """Order documents by how much the LLM's chosen heads attend to them, fused with the first stage.
 
+        Documents whose first-stage scores tower over the rest (``pin_floor``) stay in front, in their order and
+        unread. The others are ranked as if these were not there.
+
         Args:
             query: the query's text.
             documents: texts, JSON objects (their text fields are scored), or first-stage hits in their order.
@@ -137,6 +141,9 @@ class Reranker:
         inputs = [self._input(at, document) for at, document in enumerate(documents)]
         scores, ranks = _first_stage(first_stage, inputs, all(isinstance(d, Hit) for d in documents))
         order = sorted(range(len(inputs)), key=lambda at: ranks[at]) if ranks else list(range(len(inputs)))
+        floor = math.inf if scores is None else pin_floor(scores)
+        pins = [at for at in order if scores is not None and scores[at] >= floor]
+        rest = sorted(set(order).difference(pins))
 
         def unchanged(reason: str) -> RerankResult:
             return _unchanged(inputs, order, scores, ranks, reason, started)
@@ -144,25 +151,31 @@ class Reranker:
         self.routes.check(mode)
         if not inputs:
             return unchanged("no documents")
-        if not any(item.text.strip() for item in inputs):
+        if not rest:
+            return unchanged("all pinned")
+        if not any(inputs[at].text.strip() for at in rest):
             return unchanged("empty documents")
         try:
             with _scope(deadline, scope) as own:
                 own.check()
                 routing = time.perf_counter()
-                route = self.routes.route(query, mode, scores)
+                known = None if scores is None else [scores[at] for at in rest]
+                route = self.routes.route(query, mode, known)
                 timings = {"route": (time.perf_counter() - routing) * 1000}
                 own.check()
                 reading = self.reader.read(
                     query,
-                    [item.text if item.text.strip() else "" for item in inputs],
+                    [inputs[at].text if inputs[at].text.strip() else "" for at in rest],
                     route.needs,
                     pool=self.routes.pool(mode),
                     scope=own,
                 )
                 own.check()
             timings.update(reading.timings_ms)
-            result = self._result(inputs, order, route, reading, scores, ranks)
+            known_ranks = None if ranks is None else [ranks[at] for at in rest]
+            ranked = self._ranked([inputs[at] for at in rest], route, reading, known, known_ranks)
+            kept = _pinned(pins, ranked[0].score, inputs, scores, ranks)
+            result = self._result((*kept, *(replace(hit, index=rest[hit.index]) for hit in ranked)), route, reading)
             timings["score"] = (time.perf_counter() - routing) * 1000 - sum(timings.values())
             timings["total"] = (time.perf_counter() - started) * 1000
             return replace(result, mode=mode or self.routes.default, timings_ms=timings)
@@ -197,15 +210,15 @@ class Reranker:
             return _Input(document_text(fields, self._fields), None if identity is None else str(identity), None)
         raise RequestError(f"documents[{at}] is {type(document).__name__}; give text or an object with text fields")
 
-    def _result(
+    def _ranked(
         self,
         inputs: Sequence[_Input],
-        order: Sequence[int],
         route: Route,
         reading: Reading,
         scores: Sequence[float] | None,
         ranks: Sequence[int] | None,
-    ) -> RerankResult:
+    ) -> list[RankedHit]:
+        """What was read, best first; ``index`` is the place in ``inputs``."""
         head_scores, best = route_scores(route, signal_scores(route.signals, reading), reading.documents)
         if not np.isfinite(head_scores).all():
             raise BackboneError("a head score is not finite; check the weights and the dtype")
@@ -224,9 +237,9 @@ class Reranker:
             if place is None:
                 final[at] = min(lowest, final[at])
         shown = _shown(reading, best)
-        # Ties keep first-stage order: ``order`` is walked, and sorted() is stable.
-        ranked = sorted(order, key=lambda at: -final[at])
-        hits = tuple(
+        # Ties keep first-stage order.
+        ranked = sorted(range(len(inputs)), key=lambda at: (-final[at], ranks[at] if ranks else at))
+        return [
             RankedHit(
                 index=at,
                 score=float(final[at]),
@@ -239,7 +252,9 @@ class Reranker:
                 id=inputs[at].id,
             )
             for at in ranked
-        )
+        ]
+
+    def _result(self, hits: tuple[RankedHit, ...], route: Route, reading: Reading) -> RerankResult:
         return RerankResult(
             hits,
             True,
@@ -257,6 +272,26 @@ class Reranker:
             first_stage_gate=route.first_stage_gate,
             deepest_layer=route.needs.depth(self.reader.runtime.shape.layers) - 1,
         )
+
+
+def _pinned(
+    pins: Sequence[int],
+    best: float,
+    inputs: Sequence[_Input],
+    scores: Sequence[float] | None,
+    ranks: Sequence[int] | None,
+) -> list[RankedHit]:
+    """Hits that keep their places: their scores fall from 1 above the best other, for clients sort by them."""
+    return [
+        RankedHit(
+            index=at,
+            score=best + (len(pins) - place) / len(pins),
+            first_stage_score=None if scores is None else scores[at],
+            first_stage_rank=None if ranks is None else ranks[at],
+            id=inputs[at].id,
+        )
+        for place, at in enumerate(pins)
+    ]
 
 
 @contextmanager
@@ -315,7 +350,7 @@ def _first_stage(
     if given is None and are_hits and inputs:
         scores = [item.score for item in inputs]
         # Hits come in first-stage order; scores that are missing for one, or are none, are of no use for the others.
-        known = [score for score in scores if score is not None and math.isfinite(score)]
+        known = [finite_score(score) for score in scores if score is not None and not math.isnan(score)]
         return (known if len(known) == len(scores) else None), list(range(1, len(inputs) + 1))
     if given is None:
         return None, None
@@ -326,8 +361,10 @@ def _first_stage(
     if len(given) != len(inputs):
         raise RequestError(f"first_stage has {len(given)} scores for {len(inputs)} documents; give one for each")
     for at, score in enumerate(given):
-        if isinstance(score, bool) or not isinstance(score, int | float | np.number) or not math.isfinite(score):
-            raise RequestError(f"first_stage[{at}] = {score!r} is not a finite number")
+        if isinstance(score, bool) or not isinstance(score, int | float | np.number) or not _is_finite(score):
+            raise RequestError(
+                f"first_stage[{at}] = {score!r:.40} is not a finite number; give one, higher is better"
+            )
     places = sorted(range(len(given)), key=lambda at: -given[at])
     ranks = [0] * len(given)
     for rank, at in enumerate(places, 1):
@@ -355,3 +392,11 @@ def _unchanged(
         for place, at in enumerate(order)
     )
     return RerankResult(hits, False, reason, timings_ms={"total": (time.perf_counter() - started) * 1000})
+
+
+def _is_finite(score: float | np.number[Any]) -> bool:
+    try:
+        return math.isfinite(score)
+    except OverflowError:
+        # A whole number beyond all floats.
+        return False

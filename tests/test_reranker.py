@@ -396,3 +396,44 @@ def test_icr_as_published_runs(settings: Settings, cats: list[str]) -> None:
     result = icr.rerank(QUERY, cats)
     assert result.reranked and len(result.heads) == 270
     assert result.hits[0].index == 2
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        [1e6, 3.0, 1e5, 2.0, 1.0],
+        [1e308, 3.0, 1e154, 2.0, 1.0],
+        [1.7014123e38, 3.0, 1.7014122e38, 2.0, -1.0],
+        [math.inf, 3.0, 1e38, 2.0, 1.0],
+    ],
+)
+def test_what_towers_over_the_rest_keeps_its_place_and_the_rest_does_not_see_it(
+    reranker: Reranker, cats: list[str], first: list[float]
+) -> None:
+    rest = [1, 3, 4]
+    alone = reranker.rerank(QUERY, [cats[at] for at in rest], first_stage=[first[at] for at in rest])
+    places = sorted(range(5), key=lambda at: -first[at])
+    hits = [Hit(str(at), first[at], {"text": cats[at]}) for at in places]
+    results = [reranker.rerank(QUERY, hits)]
+    if math.isfinite(sum(first)):
+        results.append(reranker.rerank(QUERY, cats, first_stage=first))
+    for result, order in zip(results, (places, range(5)), strict=False):
+        assert result.reranked
+        found = [(order[hit.index], hit) for hit in result.hits]
+        assert [at for at, _ in found] == [0, 2, *(rest[hit.index] for hit in alone.hits)]
+        assert [hit.score for _, hit in found[2:]] == [hit.score for hit in alone.hits]
+        assert [hit.first_stage_rank for _, hit in found[:2]] == [1, 2]
+        assert found[0][1].score > found[1][1].score > found[2][1].score
+        assert [hit.head_score for _, hit in found[:2]] == [None, None]
+
+
+def test_a_window_of_pins_stays_as_it_is(reranker: Reranker, cats: list[str]) -> None:
+    result = reranker.rerank(QUERY, cats[:2], first_stage=[1.7014122e38, 1.7014123e38])
+    assert (result.reranked, result.reason) == (False, "all pinned")
+    assert [hit.index for hit in result.hits] == [1, 0]
+
+
+@pytest.mark.parametrize("score", [math.inf, math.nan, True, "1", None, 10**400])
+def test_a_first_stage_score_that_is_none_is_named(reranker: Reranker, cats: list[str], score: object) -> None:
+    with pytest.raises(RequestError, match=r"^first_stage\[1\] = .* is not a finite number; give one"):
+        reranker.rerank(QUERY, cats[:3], first_stage=[1.0, score, 2.0])  # type: ignore[list-item]

@@ -18,11 +18,13 @@ Floats = npt.NDArray[np.float64]
 
 def standardize(scores: Sequence[float] | Floats) -> Floats:
     """z-scores; zeros where all scores are equal. Sums are exact, so the order of the input changes no bit."""
-    values = [float(score) for score in scores]
+    # Scaled by a power of two, which changes no bit either, squares stay finite and above 0, however large or small.
+    _, exponent = math.frexp(max(abs(float(score)) for score in scores))
+    values = [math.ldexp(float(score), -exponent) for score in scores]
     mean = math.fsum(values) / len(values)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
     spread = max(values) - min(values)
-    # Below the rounding of the values themselves a deviation is noise (or, squared, nothing).
+    # Below the rounding of the values themselves a deviation is noise.
     if deviation == 0 or spread <= 1e-12 * max(map(abs, values)):
         return np.zeros(len(values))
     return np.array([(value - mean) / deviation for value in values])

@@ -66,3 +66,14 @@ def test_an_unknown_method_is_refused() -> None:
 def test_single_and_equal_scores_are_zero_not_nan() -> None:
     assert standardize([7.0]).tolist() == [0.0]
     assert standardize([0.1 + 0.2, 0.3, 0.3]).tolist() == [0.0, 0.0, 0.0]
+
+
+@given(scores, st.sampled_from([2.0**-1000, 2.0**-600, 2.0**400, 2.0**1000]))
+def test_standardizing_does_not_depend_on_the_size_of_the_scores(values: list[float], unit: float) -> None:
+    values = [round(value, 3) for value in values]
+    assert standardize([value * unit for value in values]).tolist() == standardize(values).tolist()
+
+
+def test_the_largest_numbers_are_standardized() -> None:
+    assert standardize([1e308, -1e308, 0.0]) == pytest.approx([1.5**0.5, -(1.5**0.5), 0])
+    assert standardize([1e154, 1e38, 0.0])[0] == pytest.approx(2**0.5)

@@ -40,6 +40,7 @@ class InferenceDouble(ThreadingHTTPServer):
         self.version = version
         self.patience = patience
         self.endpoints: dict[str, dict[str, Any]] = {}
+        self.rulesets: dict[str, list[str]] = {}
         self.calls = 0
 
     @property
@@ -55,7 +56,7 @@ class InferenceDouble(ThreadingHTTPServer):
         if path == "/":
             return {"version": {"number": self.version}, "tagline": "You Know, for Search"}
         if path.endswith("/_search"):
-            return search(self.texts, body, self.infer)
+            return search(self.texts, body, self.infer, self.rulesets)
         name = path.removeprefix("/_inference/rerank/")
         if method == "PUT":
             if name in self.endpoints:

@@ -1,14 +1,20 @@
-"""Elasticsearch's retrievers ``standard``, ``text_similarity_reranker`` and ``linear``, after their source.
+"""Elasticsearch's retrievers, after their source.
 
 Modelled: ``TextSimilarityRankFeaturePhaseRankCoordinatorContext`` (texts in shard order, not rank order; as many
-scores as texts; ``max(s, 0) + min(exp(s), 1)``), ``allow_rerank_failures``, ``rank_window_size`` not below ``size``,
-``LinearRetrieverBuilder`` (weighted sum, the same hit in both lists counted together) and ``MinMaxScoreNormalizer``.
+scores as texts; ``min_score`` held against the scores as they came; ``max(s, 0) + min(exp(s), 1)``),
+``TextSimilarityRankRetrieverBuilder`` (``min_score`` held against what came of that as well),
+``allow_rerank_failures``, ``rank_window_size`` not below ``size``, ``LinearRetrieverBuilder`` (weighted sum, the same
+hit in both lists counted together, ``min_score`` of the sum) with ``MinMaxScoreNormalizer`` or none,
+``RRFRetrieverBuilder`` (``weight / (rank_constant + rank)``), ``PinnedRetrieverBuilder`` and ``rule`` (pins above
+``MAX_ORGANIC_SCORE``, one float step apart), ``DiversifyRetrieverBuilder`` (``size`` 10 unless it is given). In the
+place of vectors, two texts are as similar as they share words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __all__ = ["Refused", "search"]
@@ -27,46 +33,114 @@ class Refused(Exception):
         self.body = {"error": {"type": kind, "reason": reason, "root_cause": []}, "status": status}
 
 
-def search(texts: Mapping[str, str], body: Mapping[str, Any], infer: Infer) -> dict[str, Any]:
-    """The answer over one index of one shard."""
+def search(
+    texts: Mapping[str, str],
+    body: Mapping[str, Any],
+    infer: Infer,
+    rulesets: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """The answer over one index of one shard. ``rulesets``: the ids that each pins."""
     ((kind, asked),) = body["retriever"].items()
     if body["size"] > asked.get("rank_window_size", 10):
         raise Refused(400, "action_request_validation_exception", "[rank_window_size] must be >= [size]")
-    ranking = _ranked(texts, kind, asked, infer)
+    ranking = _Retrievers(texts, infer, rulesets or {}).ranked(kind, asked)
     hits = [{"_index": "i", "_id": key, "_score": score} for key, score in list(ranking.items())[: body["size"]]]
     return {"hits": {"total": {"value": len(ranking), "relation": "eq"}, "hits": hits}}
 
 
-def _ranked(texts: Mapping[str, str], kind: str, asked: Mapping[str, Any], infer: Infer) -> Ranking:
-    if kind == "standard":
-        ((_, words),) = asked["query"]["match"].items()
+class _Retrievers:
+    def __init__(self, texts: Mapping[str, str], infer: Infer, rulesets: Mapping[str, Sequence[str]]) -> None:
+        self._texts = texts
+        self._infer = infer
+        self._rulesets = rulesets
+
+    def ranked(self, kind: str, asked: Mapping[str, Any]) -> Ranking:
+        window = asked.get("rank_window_size", 10)
+        if kind == "standard":
+            return self._matching(asked["query"])
+        if kind in ("linear", "rrf"):
+            return self._combined(kind, asked, window)
+        ((inner, given),) = asked["retriever"].items()
+        first = _cut(self.ranked(inner, given), window)
+        if kind == "pinned":
+            return _cut(_pinned(first, asked["ids"]), window)
+        if kind == "rule":
+            pins = [identity for name in asked["ruleset_ids"] for identity in self._rulesets[name]]
+            return _cut(_pinned(first, pins), window)
+        if kind == "diversify":
+            return self._diverse(first, asked["lambda"], asked.get("size", min(10, window)))
+        assert kind == "text_similarity_reranker"
+        return self._reranked(first, asked)
+
+    def _matching(self, query: Mapping[str, Any]) -> Ranking:
+        ((_, words),) = query["match"].items()
         wanted = set(words.lower().split())
-        counts = {key: float(sum(word in wanted for word in text.lower().split())) for key, text in texts.items()}
+        counts = {
+            key: float(sum(word in wanted for word in text.lower().split())) for key, text in self._texts.items()
+        }
         return _sorted({key: count for key, count in counts.items() if count})
-    window = asked.get("rank_window_size", 10)
-    if kind == "linear":
+
+    def _combined(self, kind: str, asked: Mapping[str, Any], window: int) -> Ranking:
         total: Ranking = {}
         for part in asked["retrievers"]:
-            ((inner, given),) = part["retriever"].items()
-            assert part["normalizer"] == "minmax"
-            ranking = dict(list(_ranked(texts, inner, given, infer).items())[:window])
-            for key, score in _minmax(ranking).items():
-                total[key] = total.get(key, 0.0) + part["weight"] * score
-        return _sorted(total)
-    assert kind == "text_similarity_reranker"
-    ((inner, given),) = asked["retriever"].items()
-    first = _ranked(texts, inner, given, infer)
-    taken = set(list(first)[:window])
-    in_shard_order = [key for key in texts if key in taken]
-    try:
-        raw = infer(asked["inference_id"], asked["inference_text"], [texts[key] for key in in_shard_order])
-    except Refused:
-        if not asked.get("allow_rerank_failures"):
-            raise
-        return first
-    return _sorted(
-        {key: max(s, 0.0) + min(math.exp(s), 1.0) for key, s in zip(in_shard_order, raw, strict=True)},
-    )
+            ((inner, given),) = part.get("retriever", part).items()
+            ranking = _cut(self.ranked(inner, given), window)
+            if kind == "rrf":
+                constant = asked.get("rank_constant", 60)
+                ranking = {key: 1 / (constant + rank) for rank, key in enumerate(ranking, 1)}
+            elif part.get("normalizer") == "minmax":
+                ranking = _minmax(ranking)
+            for key, score in ranking.items():
+                total[key] = total.get(key, 0.0) + part.get("weight", 1.0) * score
+        return _cut(_sorted(_at_least(total, asked)), window)
+
+    def _reranked(self, first: Ranking, asked: Mapping[str, Any]) -> Ranking:
+        in_shard_order = [key for key in self._texts if key in first]
+        try:
+            raw = self._infer(
+                asked["inference_id"], asked["inference_text"], [self._texts[key] for key in in_shard_order]
+            )
+        except Refused:
+            if not asked.get("allow_rerank_failures"):
+                raise
+            return first
+        kept = _at_least(dict(zip(in_shard_order, raw, strict=True)), asked)
+        return _at_least(_sorted({key: max(s, 0.0) + min(math.exp(s), 1.0) for key, s in kept.items()}), asked)
+
+    def _diverse(self, first: Ranking, weight: float, size: int) -> Ranking:
+        left, chosen = dict(first), {}
+        while left and len(chosen) < size:
+            worth = {
+                key: weight * score - (1 - weight) * max((self._alike(key, other) for other in chosen), default=0.0)
+                for key, score in left.items()
+            }
+            best = max(worth, key=lambda key: worth[key])
+            chosen[best] = left.pop(best)
+        return chosen
+
+    def _alike(self, one: str, other: str) -> float:
+        words, others = (set(self._texts[key].lower().split()) for key in (one, other))
+        return len(words & others) / len(words | others)
+
+
+def _pinned(ranking: Ranking, ids: Sequence[str]) -> Ranking:
+    scores = [_float_steps(1.7014118e38, 2 + len(ids) - place) for place in range(len(ids))]
+    rest = {key: score for key, score in ranking.items() if key not in ids}
+    return {**dict(zip(ids, scores, strict=True)), **rest}
+
+
+def _float_steps(value: float, steps: int) -> float:
+    (bits,) = struct.unpack(">i", struct.pack(">f", value))
+    (found,) = struct.unpack(">f", struct.pack(">i", bits + steps))
+    return float(found)
+
+
+def _at_least(ranking: Ranking, asked: Mapping[str, Any]) -> Ranking:
+    return {key: score for key, score in ranking.items() if score >= asked.get("min_score", -math.inf)}
+
+
+def _cut(ranking: Ranking, window: int) -> Ranking:
+    return dict(list(ranking.items())[:window])
 
 
 def _minmax(ranking: Ranking) -> Ranking:

@@ -165,6 +165,71 @@ def test_custom_reads_placeholders_in_texts(
             assert reranked == (kind == "hugging_face")
 
 
+@pytest.fixture
+def installed(cluster: InferenceDouble, connection: Connection, reranker: Reranker) -> Iterator[InferencePlan]:
+    """The plan of an endpoint that is there, with the service behind it."""
+    with serving(reranker, options(cluster.url)) as (service, _):
+        plan = InferencePlan.of(options(cluster.url, service))
+        ElasticsearchEndpoint(connection, plan, KEY).install()
+        yield plan
+
+
+def retrieved(connection: Connection, kind: str, size: int = 10, **asked: Any) -> dict[str, float]:
+    answer = connection.request("POST", "/i/_search", {"retriever": {kind: asked}, "size": size})
+    return {hit["_id"]: hit["_score"] for hit in answer["hits"]["hits"]}
+
+
+def test_scores_are_one_more_than_the_services_and_so_is_a_threshold_around_them(
+    connection: Connection, installed: InferencePlan, cluster: InferenceDouble
+) -> None:
+    reranker = installed.retriever(QUERY)["retriever"]["text_similarity_reranker"]
+    found = retrieved(connection, "text_similarity_reranker", **reranker)
+    said = dict(zip(found, cluster.infer("rh", QUERY, [cluster.texts[key] for key in found]), strict=True))
+    assert len(found) > 2
+    assert found == {key: pytest.approx(1 + score, abs=1e-12) for key, score in said.items()}
+    limit = sorted(said.values())[1]
+    kept = [key for key, score in said.items() if score >= limit]
+    # Of the retriever itself, the threshold is first held against the scores as they came.
+    assert list(retrieved(connection, "text_similarity_reranker", **reranker, min_score=limit)) == kept
+    assert retrieved(connection, "text_similarity_reranker", **reranker, min_score=1 + limit) == {}
+    parts = [{"retriever": {"text_similarity_reranker": reranker}, "weight": 1.0, "normalizer": "none"}]
+    assert list(retrieved(connection, "linear", retrievers=parts, min_score=1 + limit)) == kept
+
+
+def test_inside_other_retrievers(
+    connection: Connection, installed: InferencePlan, cluster: InferenceDouble, cats: list[str]
+) -> None:
+    inner = installed.retriever(QUERY)["retriever"]
+    standard = inner["text_similarity_reranker"]["retriever"]
+    ours = list(retrieved(connection, "text_similarity_reranker", **inner["text_similarity_reranker"]))
+    first = list(retrieved(connection, "standard", **standard["standard"], rank_window_size=10))
+    assert ours != first
+    heavy = [{"retriever": standard, "weight": 1}, {"retriever": inner, "weight": 100}]
+    assert list(retrieved(connection, "rrf", retrievers=heavy)) == ours
+    assert list(retrieved(connection, "rrf", retrievers=[{**heavy[0], "weight": 10_000}, heavy[1]])) == first
+    # A document that the words do not find.
+    (pinned,) = [key for key, text in cluster.texts.items() if key not in ours][:1]
+    assert list(retrieved(connection, "pinned", ids=[pinned, ours[-1]], retriever=inner)) == [
+        pinned,
+        ours[-1],
+        *ours[:-1],
+    ]
+    cluster.rulesets["promoted"] = [ours[-1]]
+    ruled = retrieved(connection, "rule", ruleset_ids=["promoted"], match_criteria={}, retriever=inner)
+    assert list(ruled) == [ours[-1], *ours[:-1]]
+    more = {"type": "mmr", "field": "vector", "rank_window_size": 10, "retriever": inner}
+    assert list(retrieved(connection, "diversify", **more, **{"lambda": 1.0})) == ours
+    mixed = list(retrieved(connection, "diversify", **more, **{"lambda": 0.0}))
+    assert sorted(mixed) == sorted(ours) and mixed[0] == ours[0]
+
+
+def test_the_endpoint_called_directly(connection: Connection, installed: InferencePlan, cats: list[str]) -> None:
+    answer = connection.request("POST", f"/_inference/rerank/{installed.name}", {"query": QUERY, "input": cats})
+    places = [hit["index"] for hit in answer["rerank"]]
+    assert places[0] == 2 and sorted(places) == list(range(len(cats)))
+    assert all(0 < hit["relevance_score"] < 1 for hit in answer["rerank"])
+
+
 def test_an_endpoint_of_somebody_else_is_left_alone(cluster: InferenceDouble, connection: Connection) -> None:
     theirs = {"service": "cohere", "service_settings": {"model_id": "x"}}
     cluster.endpoints["rh"] = dict(theirs)

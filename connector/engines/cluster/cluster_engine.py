@@ -14,6 +14,7 @@ from connector.documents import Document, Hit, clean_text
 from connector.engines.cluster.bulk import BulkWriter
 from connector.engines.cluster.connection import ClusterError, Connection
 from connector.engines.cluster.query import TextField, own_query, text_fields, words_query
+from connector.engines.cluster.retrievers import rank_window
 from connector.engines.cluster.retrying import Retrying
 from connector.engines.engine import IndexReport
 from connector.errors import EngineError
@@ -66,17 +67,18 @@ class ClusterEngine:
         self._greeted = False
 
     def search(self, query: str, size: int) -> list[Hit]:
-        """See ``Engine.search``. Never more than 10,000 hits, which is what the cluster gives."""
+        """See ``Engine.search``. Never more than the cluster gives: 10,000, or a query's ``rank_window_size``."""
         if size <= 0:
             return []
-        wanted = min(size, _WINDOW)
-        limit = min(wanted + _SPARE, _WINDOW)
+        most = min(_WINDOW, self._rank_window())
+        wanted = min(size, most)
+        limit = min(wanted + _SPARE, most)
         while True:
             found = self._hits(query, limit)
-            if len(found) < limit or limit == _WINDOW or found[-1]["_score"] != found[wanted - 1]["_score"]:
+            if len(found) < limit or limit == most or found[-1]["_score"] != found[wanted - 1]["_score"]:
                 break
             # Which of equally good hits a cluster leaves out depends on shards and segments: look at them all.
-            limit = min(2 * limit, _WINDOW)
+            limit = min(2 * limit, most)
         hits = [Hit(hit["_id"], _number(hit.get("_score")), hit.get("_source") or {}) for hit in found]
         return sorted(hits, key=lambda hit: (-(hit.score or 0.0), hit.id))[:wanted]
 
@@ -180,6 +182,10 @@ class ClusterEngine:
             return own_query(self._query_json, words)
         where = f"{self._index} at {self.connection.url}"
         return {"query": words_query(words, self._weights, self._text_fields(), where), "track_total_hits": False}
+
+    def _rank_window(self) -> int:
+        own = None if self._query_json is None else rank_window(own_query(self._query_json, ""))
+        return _WINDOW if own is None else own
 
     def _text_fields(self) -> list[TextField]:
         now = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ from connector.service.gateway.parsing.search_body import (
 )
 from connector.service.gateway.ranking import rank_all
 from connector.service.gateway.search_plan import PassOn, Plan, Rerank, Search, plan_search
-from connector.service.gateway.windows import Texts, job_of, ranked_edits, texts_of
+from connector.service.gateway.windows import Texts, brings_no_texts, job_of, ranked_edits, texts_of
 from connector.service.loading import Loading
 from connector.settings import Settings
 
@@ -55,10 +55,9 @@ class _Planned:
     plan: Plan
     sent: Item
 
-    def texts_item(self, fields: Sequence[str]) -> Item | None:
-        """The search for the documents, where they have to be asked for apart."""
-        if not isinstance(self.plan, Rerank) or not self.plan.needs_texts:
-            return None
+    def texts_item(self, fields: Sequence[str]) -> Item:
+        """The search for the documents."""
+        assert isinstance(self.plan, Rerank)
         return replace(self.sent, body=texts_body(self.sent.body, self.plan.ask, fields))
 
 
@@ -127,29 +126,34 @@ class MultiSearching:
         if self._settings.engine.kind == "elasticsearch":
             item = replace(item, body=without_own_ext(item.body))
         plan = plan_search(search, options.window, self._fields)
-        sent = item if plan.preference is None else item.with_header("preference", json.dumps(plan.preference))
+        sent = _preferring(item, plan.preference)
         return _Planned(item, plan, sent.with_page(plan.ask) if isinstance(plan, Rerank) else sent)
 
     async def _rerank(
         self, request: Request, incoming: Incoming, planned: Sequence[_Planned], options: Options
     ) -> Response:
         began = time.monotonic()
-        # Documents are asked for in the same request, behind the searches.
-        texts_items = {
-            at: item for at, one in enumerate(planned) if (item := one.texts_item(self._fields)) is not None
-        }
-        answer = await self._fetch(incoming, [*(one.sent for one in planned), *texts_items.values()])
+        # Documents and totals are asked for in the same request, behind the searches.
+        plans = [(at, one, one.plan) for at, one in enumerate(planned) if isinstance(one.plan, Rerank)]
+        texts_items = {at: one.texts_item(self._fields) for at, one, plan in plans if plan.needs_texts}
+        own_items = {at: _preferring(one.item, plan.preference) for at, one, plan in plans if plan.asks_twice}
+        further = [*texts_items.values(), *own_items.values()]
+        answer = await self._fetch(incoming, [*(one.sent for one in planned), *further])
         if answer.status in FINAL_STATUSES:
             reason = f"the cluster answered {answer.status}"
             return marked(answer.response(), [False] * len(planned), reason, time.monotonic() - began)
-        text, found = _read(answer, len(planned) + len(texts_items))
-        texts = {at: _texts(one.value) for at, one in zip(texts_items, found[len(planned) :], strict=True)}
+        text, found = _read(answer, len(planned) + len(further))
+        behind = iter(found[len(planned) :])
+        texts = {at: _texts(one.value) for at, one in zip(texts_items, behind, strict=False)}
+        frames = {at: one for at, one in zip(own_items, behind, strict=True) if one.value.answer is not None}
+        texts |= await self._unforeseen(incoming, planned, found, texts)
         again = await self._ask_again(incoming, planned, found)
         first_stage, began = time.monotonic() - began, time.monotonic()
         jobs = {
-            at: job_of(one.value.answer, plan, self._fields, options, texts.get(at))
+            at: job
             for at, plan, one in _reranked(planned, found)
             if one.value.answer.hits and texts.get(at, {}) is not None
+            if (job := job_of(one.value.answer, plan, self._fields, options, texts.get(at))) is not None
         }
         results = dict(
             zip(jobs, await rank_all(request, self._loading, list(jobs.values()), options.scope), strict=True)
@@ -158,10 +162,12 @@ class MultiSearching:
         reasons: list[str | None] = [_reason(one.plan) for one in planned]
         for at, plan, one in _reranked(planned, found):
             missing = "the documents' text could not be fetched" if texts.get(at, {}) is None else None
+            policy = self._settings.serve.gateway_scores
+            frame = frames.get(at, one)
             edits, mark = ranked_edits(
-                text, one.value.answer, plan, results.get(at), self._settings.serve.gateway_scores, missing
+                text, one.value.answer, plan, results.get(at), policy, missing, frame.value.answer
             )
-            elements[at] = edited(text, edits, one.start, one.end)
+            elements[at] = edited(text, edits, frame.start, frame.end)
             reasons[at] = mark.reason
         for at, element in again.items():
             elements[at] = element
@@ -171,6 +177,25 @@ class MultiSearching:
         response = answer.response(encode(edited(text, [whole])))
         flags = [reason is None for reason in reasons]
         return marked(response, flags, _reasons(reasons), first_stage, time.monotonic() - began)
+
+    async def _unforeseen(
+        self,
+        incoming: Incoming,
+        planned: Sequence[_Planned],
+        found: Sequence[Span],
+        texts: Mapping[int, Texts | None],
+    ) -> dict[int, Texts | None]:
+        """The documents of searches whose hits came without although nothing in the search said so."""
+        places = [
+            at
+            for at, plan, one in _reranked(planned, found)
+            if at not in texts and brings_no_texts(one.value.answer, plan)
+        ]
+        if not places:
+            return {}
+        items = [planned[at].texts_item(self._fields) for at in places]
+        _, answered = _read(await self._fetch(incoming, items), len(items))
+        return {at: _texts(one.value) for at, one in zip(places, answered, strict=True)}
 
     async def _ask_again(
         self, incoming: Incoming, planned: Sequence[_Planned], found: Sequence[Span]
@@ -244,6 +269,10 @@ def _reranked(planned: Sequence[_Planned], found: Sequence[Span]) -> list[tuple[
         for at, (one, answered) in enumerate(zip(planned, found, strict=False))
         if isinstance(one.plan, Rerank) and answered.value.answer is not None
     ]
+
+
+def _preferring(item: Item, preference: str | None) -> Item:
+    return item if preference is None else item.with_header("preference", json.dumps(preference))
 
 
 def _texts(answered: _Answered) -> Texts | None:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from connector.engines.cluster.retrievers import rank_window
+from connector.heads.pins import BOOSTED, TOWERING
+from connector.service.gateway.parsing.clauses import diversifies, has_boosts
 from connector.service.gateway.parsing.filter_paths import keeps
 from connector.service.gateway.parsing.query_text import query_text
 
@@ -60,6 +63,9 @@ class Rerank:
         ask: how many hits the cluster is asked for.
         preference: to be added to the search; None: the caller gave one.
         needs_texts: the hits will come without the documents' text, which has to be asked for apart.
+        pin_times: how many times the next score that of a hit is that keeps its place: see ``pin_floor``.
+        asks_twice: totals and aggregations depend on how many hits are asked for, and so have to be asked for as the
+            caller does.
     """
 
     query: str
@@ -69,6 +75,8 @@ class Rerank:
     ask: int
     preference: str | None
     needs_texts: bool
+    pin_times: float
+    asks_twice: bool
 
 
 Plan = PassOn | Rerank
@@ -97,16 +105,27 @@ def plan_search(search: Search, window: int, fields: Sequence[str]) -> Plan:
     given = search.parameters.get("preference") or search.preference
     # Copies of a shard may score differently; all pages of a search have to see the same ones.
     preference = None if given else _preference(search.index, query)
+    most = rank_window(search.body)
+    if most is not None:
+        # The cluster refuses to be asked for more, and gives no more.
+        window = min(window, most)
     if start >= window:
         return PassOn(f"behind the window of {window} hits", preference)
+    if most is not None and size > most:
+        if "size" in search.parameters or "size" in search.body:
+            return PassOn(f"size is over the rank_window_size of {most}")
+        size = most
+    ask = max(window, start + size)
     return Rerank(
         query=query,
         window=window,
         start=start,
         size=size,
-        ask=max(window, start + size),
+        ask=ask if most is None else min(ask, most),
         preference=preference,
         needs_texts=_hides_source(search, fields),
+        pin_times=BOOSTED if has_boosts(search.body) else TOWERING,
+        asks_twice=_counts_by_size(search) and (start, size) != (0, ask),
     )
 
 
@@ -138,6 +157,9 @@ def _obstacle(search: Search) -> str | None:
         return "format"
     if _stored_fields(search) == ["_none_"]:
         return "stored_fields"
+    diversity = diversifies(search.body)
+    if diversity is not None:
+        return diversity
     filters = search.parameters.get("filter_path")
     # _index is needed where texts are fetched apart; that a part of _source is enough is not worth telling apart.
     wanted = ("_index", "_id", "_score", "_source")
@@ -196,11 +218,18 @@ def _preference(index: str, query: str) -> str:
     return "rh-" + hashlib.sha256(f"{index}\n{query}".encode("utf-8", "replace")).hexdigest()[:16]
 
 
-def _stored_fields(search: Search) -> list[Any]:
-    value: Any = search.parameters.get("stored_fields", search.body.get("stored_fields"))
+def _counts_by_size(search: Search) -> bool:
+    """OpenSearch's hybrid query neither counts nor aggregates hits that cannot get onto the page."""
+    query = search.body.get("query")
+    return isinstance(query, Mapping) and "hybrid" in query
+
+
+def _stored_fields(search: Search) -> list[Any] | None:
+    """None: the search does not name any."""
+    value: Any = search.parameters.get("stored_fields") or search.body.get("stored_fields")
     if isinstance(value, str):
         return [part for part in value.split(",") if part]
-    return value if isinstance(value, list) else []
+    return value if isinstance(value, list) else None
 
 
 def _hides_source(search: Search, fields: Sequence[str]) -> bool:
@@ -209,7 +238,8 @@ def _hides_source(search: Search, fields: Sequence[str]) -> bool:
         return not (len(chosen) == 1 and chosen.get("_source") == "true")
     source = search.body.get("_source")
     if source is None:
-        return bool(_stored_fields(search))
+        # Either of the two drops it, even where it names nothing but fields of its own.
+        return _stored_fields(search) is not None or bool(search.body.get("script_fields"))
     if isinstance(source, Mapping):
         if source.get("excludes") or source.get("exclude"):
             return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,7 +27,7 @@ from connector.service.gateway.parsing.search_body import (
 from connector.service.gateway.parsing.url_query import only_parameters, with_parameters
 from connector.service.gateway.ranking import rank_all
 from connector.service.gateway.search_plan import PassOn, Rerank, Search, passed_parameters, plan_search
-from connector.service.gateway.windows import Texts, job_of, ranked_edits, texts_of
+from connector.service.gateway.windows import Texts, brings_no_texts, job_of, ranked_edits, texts_of
 from connector.service.loading import Loading
 from connector.settings import Settings
 
@@ -93,19 +94,25 @@ class Searching:
         first_stage = time.monotonic() - began
         if found.status in FINAL_STATUSES:
             return marked(found.response(), [False], f"the cluster answered {found.status}", first_stage)
-        text, answer = _read(found, plan)
+        window = _read(found, plan)
+        text, answer = window.text, window.answer
         texts: Texts | None = None
         missing = None
-        if plan.needs_texts and answer.hits and options.scope.remaining() > 0:
+        hidden = plan.needs_texts or brings_no_texts(answer, plan)
+        if hidden and answer.hits and options.scope.remaining() > 0:
             texts = await self._texts(incoming, asked, plan)
             missing = "the documents' text could not be fetched" if texts is None else None
+        own = await self._own(incoming, plan) if plan.asks_twice else None
         began = time.monotonic()
         result = None
         if answer.hits and missing is None:
             job = job_of(answer, plan, self._fields, options, texts)
-            (result,) = await rank_all(request, self._loading, [job], options.scope)
-        edits, mark = ranked_edits(text, answer, plan, result, self._settings.serve.gateway_scores, missing)
-        response = found.response(encode(edited(text, edits)))
+            if job is not None:
+                (result,) = await rank_all(request, self._loading, [job], options.scope)
+        policy = self._settings.serve.gateway_scores
+        edits, mark = ranked_edits(text, answer, plan, result, policy, missing, own.answer if own else None)
+        shown = own or window
+        response = shown.found.response(encode(edited(shown.text, edits)))
         return marked(response, [mark.reranked], mark.reason, first_stage, time.monotonic() - began)
 
     async def _texts(self, incoming: Incoming, asked: ClusterRequest, plan: Rerank) -> Texts | None:
@@ -114,12 +121,21 @@ class Searching:
         headers: dict[bytes, bytes | None] = {b"content-encoding": None}
         if not incoming.request.body:
             headers |= {b"content-type": b"application/json", b"accept": b"application/json"}
-        wanted = ("hits.hits._index", "hits.hits._id", "hits.hits._source")
-        query = with_parameters(only_parameters(asked.query, passed_parameters), {"filter_path": ",".join(wanted)})
+        wanted = {"filter_path": "hits.hits._index,hits.hits._id,hits.hits._source"}
+        query = with_parameters(only_parameters(asked.query, passed_parameters), wanted)
         found = await self._cluster.fetch(replace(asked.with_headers(headers), method="POST", query=query, body=body))
         if found.status != 200 or not found.is_plain:
             return None
         return texts_of(read_answer(decode(found.body)))
+
+    async def _own(self, incoming: Incoming, plan: Rerank) -> _Found | None:
+        """The answer to the caller's own search; None where the cluster refuses it."""
+        asked = _preferring(incoming.request, plan.preference).with_headers(PLAIN_ANSWER)
+        found = await self._cluster.fetch(asked)
+        try:
+            return _read(found, plan)
+        except _Refused:
+            return None
 
     async def _pass_on(self, request: Request, asked: ClusterRequest, reason: str) -> Response:
         began = time.monotonic()
@@ -131,14 +147,22 @@ class _Refused(Exception):
     """The cluster did not answer the larger search as it should."""
 
 
-def _read(found: ClusterAnswer, plan: Rerank) -> tuple[str, SearchAnswer]:
+class _Found(NamedTuple):
+    """An answer of the cluster, its text, and where its parts stand in it."""
+
+    found: ClusterAnswer
+    text: str
+    answer: SearchAnswer
+
+
+def _read(found: ClusterAnswer, plan: Rerank) -> _Found:
     if found.status != 200:
         raise _Refused(f"the cluster refused a window of {plan.ask} hits ({found.status})")
     if not found.is_plain:
         raise _Refused("the answer is not JSON")
     text = decode(found.body)
     try:
-        return text, read_answer(text)
+        return _Found(found, text, read_answer(text))
     except NotPlainJson:
         raise _Refused("the answer holds no hits") from None
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connector.documents import FirstStage, RerankResult, document_text
+from connector.heads.pins import pin_floor
 from connector.service.gateway.marking import one_line
 from connector.service.gateway.options import Options
 from connector.service.gateway.parsing.raw_json import Edit
@@ -13,7 +14,7 @@ from connector.service.gateway.parsing.search_body import Mark, SearchAnswer, pa
 from connector.service.gateway.search_plan import Rerank
 from connector.service.scoring import RerankJob, json_score
 
-__all__ = ["Texts", "job_of", "ranked_edits", "texts_of"]
+__all__ = ["Texts", "brings_no_texts", "job_of", "ranked_edits", "texts_of"]
 
 Texts = Mapping[tuple[Any, Any], Mapping[str, Any]]
 
@@ -24,10 +25,15 @@ def texts_of(answer: SearchAnswer) -> Texts:
     return {key: source for key, source in zip(answer.keys(), sources, strict=True) if isinstance(source, Mapping)}
 
 
+def brings_no_texts(answer: SearchAnswer, plan: Rerank) -> bool:
+    """Whether none of the hits to be reranked has its document, whatever was to be expected."""
+    return bool(answer.hits) and all("_source" not in hit.value for hit in answer.hits[: plan.window])
+
+
 def job_of(
     answer: SearchAnswer, plan: Rerank, fields: Sequence[str], options: Options, texts: Texts | None = None
-) -> RerankJob:
-    """What is reranked of an answer.
+) -> RerankJob | None:
+    """What is reranked of an answer; None: nothing, all hits of the window keep their places.
 
     Args:
         answer: with at least one hit.
@@ -36,14 +42,17 @@ def job_of(
         options: of the request.
         texts: the documents, where the hits come without.
     """
-    hits = answer.hits[: plan.window]
+    part = slice(_pins(answer, plan), plan.window)
+    hits = answer.hits[part]
+    if not hits:
+        return None
     if texts is None:
         sources = [hit.value.get("_source") for hit in hits]
     else:
-        sources = [texts.get(key) for key in answer.keys()[: plan.window]]
+        sources = [texts.get(key) for key in answer.keys()[part]]
     documents = [document_text(source, fields) if isinstance(source, Mapping) else "" for source in sources]
     scores = answer.scores()
-    first_stage: FirstStage = "order" if scores is None else scores[: plan.window]
+    first_stage: FirstStage = "order" if scores is None else scores[part]
     return RerankJob(plan.query, documents, first_stage, options.mode)
 
 
@@ -54,6 +63,7 @@ def ranked_edits(
     result: RerankResult | None,
     policy: str,
     missing: str | None = None,
+    frame: SearchAnswer | None = None,
 ) -> tuple[list[Edit], Mark]:
     """Edits that make the caller's page of an answer, and its mark.
 
@@ -61,20 +71,29 @@ def ranked_edits(
         text: holds the answer.
         answer: all hits.
         plan: which page, which window.
-        result: of the window; None: it was not ranked.
+        result: of the window without its pins; None: it was not ranked.
         policy: the setting ``serve.gateway_scores``.
         missing: why it was not ranked.
+        frame: see ``page_edits``.
     """
     order = list(range(len(answer.hits)))
     scores = None
-    reason = missing or "no hits"
+    reason = missing or ("all pinned" if answer.hits else "no hits")
     reranked = result is not None and result.reranked
     if result is not None and reranked:
-        order = [hit.index for hit in result.hits] + order[len(result.hits) :]
+        pins = _pins(answer, plan)
+        order[pins : pins + len(result.hits)] = [pins + hit.index for hit in result.hits]
         if policy == "rerank":
-            scores = [json_score(result, hit) for hit in result.hits]
+            scores = [1.0] * pins + [json_score(result, hit) for hit in result.hits]
     elif result is not None:
         reason = result.reason or "failed"
     mark = Mark(reranked, None if reranked else one_line(reason), plan.window, plan.query)
     page = slice(plan.start, plan.start + plan.size)
-    return page_edits(text, answer, order, page, mark, scores), mark
+    return page_edits(text, answer, order, page, mark, scores, frame), mark
+
+
+def _pins(answer: SearchAnswer, plan: Rerank) -> int:
+    """How many of the first hits something else than relevance put there."""
+    scores = (answer.scores() or [])[: plan.window]
+    floor = pin_floor(scores, plan.pin_times)
+    return next((at for at, score in enumerate(scores) if score < floor), len(scores))

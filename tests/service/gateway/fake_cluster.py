@@ -47,6 +47,7 @@ class FakeCluster:
         texts: _id -> _source, for searches that ask for documents although the hits are without.
         rest: further members of an answer, a JSON text that begins with a comma.
         largest: most hits of one page; above, the search is refused.
+        counts_pages: ``hits.total`` is that of the page, as HybridTopScoreDocCollector stops to count.
         answers: path -> what is answered there instead: status, headers, body.
         release: searches wait for this event.
     """
@@ -55,6 +56,7 @@ class FakeCluster:
     texts: dict[str, Any] = field(default_factory=dict)
     rest: str = ""
     largest: int = 10_000
+    counts_pages: bool = False
     answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     url: str = ""
@@ -88,11 +90,15 @@ class FakeCluster:
         if start + size > self.largest:
             cause = {"type": "illegal_argument_exception", "reason": "Result window is too large"}
             return 400, json.dumps({"error": {"root_cause": [cause], **cause}, "status": 400})
+        narrow = [window for window in _rank_windows(body.get("retriever")) if size > window]
+        if narrow and ("size" in body or "size" in parameters):
+            reason = f"requires [rank_window_size: {narrow[0]}] be greater than or equal to [size: {size}]"
+            return 400, json.dumps({"error": {"type": "action_request_validation_exception", "reason": reason}})
         hits = self.hits[start : start + size]
         if self.texts and body.get("_source") == ["text"]:
             plain = [json.loads(hit) for hit in hits]
             hits = [json.dumps({**hit, "_source": self.texts[hit["_id"]]}) for hit in plain]
-        total = f'{{"value":{len(self.hits)},"relation":"eq"}}'
+        total = f'{{"value":{start + size if self.counts_pages else len(self.hits)},"relation":"eq"}}'
         joined = " , ".join(hits)
         return 200, f'{{"took":1,"hits":{{"total":{total},"max_score": 9.50 ,"hits" : [ {joined} ]}}{self.rest}}}\n'
 
@@ -106,6 +112,20 @@ class FakeCluster:
                 answer = answer.rstrip("\n").removesuffix("}") + ',"status":200}'
             answers.append(answer)
         return _json(f'{{"took":3,"responses":[{",".join(answers)}]}}', 200)
+
+
+def _rank_windows(retriever: Any) -> list[int]:
+    """What CompoundRetrieverBuilder.validate holds ``size`` against: of each retriever that combines others."""
+    if not isinstance(retriever, dict):
+        return []
+    ((kind, inner),) = retriever.items()
+    if kind in ("standard", "knn"):
+        return []
+    inside = inner.get("retrievers") or [inner["retriever"]]
+    deeper = [window for one in inside for window in _rank_windows(one.get("retriever", one))]
+    if kind == "rescorer":
+        return [int(inner["rescore"].get("window_size", 10)), *deeper]
+    return [int(inner.get("rank_window_size", 10)), *deeper]
 
 
 def _json(text: str, status: int) -> Response:

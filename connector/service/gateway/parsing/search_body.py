@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from connector.heads.pins import finite_score
 from connector.service.gateway.parsing.raw_json import Edit, NotPlainJson, Span, edited, scan_list, scan_object
 from connector.service.numbers import json_number
 
@@ -107,11 +108,10 @@ class SearchAnswer:
         return [(hit.value.get("_index"), hit.value.get("_id")) for hit in self.hits]
 
     def scores(self) -> list[float] | None:
-        """The first stage's; None where not every hit has one."""
-        found = [hit.value.get("_score") for hit in self.hits]
-        numbers = [float(score) for score in found if isinstance(score, int | float) and not isinstance(score, bool)]
-        finite = [score for score in numbers if float("-inf") < score < float("inf")]
-        return finite if len(finite) == len(found) else None
+        """The first stage's, all finite; None where not every hit has one."""
+        found = [_number(hit.value.get("_score")) for hit in self.hits]
+        known = [finite_score(score) for score in found if score is not None]
+        return known if len(known) == len(found) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +172,7 @@ def page_edits(
     page: slice,
     mark: Mark,
     scores: Sequence[float] | None = None,
+    frame: SearchAnswer | None = None,
 ) -> list[Edit]:
     """Edits that leave of an answer one page, in a new order, marked.
 
@@ -182,16 +183,18 @@ def page_edits(
         page: which of them are shown.
         mark: the last key of the answer.
         scores: the reranker's, of the first hits in ``order``, falling; then scores are rewritten.
+        frame: another answer, in whose text the hits are put; None: this one.
     """
+    frame = answer if frame is None else frame
     hits = [text[answer.hits[at].start : answer.hits[at].end] for at in order[page]]
     edits = []
     if scores is not None:
         shown = _shown_scores(answer, order, scores)
         hits = [_with_score(hit, score) for hit, score in zip(hits, shown[page], strict=True)]
-        if answer.max_score is not None and shown and shown[0] is not None:
-            edits.append(Edit(answer.max_score.start, answer.max_score.end, repr(shown[0])))
-    edits.append(Edit(answer.list_span.start, answer.list_span.end, f"[{','.join(hits)}]"))
-    edits.append(Edit(answer.end - 1, answer.end - 1, f',"rerank":{mark.to_json()}'))
+        if frame.max_score is not None and shown and shown[0] is not None:
+            edits.append(Edit(frame.max_score.start, frame.max_score.end, repr(shown[0])))
+    edits.append(Edit(frame.list_span.start, frame.list_span.end, f"[{','.join(hits)}]"))
+    edits.append(Edit(frame.end - 1, frame.end - 1, f',"rerank":{mark.to_json()}'))
     return edits
 
 
@@ -217,3 +220,10 @@ def _with_score(hit: str, score: float | None) -> str:
         return hit
     members, _ = scan_object(hit)
     return edited(hit, member_edits(hit, members, {"_score": repr(score)}))
+
+
+def _number(score: Any) -> float | None:
+    # Java writes what is beyond all numbers as a word.
+    if score in ("Infinity", "-Infinity"):
+        return float(score)
+    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) and score == score else None

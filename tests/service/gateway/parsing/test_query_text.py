@@ -28,6 +28,8 @@ _MATCH = {"match": {"title": "red shoes"}}
         ({"query_string": {"query": "title:(red AND shoes) -blue"}}, "red shoes"),
         ({"simple_query_string": {"query": '"red shoes" | boots* -blue'}}, "red shoes boots"),
         ({"neural": {"vector": {"query_text": "red shoes", "model_id": "m", "k": 5}}}, "red shoes"),
+        ({"sparse_vector": {"field": "v", "inference_id": "m", "query": "red shoes"}}, "red shoes"),
+        ({"agentic": {"query_text": "red shoes", "query_fields": ["title"], "memory_id": "m"}}, "red shoes"),
         ({"bool": {"must": _MATCH}}, "red shoes"),
         ({"bool": {"must": [_MATCH], "should": [{"match": {"body": "red shoes"}}]}}, "red shoes"),
         ({"bool": {"should": [_MATCH, {"match": {"brand": "acme"}}]}}, "red shoes acme"),
