@@ -211,7 +211,7 @@ class BackboneSettings(_Section):
     layout: Layout = Field(
         "solo",
         description="How the LLM sees documents: each read alone, the query behind it (solo), each encoded alone and "
-        "all read at once (block), keys only (late), in one prompt (joint).",
+        "all read at once (block), keys only (late), in one prompt (joint). Not set, with router.mode all: block.",
     )
     runtime: Literal["auto", "torch", "onnx"] = Field("auto", description="What executes the LLM.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the LLM runs.")
@@ -402,6 +402,9 @@ def load_settings(
     except ValidationError as error:
         raise SettingsError(_explain(error, known)) from None
     keep_secret(_secrets(settings), settings.engine.username)
+    if settings.router.mode == "all" and "layout" not in settings.backbone.model_fields_set:
+        # The default reads no heads to rank by: who asks for all of them means the layout that does.
+        settings = settings.model_copy(update={"backbone": settings.backbone.model_copy(update={"layout": "block"})})
     return settings
 
 
