@@ -288,6 +288,10 @@ class WritebackSettings(_Section):
         description="OpenSearch 3.5+: the cluster does not verify the service's certificate. Whoever is between them "
         "can read the key and the documents.",
     )
+    client_cert: Path | None = Field(
+        None, description="OpenSearch 3.9+: certificate (PEM) that the cluster shows to the service."
+    )
+    client_key: Path | None = Field(None, description="Private key (PEM) of that certificate; the cluster keeps it.")
 
 
 class Settings(_Section):
