@@ -326,6 +326,15 @@ class WritebackSettings(_Section):
         5, ge=1, le=60, description="Seconds the cluster waits for a reranked page before it serves its own order."
     )
     connections: int = Field(30, ge=1, description="Connections that one node of the cluster keeps to the service.")
+    skip_verification: bool = Field(
+        False,
+        description="OpenSearch 3.5+: the cluster does not verify the service's certificate. Whoever is between them "
+        "can read the key and the documents.",
+    )
+    client_cert: Path | None = Field(
+        None, description="OpenSearch 3.9+: certificate (PEM) that the cluster shows to the service."
+    )
+    client_key: Path | None = Field(None, description="Private key (PEM) of that certificate; the cluster keeps it.")
 
     @field_validator("service_url")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -61,8 +61,20 @@ def pieces_of(found: Found) -> dict[str, str]:
         "connector": named(found.connector),
         "model group": named(found.group),
         "model": named(found.model) + state,
-        "pipeline": "missing" if found.pipeline is None else "there",
+        "pipeline": _pipelines(found),
     }
+
+
+def told_plugin(plugin: Mapping[str, Any]) -> str:
+    """What the neural-search plugin counts, of all pipelines of the cluster."""
+    if not plugin["enabled"]:
+        return "off (the cluster setting plugins.neural_search.stats_enabled turns them on)"
+    return ", ".join(f"{name} {number}" for name, number in plugin["counts"].items()) or "no rerank figures"
+
+
+def _pipelines(found: Found) -> str:
+    own = [] if found.pipeline is None else ["there"]
+    return ", ".join([*own, *(f"in {host}" for host in found.hosts)]) or "missing"
 
 
 def show_proofs(proofs: list[Proof]) -> None:
@@ -80,12 +92,13 @@ def advice(pipeline: OpenSearchPipeline) -> str:
     told = (
         "an answer that was reranked has the key profile"
         if plan.route == "rerank"
-        else "a hit that was reranked has previous_score in its _source"
+        else f"a hit that was reranked has {plan.on(pipeline.connection.version).first_stage_field} in its _source"
     )
     return (
-        f"\nSearch with ?search_pipeline={plan.name} and a body like\n  {body}\n"
+        f"\nSearch with ?search_pipeline={plan.searched} and a body like\n  {body}\n"
         f"Each request needs {query}; without it, and whenever the service fails, hits keep the cluster's order.\n"
         f"Only the page (from, size) is reranked: --oversample N reranks N times as many.\n"
+        f"A sort of your own is reranked away, and a search template must have the pipeline in its URL.\n"
         f"_source must hold {', '.join(plan.fields)}. Was it reranked? {told}.\n"
         f"rh-connector pipeline status counts failures; pipeline uninstall removes everything."
     )

@@ -114,6 +114,7 @@ def _opensearch(connection: Connection, settings: Settings, wanted: bool) -> _Re
     yield from run("default pipeline", lambda: opensearch.default_pipelines(connection, there, index))
     if there.found.is_empty:
         return None
+    yield from run("hybrid searches", lambda: opensearch.searches(connection, there, index))
     yield from run("failures", lambda: opensearch.counted(there))
     if there.found.model is None:
         return None

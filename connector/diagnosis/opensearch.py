@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from connector.diagnosis.findings import Finding
 from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import EngineError
 from connector.settings import Settings
+from connector.writeback.hosting import described, normalizes
 from connector.writeback.opensearch import Found, OpenSearchPipeline
 from connector.writeback.proving import Proof, predict
 from connector.writeback.search_pipeline import PipelinePlan
 
-__all__ = ["Installed", "counted", "default_pipelines", "installed", "pieces", "plugins", "reached", "settings_of"]
+__all__ = [
+    "Installed",
+    "counted",
+    "default_pipelines",
+    "installed",
+    "pieces",
+    "plugins",
+    "reached",
+    "searches",
+    "settings_of",
+]
 
 _PLUGINS = ("opensearch-ml", "opensearch-neural-search")
 _DEFAULT = "index.search.default_pipeline"
+# Fields that are searched together with words, as hybrid queries do.
+_VECTORS = ("knn_vector", "rank_features", "semantic", "sparse_vector")
 _INSTALL = "rh-connector pipeline install"
 
 
@@ -74,7 +86,7 @@ def installed(connection: Connection, settings: Settings) -> Installed:
     keys = settings.serve.api_keys
     pipeline = OpenSearchPipeline(connection, plan, keys[0].get_secret_value() if keys else "none")
     found = pipeline.find()
-    pipeline.plan = _as_installed(plan, found.pipeline or {})
+    pipeline.plan = plan.as_installed(found.holding)
     return Installed(pipeline, found)
 
 
@@ -121,25 +133,54 @@ def pieces(there: Installed) -> Iterator[Finding]:
 
 def default_pipelines(connection: Connection, there: Installed, index: str) -> Iterator[Finding]:
     """An index whose default pipeline is missing fails every search."""
-    name, found = there.pipeline.plan.name, there.found
-    if found.indices and found.pipeline is None:
+    name, searched, found = there.pipeline.plan.name, there.pipeline.plan.searched, there.found
+    dangling = [at for at, default in found.defaults.items() if default == name and found.pipeline is None]
+    if dangling:
         mend = f"{_INSTALL}; or PUT /INDEX/_settings {json.dumps({_DEFAULT: None})}"
-        seen = f"every search in {', '.join(found.indices)} fails: its default pipeline {name} is missing"
+        seen = f"every search in {', '.join(dangling)} fails: its default pipeline {name} is missing"
         yield Finding("default pipeline", "fail", seen, mend)
         return
-    others = _defaults(connection, index) - {name, "_none", "None"}
-    gone = sorted(other for other in others if not _exists(connection, other))
+    others = _defaults(connection, index) - {name, *found.hosts, "_none", "None"}
+    gone = sorted(others - set(found.pipelines))
     if gone:
         mend = f"{_INSTALL} --default-for {index}, or PUT /{index}/_settings {json.dumps({_DEFAULT: None})}"
         seen = f"every search in {index} fails: its default pipeline {gone[0]} is missing"
         yield Finding("default pipeline", "fail", seen, mend)
     elif others:
-        mend = f"searches there need ?search_pipeline={name}, or {_INSTALL} --default-for {index}"
-        yield Finding("default pipeline", "warn", f"that of {index} is {', '.join(sorted(others))}", mend)
+        own = sorted(others)[0]
+        does = described(found.pipelines[own])
+        mend = (
+            f"{_INSTALL} --into {own} adds reranking to it; with ?search_pipeline={searched} a search goes without "
+            "what it does"
+        )
+        yield Finding("default pipeline", "warn", f"that of {index} is {own} ({does}): no reranking", mend)
     elif found.indices:
-        yield Finding("default pipeline", "ok", f"{name} for {', '.join(found.indices)}")
-    elif found.pipeline is not None:
-        yield Finding("default pipeline", "ok", f"of no index; searches name ?search_pipeline={name}")
+        yield Finding("default pipeline", "ok", f"{searched} for {', '.join(found.indices)}")
+    elif found.holding:
+        yield Finding("default pipeline", "ok", f"of no index; searches name ?search_pipeline={searched}")
+
+
+def searches(connection: Connection, there: Installed, index: str) -> Iterator[Finding]:
+    """Searches that do not come back as their users expect, though the pipeline is as it should be."""
+    found = there.found
+    for name, body in found.holding.items():
+        if normalizes(body):
+            yield Finding("hybrid searches", "ok", f"{name} normalizes, then reranks")
+            continue
+        own = f" --into {name}" if name in found.hosts else ""
+        mend = f"for hybrid queries: {_INSTALL} --hybrid{own}, or --into NAME of a pipeline that normalizes"
+        seen = (
+            f"{name} has no normalization: a hybrid query through it shows hits twice, with scores of minus billions"
+        )
+        ranked = any(normalizes(other) for other in found.pipelines.values()) or _has_vectors(connection, index)
+        yield Finding("hybrid searches", "warn" if ranked else "ok", seen, mend if ranked else "")
+    if found.holding:
+        seen = (
+            "a pipeline named inside a search template is ignored by the cluster (name it in the URL, or make it the "
+            "default); a search with its own sort is reranked like any other, so its order is lost (leave "
+            "search_pipeline out, or say search_pipeline=_none)"
+        )
+        yield Finding("templates and sort", "ok", seen)
 
 
 def counted(there: Installed) -> Iterator[Finding]:
@@ -166,22 +207,6 @@ def reached(there: Installed) -> tuple[Finding, bool]:
     return Finding("service from the cluster", "fail", seen or proof.detail, mend if seen else ""), False
 
 
-def _as_installed(plan: PipelinePlan, pipeline: Any) -> PipelinePlan:
-    """Options of ``pipeline install`` stand in the pipeline alone."""
-    for processor in pipeline.get("request_processors", ()):
-        factor = processor.get("oversample", {}).get("sample_factor")
-        if factor is not None:
-            plan = replace(plan, oversample=int(float(factor)))
-    for processor in pipeline.get("response_processors", ()):
-        if "ml_inference" in processor:
-            plan = replace(plan, route="scores")
-            inputs = processor["ml_inference"].get("input_map") or [{}]
-            path = str(inputs[0].get("query", "")).removeprefix("$._request.")
-            if path and path != "ext.query_context.query_text":
-                plan = replace(plan, query_path=path)
-    return plan
-
-
 def _defaults(connection: Connection, index: str) -> set[str]:
     path = f"/{quote(index, safe='*,-_.')}/_settings/{_DEFAULT}"
     try:
@@ -192,9 +217,9 @@ def _defaults(connection: Connection, index: str) -> set[str]:
     return {str(about["settings"].get(_DEFAULT)) for about in answer.values()}
 
 
-def _exists(connection: Connection, pipeline: str) -> bool:
+def _has_vectors(connection: Connection, index: str) -> bool:
     try:
-        connection.request("GET", f"/_search/pipeline/{quote(pipeline)}")
-    except ClusterError as error:
-        return error.status != 404
-    return True
+        answer = connection.request("GET", f"/{quote(index, safe='*,-_.')}/_mapping")
+    except ClusterError:
+        return False
+    return any(f'"type": "{kind}"' in json.dumps(answer) for kind in _VECTORS)

@@ -6,13 +6,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
 from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import EngineError
-from connector.writeback.calls import Call, without_key
+from connector.writeback import hosting
+from connector.writeback.calls import Call, filled, without_files, without_key
 from connector.writeback.deployment import MODELS, Deployment
 from connector.writeback.search_pipeline import TRUSTED, PipelinePlan
 from connector.writeback.settings_record import PREFIX, SettingsRecord
@@ -24,6 +25,7 @@ _DEFAULT = "index.search.default_pipeline"
 _DEPLOY_SECONDS = 30.0
 _FLAT = {"flat_settings": "true"}
 # What a connector is compared by; the cluster adds times and ids of its own, and hides the credential.
+_UNVERIFIED = "skip_ssl_verification"
 _COMPARED = ("parameters", "client_config", "actions")
 
 
@@ -36,8 +38,10 @@ class Found:
         persistent: those of them that somebody set to last.
         record: what the installation changed: setting or index -> value before, None where there was none.
         connector, model, group: (id, body); None where missing.
-        pipeline: its body, whoever made it.
-        indices: indices whose default pipeline it is.
+        pipeline: its body, where it is ours.
+        defaults: index -> its default pipeline, where that is ours or one of ``hosts``.
+        pipelines: all search pipelines of the cluster: name -> body.
+        hosts: those of somebody else that hold our processors.
     """
 
     settings: Mapping[str, Any]
@@ -48,13 +52,25 @@ class Found:
     model: tuple[str, Mapping[str, Any]] | None
     group: tuple[str, Mapping[str, Any]] | None
     pipeline: Mapping[str, Any] | None
-    indices: tuple[str, ...] = ()
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    pipelines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def indices(self) -> tuple[str, ...]:
+        """Indices whose searches are reranked without naming a pipeline."""
+        return tuple(sorted(self.defaults))
+
+    @property
+    def holding(self) -> dict[str, Mapping[str, Any]]:
+        """The pipelines that hold our processors: name -> body."""
+        return {name: body for name, body in self.pipelines.items() if body is self.pipeline or name in self.hosts}
 
     @property
     def is_empty(self) -> bool:
         """Nothing of it is there."""
         ours = (self.record, self.connector, self.model, self.group)
-        return all(part is None for part in ours) and self.pipeline is None
+        return all(part is None for part in ours) and self.pipeline is None and not self.hosts
 
 
 @dataclass
@@ -72,6 +88,8 @@ class OpenSearchPipeline:
     plan: PipelinePlan
     key: str = "none"
     told: Callable[[Call], None] = field(default=lambda call: None)
+    _sent: list[Call] = field(default_factory=list, init=False)
+    _fresh: bool = field(default=False, init=False)
 
     def find(self) -> Found:
         """Look at the cluster.
@@ -85,9 +103,13 @@ class OpenSearchPipeline:
         )
         persistent, transient = answer["persistent"], answer["transient"]
         record = persistent.get(PREFIX + self.plan.name)
-        name = self.plan.name
-        pipelines = self._get(f"/_search/pipeline/{name}") or {}
+        name, mark = self.plan.name, self.plan.mark
+        pipelines = self._get("/_search/pipeline") or {}
+        own = pipelines.get(name)
+        own = own if own is not None and self._is_ours(own) else None
+        hosts = tuple(sorted(n for n, body in pipelines.items() if body is not own and hosting.holds(body, mark)))
         indices = self._get("/_all/_settings", {"flat_settings": "true", "expand_wildcards": "all"}) or {}
+        defaults = {index: about["settings"].get(_DEFAULT) for index, about in indices.items()}
         return Found(
             {**answer["defaults"], **persistent, **transient},
             persistent,
@@ -96,24 +118,25 @@ class OpenSearchPipeline:
             self._named("connectors"),
             self._named("models"),
             self._named("model_groups"),
-            pipelines.get(name),
-            tuple(sorted(i for i, about in indices.items() if about["settings"].get(_DEFAULT) == name)),
+            own,
+            {index: default for index, default in defaults.items() if default in (name, *hosts)},
+            pipelines,
+            hosts,
         )
 
     def calls(self, found: Found, default_for: str | None = None) -> Iterator[Call]:
         """The calls that are missing, in their order; ids of what does not exist yet stand as shell variables."""
         plan = self.plan
-        if found.pipeline is not None and not self._is_ours(found.pipeline):
-            raise EngineError(
-                f"there is a search pipeline {plan.name} that rh-connector did not make; "
-                "choose another writeback.name"
-            )
-        yield from self._settings_calls(found, default_for)
+        self._check_names(found)
+        replaced = self._defaults(found, default_for)
+        yield from self._settings_calls(found, replaced)
         connector, model = "$CONNECTOR_ID", "$MODEL_ID"
         remade = found.connector is not None and self._connector_drift(found) != []
         if found.connector is None:
             gives = ("CONNECTOR_ID", "connector_id")
-            yield Call("POST", f"{_ML}/connectors/_create", plan.connector(), "connector to the service", gives)
+            back = (Call("DELETE", f"{_ML}/connectors/$CONNECTOR_ID"),)
+            body = self._connector()
+            yield Call("POST", f"{_ML}/connectors/_create", body, "connector to the service", gives, back)
         else:
             connector = found.connector[0]
             if remade:
@@ -121,7 +144,8 @@ class OpenSearchPipeline:
         group = "$GROUP_ID" if found.group is None else found.group[0]
         if found.group is None:
             gives = ("GROUP_ID", "model_group_id")
-            yield Call("POST", f"{_ML}/model_groups/_register", plan.group(), "group of the model", gives)
+            back = (Call("DELETE", f"{_ML}/model_groups/$GROUP_ID"),)
+            yield Call("POST", f"{_ML}/model_groups/_register", plan.group(), "group of the model", gives, back)
         if found.model is None:
             yield Call(
                 "POST",
@@ -129,20 +153,22 @@ class OpenSearchPipeline:
                 plan.model(connector, group),
                 "remote model, deployed",
                 ("MODEL_ID", "model_id"),
+                (Call("POST", f"{MODELS}/$MODEL_ID/_undeploy"), Call("DELETE", f"{MODELS}/$MODEL_ID")),
             )
         else:
             model = found.model[0]
             if remade or found.model[1].get("model_state") != "DEPLOYED":
-                yield Call("POST", f"{MODELS}/{model}/_deploy", None, "deploy the model")
-        wanted = plan.pipeline(model)
-        if found.pipeline != wanted:
-            yield Call("PUT", f"/_search/pipeline/{plan.name}", wanted, "search pipeline")
-        if default_for is not None and default_for not in found.indices:
-            body = {_DEFAULT: plan.name}
-            yield Call("PUT", f"/{quote(default_for)}/_settings", body, f"default pipeline of {default_for}")
+                back = (Call("POST", f"{MODELS}/{model}/_undeploy"),)
+                yield Call("POST", f"{MODELS}/{model}/_deploy", None, "deploy the model", None, back)
+        yield from self._pipeline_calls(found, model)
+        if default_for is not None and replaced:
+            body = {_DEFAULT: plan.searched}
+            undo = tuple(Call("PUT", f"/{quote(i)}/_settings", {_DEFAULT: was}) for i, was in replaced.items())
+            why = f"default pipeline of {default_for}"
+            yield Call("PUT", f"/{quote(default_for)}/_settings", body, why, None, undo)
 
     def install(self, default_for: str | None = None) -> list[Call]:
-        """Make what is missing or differs; what a failed first installation made is removed again.
+        """Make what is missing or differs; where a call fails, those before it are undone.
 
         Returns:
             The calls that were sent.
@@ -153,22 +179,60 @@ class OpenSearchPipeline:
         """
         found = self.find()
         calls = list(self.calls(found, default_for))
-        sent: list[Call] = []
+        self._sent, self._fresh = [], found.is_empty
         known: dict[str, str] = {}
         try:
             for call in calls:
-                call = _filled(call, known)
-                answer = self._send(call)
-                sent.append(call)
+                call = filled(call, known)
+                try:
+                    answer = self._send(call)
+                except ClusterError as error:
+                    if error.status is None:
+                        # No answer: it may have been done.
+                        self._sent.append(call)
+                    raise
                 if call.gives is not None:
                     known[call.gives[0]] = str(answer[call.gives[1]])
+                    call = filled(call, known)
+                self._sent.append(call)
             if calls:
                 self._wait_until_deployed()
         except BaseException as error:
-            if found.is_empty and sent:
-                self._roll_back(error)
+            try:
+                self.take_back()
+            except EngineError as left:
+                # The first error is what the user must mend; this one comes along.
+                error.args = (
+                    f"{error}; what had been made was not all undone ({left}): run rh-connector pipeline status",
+                    *error.args[1:],
+                )
             raise
-        return sent
+        return list(self._sent)
+
+    def take_back(self) -> bool:
+        """Undo the last ``install``: the cluster is as it was before it.
+
+        Returns:
+            There was something to undo.
+
+        Raises:
+            ClusterError: the cluster refuses.
+        """
+        sent, self._sent = self._sent, []
+        if sent and self._fresh:
+            # Finds by name what a call that failed half-way may have left, too.
+            self.uninstall()
+        elif sent:
+            for back in (replace(one, why=f"undo: {call.why}") for call in reversed(sent) for one in call.undo):
+                if "$" in back.path:
+                    # What it made has no id yet; its name is found by the next install or uninstall.
+                    continue
+                try:
+                    self._send(back)
+                except ClusterError as error:
+                    if error.status != 404:
+                        raise
+        return bool(sent)
 
     def renew_key(self) -> None:
         """Give the connector the present key; it cannot be compared, because the cluster does not show it.
@@ -201,11 +265,19 @@ class OpenSearchPipeline:
 
     def removal(self, found: Found) -> Iterator[Call]:
         """The calls that remove it."""
-        indices = {} if found.record is None else found.record.indices
+        record = found.record or SettingsRecord()
         for index in found.indices:
-            why = f"default pipeline of {index} as before"
-            yield Call("PUT", f"/{quote(index)}/_settings", {_DEFAULT: indices.get(index)}, why)
-        if found.pipeline is not None and self._is_ours(found.pipeline):
+            # A pipeline of somebody else stays the default pipeline where it was that before.
+            if index in record.indices or found.defaults[index] == self.plan.name:
+                was = record.indices.get(index)
+                # One that is gone by now would fail every search.
+                there = was == "_none" or (was in found.pipelines and was != self.plan.name)
+                why = f"default pipeline of {index} as before"
+                yield Call("PUT", f"/{quote(index)}/_settings", {_DEFAULT: was if there else None}, why)
+        for host in found.hosts:
+            body = hosting.without_ours(found.pipelines[host], self.plan.mark, record.hosts.get(host, []))
+            yield Call("PUT", f"/_search/pipeline/{host}", body, f"search pipeline {host} as before")
+        if found.pipeline is not None:
             yield Call("DELETE", f"/_search/pipeline/{self.plan.name}", None, "search pipeline")
         if found.model is not None:
             yield Call("POST", f"{MODELS}/{found.model[0]}/_undeploy", None, "undeploy the model")
@@ -229,15 +301,80 @@ class OpenSearchPipeline:
         answer = self.connection.request("GET", "/_nodes/stats/search_pipeline")
         totals = {"count": 0, "failed": 0}
         for node in answer["nodes"].values():
-            about = node["search_pipeline"]["pipelines"].get(self.plan.name, {})
-            for processor in about.get("response_processors", []):
-                for name, stats in processor.items():
+            for about in node["search_pipeline"]["pipelines"].values():
+                for processor in about.get("response_processors", []):
                     # ml_inference's own counters are wrong under ignore_failure.
-                    if name.startswith("rerank"):
+                    stats = processor.get(f"rerank:{self.plan.mark}")
+                    if stats is not None:
                         totals = {key: totals[key] + int(stats["stats"][key]) for key in totals}
         return totals
 
-    def _settings_calls(self, found: Found, default_for: str | None) -> Iterator[Call]:
+    def plugin_statistics(self) -> dict[str, Any] | None:
+        """What the neural-search plugin itself counts of reranking (3.1 and newer): ``enabled``, and ``counts``.
+
+        They are of all pipelines of the cluster, and switched off unless somebody turns them on. None: the cluster
+        has none, or does not show them to this user.
+        """
+        try:
+            answer = self.connection.request("GET", "/_plugins/_neural/stats", params={"flat_stat_paths": "true"})
+        except ClusterError as error:
+            # 403 also where they are switched off.
+            return {"enabled": False, "counts": {}} if "disabled" in str(error) else None
+        nodes = answer.get("all_nodes") or {}
+        counts = {key.rpartition(".")[2]: value for key, value in nodes.items() if "rerank" in key}
+        return {"enabled": True, "counts": counts}
+
+    def _check_names(self, found: Found) -> None:
+        plan = self.plan
+        if plan.into is None:
+            if plan.name in found.pipelines and found.pipeline is None:
+                raise EngineError(
+                    f"there is a search pipeline {plan.name} that rh-connector did not make; "
+                    f"choose another writeback.name, or add to that pipeline with --into {plan.name}"
+                )
+        elif plan.into not in found.pipelines:
+            there = ", ".join(sorted(set(found.pipelines) - {plan.name})) or "none"
+            raise EngineError(f"--into {plan.into}: there is no such search pipeline; those of the cluster: {there}")
+        elif found.pipeline is not None and plan.into == plan.name:
+            raise EngineError(f"--into {plan.into}: that is our own pipeline; leave --into out")
+
+    def _defaults(self, found: Found, default_for: str | None) -> dict[str, str | None]:
+        """Indices that get another default pipeline, and what they have now.
+
+        Raises:
+            EngineError: what they have does something, which would be lost.
+        """
+        if default_for is None:
+            return {}
+        about = self.connection.request("GET", f"/{quote(default_for)}/_settings", params=_FLAT)
+        now = {index: inner["settings"].get(_DEFAULT) for index, inner in about.items()}
+        changed = {index: name for index, name in now.items() if name != self.plan.searched}
+        for index, name in changed.items():
+            if name in found.pipelines and name != self.plan.name:
+                raise EngineError(
+                    f"--default-for {default_for}: {index} has the default pipeline {name} "
+                    f"({hosting.described(found.pipelines[name])}), which would be off from then on. "
+                    f"Add reranking to it: --into {name}. Or take it off first: "
+                    f"PUT /{index}/_settings {json.dumps({_DEFAULT: None})}"
+                )
+        return changed
+
+    def _pipeline_calls(self, found: Found, model: str) -> Iterator[Call]:
+        plan, wanted = self.plan, self.plan.on(self.connection.version).pipeline(model)
+        if plan.into is None or found.pipeline is not None:
+            path = f"/_search/pipeline/{plan.name}"
+            if found.pipeline != wanted:
+                back = Call("DELETE", path) if found.pipeline is None else Call("PUT", path, found.pipeline)
+                yield Call("PUT", path, wanted, "search pipeline", None, (back,))
+        for host in sorted({*found.hosts, *([plan.into] if plan.into else [])}):
+            there = found.pipelines[host]
+            grown = hosting.with_ours(there, wanted, plan.mark, host)
+            if grown != there:
+                path = f"/_search/pipeline/{host}"
+                back = Call("PUT", path, there)
+                yield Call("PUT", path, grown, f"reranking in the search pipeline {host}", None, (back,))
+
+    def _settings_calls(self, found: Found, replaced: Mapping[str, str | None]) -> Iterator[Call]:
         nodes = self.connection.request("GET", "/_nodes", params={"filter_path": "nodes.*.roles"})
         has_ml_nodes = any("ml" in node.get("roles", ()) for node in nodes["nodes"].values())
         needed = self.plan.settings_needed(found.settings, has_ml_nodes)
@@ -252,24 +389,40 @@ class OpenSearchPipeline:
             record.settings.setdefault(key, (found.persistent.get(key), found.settings.get(key)))
         if TRUSTED in needed:
             record.patterns = list(dict.fromkeys([*record.patterns, self.plan.own_pattern]))
-        if default_for is not None and default_for not in (*record.indices, *found.indices):
-            about = self.connection.request("GET", f"/{quote(default_for)}/_settings", params=_FLAT)
-            record.indices |= {index: inner["settings"].get(_DEFAULT) for index, inner in about.items()}
+        for index, name in replaced.items():
+            record.indices.setdefault(index, name)
+        if self.plan.into is not None and self.plan.into not in found.hosts:
+            record.hosts[self.plan.into] = hosting.empty_parts(found.pipelines[self.plan.into])
         if found.record != record:
-            body = {"persistent": {**needed, PREFIX + self.plan.name: record.to_text()}}
-            yield Call("PUT", "/_cluster/settings", body, "cluster settings: " + (", ".join(needed) or "own record"))
+            changed = {**needed, PREFIX + self.plan.name: record.to_text()}
+            back = {"persistent": {key: found.persistent.get(key) for key in changed}}
+            why = "cluster settings: " + (", ".join(needed) or "own record")
+            undo = (Call("PUT", "/_cluster/settings", back),)
+            yield Call("PUT", "/_cluster/settings", {"persistent": changed}, why, None, undo)
 
     def _connector_drift(self, found: Found) -> list[str]:
         assert found.connector is not None
-        wanted, there = self.plan.connector(), found.connector[1]
-        return [part for part in _COMPARED if not _holds(there.get(part), wanted[part])]
+        wanted, there = self._connector(), found.connector[1]
+        differs = [part for part in _COMPARED if not _holds(there.get(part), wanted[part])]
+        if there.get("client_config", {}).get(_UNVERIFIED) and not wanted["client_config"].get(_UNVERIFIED):
+            # Somebody else's change, which nobody here asked for.
+            differs.append(f"client_config.{_UNVERIFIED}")
+        return differs
+
+    def _connector(self) -> dict[str, Any]:
+        return self.plan.on(self.connection.version).connector()
 
     def _connector_update(self, found: Found) -> Iterator[Call]:
         assert found.connector is not None
         if found.model is not None:
             # A connector of a deployed model cannot be changed.
-            yield Call("POST", f"{MODELS}/{found.model[0]}/_undeploy", None, "undeploy the model")
-        yield Call("PUT", f"{_ML}/connectors/{found.connector[0]}", self.plan.connector(), "connector to the service")
+            path = f"{MODELS}/{found.model[0]}"
+            back = (Call("POST", f"{path}/_deploy"),) if found.model[1].get("model_state") == "DEPLOYED" else ()
+            yield Call("POST", f"{path}/_undeploy", None, "undeploy the model", None, back)
+        path, there = f"{_ML}/connectors/{found.connector[0]}", found.connector[1]
+        # The cluster does not show the key that was there; the new one stays.
+        undo = (Call("PUT", path, {part: there[part] for part in _COMPARED if part in there}),)
+        yield Call("PUT", path, self._connector(), "connector to the service", None, undo)
 
     def _named(self, kind: str) -> tuple[str, Mapping[str, Any]] | None:
         body = {"query": {"match": {"name": self.plan.mark}}, "size": 100}
@@ -293,16 +446,6 @@ class OpenSearchPipeline:
             time.sleep(0.2)
         raise ClusterError(f"the model {self.plan.mark} stays {state}; look at the cluster's log")
 
-    def _roll_back(self, reason: BaseException) -> None:
-        try:
-            self.uninstall()
-        except EngineError as error:
-            # The first error is what the user must mend; this one comes along.
-            reason.args = (
-                f"{reason}; what had been made was not all removed ({error}): run rh-connector pipeline uninstall",
-                *reason.args[1:],
-            )
-
     def _is_ours(self, pipeline: Mapping[str, Any]) -> bool:
         return str(pipeline.get("description", "")).startswith(f"{self.plan.mark}:")
 
@@ -313,7 +456,7 @@ class OpenSearchPipeline:
                 return Deployment(self.connection, call.path.split("/")[-2]).undeploy()
             return call.send(self.connection, self.key)
         except ClusterError as error:
-            message = without_key(f"{call.why}: {error}", self.key)
+            message = without_files(without_key(f"{call.why}: {error}", self.key), call.body)
             if "Invalid processor type oversample" in message:
                 message += "; this cluster lacks the module search-pipeline-common: leave --oversample out"
             raise ClusterError(message, error.status, error.body) from None
@@ -333,13 +476,6 @@ class OpenSearchPipeline:
             if error.status != 404:
                 raise
             return None
-
-
-def _filled(call: Call, known: Mapping[str, str]) -> Call:
-    text, path = json.dumps(call.body), call.path
-    for name, value in known.items():
-        text, path = text.replace(f"${name}", value), path.replace(f"${name}", value)
-    return Call(call.method, path, json.loads(text), call.why, call.gives)
 
 
 def _holds(there: Any, wanted: Any) -> bool:

@@ -9,12 +9,14 @@ from urllib.parse import quote
 
 from connector.engines.cluster.connection import ClusterError, Connection
 from connector.golden import GOLDEN_DOCUMENTS, GOLDEN_QUERY
-from connector.writeback.search_pipeline import PipelinePlan
+from connector.writeback.hosting import normalizes
+from connector.writeback.search_pipeline import FIRST_STAGE_FIELDS, PipelinePlan
 
-__all__ = ["Proof", "predict", "prove_searches", "was_reranked"]
+__all__ = ["Proof", "overwritten", "predict", "prove_searches", "was_reranked"]
 
 # The second answers.
 _DOCUMENTS = list(GOLDEN_DOCUMENTS[:2])
+_HYBRID = "a hybrid search"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ def prove_searches(connection: Connection, plan: PipelinePlan, index: str) -> It
         return
     everything: dict[str, Any] = {"match_all": {}}
     marked = plan.search(GOLDEN_QUERY, everything)
+    installed = connection.request("GET", f"/_search/pipeline/{plan.searched}")[plan.searched]
     cases: list[tuple[str, Mapping[str, Any]]] = [
         ("a search", {**marked, "size": 5}),
         ("size: 0", {**marked, "size": 0}),
@@ -72,14 +75,22 @@ def prove_searches(connection: Connection, plan: PipelinePlan, index: str) -> It
         ("no query text in ext", {"query": everything, "size": 5}),
         ("track_total_hits: false", {**marked, "size": 5, "track_total_hits": False}),
     ]
+    if normalizes(installed):
+        cases.append((_HYBRID, {**plan.search(GOLDEN_QUERY, _hybrid(plan)), "size": 5}))
     for name, body in cases:
         try:
-            answer = connection.request("POST", path, body, {"search_pipeline": plan.name})
+            answer = connection.request("POST", path, body, {"search_pipeline": plan.searched})
         except ClusterError as error:
             yield Proof(name, False, str(error), error.status)
             continue
         hits = answer["hits"]["hits"]
-        if name == "a search" and plan.query_path is None:
+        if name == _HYBRID:
+            ids = [hit["_id"] for hit in hits]
+            yield Proof(name, len(set(ids)) == len(ids), f"{len(hits)} hits, each once")
+        elif not hits and plan.into is not None:
+            # Their filters may leave none of the documents that a made-up query finds.
+            yield Proof(name, True, "0 hits")
+        elif name == "a search" and plan.query_path is None:
             done = was_reranked(answer, plan)
             yield Proof(name, done, f"{len(hits)} hits, {'reranked' if done else 'in the order of the cluster'}")
         else:
@@ -90,8 +101,27 @@ def was_reranked(answer: Mapping[str, Any], plan: PipelinePlan) -> bool:
     """Told from the answer alone: a search without ``profile`` has that key only when a processor re-scored it."""
     hits = answer["hits"]["hits"]
     if plan.route == "scores":
-        return bool(hits) and all("previous_score" in (hit.get("_source") or {}) for hit in hits)
+        return bool(hits) and all(set(FIRST_STAGE_FIELDS) & set(hit.get("_source") or {}) for hit in hits)
     return "profile" in answer
+
+
+def overwritten(connection: Connection, plan: PipelinePlan, index: str) -> str | None:
+    """The field of the index that hits would show the first-stage score in, instead of its own value; None: none."""
+    field = plan.on(connection.version).first_stage_field
+    if plan.route != "scores":
+        return None
+    try:
+        answer = connection.request("GET", f"/{quote(index, safe='*,-_.')}/_mapping/field/{field}")
+    except ClusterError:
+        # The index has a proof of its own.
+        return None
+    return field if any(about["mappings"] for about in answer.values()) else None
+
+
+def _hybrid(plan: PipelinePlan) -> dict[str, Any]:
+    """Two rankings that find the same documents, so that one without normalization shows them twice."""
+    field = plan.fields[0]
+    return {"hybrid": {"queries": [{"match_all": {}}, {"exists": {"field": field}}]}}
 
 
 def _count(connection: Connection, index: str) -> int:
@@ -109,6 +139,8 @@ def _mend(said: str, plan: PipelinePlan) -> str:
         "Connection refused": f"the cluster cannot reach {plan.service_url}: start rh-connector serve there, with "
         "serve.host an address that the cluster sees, or mend writeback.service_url",
         "UnknownHost": f"the cluster does not know the host of {plan.service_url}; mend writeback.service_url",
+        "PKIX": f"the cluster does not trust the certificate of {plan.service_url}: give its Java the CA, or, where "
+        "nobody else is on the way, set writeback.skip_verification: true (OpenSearch 3.5+)",
         "Read timed out": "the service takes longer than writeback.timeout_s; raise it, or rerank fewer hits",
         "wrong key": "the service's key is another one; run pipeline install with the same serve.api_keys",
         "being loaded": "the service is loading its model; try again in some seconds",

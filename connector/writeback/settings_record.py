@@ -24,24 +24,25 @@ class SettingsRecord:
         settings: key -> (persistent value before, None where there was none; value in force before).
         patterns: entries that were added to lists.
         indices: index -> default pipeline before, None where there was none.
+        hosts: pipeline of somebody else that holds our processors -> its lists that were empty before.
     """
 
     settings: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     patterns: list[str] = field(default_factory=list)
     indices: dict[str, str | None] = field(default_factory=dict)
+    hosts: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, text: str) -> SettingsRecord:
         """From the cluster's setting."""
         stored = json.loads(text)
         settings = {key: (before, was) for key, (before, was) in stored["settings"].items()}
-        return cls(settings, list(stored["patterns"]), dict(stored["indices"]))
+        return cls(settings, list(stored["patterns"]), dict(stored["indices"]), dict(stored.get("hosts", {})))
 
     def to_text(self) -> str:
         """For the cluster's setting."""
-        return json.dumps(
-            {"settings": self.settings, "patterns": self.patterns, "indices": self.indices}, sort_keys=True
-        )
+        stored = {"settings": self.settings, "patterns": self.patterns, "indices": self.indices, "hosts": self.hosts}
+        return json.dumps(stored, sort_keys=True)
 
     def undone(self, name: str, persistent: Mapping[str, Any]) -> dict[str, Any]:
         """Persistent settings that bring back what was before, leaving what others have added since.

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from connector.documents import Document, Hit
 from connector.engines.cluster.connect import connect
-from connector.engines.cluster.connection import ClusterError, Connection
+from connector.engines.cluster.connection import ClusterError, Connection, ServerVersion
 from connector.engines.open_engine import open_engine
 from connector.errors import EngineError, SettingsError
 from connector.reranker import Reranker
 from connector.routing.selection import Routes
 from connector.settings import Settings, load_settings
-from connector.writeback.calls import curl
+from connector.writeback import search_pipeline
+from connector.writeback.calls import Call, curl, without_files
 from connector.writeback.opensearch import OpenSearchPipeline
 from connector.writeback.proving import predict, prove_searches, was_reranked
 from connector.writeback.search_pipeline import PipelinePlan, Route, joining_script
 from tests.nodes.process import Node
 from tests.service.live import serving
+from tests.service.standin import StandIn
 from tests.service.waiting import wait_until
 
 KEY = 'k"ey\\1'
@@ -311,6 +315,87 @@ def test_what_is_shown_holds_no_key(node: Node, connection: Connection, pets: li
     shown = "\n".join(curl(call, node.url) for call in calls)
     assert KEY not in shown and json.dumps(KEY)[1:-1] not in shown and '"$RH_KEY"' in shown
     assert [call.method for call in calls] == ["PUT", "POST", "POST", "POST", "PUT", "PUT"]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_what_a_call_says_for_itself(
+    node: Node, connection: Connection, pets: list[str], monkeypatch: pytest.MonkeyPatch, dynamic: bool
+) -> None:
+    """From 3.7 on also in headers; releases before that put the connector's own values there."""
+    monkeypatch.setattr(search_pipeline, "_DYNAMIC_SINCE", (2, 0) if dynamic else (9, 0))
+    standin = StandIn()
+    with serving(standin, options(node)) as (url, _):
+        pipeline = OpenSearchPipeline(connection, PipelinePlan.of(options(node, url), "scores"), KEY)
+        pipeline.install()
+        assert pipeline.drift(pipeline.find()) == []
+        found = pipeline.find()
+        assert found.model is not None and predict(connection, pipeline.plan, found.model[0]).holds
+        parameters = {"query": QUERY, "documents": ["a", "b"], "mode": "static", "request_id": "mine"}
+        path = f"/_plugins/_ml/models/{found.model[0]}/_predict"
+        connection.request("POST", path, {"parameters": parameters})
+        assert standin.modes[-1] == ("static" if dynamic else None)
+        pipeline.uninstall()
+
+
+def test_releases_get_what_they_can_do() -> None:
+    given = {"engine.kind": "opensearch", "engine.fields": "text", "writeback.service_url": "https://h"}
+    plan = PipelinePlan.of(load_settings("/dev/null", given, {}), "scores")
+    for text, dynamic, field in (
+        ("2.19.1", False, "previous_score"),
+        ("3.6.0", False, "previous_score"),
+        ("3.7.0", True, "previous_score"),
+        ("3.8.0", True, "rh_first_stage"),
+    ):
+        there = plan.on(ServerVersion.parse(text, "opensearch"))
+        headers = there.connector()["actions"][0]["headers"]
+        assert (headers["X-Rerank-Deadline-Ms"] == "${parameters.deadline_ms}") == dynamic
+        by_field = there.pipeline("m")["response_processors"][1]["rerank"]["by_field"]
+        assert by_field.get("previous_score_field", "previous_score") == field
+        assert "skip_ssl_verification" not in there.connector()["client_config"]
+    trusting = PipelinePlan.of(
+        load_settings("/dev/null", {**given, "writeback.skip_verification": True}, {}), "rerank"
+    )
+    with pytest.raises(SettingsError, match=r"skip_verification = true: OpenSearch 3.4.0 always verifies"):
+        trusting.on(ServerVersion.parse("3.4.0", "opensearch"))
+    newer = trusting.on(ServerVersion.parse("3.5.0", "opensearch"))
+    assert newer.connector()["client_config"]["skip_ssl_verification"] is True
+
+
+def test_certificates_are_sent_and_never_shown(tmp_path: Path) -> None:
+    cert, key = tmp_path / "it's cert.pem", tmp_path / "key.pem"
+    cert.write_text("-----BEGIN CERTIFICATE-----\nMARK1\n")
+    given = {"engine.kind": "opensearch", "engine.fields": "text", "writeback.service_url": "https://h"}
+    given["writeback.client_cert"] = str(cert)
+    with pytest.raises(SettingsError, match=r"writeback.client_key is missing"):
+        PipelinePlan.of(load_settings("/dev/null", given, {}), "rerank")
+    given["writeback.client_key"] = str(key)
+    with pytest.raises(SettingsError, match=r"writeback.client_key = .*key.pem: there is no such file"):
+        PipelinePlan.of(load_settings("/dev/null", given, {}), "rerank")
+    key.write_text("-----BEGIN PRIVATE KEY-----\nMARK2\n")
+    plan = PipelinePlan.of(load_settings("/dev/null", given, {}), "rerank")
+    with pytest.raises(SettingsError, match=r"client_cert = .*: OpenSearch 3.8.0 shows no certificate"):
+        plan.on(ServerVersion.parse("3.8.0", "opensearch"))
+    call = Call("POST", "/c", plan.on(ServerVersion.parse("3.9.0", "opensearch")).connector())
+    assert call.body is not None and call.body["client_config"]["mutual_tls_enabled"] is True
+    line = curl(call, "http://c")
+    assert "MARK" not in line + json.dumps(call.body)
+    sent: list[Any] = []
+
+    class Kept:
+        def request(self, method: str, path: str, body: Any) -> None:
+            sent.append(body)
+
+    call.send(cast(Connection, Kept()), KEY)
+    wanted = {"rh_key": KEY, "client_cert_pem": cert.read_text(), "client_key_pem": key.read_text()}
+    assert sent[0]["credential"] == wanted
+    # The line for a shell says the same: the shell reads the files.
+    shown = line.partition(" -d ")[2]
+    said = subprocess.run(
+        ["bash", "-c", f"printf %s {shown}"], env={"RH_KEY": "k"}, capture_output=True, text=True, check=True
+    )
+    assert json.loads(said.stdout)["credential"] == {**wanted, "rh_key": "k"}
+    quoted = f"refused: {json.dumps(wanted)} {key.read_text()}"
+    assert "MARK" not in without_files(quoted, call.body)
 
 
 def test_bad_plans_are_told() -> None:

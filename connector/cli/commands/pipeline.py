@@ -4,38 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from connector.cli.context import Context, pass_context
-from connector.cli.pipeline_output import advice, pieces_of, show_calls, show_proofs, show_retrievers
+from connector.cli.pipeline_options import Chosen, opened, opened_for_removal, pipeline_options
+from connector.cli.pipeline_output import advice, pieces_of, show_calls, show_proofs, show_retrievers, told_plugin
 from connector.errors import EngineError, SettingsError
 from connector.settings import Settings
 
 if TYPE_CHECKING:
-    from connector.engines.cluster.connection import Connection
     from connector.writeback.elasticsearch import ElasticsearchEndpoint
     from connector.writeback.inference_endpoint import InferencePlan, Service
     from connector.writeback.opensearch import Found, OpenSearchPipeline
     from connector.writeback.proving import Proof
-
-Route = Literal["rerank", "scores"]
-
-_route = click.option(
-    "--route",
-    type=click.Choice(["rerank", "scores"]),
-    default="rerank",
-    show_default=True,
-    help="OpenSearch: one rerank processor; or scores, which keeps the first-stage score in the hit.",
-)
-_query_path = click.option(
-    "--query-path", metavar="PATH", help="Route scores: where the query text is, as in query.match.text.query."
-)
-_oversample = click.option(
-    "--oversample", type=click.IntRange(1, 100), default=1, help="Rerank so many times the page (OpenSearch 2.12+)."
-)
 
 _service = click.option(
     "--service",
@@ -55,49 +38,62 @@ def command() -> None:
 
 
 @command.command("install")
-@_route
-@_query_path
-@_oversample
-@click.option("--default-for", metavar="INDEX", help="Make it the default pipeline of that index.")
+@pipeline_options
+@click.option(
+    "--default-for",
+    metavar="INDEX",
+    help="Make it the default pipeline of that index; refused where that would switch off another one.",
+)
 @_service
 @click.option("--dry-run", is_flag=True, help="Print the calls, ready for a shell, and change nothing.")
 @pass_context
 def install(
     context: Context,
-    route: Route,
-    query_path: str | None,
-    oversample: int,
+    chosen: Chosen,
     default_for: str | None,
     service: Service | None,
     dry_run: bool,
 ) -> None:
-    """Make what is missing, then prove that it works. Running it again changes nothing that is right."""
+    """Make what is missing, then prove that it works. Running it again changes nothing that is right.
+
+    Where a step or its proof fails, the steps before it are undone.
+    """
+    from connector.writeback.proving import overwritten
+
     settings = context.settings()
-    if _is_elasticsearch(settings, route, query_path, oversample, service, default_for):
+    if _is_elasticsearch(settings, chosen, service, default_for):
         _install_endpoint(context, settings, service, dry_run)
         return
-    with _Opened(settings, route, query_path, oversample) as pipeline:
+    with opened(settings, chosen) as pipeline:
         found = pipeline.find()
         if dry_run:
             show_calls(context, pipeline.calls(found, default_for), pipeline.connection.url)
             return
         pipeline.told = lambda call: click.echo(f"{call.method} {call.path}  {call.why}", err=True)
-        fresh = found.is_empty
+        shown = overwritten(pipeline.connection, pipeline.plan, settings.engine.index)
+        if shown is not None:
+            raise EngineError(
+                f"--route scores: hits would show the first-stage score as {shown} in _source, over the field of "
+                f"that name in {settings.engine.index}; use --route rerank, or the gateway"
+            )
         sent = pipeline.install(default_for)
         proofs = _prove(pipeline, settings)
-        if proofs[0].status == 401 and not fresh:
+        if proofs[0].status == 401 and not found.is_empty:
             # The cluster does not show the key that it has: a refusal is how a changed one is noticed.
             pipeline.renew_key()
             proofs = _prove(pipeline, settings)
-        if not proofs[0].holds and fresh:
-            pipeline.uninstall()
-            raise EngineError(f"{proofs[0].detail}. Nothing was left in the cluster.")
+        # A page in the cluster's order is no fault of what was made; a call or search that fails may be one.
+        failed = next((p for p in proofs if not p.holds and (p is proofs[0] or p.status is not None)), None)
+        if failed is not None and pipeline.take_back():
+            left = "Nothing was left in the cluster." if found.is_empty else "The cluster is as it was before."
+            raise EngineError(f"{failed.name}: {failed.detail}. {left}")
         wrong = [proof for proof in proofs if not proof.holds and not proof.detail.startswith("not tried")]
         if context.as_json:
             context.print_json(
                 {
                     "name": pipeline.plan.name,
-                    "route": route,
+                    "pipeline": pipeline.plan.searched,
+                    "route": pipeline.plan.route,
                     "calls": len(sent),
                     "proofs": [{"name": p.name, "holds": p.holds, "detail": p.detail} for p in proofs],
                 }
@@ -110,22 +106,20 @@ def install(
 
 
 @command.command("status")
-@_route
-@_query_path
-@_oversample
+@pipeline_options
 @_service
 @pass_context
-def status(context: Context, route: Route, query_path: str | None, oversample: int, service: Service | None) -> None:
+def status(context: Context, chosen: Chosen, service: Service | None) -> None:
     """Show every piece, what differs from the settings, and how often reranking failed."""
     settings = context.settings()
-    if _is_elasticsearch(settings, route, query_path, oversample, service):
+    if _is_elasticsearch(settings, chosen, service):
         _show_endpoint(context, settings, service)
         return
-    with _Opened(settings, route, query_path, oversample) as pipeline:
+    with opened(settings, chosen) as pipeline:
         found = pipeline.find()
         drift = pipeline.drift(found)
         pieces = pieces_of(found)
-        statistics = pipeline.statistics()
+        statistics, plugin = pipeline.statistics(), pipeline.plugin_statistics()
         reach = _predict(pipeline, found)
         if context.as_json:
             context.print_json(
@@ -134,7 +128,9 @@ def status(context: Context, route: Route, query_path: str | None, oversample: i
                     "pieces": pieces,
                     "drift": drift,
                     "default_for": list(found.indices),
+                    "in": list(found.hosts),
                     "statistics": statistics,
+                    "neural_stats": plugin,
                     "service": {"reached": reach.holds, "detail": reach.detail},
                 }
             )
@@ -143,6 +139,8 @@ def status(context: Context, route: Route, query_path: str | None, oversample: i
                 click.echo(f"{name:<14}{state}")
             click.echo(f"{'default for':<14}{', '.join(found.indices) or '-'}")
             click.echo(f"{'reranked':<14}{statistics['count']} pages, {statistics['failed']} failed")
+            if plugin is not None:
+                click.echo(f"{'neural stats':<14}{told_plugin(plugin)}")
             click.echo(f"{'service':<14}{'reached, ' if reach.holds else 'NOT REACHED: '}{reach.detail}")
             for line in drift:
                 click.echo(f"{'differs':<14}{line}")
@@ -160,7 +158,7 @@ def uninstall(context: Context, dry_run: bool) -> None:
     if settings.engine.kind == "elasticsearch":
         _uninstall_endpoint(context, settings, dry_run)
         return
-    with _Opened(settings, "rerank", None, 1, removes=True) as pipeline:
+    with opened_for_removal(settings) as pipeline:
         if dry_run:
             show_calls(context, pipeline.removal(pipeline.find()), pipeline.connection.url)
             return
@@ -173,19 +171,15 @@ def uninstall(context: Context, dry_run: bool) -> None:
 
 
 def _is_elasticsearch(
-    settings: Settings,
-    route: Route,
-    query_path: str | None,
-    oversample: int,
-    service: Service | None,
-    default_for: str | None = None,
+    settings: Settings, chosen: Chosen, service: Service | None, default_for: str | None = None
 ) -> bool:
     """Whose functions are asked for; options of the other kind are refused."""
     if settings.engine.kind == "elasticsearch":
-        if route != "rerank" or query_path or oversample > 1 or default_for:
+        given = [*chosen.given, *(["--default-for"] if default_for else [])]
+        if given:
             raise SettingsError(
-                "engine.kind = elasticsearch: --route, --query-path, --oversample, --default-for are OpenSearch's; "
-                "leave them out"
+                f"engine.kind = elasticsearch: {', '.join(given)} {'is' if len(given) == 1 else 'are'} OpenSearch's; "
+                "leave it out"
             )
         return True
     if service is not None:
@@ -275,37 +269,6 @@ def _opened_endpoint(settings: Settings, plan: InferencePlan) -> Iterator[Elasti
         connection.close()
 
 
-class _Opened:
-    """The pipeline that the settings name, while a command runs."""
-
-    def __init__(
-        self, settings: Settings, route: Route, query_path: str | None, oversample: int, removes: bool = False
-    ) -> None:
-        from connector.engines.cluster.connect import connect
-        from connector.writeback.opensearch import OpenSearchPipeline
-        from connector.writeback.search_pipeline import PipelinePlan
-
-        if settings.engine.kind != "opensearch":
-            raise SettingsError(
-                f"engine.kind = {settings.engine.kind}: there is no cluster to install into; "
-                "set engine.kind to opensearch or elasticsearch"
-            )
-        if removes:
-            plan = PipelinePlan(settings.writeback.name, "http://localhost", ("text",))
-        else:
-            plan = PipelinePlan.of(settings, route, query_path, oversample)
-        keys = settings.serve.api_keys
-        self._connection: Connection = connect(settings.engine)
-        key = keys[0].get_secret_value() if keys else "none"
-        self._pipeline = OpenSearchPipeline(self._connection, plan, key)
-
-    def __enter__(self) -> OpenSearchPipeline:
-        return self._pipeline
-
-    def __exit__(self, *_: Any) -> None:
-        self._connection.close()
-
-
 def _prove(pipeline: OpenSearchPipeline, settings: Settings) -> list[Proof]:
     from connector.writeback.proving import prove_searches
 
@@ -321,7 +284,4 @@ def _predict(pipeline: OpenSearchPipeline, found: Found) -> Proof:
     if found.model is None:
         return Proof("_predict with two documents", False, "there is no model")
     # The way that is installed, whichever is asked about.
-    scores = "ml_inference" in str(found.pipeline)
-    return predict(
-        pipeline.connection, replace(pipeline.plan, route="scores" if scores else "rerank"), found.model[0]
-    )
+    return predict(pipeline.connection, pipeline.plan.as_installed(found.holding), found.model[0])

@@ -32,7 +32,12 @@ def call(*words: str, **settings: Any) -> Result:
         ({"engine__kind": "opensearch"}, ["install"], "writeback.service_url = None: give the URL"),
         ({"engine__kind": "opensearch", "writeback__service_url": "http://h"}, ["status"], "engine.fields is empty"),
         ({"engine__kind": "elasticsearch", "writeback__service_url": "http://h"}, ["install"], "reads one field"),
-        ({"engine__kind": "elasticsearch"}, ["install", "--route", "scores"], "are OpenSearch's"),
+        ({"engine__kind": "elasticsearch"}, ["install", "--route", "scores"], "--route is OpenSearch's"),
+        (
+            {"engine__kind": "elasticsearch"},
+            ["install", "--into", "own", "--hybrid", "--default-for", "i"],
+            "--hybrid, --into, --default-for are OpenSearch's",
+        ),
         ({"engine__kind": "opensearch"}, ["install", "--service", "custom"], "--service is Elasticsearch's"),
     ],
 )
