@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -19,7 +20,12 @@ __all__ = [
     "UsedHead",
     "clean_text",
     "document_text",
+    "has_text",
 ]
+
+# Shown as nothing although their categories do not say so: fillers, the braille blank, joiners, variation selectors.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufffd")
+_BLANK |= {chr(code) for code in (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))}
 
 FirstStage = Sequence[float] | Literal["order"] | None
 """What is known of the first stage: a score for each document (higher is better), their order, or nothing."""
@@ -150,6 +156,8 @@ class RerankResult:
         first_stage_gate: weight of the first stage that the route asks for (the setting ``rerank.fusion`` may name
             another); None when nothing was reranked.
         deepest_layer: the last layer that was run for the query, from 0; None when nothing was reranked.
+        calibrated: ``head_score`` is the logarithm of the odds that a document is relevant; it means the same for
+            every query.
     """
 
     hits: tuple[RankedHit, ...]
@@ -164,6 +172,7 @@ class RerankResult:
     gates: tuple[UsedHead | UsedSignal, ...] = ()
     first_stage_gate: float | None = None
     deepest_layer: int | None = None
+    calibrated: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON-ready values, as ``rh-connector rerank`` prints it."""
@@ -181,6 +190,16 @@ class RerankResult:
             "first_stage_gate": self.first_stage_gate,
             "deepest_layer": self.deepest_layer,
         }
+
+
+def has_text(text: str) -> bool:
+    """Whether there is anything to read in a text: one character that shows, and no stand-in for a lost one.
+
+    Blanks, controls, zero-width characters, byte order marks, lone surrogates and U+FFFD are nothing.
+    """
+    return any(
+        not (char.isspace() or char in _BLANK or unicodedata.category(char) in ("Cc", "Cf", "Cs")) for char in text
+    )
 
 
 def document_text(fields: Mapping[str, Any], names: Sequence[str] = ()) -> str:
@@ -242,8 +261,15 @@ class SupportsRerank(Protocol):
         deadline_ms: float | None = None,
         mode: Mode | None = None,
         scope: CancelScope | None = None,
+        instruction: str | None = None,
+        most_tokens: int | None = None,
     ) -> RerankResult:
         """Every document, best first; in the first stage's order when the deadline passes or the scope ends.
+
+        Args:
+            query, documents, first_stage, deadline_ms, mode, scope: see ``Reranker.rerank``.
+            instruction: what the query is after; it is read before the query.
+            most_tokens: of a document; what is behind them is not read.
 
         Raises:
             RequestError: query or documents are wrong.

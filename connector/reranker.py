@@ -16,7 +16,16 @@ import numpy.typing as npt
 from connector.backbone.reader import Reader
 from connector.backbone.reading import Reading
 from connector.cancelling import Cancelled, CancelScope
-from connector.documents import FirstStage, Hit, RankedHit, RerankResult, UsedHead, UsedSignal, document_text
+from connector.documents import (
+    FirstStage,
+    Hit,
+    RankedHit,
+    RerankResult,
+    UsedHead,
+    UsedSignal,
+    document_text,
+    has_text,
+)
 from connector.errors import BackboneError, RequestError
 from connector.heads.fusion import fuse, rank_scores
 from connector.heads.head_sets import HeadSet
@@ -109,6 +118,8 @@ class Reranker:
         deadline_ms: float | None = None,
         mode: Mode | None = None,
         scope: CancelScope | None = None,
+        instruction: str | None = None,
+        most_tokens: int | None = None,
     ) -> RerankResult:
         """Order documents by how much the LLM's chosen heads attend to them, fused with the first stage.
 
@@ -123,6 +134,9 @@ class Reranker:
             deadline_ms: milliseconds from now; when they are over, the first-stage order goes back.
             mode: how the heads are chosen: ``routed``, ``static`` or ``all``; None: as the settings say.
             scope: the request's own deadline, and whether it is still wanted; of two deadlines the sooner counts.
+            instruction: what the query is after; read before the query, and no part of it: heads are chosen, and the
+                query is scored, without it. Over 256 tokens, its beginning counts.
+            most_tokens: of a document, from 1; what is behind them is not read. None: as many as are read of any.
 
         Returns:
             Every document exactly once. When the LLM fails or is late, or the scope is cancelled, the input
@@ -134,7 +148,7 @@ class Reranker:
         started, deadline = time.perf_counter(), self._deadline(deadline_ms, scope)
         if not isinstance(query, str):
             raise RequestError(f"query is {type(query).__name__}; give the text that was searched for")
-        if not query.strip():
+        if not has_text(query):
             raise RequestError("query is empty; give the text that was searched for")
         if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
             raise RequestError(f"documents is {type(documents).__name__}; give a list of texts, objects or hits")
@@ -153,7 +167,7 @@ class Reranker:
             return unchanged("no documents")
         if not rest:
             return unchanged("all pinned")
-        if not any(inputs[at].text.strip() for at in rest):
+        if not any(has_text(inputs[at].text) for at in rest):
             return unchanged("empty documents")
         try:
             with _scope(deadline, scope) as own:
@@ -165,10 +179,12 @@ class Reranker:
                 own.check()
                 reading = self.reader.read(
                     query,
-                    [inputs[at].text if inputs[at].text.strip() else "" for at in rest],
+                    [inputs[at].text if has_text(inputs[at].text) else "" for at in rest],
                     route.needs,
                     pool=self.routes.pool(mode),
                     scope=own,
+                    instruction=instruction or "",
+                    most_tokens=most_tokens,
                 )
                 own.check()
             timings.update(reading.timings_ms)
@@ -271,6 +287,7 @@ class Reranker:
             ),
             first_stage_gate=route.first_stage_gate,
             deepest_layer=route.needs.depth(self.reader.runtime.shape.layers) - 1,
+            calibrated=route.absolute is not None,
         )
 
 

@@ -95,6 +95,13 @@ def _split_keys(value: Any) -> Any:
     return [key for key in keys if key != ""]
 
 
+def _check_prefix(value: str | None) -> str | None:
+    path = (value or "").strip().rstrip("/")
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise ValueError("give a path such as /search, or nothing")
+    return path or None
+
+
 def _check_fusion(value: str | float) -> str | float:
     if isinstance(value, str):
         text = value.strip().lower()
@@ -301,6 +308,15 @@ class ServeSettings(_Section):
     max_queue: int = Field(32, ge=1, description="Requests that may wait; more are answered 429.")
     max_documents: int = Field(1000, ge=1, description="Documents one request may hold.")
     max_body_mb: int = Field(16, ge=1, description="Largest request body, in MB.")
+    root_path: Annotated[str | None, AfterValidator(_check_prefix)] = Field(
+        None, description="Path in front of all routes, as in /search, where a proxy leaves it on; null: none."
+    )
+    results_order: Literal["score", "input"] = Field(
+        "score", description="Order of results where a request names none: best first, or as the documents came."
+    )
+    access_log: bool = Field(
+        True, description="Write one JSON line a request to standard error, without any text of it."
+    )
     gateway: bool = Field(
         True, description="Answer _search and _msearch in front of the cluster (engine.url), reranked."
     )

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from connector.documents import RankedHit, RerankResult, document_text
+from connector.documents import RankedHit, RerankResult, document_text, has_text
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,30 @@ def test_a_result_as_scripts_rely_on_it() -> None:
     assert (value["reranked"], value["reason"], value["heads"]) == (True, None, [[17, 4]])
     assert value["timings_ms"] == {"total": 1.235}
     assert "id" not in RankedHit(0, 1.0).to_json()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n\t",
+        "\u200b\u2060",
+        "\ufeff",
+        "\0\x07",
+        "\ud83d",
+        "\ufffd",
+        "\u00ad",
+        "\u3164",
+        "\u2800",
+        "\ufe0f",
+        "\u2028",
+    ],
+)
+def test_what_does_not_show_is_no_text(text: str) -> None:
+    assert not has_text(text)
+    assert has_text(f"{text}a{text}")
+
+
+@pytest.mark.parametrize("text", ["a", "é", "e\u0301", "猫", "ש", "😀", "\U0001f3f3\ufe0f", "!", "0", "\ue000"])
+def test_what_shows_is_text(text: str) -> None:
+    assert has_text(text)

@@ -27,6 +27,7 @@ from connector.backbone.runtime import EncodedDocument, Needs, Observations, Rea
 from connector.backbone.step_times import Clock
 from connector.cancelling import CancelScope
 from connector.checkpoints.shape import BackboneShape
+from connector.documents import has_text
 from connector.errors import BackboneError
 from connector.heads.row_groups import QUERY_GROUPS
 from connector.settings import Layout
@@ -35,7 +36,8 @@ __all__ = ["EmbeddedForm", "Reader"]
 
 EmbeddedForm = Literal["query", "prompt"]
 
-_MAX_QUERY_TOKENS = 512
+# Of the instruction and the query together, and of the instruction alone.
+_MAX_QUERY_TOKENS, _MAX_INSTRUCTION_TOKENS = 512, 256
 _PROBE_TOKENS = 256
 # Texts and their token ids that are remembered, beside the document cache: about 17,000 passages of 180 tokens.
 _REMEMBERED_BYTES = 64_000_000
@@ -176,6 +178,8 @@ class Reader:
         pool: Needs | None = None,
         scope: CancelScope | None = None,
         other_wording: bool = False,
+        instruction: str = "",
+        most_tokens: int | None = None,
     ) -> Reading:
         """Read documents for a query.
 
@@ -186,6 +190,9 @@ class Reader:
             pool: what documents are encoded and cached for (default: ``needs``); must contain ``needs``.
             scope: ends the reading early, between two passages or steps; None: nothing does.
             other_wording: ask with the template's other instruction (for pseudo labels).
+            instruction: the caller's own, read before the query (its tokens are among the 512; at most 256) and not
+                before "N/A". What is returned is of the query alone.
+            most_tokens: of a document; None: as many as its passages may have.
 
         Raises:
             BackboneError: the LLM failed, a joint prompt is longer than it can take, or the layout cannot give what
@@ -196,8 +203,11 @@ class Reader:
         clock = Clock()
         _check(needs, self.layout, self.runtime.shape)
         whole_query = self._tokenizer.encode_user([query])[0].ids
-        query_ids = whole_query[:_MAX_QUERY_TOKENS]
-        split = self._passages.of(texts)
+        told = self._tokenizer.encode_user([f"{instruction}\n"])[0].ids if has_text(instruction) else whole_query[:0]
+        instruction_ids = told[:_MAX_INSTRUCTION_TOKENS]
+        query_ids = whole_query[: _MAX_QUERY_TOKENS - len(instruction_ids)]
+        read = texts if most_tokens is None else self._passages.beginnings(texts, most_tokens)
+        split = self._passages.of(read)
         clock.lap("tokenize")
         scope.check()
         order, documents = self._laid_out([text.passages for text in split])
@@ -209,7 +219,7 @@ class Reader:
         def tail(position: int) -> Tail:
             if self.layout == "solo":
                 # One for each passage: its place counts from the passage's end.
-                return solo_tail(before[-1], query_ids, len(self._template.prefix), needs.groups)
+                return solo_tail(before[-1], query_ids, len(self._template.prefix), needs.groups, instruction_ids)
             return make_tail(
                 before,
                 (query_ids, self._not_applicable),
@@ -217,10 +227,11 @@ class Reader:
                 position,
                 len(self._template.prefix),
                 needs.groups,
+                instruction_ids,
             )
 
         # What the rows depend on; the passages' keys hold weights, template, layout and formats.
-        asked = query_ids.tobytes() + json.dumps([before, astuple(needs)]).encode()
+        asked = query_ids.tobytes() + json.dumps([instruction_ids.tolist(), before, astuple(needs)]).encode()
         key = self._reading_key(asked, order, pool) if self._readings else b""
         known = self._readings.get(key) if self._readings else None
         if known is not None:
@@ -241,11 +252,13 @@ class Reader:
             heads=needs.heads,
             documents=documents,
             texts=tuple([text.passages for text in split]),
-            truncated=tuple([text.truncated for text in split]),
+            truncated=tuple(
+                own.truncated or len(part) < len(text) for own, part, text in zip(split, read, texts, strict=True)
+            ),
             cached=cached,
             encoded=encoded,
             timings_ms=clock.laps,
-            query_truncated=len(whole_query) > len(query_ids),
+            query_truncated=len(whole_query) > len(query_ids) or len(told) > len(instruction_ids),
         )
 
     def precompute(self, texts: Sequence[str], pool: Needs) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from connector.backbone.prompt.tokenizer import Tokenizer
-from connector.documents import document_text
+from connector.documents import document_text, has_text
 from connector.engines.standard_library import QUESTIONS, standard_library_documents
 from connector.errors import DataError
 from connector.evaluation.collections import read_documents, read_queries
@@ -69,7 +69,7 @@ def read_texts(folder: Path | None, tokenizer: Tokenizer, count: int, tokens: in
             f"{source} has text for {len(documents)} documents of {tokens} tokens, {count} are needed; give a larger "
             "collection, or smaller windows (--window)"
         )
-    chosen = tuple(islice((query for query in queries if query.strip()), _QUERIES))
+    chosen = tuple(islice((query for query in queries if has_text(query)), _QUERIES))
     if not chosen:
         raise DataError(f"{source} has no queries; give a collection with queries.jsonl")
     return Texts(source, chosen, documents, tokens)

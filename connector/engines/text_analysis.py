@@ -8,7 +8,7 @@ from typing import Any
 
 import tantivy
 
-from connector.documents import clean_text
+from connector.documents import clean_text, has_text
 
 __all__ = ["STOP_WORDS", "english_analyzer", "searchable", "texts_of"]
 
@@ -46,7 +46,7 @@ def searchable(text: str) -> str:
 def texts_of(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Dotted field name and text of every text in a JSON value, in its order; numbers are no text."""
     if isinstance(value, str):
-        if value.strip():
+        if has_text(value):
             yield name, value
     elif isinstance(value, Mapping):
         for key, inner in value.items():

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from connector.documents import Document
+from connector.documents import Document, has_text
 from connector.errors import DataError
 from connector.evaluation.runs import Qrels, read_pairs, read_qrels
 from connector.evaluation.text_lines import json_objects, object_id, object_text
@@ -129,7 +129,7 @@ def read_queries(path: Path | str) -> dict[str, str]:
         identity, text = object_id(value, where), object_text(value, "text", where)
         if identity in queries:
             raise DataError(f"{where}: query {identity} is there already; ids must be unique")
-        if not text.strip():
+        if not has_text(text):
             raise DataError(f"{where}: query {identity} has no text; give it one or take it out")
         queries[identity] = text
     return queries

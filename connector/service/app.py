@@ -21,13 +21,15 @@ from connector.service.gateway.cluster_errors import GatewayError, cluster_error
 from connector.service.gateway.routes import Gateway, add_gateway
 from connector.service.loading import Loading
 from connector.service.metrics import METRICS_PATH, MeasuredRequests, Metrics
+from connector.service.observing.access_log import log_request
+from connector.service.observing.request_ids import RequestIds
+from connector.service.paths import OwnPaths, nearest_route, no_route
+from connector.service.probing import OPEN_PATHS, add_probe_routes
 from connector.service.reranking import add_rerank_routes
 from connector.service.responses import AsciiJSONResponse
 from connector.settings import CLUSTER_KINDS, Settings
 
 __all__ = ["create_app"]
-
-_OPEN_PATHS = ("/live", "/ready")
 
 
 def create_app(
@@ -73,11 +75,14 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        servers=[{"url": settings.serve.root_path}] if settings.serve.root_path else None,
     )
     app.state.loading = loading
     app.state.metrics = metrics
     # Cancelled when the server is to stop and requests still run.
     app.state.stopping = CancelScope()
+    # Told to stop: probes send new requests elsewhere, those that run are not cancelled yet.
+    app.state.is_stopping = False
     keys = [key.get_secret_value() for key in settings.serve.api_keys]
 
     def refuse(request: Request, error: ServiceError) -> Response:
@@ -85,42 +90,25 @@ def create_app(
             return cluster_error_response(GatewayError.of(error))
         return error_response(error, style_of(request))
 
-    app.add_middleware(BearerAuthentication, keys=keys, open_paths=_OPEN_PATHS, answer=refuse)
-    # The last one added is the outermost: refused keys are counted too.
-    app.add_middleware(MeasuredRequests, metrics=metrics, paths=lambda: [getattr(r, "path", "") for r in app.routes])
+    def own_paths() -> list[str]:
+        paths = [getattr(route, "path", "") for route in app.routes]
+        return [path for path in paths if path and "{" not in path]
+
+    app.add_middleware(BearerAuthentication, keys=keys, open_paths=OPEN_PATHS, answer=refuse)
+    # Each one added stands around those before it: refused keys are counted too, under plain paths.
+    app.add_middleware(MeasuredRequests, metrics=metrics, paths=own_paths, when_done=log_request)
+    app.add_middleware(OwnPaths, prefix=settings.serve.root_path or "", paths=own_paths)
+    app.add_middleware(RequestIds)
     app.add_exception_handler(ServiceError, _answer_service_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_unexpected)
-    _add_health_routes(app, loading, settings)
+    add_probe_routes(app, loading, settings)
     _add_metrics_route(app, metrics)
     add_rerank_routes(app, loading, settings)
     if settings.serve.gateway and settings.engine.kind in CLUSTER_KINDS:
         # Last, because it takes every path that no route before it has.
         gateway = add_gateway(app, loading, settings)
     return app
-
-
-def _add_health_routes(app: FastAPI, loading: Loading, settings: Settings) -> None:
-    @app.get("/live", summary="Does the process answer?", tags=["health"])
-    async def live() -> dict[str, str]:
-        """Always 200, also while the model is being loaded."""
-        return {"status": "live"}
-
-    @app.get(
-        "/ready",
-        summary="Can requests be answered?",
-        tags=["health"],
-        responses={503: {"description": "The model is being loaded, or could not be."}},
-    )
-    async def ready() -> Response:
-        """200 once a golden query has been scored; 503 before, and when the model could not be loaded."""
-        status = loading.status
-        body = {"status": status}
-        if status == "ready":
-            return AsciiJSONResponse({**body, "model": settings.backbone.model})
-        if status == "failed":
-            return AsciiJSONResponse({**body, "reason": str(loading.error)}, 503)
-        return AsciiJSONResponse(body, 503, {"Retry-After": "1"})
 
 
 def _add_metrics_route(app: FastAPI, metrics: Metrics) -> None:
@@ -139,8 +127,9 @@ async def _answer_service_error(request: Request, error: Exception) -> Response:
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
+    nearest = nearest_route(path, [getattr(route, "path", "") for route in request.app.routes])
     messages = {
-        404: f"there is no {path[:100]} here; the routes are listed in /openapi.json",
+        404: no_route(path, nearest),
         405: f"{path} is not for {request.method}; see the Allow header",
     }
     failure = failure_of_status(error.status_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from typing import Any, NoReturn
 
 import anyio
@@ -12,14 +13,67 @@ from starlette.requests import ClientDisconnect, Request
 from connector.service.admission import ClientGone
 from connector.service.errors import Failure, ServiceError
 
-__all__ = ["parse_object", "read_body"]
+__all__ = ["NotGzip", "parse_object", "read_body", "read_plain_body", "unpacked"]
 
 _DEEPEST = 100
+# Of a whole number: more than any float has before its point.
+_MOST_DIGITS = 400
 # A body that is too large is read to its end, but not kept: a client that is still sending when the connection is
 # closed sees a reset instead of the answer. Not for ever, though.
 _DROP_LIMITS = 4
 _DROP_SECONDS = 5.0
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class NotGzip(Exception):
+    """A body that is said to be gzip and is not."""
+
+
+async def read_plain_body(request: Request, limit_mb: int) -> bytes:
+    """The body as it was before it was compressed; both sizes are limited.
+
+    Raises:
+        ServiceError: larger than ``limit_mb`` (413), compressed in another way (415), damaged (400).
+        ClientGone: the client went away before it had sent all of it.
+    """
+    compression = request.headers.get("content-encoding", "identity").strip().lower()
+    if compression not in ("gzip", "identity", ""):
+        raise ServiceError(
+            Failure.UNKNOWN_ENCODING,
+            f"Content-Encoding is '{compression[:40]}'; send the body as it is, or with gzip",
+            {"Accept-Encoding": "gzip, identity"},
+        )
+    body = await read_body(request, limit_mb)
+    if compression != "gzip":
+        return body
+    try:
+        return unpacked(body, limit_mb)
+    except NotGzip:
+        raise _malformed(
+            "Content-Encoding is 'gzip' and the body is not; send it whole, or take the header out"
+        ) from None
+
+
+def unpacked(body: bytes, limit_mb: int) -> bytes:
+    """What a gzip body holds.
+
+    Raises:
+        NotGzip: it is damaged, cut off, or not gzip.
+        ServiceError: 413, unpacked it is larger than ``limit_mb``.
+    """
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        text = unpacking.decompress(body, limit_mb * 1024 * 1024)
+    except zlib.error:
+        raise NotGzip from None
+    if unpacking.unconsumed_tail:
+        raise ServiceError(
+            Failure.TOO_LARGE,
+            f"the body is larger than {limit_mb} MB when unpacked; send less or raise serve.max_body_mb",
+        )
+    if not unpacking.eof:
+        raise NotGzip
+    return text
 
 
 async def read_body(request: Request, limit_mb: int) -> bytes:
@@ -93,7 +147,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
     if _SURROGATE.search(text):
         # Half a surrogate pair is legal in JSON but not in Unicode: pydantic, tokenizers and UTF-8 all refuse it.
         # Through text and back mends keys and values at any depth at once.
@@ -112,6 +166,12 @@ def _finite(text: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise ValueError(f"{text[:20]} is too large a number")
     return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"{text[:20]}… has {len(text)} digits, too many for a number")
+    return int(text)
 
 
 def _is_shallow(value: Any) -> bool:

@@ -57,6 +57,7 @@ class Failure(Enum):
     NOT_FOUND = _Kind(404, 404, "NotFoundError", "NotFound")
     WRONG_METHOD = _Kind(405, 405, "MethodNotAllowedError", "MethodNotAllowed")
     TOO_LARGE = _Kind(413, 413, "RequestTooLargeError", "Validation")
+    UNKNOWN_ENCODING = _Kind(415, 415, "UnsupportedMediaTypeError", "Validation")
     TOO_MANY_DOCUMENTS = _Kind(422, 413, "UnprocessableEntityError", "Validation")
     INCONSISTENT = _Kind(422, 422, "UnprocessableEntityError", "Validation")
     OVERLOADED = _Kind(429, 500, "RateLimitError", "Overloaded", retry_after=1)

@@ -198,9 +198,18 @@ class _MeasuredReranker:
         deadline_ms: float | None = None,
         mode: Mode | None = None,
         scope: CancelScope | None = None,
+        instruction: str | None = None,
+        most_tokens: int | None = None,
     ) -> RerankResult:
         result = self._reranker.rerank(
-            query, documents, first_stage=first_stage, deadline_ms=deadline_ms, mode=mode, scope=scope
+            query,
+            documents,
+            first_stage=first_stage,
+            deadline_ms=deadline_ms,
+            mode=mode,
+            scope=scope,
+            instruction=instruction,
+            most_tokens=most_tokens,
         )
         self._count(result)
         return result
@@ -214,10 +223,18 @@ class MeasuredRequests:
         metrics: where it is counted.
         paths: makes the paths that are labels of their own. Called once, at the first request: routes are added
             after middleware. All that is caught by a route with a pattern is ``gateway``, the rest ``other``.
+        when_done: called with the request's scope, the route's label, the status and the seconds.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Callable[[], Collection[str]]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        paths: Callable[[], Collection[str]],
+        when_done: Callable[[Scope, str, int, float], None],
+    ) -> None:
         self.app = app
+        self._when_done = when_done
         self._metrics = metrics
         self._list_paths = paths
         self._paths: frozenset[str] | None = None
@@ -239,7 +256,9 @@ class MeasuredRequests:
         try:
             await self.app(scope, receive, watch)
         finally:
-            self._metrics.request(self._route(scope), status, time.monotonic() - started)
+            route, seconds = self._route(scope), time.monotonic() - started
+            self._metrics.request(route, status, seconds)
+            self._when_done(scope, route, status, seconds)
 
     def _route(self, scope: Scope) -> str:
         if self._paths is None:

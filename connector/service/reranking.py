@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,16 +14,19 @@ from starlette.responses import Response
 
 from connector.documents import RerankResult
 from connector.service.admission import ClientGone, QueueFull, while_connected
-from connector.service.bodies import parse_object, read_body
+from connector.service.bodies import parse_object, read_plain_body
 from connector.service.deadlines import DEADLINE_HEADER, scope_of
 from connector.service.dialects import (
     DialectRequest,
+    InfinityRerankRequest,
     RerankScoresRequest,
     RerankV1Request,
     RerankV2Request,
     ScoreRequest,
     TeiRerankRequest,
     VllmRerankRequest,
+    VoyageRerankRequest,
+    WeaviateRerankRequest,
     read_request,
 )
 from connector.service.dialects.cohere import RerankedAnswer
@@ -39,6 +43,9 @@ from connector.settings import Settings
 
 __all__ = ["add_rerank_routes"]
 
+# The errors that can come of a request, for the schema.
+_STATUSES = (400, 401, 413, 415, 422, 429, 500, 503)
+
 Choice = Callable[[Mapping[str, Any]], type[DialectRequest]]
 
 
@@ -46,8 +53,10 @@ def add_rerank_routes(app: FastAPI, loading: Loading, settings: Settings) -> Non
     """Add every route that reranks."""
     endpoints = _Endpoints(loading, settings)
     plain: list[tuple[str, type[DialectRequest], type[BaseModel], str]] = [
-        ("/v1/rerank", RerankV1Request, RerankedAnswer, "Rerank (Cohere v1, Jina)"),
+        ("/v1/rerank", RerankV1Request, RerankedAnswer, "Rerank (Cohere v1, Jina, Voyage)"),
+        ("/v1/reranks", RerankV1Request, RerankedAnswer, "As /v1/rerank (Alibaba, Dify)"),
         ("/v2/rerank", RerankV2Request, RerankedAnswer, "Rerank (Cohere v2)"),
+        ("/infinity/rerank", InfinityRerankRequest, VllmAnswer, "Rerank (Infinity, with documents as text)"),
         ("/v1/score", ScoreRequest, ScoreAnswer, "Scores of text pairs, in input order (vLLM)"),
         ("/score", ScoreRequest, ScoreAnswer, "As /v1/score"),
         ("/v1/rerank_scores", RerankScoresRequest, RerankScoresAnswer, "Scores in input order"),
@@ -55,14 +64,14 @@ def add_rerank_routes(app: FastAPI, loading: Loading, settings: Settings) -> Non
     for path, kind, answer, summary in plain:
         app.add_api_route(
             path,
-            endpoints.of(_always(kind)),
+            endpoints.of(_as_voyage if kind is RerankV1Request else _always(kind)),
             methods=["POST"],
             summary=summary,
             description=kind.__doc__,
             operation_id=path.strip("/").replace("/", "_"),
             tags=["rerank"],
             response_model=answer,
-            responses={status: {"model": SupersetError} for status in (400, 401, 413, 422, 429, 500, 503)},
+            responses={status: {"model": SupersetError} for status in _STATUSES},
             openapi_extra=_request_body(kind.model_json_schema()),
         )
     kinds = (TeiRerankRequest, VllmRerankRequest)
@@ -70,11 +79,11 @@ def add_rerank_routes(app: FastAPI, loading: Loading, settings: Settings) -> Non
         "/rerank",
         endpoints.of(_texts_or_documents),
         methods=["POST"],
-        summary="Rerank (texts: text-embeddings-inference, Elasticsearch; documents: vLLM, Infinity)",
+        summary="Rerank (texts: text-embeddings-inference, Elasticsearch; documents: vLLM, Infinity, Weaviate)",
         operation_id="rerank",
         tags=["rerank"],
         response_model=TeiAnswer | VllmAnswer,
-        responses={status: {"model": TeiError | SupersetError} for status in (400, 401, 413, 422, 429, 500, 503)},
+        responses={status: {"model": TeiError | SupersetError} for status in _STATUSES},
         openapi_extra=_request_body({"oneOf": [kind.model_json_schema() for kind in kinds]}),
     )
 
@@ -104,12 +113,16 @@ class _Endpoints:
 
     async def _answer(self, request: Request, choose: Choice, metrics: Metrics) -> Response:
         started = time.monotonic()
-        payload = parse_object(await read_body(request, self._settings.serve.max_body_mb))
+        payload = parse_object(await read_plain_body(request, self._settings.serve.max_body_mb))
         kind = choose(payload)
         request.state.style = kind.style
         asked = read_request(kind, payload)
-        jobs = asked.jobs()
+        if asked.results_order is None and self._settings.serve.results_order == "input":
+            asked.results_order = "input"
+        most_tokens = asked.most_tokens(self._settings.backbone.max_document_tokens)
+        jobs = [replace(job, instruction=asked.instruction, most_tokens=most_tokens) for job in asked.jobs()]
         self._check_size(jobs)
+        asked.check_limits(sum(len(job.documents) for job in jobs))
         scope = scope_of(request.headers, self._settings, started, asked.deadline_ms)
         reranker = metrics.measured(self._loading.reranker())
         waited = started
@@ -128,11 +141,14 @@ class _Endpoints:
                 f"{self._settings.serve.max_queue} requests wait already (serve.max_queue); try again",
             ) from None
         metrics.results(results)
+        request.state.results = results
+        notes = asked.notes(results)
         headers = {
+            **notes.headers(),
             "X-Reranked": "true" if all(result.reranked for result in results) else "false",
             "Server-Timing": _server_timing(results, started, waited),
         }
-        return AsciiJSONResponse(asked.answer(results, self._settings.backbone.model), headers=headers)
+        return AsciiJSONResponse(asked.answer(results, self._settings.backbone.model, notes), headers=headers)
 
     def _check_size(self, jobs: Sequence[RerankJob]) -> None:
         count = sum(len(job.documents) for job in jobs)
@@ -150,11 +166,17 @@ def _always(kind: type[DialectRequest]) -> Choice:
     return lambda payload: kind
 
 
+def _as_voyage(payload: Mapping[str, Any]) -> type[DialectRequest]:
+    """Voyage's clients send one of these keys always; no other's do."""
+    return VoyageRerankRequest if {"top_k", "truncation"} & payload.keys() else RerankV1Request
+
+
 def _texts_or_documents(payload: Mapping[str, Any]) -> type[DialectRequest]:
     if "texts" in payload:
         return TeiRerankRequest
     if "documents" in payload:
-        return VllmRerankRequest
+        # Weaviate sends these two and nothing else.
+        return WeaviateRerankRequest if payload.keys() == {"query", "documents"} else VllmRerankRequest
     raise ServiceError(
         Failure.INVALID, "texts and documents are missing; give texts (TEI) or documents (vLLM, Infinity)"
     )

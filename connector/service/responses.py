@@ -7,7 +7,9 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-__all__ = ["AsciiJSONResponse"]
+__all__ = ["AsciiJSONResponse", "one_line"]
+
+_LONGEST_LINE = 200
 
 
 class AsciiJSONResponse(JSONResponse):
@@ -19,3 +21,8 @@ class AsciiJSONResponse(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def one_line(text: str) -> str:
+    """A text as a header may carry it: one line of at most 200 ASCII characters."""
+    return " ".join(text.split()).encode("ascii", "backslashreplace").decode()[:_LONGEST_LINE]

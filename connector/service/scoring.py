@@ -14,7 +14,7 @@ from connector.service.errors import Failure, ServiceError
 from connector.service.numbers import json_number, probability
 from connector.settings import Mode
 
-__all__ = ["RerankJob", "check_result", "fall_back", "json_score", "json_scores", "rank"]
+__all__ = ["RerankJob", "check_result", "fall_back", "json_score", "rank"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,12 +26,14 @@ _NOTHING_TO_DO = frozenset({"no documents", "empty documents"})
 
 @dataclass(frozen=True, slots=True)
 class RerankJob:
-    """What the reranker is asked: one query with its documents, what the first stage said of them, and the mode."""
+    """What the reranker is asked: one query with its documents; the rest as ``SupportsRerank`` has it."""
 
     query: str
     documents: Sequence[str]
     first_stage: FirstStage = None
     mode: Mode | None = None
+    instruction: str | None = None
+    most_tokens: int | None = None
 
 
 def rank(reranker: SupportsRerank, job: RerankJob, scope: CancelScope) -> RerankResult:
@@ -45,7 +47,15 @@ def rank(reranker: SupportsRerank, job: RerankJob, scope: CancelScope) -> Rerank
     if over is not None:
         return fall_back(job, over)
     try:
-        result = reranker.rerank(job.query, job.documents, first_stage=job.first_stage, mode=job.mode, scope=scope)
+        result = reranker.rerank(
+            job.query,
+            job.documents,
+            first_stage=job.first_stage,
+            mode=job.mode,
+            scope=scope,
+            instruction=job.instruction,
+            most_tokens=job.most_tokens,
+        )
         check_result(result, len(job.documents))
     except RequestError as error:
         raise ServiceError(Failure.INVALID, str(error)) from None
@@ -101,11 +111,6 @@ def json_score(result: RerankResult, hit: RankedHit) -> float:
         # The first-stage order: fall_back's scores are between 0 and 1 already.
         return json_number(hit.score)
     return probability(hit.score)
-
-
-def json_scores(result: RerankResult) -> list[float]:
-    """The scores as JSON numbers between 0 and 1, in the order in which the documents came."""
-    return [json_score(result, hit) for hit in sorted(result.hits, key=lambda hit: hit.index)]
 
 
 def check_result(result: RerankResult, count: int) -> None:

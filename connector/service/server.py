@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 from collections.abc import Callable
 from threading import Timer
 from types import FrameType
@@ -14,10 +15,10 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import Message
 
-from connector.cancelling import CancelScope
 from connector.documents import SupportsRerank
 from connector.errors import SettingsError
 from connector.service.app import create_app
+from connector.service.observing.access_log import write_access_log
 from connector.settings import Settings
 
 __all__ = ["HttpAnswer", "answer_once", "listen", "run_server"]
@@ -60,6 +61,8 @@ def run_server(
             servers[0].should_exit = True
 
         app = create_app(reranker, settings, when_load_failed=stop)
+        if settings.serve.access_log:
+            write_access_log(sys.stderr)
         config = uvicorn.Config(
             app,
             lifespan="on",
@@ -68,7 +71,7 @@ def run_server(
             server_header=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        servers.append(_Server(config, app.state.stopping))
+        servers.append(_Server(config, app))
         if announce is not None:
             announce(_url(listening))
         servers[0].run(sockets=[listening])
@@ -82,18 +85,30 @@ class _Server(uvicorn.Server):
 
     Args:
         config: of the server.
-        stopping: cancelled then.
+        app: what it serves; ``app.state.is_stopping`` is set at once, ``app.state.stopping`` is cancelled later.
     """
 
-    def __init__(self, config: uvicorn.Config, stopping: CancelScope) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
-        self._stopping = stopping
+        self._state = app.state
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        timer = Timer(_FINISH_SECONDS, self._stopping.cancel)
+        self._state.is_stopping = True
+        _log.warning("stopping, no new connections; %s", self._waits_for())
+        timer = Timer(_FINISH_SECONDS, self._state.stopping.cancel)
         timer.daemon = True
         timer.start()
+
+    def _waits_for(self) -> str:
+        admission = getattr(self._state, "admission", None)
+        running = 0 if admission is None else admission.inside
+        if not running:
+            return "no request runs"
+        return (
+            f"waiting for {running} request{'s' * (running > 1)}: after {_FINISH_SECONDS} s they go back as the first"
+            f" stage ordered them, after {_GRACE_SECONDS} s they are broken off"
+        )
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.backbone.reader import EmbeddedForm, Reader
-from connector.documents import Hit, document_text
+from connector.documents import Hit, document_text, has_text
 from connector.errors import DataError
 from connector.heads.fusion import rank_scores
 from connector.heads.needs import Needs
@@ -263,10 +263,10 @@ def gather(
     cut = shape.layers if layers is None else min(layers, shape.layers)
     for searched in queries:
         texts = [document_text(hit.fields, fields) for hit in searched.hits]
-        if not any(text.strip() for text in texts):
+        if not any(has_text(text) for text in texts):
             continue
         table, path = _stored(reader, searched, texts, folder, cut)
-        texts = [text if text.strip() else "" for text in texts]
+        texts = [text if has_text(text) else "" for text in texts]
         known = table
         heads = [head for head in shape.all_heads() if head[0] < cut]
         if table is None:
@@ -308,7 +308,7 @@ def missing(
     found = []
     for searched in queries:
         texts = [document_text(hit.fields, fields) for hit in searched.hits]
-        if any(text.strip() for text in texts):
+        if any(has_text(text) for text in texts):
             table, _ = _stored(reader, searched, texts, folder, cut)
             if table is None or (other_wording and not table.other_scores):
                 found.append(searched)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from connector.backbone.reader import Reader
 from connector.backbone.reading import Reading
-from connector.documents import document_text
+from connector.documents import document_text, has_text
 from connector.heads.needs import Needs
 from connector.heads.row_groups import RowGroup
 from connector.heads.signals import Signal, signal_scores
@@ -179,7 +179,7 @@ def gather_signals(
     folder.mkdir(parents=True, exist_ok=True)
     for searched in queries:
         texts = [document_text(hit.fields, fields) for hit in searched.hits]
-        texts = [text if text.strip() else "" for text in texts]
+        texts = [text if has_text(text) else "" for text in texts]
         if not any(texts):
             continue
         asked = [reader.fingerprint, reader.budget, list(needs.layers), needs.likelihood, searched.query]

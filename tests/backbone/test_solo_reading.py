@@ -109,3 +109,33 @@ def test_rows_of_heads_are_the_passages_own(smollm2: Checkpoint, runtime: TorchR
 def test_what_is_not_there_is_an_error(smollm2: Checkpoint, runtime: TorchRuntime, needs: Needs, says: str) -> None:
     with pytest.raises(BackboneError, match=says):
         open_reader(smollm2, runtime).read(QUERY, ["a cat"], needs)
+
+
+def test_an_instruction_is_read_before_the_query_and_only_the_query_is_told(
+    smollm2: Checkpoint, runtime: TorchRuntime, cats: list[str]
+) -> None:
+    reader = open_reader(smollm2, runtime)
+    plain = reader.read(QUERY, cats, NEEDS)
+    none = reader.read(QUERY, cats, NEEDS, instruction=" \u200b")
+    np.testing.assert_array_equal(none.states, plain.states)
+    told = reader.read(QUERY, cats, NEEDS, instruction="Find what cats do.")
+    assert told.states.shape == plain.states.shape
+    assert told.log_probabilities.shape == plain.log_probabilities.shape
+    assert (told.states != plain.states).any()
+    assert not told.query_truncated and told.encoded == 0
+    # What stands before a query is no token of it: the text before it makes its beginning likelier or not.
+    joined = reader.read(f"Find what cats do.\n{QUERY}", cats, NEEDS)
+    asked = plain.log_probabilities.shape[1]
+    np.testing.assert_allclose(told.log_probabilities, joined.log_probabilities[:, -asked:], atol=1e-5)
+    assert reader.read(QUERY, cats, NEEDS, instruction="cat " * 300).query_truncated
+
+
+def test_of_a_document_so_many_tokens_are_read_as_are_asked_for(
+    smollm2: Checkpoint, runtime: TorchRuntime, cats: list[str]
+) -> None:
+    reader = open_reader(smollm2, runtime)
+    long = " ".join(cats)
+    whole, cut = reader.read(QUERY, [long, "Cats."], NEEDS), reader.read(QUERY, [long, "Cats."], NEEDS, most_tokens=5)
+    assert whole.truncated == (False, False) and cut.truncated == (True, False)
+    assert sum(passage.tokens for passage in cut.texts[0]) == 5
+    assert reader.read(QUERY, [long], NEEDS, most_tokens=10_000).truncated == (False,)

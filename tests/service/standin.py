@@ -25,6 +25,7 @@ class StandIn:
         self.behaviour = behaviour
         self.asked: list[tuple[str, list[Any], FirstStage, CancelScope]] = []
         self.modes: list[str | None] = []
+        self.read: list[tuple[str | None, int | None]] = []
         self.golden = threading.Event()
 
     def rerank(
@@ -36,7 +37,10 @@ class StandIn:
         deadline_ms: float | None = None,
         mode: str | None = None,
         scope: CancelScope | None = None,
+        instruction: str | None = None,
+        most_tokens: int | None = None,
     ) -> RerankResult:
+        self.read.append((instruction, most_tokens))
         self.modes.append(mode)
         if query == GOLDEN_QUERY:
             self.golden.set()

@@ -148,8 +148,9 @@ def test_a_right_key_is_let_in(make_client: ClientFactory, header: str) -> None:
 
 
 def test_404(client: TestClient) -> None:
-    for path in ("/", "/v3/rerank", "/v1/rerank/", "/rerank/x", "/docs"):
+    for path in ("/", "/v3/embed", "/rerank/x", "/docs"):
         check(client.post(path), path.replace("/rerank/x", "/x"), 404, "/openapi.json")
+    check(client.post("/v3/rerank"), "/v3/rerank", 404, "did you mean /v1/rerank?")
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -11,6 +11,7 @@ from connector.documents import RankedHit, RerankResult
 from connector.errors import BackboneError
 from connector.golden import GOLDEN_DOCUMENTS
 from connector.service.loading import Loading
+from connector.service.probing import OPEN_PATHS
 from connector.settings import Settings
 from tests.service.conftest import ClientFactory, service_settings
 from tests.service.standin import StandIn
@@ -92,7 +93,7 @@ def test_openapi(make_client: ClientFactory) -> None:
     document = make_client().get("/openapi.json").json()
     assert document["info"]["title"] == "rh-connector"
     assert document["info"]["version"] == __version__
-    wanted = {route.split()[0] for route in ROUTES} | {"/live", "/ready"}
+    wanted = {route.split()[0] for route in ROUTES} | set(OPEN_PATHS) | {"/info", "/meta", "/v1/models"}
     assert set(document["paths"]) == wanted
     for path in {route.split()[0] for route in ROUTES}:
         operation = document["paths"][path]["post"]
@@ -101,4 +102,4 @@ def test_openapi(make_client: ClientFactory) -> None:
             assert kind["examples"]
             assert all("description" in field for field in kind["properties"].values())
         assert "$ref" in str(operation["responses"]["200"])
-        assert {"400", "401", "413", "422", "429", "500", "503"} <= set(operation["responses"])
+        assert {"400", "401", "413", "415", "422", "429", "500", "503"} <= set(operation["responses"])

@@ -2,9 +2,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 
 from connector.errors import BackboneError, SettingsError
@@ -13,6 +20,7 @@ from connector.settings import Settings
 from tests.service.conftest import service_settings
 from tests.service.live import serving
 from tests.service.standin import StandIn
+from tests.service.waiting import wait_until
 
 
 def broken(settings: Settings) -> StandIn:
@@ -103,3 +111,36 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
         accepted, _ = listening.accept()
         with closing(accepted):
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+WAITING = """
+from connector.service.server import run_server
+from tests.service.conftest import service_settings
+from tests.service.standin import StandIn
+from tests.service.test_admission import Gate
+run_server(StandIn(Gate()), service_settings(port=0), lambda url: print(url, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_server_that_is_told_to_stop_says_what_it_waits_for(repository: Path) -> None:
+    """A request runs that would never end: it goes back as the first stage ordered it."""
+    body = {"query": "q", "documents": ["a", "b"], "first_stage": "order"}
+    command = [sys.executable, "-c", WAITING]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=repository, **pipes) as process, ThreadPoolExecutor(1) as threads:
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            url = process.stdout.readline().strip()
+            wait_until(lambda: httpx2.get(f"{url}/ready").status_code == 200)
+            headers = {"X-Request-Id": "waits"}
+            answer = threads.submit(httpx2.post, f"{url}/v1/rerank", json=body, headers=headers, timeout=60)
+            wait_until(lambda: "rh_running 1.0" in httpx2.get(f"{url}/metrics").text)
+        finally:
+            process.terminate()
+        assert answer.result().json()["reason"] == "cancelled"
+        said = process.stderr.read()
+        assert process.wait(20) in (0, -signal.SIGTERM)
+    assert "stopping, no new connections; waiting for 1 request: after 5 s" in said
+    (line,) = [json.loads(line) for line in said.splitlines() if '"waits"' in line]
+    assert (line["route"], line["reranked"], line["reason"]) == ("/v1/rerank", False, "cancelled")

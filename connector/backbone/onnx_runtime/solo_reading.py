@@ -65,8 +65,8 @@ def _one(
     last = max(needs.deepest_head, *needs.layers, 0)
     for layer, found in graphs.run(tail.ids, positions, biases, packed.seen):
         if layer in needs.layers:
-            # The first row is the last id before the query.
-            states[layer] = found.hidden[0, 1:].mean(axis=0, dtype=np.float32)
+            # The first row is the last id before the query; the caller's instruction follows.
+            states[layer] = found.hidden[0, 1 + tail.instruction :].mean(axis=0, dtype=np.float32)
         of_layer = [(at, head) for at, (own, head) in enumerate(needs.heads) if own == layer]
         for at, head in of_layer:
             rows[at] = _rows(graphs, packed, found, (layer, head), tail, biases[windows[layer]], groups)

@@ -146,6 +146,15 @@ class Passages:
             for short, text in zip(cut, texts, strict=True)
         ]
 
+    def beginnings(self, texts: Sequence[str], most: int) -> list[str]:
+        """Of each text so much as has at most ``most`` tokens."""
+        cut = [text[: most * _CHARACTERS_PER_TOKEN] for text in texts]
+        encodings = self._tokenizer.encode_user(cut)
+        return [
+            text if len(encoding.ids) <= most else text[: encoding.offsets[most - 1][1]]
+            for text, encoding in zip(cut, encodings, strict=True)
+        ]
+
     def clear(self) -> None:
         """Forget every text."""
         with self._lock:

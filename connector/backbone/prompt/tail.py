@@ -40,6 +40,7 @@ class Tail:
         variants: int64 [tokens]: ``SHARED``, then 0 for the query, 1 for N/A.
         rows: float32 [groups, tokens]: each group's weights over the rows; attention is averaged with them.
         prefix: tokens of the prefix, which stand at positions from 0 on.
+        instruction: tokens of the caller's instruction, the first ones of the query's variant; no rows count them.
     """
 
     ids: TokenIds
@@ -47,6 +48,7 @@ class Tail:
     variants: Places
     rows: npt.NDArray[np.float32]
     prefix: int
+    instruction: int = 0
 
     @classmethod
     def of(
@@ -56,6 +58,7 @@ class Tail:
         rows: npt.NDArray[np.float32],
         position: int,
         prefix: int,
+        instruction: int = 0,
     ) -> Tail:
         """Lay a tail out.
 
@@ -65,6 +68,7 @@ class Tail:
             rows: float32 [groups, tokens].
             position: position of the first shared id.
             prefix: tokens of the prefix.
+            instruction: tokens of the caller's instruction, which begin the first variant.
         """
         parts = (shared, *variants)
         behind = position + len(shared)
@@ -76,6 +80,7 @@ class Tail:
             np.repeat(np.arange(SHARED, len(variants)), [len(part) for part in parts]),
             rows,
             prefix,
+            instruction,
         )
 
     @cached_property
@@ -85,7 +90,7 @@ class Tail:
 
     @cached_property
     def query(self) -> slice:
-        """Places of the query."""
+        """Places of the query, and of the caller's instruction before it."""
         return slice(self.shared, self.shared + int(np.count_nonzero(self.variants == 0)))
 
     @cached_property
@@ -162,6 +167,7 @@ def make_tail(
     position: int,
     prefix: int,
     groups: Sequence[RowGroup],
+    instruction: Sequence[int] | TokenIds = (),
 ) -> Tail:
     """The tail for a query and "N/A", which stand side by side and do not see each other.
 
@@ -172,23 +178,35 @@ def make_tail(
         position: position of the first shared id.
         prefix: tokens of the prefix.
         groups: whose rows are wanted, in the order of ``Tail.rows``.
+        instruction: ids of the caller's instruction, before the query and not before "N/A".
     """
+    told = np.asarray(instruction, dtype=np.int32)
     behind = () if set(groups) <= set(QUERY_GROUPS) else after
-    variants = [np.concatenate((ids, np.array(behind, dtype=np.int32))) for ids in asked]
+    variants = [
+        np.concatenate((before, ids, np.array(behind, dtype=np.int32)))
+        for before, ids in zip((told, told[:0]), asked, strict=True)
+    ]
     rows = np.zeros((len(groups), len(shared) + sum(map(len, variants))), dtype=np.float32)
-    starts = (len(shared), len(shared) + len(variants[0]))
+    starts = (len(shared) + len(told), len(shared) + len(variants[0]))
+    ends = (len(shared) + len(variants[0]), rows.shape[1])
     for row, group in zip(rows, groups, strict=True):
         number = 1 if group.endswith("N/A") else 0
         start, own = starts[number], len(asked[number])
         if group in QUERY_GROUPS:
             row[start : start + own] = 1 / own
         else:
-            end = start + len(variants[number])
+            end = ends[number]
             row[: len(shared)] = row[start:end] = 1 / (len(shared) + end - start)
-    return Tail.of(shared, variants, rows, position, prefix)
+    return Tail.of(shared, variants, rows, position, prefix, len(told))
 
 
-def solo_tail(last: int, query: TokenIds, prefix: int, groups: Sequence[RowGroup]) -> Tail:
+def solo_tail(
+    last: int,
+    query: TokenIds,
+    prefix: int,
+    groups: Sequence[RowGroup],
+    instruction: Sequence[int] | TokenIds = (),
+) -> Tail:
     """The tail that each document of the layout ``solo`` has behind itself; its positions count from there.
 
     Args:
@@ -197,11 +215,13 @@ def solo_tail(last: int, query: TokenIds, prefix: int, groups: Sequence[RowGroup
         prefix: tokens of the prefix.
         groups: whose rows are wanted, of ``QUERY_GROUPS``. "N/A" does not stand in this tail: the last id before the
             query, which says nothing yet, is in its place.
+        instruction: ids of the caller's instruction, before the query.
     """
-    rows = np.zeros((len(groups), 1 + len(query)), dtype=np.float32)
+    told = np.asarray(instruction, dtype=np.int32)
+    rows = np.zeros((len(groups), 1 + len(told) + len(query)), dtype=np.float32)
     for row, group in zip(rows, groups, strict=True):
         if group == "query":
-            row[1:] = 1 / len(query)
+            row[1 + len(told) :] = 1 / len(query)
         else:
             row[0] = 1
-    return Tail.of((last,), (query,), rows, 0, prefix)
+    return Tail.of((last,), (np.concatenate((told, query)),), rows, 0, prefix, len(told))

@@ -105,12 +105,13 @@ class SoloPass(TokenPass):
         foretelling = self._by_document(hidden)[:, :-1].flatten(0, 1)
         told = np.tile(self._tail.ids[1:], len(self._documents)).astype(np.int64)
         found = self._likelihood.log_probabilities(foretelling, torch.from_numpy(told).to(hidden.device))
-        self.log_probabilities = found.view(len(self._documents), -1)
+        self.log_probabilities = found.view(len(self._documents), -1)[:, self._tail.instruction :]
 
     def _keep_states(self, layer: int, hidden: Tensor) -> None:
         if layer in self._needs.layers:
-            # The first row is the last id before the query.
-            self._states[layer] = self._by_document(hidden)[:, 1:].float().mean(dim=1)
+            # The first row is the last id before the query, and the caller's instruction.
+            own = self._by_document(hidden)[:, 1 + self._tail.instruction :]
+            self._states[layer] = own.float().mean(dim=1)
 
     def _by_document(self, of_rows: Tensor) -> Tensor:
         """[documents, tail, ...] of [rows, ...]."""

@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from connector.documents import RerankResult, document_text
-from connector.service.dialects.request import DialectRequest, Text, TopN, cut
-from connector.service.scoring import RerankJob, json_score
+from connector.service.dialects.notes import Notes
+from connector.service.dialects.request import DialectRequest, Text
+from connector.service.scoring import RerankJob
 
-__all__ = ["RerankV1Request", "RerankV2Request", "RerankedAnswer", "RerankedResult", "Usage"]
+__all__ = ["RerankV1Request", "RerankV2Request", "RerankedAnswer", "RerankedResult", "Usage", "VoyageRerankRequest"]
 
 
 class RerankV1Request(DialectRequest):
@@ -36,38 +37,46 @@ class RerankV1Request(DialectRequest):
     documents: list[Text | dict[str, Any]] = Field(
         description='a list of documents, each text or an object such as {"text": "..."}'
     )
-    top_n: TopN | None = Field(None, description="how many results come back, a whole number; 0 or absent: all")
     rank_fields: list[Text] | None = Field(
         None, description="a list of the keys of object documents that are read; absent: text"
     )
-    return_documents: bool | None = Field(None, description="true to get the documents back, or false")
+    return_documents: bool | None = Field(
+        None,
+        validation_alias=AliasChoices("return_documents", "return_text"),
+        description="true to get the documents back, or false",
+    )
 
     def jobs(self) -> Sequence[RerankJob]:
         """One; object documents become the text of their fields."""
         texts = [self._text(document) for document in self.documents]
         return [RerankJob(self.query, texts, self.first_stage_of(len(texts)), self.mode)]
 
-    def answer(self, results: Sequence[RerankResult], model: str) -> dict[str, Any]:
+    def answer(self, results: Sequence[RerankResult], model: str, notes: Notes) -> dict[str, Any]:
         """Cohere's keys and Jina's keys together."""
         (ranked,) = results
         documents = []
-        for hit in cut(ranked.hits, self.top_n):
-            told: dict[str, Any] = {"index": hit.index, "relevance_score": json_score(ranked, hit)}
+        for hit in self.kept(ranked):
+            told: dict[str, Any] = {"index": hit.index, "relevance_score": self.score_of(ranked, hit)}
             if self._sends_documents():
-                document = self.documents[hit.index]
-                told["document"] = {"text": document} if isinstance(document, str) else document
+                told["document"] = self._returned(self.documents[hit.index])
             documents.append(told)
+        meta: dict[str, Any] = {"api_version": {"version": self.api_version}, "billed_units": {"search_units": 1}}
+        if warnings := notes.warnings():
+            meta["warnings"] = warnings
         return {
             "id": str(uuid.uuid4()),
             "model": self.model_name(model),
             "results": documents,
             "usage": {"total_tokens": 0, "prompt_tokens": 0},
-            "meta": {"api_version": {"version": self.api_version}, "billed_units": {"search_units": 1}},
+            "meta": meta,
             **self.outcome_keys(results),
         }
 
     def _sends_documents(self) -> bool:
         return bool(self.return_documents)
+
+    def _returned(self, document: str | dict[str, Any]) -> str | dict[str, Any]:
+        return {"text": document} if isinstance(document, str) else document
 
     def _text(self, document: str | Mapping[str, Any]) -> str:
         if isinstance(document, str):
@@ -85,12 +94,25 @@ class RerankV2Request(RerankV1Request):
     api_version: ClassVar[str] = "2"
 
 
+class VoyageRerankRequest(RerankV1Request):
+    """Rerank as Voyage has it, whose clients read ``data``."""
+
+    def answer(self, results: Sequence[RerankResult], model: str, notes: Notes) -> dict[str, Any]:
+        """The keys of ``/v1/rerank``, and Voyage's beside them."""
+        answer = super().answer(results, model, notes)
+        data = [dict(told) for told in answer["results"]]
+        for told in data:
+            if "document" in told:
+                told["document"] = self._text(self.documents[told["index"]])
+        return {"object": "list", "data": data, **answer}
+
+
 class RerankedResult(BaseModel):
     """One document in an answer."""
 
     index: int = Field(description="place of the document in the request, from 0")
     relevance_score: float = Field(description="between 0 and 1; in the layout solo the probability of relevance")
-    document: dict[str, Any] | None = Field(None, description="the document, where the request asks for it")
+    document: dict[str, Any] | str | None = Field(None, description="the document, where the request asks for it")
 
 
 class Usage(BaseModel):
@@ -111,6 +133,7 @@ class _BilledUnits(BaseModel):
 class _Meta(BaseModel):
     api_version: _ApiVersion
     billed_units: _BilledUnits
+    warnings: list[str] | None = Field(None, description="texts that were cut, keys that had no effect")
 
 
 class RerankedAnswer(BaseModel):
@@ -140,5 +163,6 @@ class RerankedAnswer(BaseModel):
     results: list[RerankedResult] = Field(description="best first")
     usage: Usage
     meta: _Meta
+    data: list[RerankedResult] | None = Field(None, description="the results again, where Voyage's keys were sent")
     reranked: bool = Field(description="false: this is the first-stage order")
     reason: str | None = Field(description="why it was not reranked")

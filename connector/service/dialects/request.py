@@ -1,20 +1,31 @@
-"""What all rerank requests share: the first stage, the deadline, and errors that name the key and the cure."""
+"""What all rerank requests share: the first stage, what is read and kept, errors that name key and cure."""
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PrivateAttr,
+    ValidationError,
+)
 
 from connector.documents import FirstStage, RankedHit, RerankResult
+from connector.service.dialects.notes import Notes
 from connector.service.errors import Failure, ServiceError, Style
-from connector.service.scoring import RerankJob
+from connector.service.numbers import json_number, probability
+from connector.service.scoring import RerankJob, json_score
 from connector.settings import Mode
 
-__all__ = ["DialectRequest", "Text", "TopN", "cut", "read_request"]
+__all__ = ["DialectRequest", "Text", "read_request"]
 
 _LONGEST_SHOWN = 40
 
@@ -29,15 +40,22 @@ def _no_boolean(value: Any) -> Any:
 Text = Annotated[str, Field(strict=True)]
 Number = Annotated[FiniteFloat, BeforeValidator(_no_boolean)]
 Milliseconds = Annotated[FiniteFloat, Field(gt=0), BeforeValidator(_no_boolean)]
-TopN = Annotated[int, Field(ge=0), BeforeValidator(_no_boolean)]
+WholeNumber = Annotated[int, BeforeValidator(_no_boolean)]
+Probability = Annotated[FiniteFloat, Field(ge=0, le=1), BeforeValidator(_no_boolean)]
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 class DialectRequest(BaseModel):
-    """A rerank request in one API's shape. Keys that are not known are ignored, as clients send their own."""
+    """A rerank request in one API's shape. Keys that are not known have no effect, and the answer names them."""
 
     model_config = ConfigDict(extra="ignore")
 
     style: ClassVar[Style] = Style.SUPERSET
+    scores_every_text: ClassVar[bool] = False
+    """Whether the answer has one score a text, so that nothing can be left out of it or moved."""
 
     model: Any = Field(None, description="any name; it is sent back, the service has one model")
     first_stage: Literal["order"] | None = Field(
@@ -59,6 +77,49 @@ class DialectRequest(BaseModel):
     return_route: bool | None = Field(
         None, description="true to get the heads that were read with their gates, under route, or false"
     )
+    instruction: Text | None = Field(
+        None,
+        validation_alias=AliasChoices("instruction", "instruct"),
+        description="what the query is after, as text; it is read before the query",
+    )
+    top_n: Annotated[WholeNumber, Field(ge=0)] | None = Field(
+        None,
+        validation_alias=AliasChoices("top_n", "top_k", "topN", "topK", "limit"),
+        description="how many results come back, a whole number; 0 or absent: all",
+    )
+    score_threshold: Probability | None = Field(
+        None, description="the lowest probability of relevance of a result, a number from 0 to 1"
+    )
+    raw_scores: bool | None = Field(None, description="true for scores of any size instead of 0 to 1, or false")
+    use_activation: bool | None = Field(
+        None,
+        validation_alias=AliasChoices("use_activation", "activation", "softmax"),
+        description="false for scores of any size instead of 0 to 1, or true",
+    )
+    results_order: Literal["score", "input"] | None = Field(
+        None, description='"input" to get the results in the order of the documents; "score": best first'
+    )
+    max_tokens_per_doc: Annotated[WholeNumber, Field(ge=1)] | None = Field(
+        None, description="how many tokens of a document are read at most, a whole number from 1"
+    )
+    max_chunks_per_doc: Annotated[WholeNumber, Field(ge=1)] | None = Field(
+        None, description="how many passages of a document are read at most, a whole number from 1"
+    )
+    truncation: bool | None = Field(
+        None,
+        validation_alias=AliasChoices("truncation", "truncate"),
+        description="false to refuse texts that would be cut; true: they are cut",
+    )
+    truncation_side: Annotated[Literal["right"], BeforeValidator(_lower)] | None = Field(
+        None,
+        validation_alias=AliasChoices("truncation_side", "truncation_direction"),
+        description='"right", or leave it out: what is too long is cut at its end',
+    )
+    truncate_prompt_tokens: Annotated[WholeNumber, Field(ge=-1, le=-1)] | None = Field(
+        None, description="-1, or leave it out: the limit of documents is max_tokens_per_doc"
+    )
+
+    _ignored: tuple[str, ...] = PrivateAttr(())
 
     @abstractmethod
     def jobs(self) -> Sequence[RerankJob]:
@@ -69,8 +130,43 @@ class DialectRequest(BaseModel):
         """
 
     @abstractmethod
-    def answer(self, results: Sequence[RerankResult], model: str) -> Any:
-        """The JSON answer; one result a job."""
+    def answer(self, results: Sequence[RerankResult], model: str, notes: Notes) -> Any:
+        """The JSON answer; one result a job.
+
+        Raises:
+            ServiceError: see ``kept``.
+        """
+
+    def notes(self, results: Sequence[RerankResult]) -> Notes:
+        """What is to be told beside the results.
+
+        Raises:
+            ServiceError: texts were cut that were not to be (``truncation`` is false).
+        """
+        documents = sorted(
+            places[hit.index]
+            for places, result in zip(self.places(results), results, strict=True)
+            for hit in result.hits
+            if hit.truncated
+        )
+        query = any(result.query_truncated for result in results)
+        if self.truncation is False and (query or documents):
+            what = "the query" if query else f"documents[{documents[0]}]"
+            raise ServiceError(
+                Failure.INCONSISTENT,
+                f"{what} is too long to be read whole, and truncation is false; send a shorter text, or true",
+            )
+        return Notes(query, documents, self.without_effect(results))
+
+    def without_effect(self, results: Sequence[RerankResult]) -> list[str]:
+        """Keys of the request that changed nothing, as they came."""
+        keys = list(self._ignored)
+        if self.score_threshold is not None and not all(result.reranked for result in results):
+            # Of what was not reranked nothing is known: all of it goes back.
+            keys.append("score_threshold")
+        if self.return_route and len(results) != 1:
+            keys.append("return_route")
+        return keys
 
     def outcome_keys(self, results: Sequence[RerankResult]) -> dict[str, Any]:
         """The keys ``reranked`` and ``reason``, and ``route``, the heads of its one query, where it is asked for."""
@@ -79,6 +175,74 @@ class DialectRequest(BaseModel):
         if self.return_route and len(results) == 1 and results[0].mode is not None:
             keys["route"] = _route(results[0])
         return keys
+
+    def most_tokens(self, passage: int) -> int | None:
+        """How many tokens of a document are to be read at most; None: as many as the service reads.
+
+        Args:
+            passage: tokens of a passage.
+        """
+        limits = [self.max_tokens_per_doc, self.max_chunks_per_doc and self.max_chunks_per_doc * passage]
+        return min((limit for limit in limits if limit), default=None)
+
+    def check_limits(self, count: int) -> None:
+        """Refuse keys that leave results out, where there is one score a text.
+
+        Args:
+            count: of texts.
+
+        Raises:
+            ServiceError: they would.
+        """
+        if not self.scores_every_text:
+            return
+        if self.top_n and self.top_n < count:
+            raise ServiceError(
+                Failure.INCONSISTENT,
+                f"top_n is {self.top_n} and there are {count} texts; this route gives a score of each: leave it out,"
+                " or use /v1/rerank",
+            )
+        for key, value in (("score_threshold", self.score_threshold), ("results_order", self.results_order)):
+            if value not in (None, "input"):
+                raise ServiceError(
+                    Failure.INCONSISTENT,
+                    f"{key} is {value}; this route gives a score of each text, in input order: leave it out, or use"
+                    " /v1/rerank",
+                )
+
+    def kept(self, result: RerankResult) -> Sequence[RankedHit]:
+        """The hits that go back, in the order in which they do.
+
+        Raises:
+            ServiceError: ``score_threshold`` is asked for, and the scores are no probabilities.
+        """
+        hits: Sequence[RankedHit] = result.hits
+        threshold = self.score_threshold
+        # Of what was not reranked nothing is known: see ``without_effect``.
+        if threshold is not None and result.reranked:
+            if not result.calibrated:
+                raise ServiceError(
+                    Failure.INCONSISTENT,
+                    f"score_threshold is {threshold}, and the scores of this service are no probabilities; leave it"
+                    " out, or set backbone.layout to solo",
+                )
+            hits = [hit for hit in hits if not threshold or _is_relevant(hit, threshold)]
+        if self.top_n:
+            hits = hits[: self.top_n]
+        return sorted(hits, key=lambda hit: hit.index) if self.results_order == "input" else hits
+
+    def score_of(self, result: RerankResult, hit: RankedHit) -> float:
+        """A hit's score as a JSON number: between 0 and 1, or of any size where that is asked for."""
+        raw = self.raw_scores or self.use_activation is False
+        return json_number(hit.score) if raw else json_score(result, hit)
+
+    def scores_of(self, result: RerankResult) -> list[float]:
+        """The scores in the order in which the texts came."""
+        return [self.score_of(result, hit) for hit in sorted(result.hits, key=lambda hit: hit.index)]
+
+    def places(self, results: Sequence[RerankResult]) -> Sequence[Sequence[int]]:
+        """For each result, where its documents stand in the request."""
+        return [range(len(result.hits)) for result in results]
 
     def first_stage_of(self, count: int) -> FirstStage:
         """What the first stage said of ``count`` documents.
@@ -108,21 +272,35 @@ class DialectRequest(BaseModel):
 RequestT = TypeVar("RequestT", bound=DialectRequest)
 
 
-def read_request(kind: type[RequestT], payload: dict[str, Any]) -> RequestT:
+def read_request(kind: type[RequestT], payload: Mapping[str, Any]) -> RequestT:
     """The request in a JSON object.
 
     Raises:
-        ServiceError: a key is missing or has a value that it cannot have.
+        ServiceError: a key is missing or has a value that it cannot have; two names of one key have two values.
     """
+    chosen: dict[str, Any] = {}
+    known: set[str] = set()
+    for name, field in kind.model_fields.items():
+        names = _aliases(field.validation_alias) or [name]
+        known.update(names)
+        given = [own for own in names if payload.get(own) is not None]
+        for other in given[1:]:
+            if payload[other] != payload[given[0]]:
+                raise ServiceError(
+                    Failure.INCONSISTENT, f"{given[0]} and {other} are one key with two values; give one of them"
+                )
+        chosen.update({own: payload[own] for own in given[:1] or names if own in payload})
     try:
-        return kind.model_validate(payload)
+        request = kind.model_validate(chosen)
     except ValidationError as error:
         raise ServiceError(Failure.INVALID, _explain(error, kind)) from None
+    request._ignored = tuple(own for own, value in payload.items() if own not in known and value is not None)
+    return request
 
 
-def cut(hits: Sequence[RankedHit], top_n: int | None) -> Sequence[RankedHit]:
-    """The best ``top_n`` hits; all where it is absent or 0 (as vLLM has it)."""
-    return hits[:top_n] if top_n else hits
+def _is_relevant(hit: RankedHit, threshold: float) -> bool:
+    # The LLM's own score: the first stage's share in the other one is no probability. Without text there is none.
+    return bool(hit.passages) and hit.head_score is not None and probability(hit.head_score) >= threshold
 
 
 def _route(result: RerankResult) -> dict[str, Any]:

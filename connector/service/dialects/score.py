@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from connector.documents import RerankResult
 from connector.service.dialects.cohere import Usage
+from connector.service.dialects.notes import Notes
 from connector.service.dialects.request import DialectRequest, Text
 from connector.service.errors import Failure, ServiceError
-from connector.service.scoring import RerankJob, json_scores
+from connector.service.scoring import RerankJob
 
 __all__ = ["ScoreAnswer", "ScoreRequest", "ScoredPair"]
 
@@ -23,6 +24,8 @@ class ScoreRequest(DialectRequest):
 
     A score compares a text with the others of the same query, so pairs are scored in groups of equal queries.
     """
+
+    scores_every_text: ClassVar[bool] = True
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -60,11 +63,11 @@ class ScoreRequest(DialectRequest):
             RerankJob(query, [texts[place] for place in places], mode=self.mode) for query, places in groups.items()
         ]
 
-    def answer(self, results: Sequence[RerankResult], model: str) -> dict[str, Any]:
+    def answer(self, results: Sequence[RerankResult], model: str, notes: Notes) -> dict[str, Any]:
         """One score a pair, in input order."""
         scores = [0.0] * len(self._texts())
-        for places, result in zip(self._groups().values(), results, strict=True):
-            for place, score in zip(places, json_scores(result), strict=True):
+        for places, result in zip(self.places(results), results, strict=True):
+            for place, score in zip(places, self.scores_of(result), strict=True):
                 scores[place] = score
         return {
             "id": f"score-{uuid.uuid4().hex}",
@@ -75,6 +78,10 @@ class ScoreRequest(DialectRequest):
             "usage": {"total_tokens": 0, "prompt_tokens": 0},
             **self.outcome_keys(results),
         }
+
+    def places(self, results: Sequence[RerankResult]) -> Sequence[Sequence[int]]:
+        """Of each query, where its texts stand in the request."""
+        return list(self._groups().values())
 
     def _texts(self) -> list[str]:
         return [self.text_2] if isinstance(self.text_2, str) else self.text_2

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from connector.documents import RerankResult
 from connector.service.dialects.cohere import RerankV1Request
-from connector.service.scoring import json_scores
+from connector.service.dialects.notes import Notes
 
 __all__ = ["RerankScoresAnswer", "RerankScoresRequest"]
 
 
 class RerankScoresRequest(RerankV1Request):
-    """Query and documents, as for ``/v1/rerank``; ``top_n`` cuts nothing."""
+    """Query and documents, as for ``/v1/rerank``; nothing is cut."""
 
-    def answer(self, results: Sequence[RerankResult], model: str) -> dict[str, Any]:
+    scores_every_text: ClassVar[bool] = True
+
+    def answer(self, results: Sequence[RerankResult], model: str, notes: Notes) -> dict[str, Any]:
         """One score a document, in input order."""
-        return {"scores": json_scores(results[0]), **self.outcome_keys(results)}
+        return {"scores": self.scores_of(results[0]), **self.outcome_keys(results)}
 
 
 class RerankScoresAnswer(BaseModel):

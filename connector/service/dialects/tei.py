@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel
 
 from connector.documents import RerankResult
-from connector.service.dialects.request import DialectRequest, Text, TopN, cut
+from connector.service.dialects.notes import Notes
+from connector.service.dialects.request import DialectRequest, Text
 from connector.service.errors import Style
-from connector.service.numbers import json_number
-from connector.service.scoring import RerankJob, json_score
+from connector.service.scoring import RerankJob
 
 __all__ = ["TeiAnswer", "TeiRerankRequest", "TeiResult"]
 
@@ -34,25 +34,30 @@ class TeiRerankRequest(DialectRequest):
 
     query: Text = Field(description="the query, as text")
     texts: list[Text] = Field(description="a list of documents, each text")
-    raw_scores: bool | None = Field(None, description="true for scores of any size instead of 0 to 1, or false")
-    return_text: bool | None = Field(None, description="true to get the texts back, or false")
-    top_n: TopN | None = Field(None, description="how many results come back, a whole number; 0 or absent: all")
+    return_text: bool | None = Field(
+        None,
+        validation_alias=AliasChoices("return_text", "return_documents"),
+        description="true to get the texts back, or false",
+    )
 
     def jobs(self) -> Sequence[RerankJob]:
         """One."""
         return [RerankJob(self.query, self.texts, self.first_stage_of(len(self.texts)), self.mode)]
 
-    def answer(self, results: Sequence[RerankResult], model: str) -> list[dict[str, Any]]:
+    def answer(self, results: Sequence[RerankResult], model: str, notes: Notes) -> list[dict[str, Any]]:
         """A bare array, best first."""
         (ranked,) = results
         texts = []
-        for hit in cut(ranked.hits, self.top_n):
-            score = json_number(hit.score) if self.raw_scores else json_score(ranked, hit)
-            told: dict[str, Any] = {"index": hit.index, "score": score}
+        for hit in self.kept(ranked):
+            told: dict[str, Any] = {"index": hit.index, "score": self.score_of(ranked, hit)}
             if self.return_text:
                 told["text"] = self.texts[hit.index]
             texts.append(told)
         return texts
+
+    def without_effect(self, results: Sequence[RerankResult]) -> list[str]:
+        """A bare array has no place for the route."""
+        return super().without_effect(results) + ["return_route"] * bool(self.return_route)
 
 
 class TeiResult(BaseModel):

@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 from connector.service.gateway.cluster_errors import GatewayError
 
-__all__ = ["check_access", "is_index", "path_segments"]
+__all__ = ["check_access", "is_index", "names_endpoint", "path_segments"]
 
 # A segment that any name of indices matches, and one that any id matches.
 _INDEX, _ID = "{index}", "{id}"
@@ -59,6 +59,11 @@ def is_index(segment: str) -> bool:
         return False
     # Decoded twice by somebody on the way, a name must not become another path.
     return _INDEX_NAME.fullmatch(name) is not None and "%" not in name
+
+
+def names_endpoint(path: str) -> bool:
+    """Whether a path, decoded, can be one that a cluster takes POST for: they all have a part that begins with _."""
+    return any(part.startswith("_") for part in path.split("/"))
 
 
 def check_access(method: str, raw_path: bytes, *, writes: bool) -> None:

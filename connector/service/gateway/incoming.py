@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from starlette.datastructures import Headers
 
+from connector.service.bodies import NotGzip, unpacked
+from connector.service.errors import ServiceError
 from connector.service.gateway.cluster_errors import GatewayError
 from connector.service.gateway.forwarding import ClusterRequest
 from connector.service.gateway.parsing.raw_json import decode, encode
@@ -72,17 +73,9 @@ def read_incoming(request: ClusterRequest, limit_mb: int) -> Incoming:
 
 
 def _unpacked(body: bytes, limit_mb: int) -> bytes:
-    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
-        text = unpacking.decompress(body, limit_mb * 1024 * 1024)
-    except zlib.error:
+        return unpacked(body, limit_mb)
+    except NotGzip:
         raise Unreadable("the body is not gzip") from None
-    if unpacking.unconsumed_tail:
-        raise GatewayError(
-            413,
-            "content_too_long_exception",
-            f"the body is larger than {limit_mb} MB when unpacked; send less or raise serve.max_body_mb",
-        )
-    if not unpacking.eof:
-        raise Unreadable("the body is not gzip")
-    return text
+    except ServiceError as error:
+        raise GatewayError.of(error) from None

@@ -6,18 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
-__all__ = ["FINAL_STATUSES", "PLAIN_ANSWER", "marked", "one_line"]
+from connector.service.responses import one_line
+
+__all__ = ["FINAL_STATUSES", "PLAIN_ANSWER", "marked"]
 
 FINAL_STATUSES = frozenset({401, 403, 404, 429})
 """What the cluster answers so does not depend on the page that was asked for."""
 PLAIN_ANSWER: Mapping[bytes, bytes | None] = {b"accept-encoding": b"identity"}
 """Request headers for an answer that is read here."""
-_LONGEST_REASON = 200
-
-
-def one_line(reason: str) -> str:
-    """A reason as a header may carry it."""
-    return " ".join(reason.split()).encode("ascii", "backslashreplace").decode()[:_LONGEST_REASON]
 
 
 def marked(

@@ -40,6 +40,7 @@ async def rank_all(
         _log.exception("searches could not be reranked")
         results = _unranked(jobs, f"failed: {type(error).__name__}")
     metrics.results(results)
+    request.state.results = [*getattr(request.state, "results", ()), *results]
     return results
 
 

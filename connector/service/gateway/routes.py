@@ -14,8 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from connector.service.admission import ClientGone, while_connected
 from connector.service.bodies import read_body
-from connector.service.errors import ServiceError
-from connector.service.gateway.access import check_access, is_index, path_segments
+from connector.service.errors import Failure, ServiceError, error_response, style_of
+from connector.service.gateway.access import check_access, is_index, names_endpoint, path_segments
 from connector.service.gateway.cluster_errors import GatewayError, cluster_error_response
 from connector.service.gateway.forwarding import Cluster, request_of
 from connector.service.gateway.marking import marked
@@ -23,6 +23,7 @@ from connector.service.gateway.multi_searching import MultiSearching
 from connector.service.gateway.options import read_options
 from connector.service.gateway.searching import Searching
 from connector.service.loading import Loading
+from connector.service.paths import nearest_route, no_route
 from connector.settings import Settings
 
 __all__ = ["Gateway", "add_gateway"]
@@ -98,6 +99,11 @@ class Gateway:
             await send(message)
 
         request = Request(scope, receive)
+        if request.method == "POST" and not names_endpoint(scope["path"]):
+            # A rerank client that missed its route: the cluster must not see its documents.
+            missed = no_route(scope["path"], nearest_route(scope["path"], self._own_paths))
+            await error_response(ServiceError(Failure.NOT_FOUND, missed), style_of(request))(scope, receive, send)
+            return
         try:
             response = await self._answer(request, started)
             await response(scope, receive, watch)

@@ -7,11 +7,11 @@ from typing import Any
 
 from connector.documents import FirstStage, RerankResult, document_text
 from connector.heads.pins import pin_floor
-from connector.service.gateway.marking import one_line
 from connector.service.gateway.options import Options
 from connector.service.gateway.parsing.raw_json import Edit
 from connector.service.gateway.parsing.search_body import Mark, SearchAnswer, page_edits
 from connector.service.gateway.search_plan import Rerank
+from connector.service.responses import one_line
 from connector.service.scoring import RerankJob, json_score
 
 __all__ = ["Texts", "brings_no_texts", "job_of", "ranked_edits", "texts_of"]

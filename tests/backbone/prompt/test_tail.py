@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.backbone.prompt.tail import Tail, make_tail
+from connector.backbone.prompt.tail import Tail, make_tail, solo_tail
 from connector.heads.row_groups import QUERY_GROUPS, ROW_GROUPS
 
 LENGTHS = st.integers(0, 5)
@@ -101,3 +101,29 @@ def test_a_group_s_weights_sum_up_to_one(group: str) -> None:
     asked = (np.arange(5, dtype=np.int32), np.arange(2, dtype=np.int32))
     rows = make_tail((1,), asked, (9, 9), 0, 0, [group]).rows  # type: ignore[list-item]
     assert rows.sum() == pytest.approx(1)
+
+
+@given(st.integers(0, 3), st.integers(1, 4), st.integers(0, 3))
+def test_an_instruction_stands_before_the_query_alone_and_no_row_counts_it(told: int, asked: int, after: int) -> None:
+    ids = iter(range(100, 200))
+    shared, instruction, query, behind = ([next(ids) for _ in range(n)] for n in (2, told, asked, after))
+    pair = (np.array(query, dtype=np.int32), np.array([7, 8], dtype=np.int32))
+    plain = make_tail(shared, pair, behind, 5, 3, ROW_GROUPS)
+    tail = make_tail(shared, pair, behind, 5, 3, ROW_GROUPS, instruction)
+    assert tail.ids.tolist() == [*shared, *instruction, *query, *behind, 7, 8, *behind]
+    assert tail.instruction == told
+    of_instruction = np.zeros(len(tail.ids), dtype=bool)
+    of_instruction[2 : 2 + told] = True
+    assert not tail.rows[:, of_instruction].any()
+    np.testing.assert_array_equal(tail.rows[:, ~of_instruction], plain.rows)
+    # "N/A" stands, and is read, as if there were none.
+    np.testing.assert_array_equal(tail.positions[tail.variants == 1], plain.positions[plain.variants == 1])
+    np.testing.assert_array_equal(tail.fixed_bias(None), plain.fixed_bias(None))
+
+
+def test_an_instruction_in_the_layout_solo() -> None:
+    query, instruction = np.array([5, 6], dtype=np.int32), np.array([1, 2, 3], dtype=np.int32)
+    tail = solo_tail(9, query, 4, QUERY_GROUPS, instruction)
+    assert tail.ids.tolist() == [9, 1, 2, 3, 5, 6]
+    assert tail.rows.tolist() == [[0, 0, 0, 0, 0.5, 0.5], [1, 0, 0, 0, 0, 0]]
+    assert solo_tail(9, query, 4, QUERY_GROUPS).instruction == 0

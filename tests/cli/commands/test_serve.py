@@ -76,7 +76,7 @@ def call(url: str, body: Any = None) -> Any:
 def test_serve_with_the_real_model(reranker: Reranker, cats: list[str]) -> None:
     """From the command to an answer, then SIGTERM. (The fixture has fetched the model.)"""
     command = [sys.executable, "-c", "from connector.cli import main; main()", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -97,4 +97,9 @@ def test_serve_with_the_real_model(reranker: Reranker, cats: list[str]) -> None:
             assert answer["results"][0]["index"] == 2
         finally:
             process.terminate()
+        assert process.stderr is not None
+        said = process.stderr.read()
         assert process.wait(20) in (0, -signal.SIGTERM)
+    assert "stopping, no new connections; no request runs" in said
+    (line,) = [json.loads(line) for line in said.splitlines() if '"/v1/rerank"' in line]
+    assert (line["status"], line["documents"], line["reranked"]) == (200, len(cats), True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from tests.service.gateway.fake_cluster import FakeCluster, hit
 from tests.service.standin import StandIn
 
 CATS = {"query": {"match": {"text": "cats sleep"}}}
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
 @pytest.fixture(autouse=True)
@@ -315,3 +318,23 @@ def test_the_headers_that_are_checked_are_those_of_the_page(repository: Path) ->
     page = (repository / "docs/gateway.md").read_text(encoding="utf-8")
     table = page.partition("## Headers of a request")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(X-[A-Za-z-]+)", table, re.MULTILINE)) == {name for name, _ in WRONG_HEADERS}
+
+
+def test_a_search_leaves_its_line_in_the_access_log(
+    make_gateway: GatewayFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make_gateway()
+    with caplog.at_level(logging.INFO, logger="connector.access"):
+        answers = [
+            client.post("/books/_search", json=CATS),
+            client.post("/books/_msearch", content=f"{{}}\n{json.dumps(CATS)}\n" * 2, headers=NDJSON),
+            client.get("/_cat/indices"),
+        ]
+    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "connector.access"]
+    assert [(line["route"], line["documents"], line["reranked"]) for line in lines] == [
+        ("gateway", 10, True),
+        ("gateway", 20, True),
+        ("gateway", None, None),
+    ]
+    assert [line["id"] for line in lines] == [answer.headers["X-Request-Id"] for answer in answers]
+    assert "cats" not in caplog.text

@@ -1,0 +1,49 @@
+"""What an answer says of a request beside its results: texts that were cut, keys that had no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from connector.service.responses import one_line
+
+__all__ = ["Notes"]
+
+_MOST_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What is to be told.
+
+    Attributes:
+        query: only the beginning of a query was read.
+        documents: places of documents of which only the beginning was read, from 0.
+        ignored: keys that had no effect.
+    """
+
+    query: bool
+    documents: Sequence[int]
+    ignored: Sequence[str]
+
+    def headers(self) -> dict[str, str]:
+        """``X-Truncated`` and ``X-Ignored-Keys``, where there is something to tell."""
+        cut = ["query"] * self.query + self._named("documents[{}]")
+        told = {"X-Truncated": ", ".join(cut), "X-Ignored-Keys": one_line(", ".join(self.ignored))}
+        return {name: value for name, value in told.items() if value}
+
+    def warnings(self) -> list[str]:
+        """The same as sentences, for ``meta.warnings``."""
+        told = []
+        if self.query:
+            told.append("the query is too long: only its beginning was read")
+        if self.documents:
+            told.append(f"documents too long, only their beginning was read: {', '.join(self._named('{}'))}")
+        if self.ignored:
+            told.append(f"keys without effect: {one_line(', '.join(self.ignored))}")
+        return told
+
+    def _named(self, pattern: str) -> list[str]:
+        more = len(self.documents) - _MOST_NAMED
+        named = [pattern.format(place) for place in self.documents[:_MOST_NAMED]]
+        return [*named, f"and {more} more"] if more > 0 else named

@@ -1,0 +1,1 @@
+"""How one request is followed: its id, and its line in the access log."""
