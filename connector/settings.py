@@ -7,6 +7,7 @@ Precedence: option > environment > file > default. The table of fields below is 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -23,8 +24,10 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
+from connector.credentials import HIDDEN, cut, keep_secret, redacted, without_user
 from connector.errors import SettingsError
 
 __all__ = [
@@ -45,6 +48,8 @@ __all__ = [
 
 ENVIRONMENT_PREFIX = "RH_"
 _CONFIG_VARIABLE = "RH_CONFIG"
+# Of a service whose name begins with rh-: https://kubernetes.io/docs/concepts/services-networking/service.
+_SERVICE_LINK = re.compile(r"RH_\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 # What a settings file of an earlier version may still say, and what to do about it.
 _REMOVED = {
     "cache.not_applicable_mb": "it was removed, what N/A gets is read with every query now; leave it out",
@@ -78,7 +83,16 @@ def _split_fields(value: Any) -> Any:
 
 
 def _split_keys(value: Any) -> Any:
-    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+    """A list of keys, of YAML or JSON, or one text with commas between; white space around each is no part of it."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip().startswith("[") else value.split(",")
+        except ValueError:
+            raise ValueError("give keys with commas between them, or a list as JSON writes it") from None
+    if not isinstance(value, list | tuple):
+        return value
+    keys = [cut(key.get_secret_value() if isinstance(key, SecretStr) else key) for key in value]
+    return [key for key in keys if key != ""]
 
 
 def _check_prefix(value: str | None) -> str | None:
@@ -166,6 +180,34 @@ class EngineSettings(_Section):
         pairs = (entry.partition("^") for entry in self.fields)
         return {name: float(weight or 1) for name, _, weight in pairs}
 
+    @field_validator("username", "password", "api_key", "bearer_token", mode="before")
+    @classmethod
+    def _cut(cls, value: Any) -> Any:
+        # None for what is empty: no header can carry it. A password may be empty.
+        return cut(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _user_of_url(cls, values: Any) -> Any:
+        """User and password of the URL become settings of their own: a URL is told in every message."""
+        url = values.get("url") if isinstance(values, dict) else None
+        if not isinstance(url, str) or values.get("kind", "embedded") not in CLUSTER_KINDS:
+            return values
+        if "@" not in url and "?" not in url and "#" not in url:
+            return values
+        try:
+            plain, user, password = without_user(url.strip())
+        except ValueError as error:
+            raise ValueError(f"engine.url = {HIDDEN}: {error}") from None
+        if user is None:
+            return values
+        for name, found in (("username", user), ("password", password)):
+            given = values.get(name)
+            given = given.get_secret_value() if isinstance(given, SecretStr) else given
+            if None not in (given, found) and given != found:
+                raise ValueError(f"engine.url names a user, and engine.{name} is set to another; leave one out")
+        return {"username": user, **({} if password is None else {"password": password}), **values, "url": plain}
+
 
 class BackboneSettings(_Section):
     """The frozen LLM."""
@@ -176,7 +218,7 @@ class BackboneSettings(_Section):
     layout: Layout = Field(
         "solo",
         description="How the LLM sees documents: each read alone, the query behind it (solo), each encoded alone and "
-        "all read at once (block), keys only (late), in one prompt (joint).",
+        "all read at once (block), keys only (late), in one prompt (joint). Not set, with router.mode all: block.",
     )
     runtime: Literal["auto", "torch", "onnx"] = Field("auto", description="What executes the LLM.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the LLM runs.")
@@ -308,6 +350,19 @@ class WritebackSettings(_Section):
         description="OpenSearch 3.5+: the cluster does not verify the service's certificate. Whoever is between them "
         "can read the key and the documents.",
     )
+    client_cert: Path | None = Field(
+        None, description="OpenSearch 3.9+: certificate (PEM) that the cluster shows to the service."
+    )
+    client_key: Path | None = Field(None, description="Private key (PEM) of that certificate; the cluster keeps it.")
+
+    @field_validator("service_url")
+    @classmethod
+    def _no_user(cls, value: str | None) -> str | None:
+        if value is not None and redacted(value) != value:
+            raise ValueError(
+                "user and password cannot stand in it, the cluster would not send them; use serve.api_keys"
+            )
+        return value
 
 
 class Settings(_Section):
@@ -364,16 +419,37 @@ def load_settings(
     values = _read_file(path or environment.get(_CONFIG_VARIABLE))
     known = {setting.key for setting in settings_table()}
     for name, text in environment.items():
-        if name.startswith(ENVIRONMENT_PREFIX) and name != _CONFIG_VARIABLE:
+        if name.startswith(ENVIRONMENT_PREFIX) and name != _CONFIG_VARIABLE and not _of_kubernetes(name, text):
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
             _set(values, key, text, known, f"environment variable {name}")
     for key, value in (options or {}).items():
         if value is not None:
             _set(values, key, value, known, f"option {key}")
     try:
-        return Settings.model_validate(values)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError(_explain(error, known)) from None
+    keep_secret(_secrets(settings), settings.engine.username)
+    if settings.router.mode == "all" and "layout" not in settings.backbone.model_fields_set:
+        # The default reads no heads to rank by: who asks for all of them means the layout that does.
+        settings = settings.model_copy(update={"backbone": settings.backbone.model_copy(update={"layout": "block"})})
+    return settings
+
+
+def _secrets(value: object) -> Iterator[str]:
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _secrets(getattr(value, name))
+    elif isinstance(value, tuple):
+        for inner in value:
+            yield from _secrets(inner)
+
+
+def _of_kubernetes(name: str, text: str) -> bool:
+    """Whether Kubernetes set this variable, as it does in every pod for each service of the namespace."""
+    return _SERVICE_LINK.fullmatch(name) is not None or (name.endswith("_PORT") and "://" in text)
 
 
 def _read_file(path: Path | str | None) -> dict[str, Any]:
@@ -386,7 +462,7 @@ def _read_file(path: Path | str | None) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot read the settings file {path}: {error}") from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{path} is not YAML: {_place(error)}") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -395,13 +471,21 @@ def _read_file(path: Path | str | None) -> dict[str, Any]:
     return {str(key): {} if value is None else value for key, value in loaded.items()}
 
 
+def _place(error: yaml.YAMLError) -> str:
+    """What is wrong and where; never the line itself, which may hold a password."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    # Of what it quotes only single signs are told.
+    told = re.sub(r"'[^']{2,}'|\"[^\"]{2,}\"", "a word", str(problem)) if problem else "it cannot be read"
+    return told if mark is None else f"{told}, line {mark.line + 1}, column {mark.column + 1}"
+
+
 def _set(values: dict[str, Any], key: str, value: Any, known: set[str], source: str) -> None:
     if key not in known:
         raise SettingsError(f"{source} is not a setting{_nearest(key, known)}")
     section, name = key.split(".", 1)
     inner = values.setdefault(section, {})
     if not isinstance(inner, dict):
-        raise SettingsError(f"'{section}' must hold keys such as {key}, not {inner!r}")
+        raise SettingsError(f"'{section}' must hold keys such as {key}, not {type(inner).__name__}")
     # The environment has no null: an empty value stands for it.
     inner[name] = None if value == "" and _may_be_null(key) else value
 
@@ -433,5 +517,8 @@ def _explain(error: ValidationError, known: set[str]) -> str:
     if first["type"] == "extra_forbidden":
         return f"{key} is not a setting{_nearest(key, known)}"
     message = first["msg"].removeprefix("Value error, ")
-    shown = "(secret)" if key in secret_keys else repr(first["input"])
+    if len(parts) < 2:
+        # Of a whole section, which may hold secrets: the message names the key.
+        return message if message.startswith(f"{key}.") else f"{key}: {message}"
+    shown = HIDDEN if key in secret_keys else redacted(repr(first["input"]))
     return f"{key} = {shown}: {message}"

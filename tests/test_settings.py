@@ -102,3 +102,10 @@ def test_an_empty_host_is_refused() -> None:
     """Sockets take it for every address."""
     with pytest.raises(SettingsError, match=r"serve\.host = '': "):
         load_settings("/dev/null", {"serve.host": ""}, environment={})
+
+
+def test_all_heads_are_read_in_the_layout_that_reads_them(tmp_path: Path) -> None:
+    assert load("router: {mode: all}", tmp_path).backbone.layout == "block"
+    assert load("router: {mode: static}", tmp_path).backbone.layout == "solo"
+    for layout in ("solo", "late"):
+        assert load(f"router: {{mode: all}}\nbackbone: {{layout: {layout}}}", tmp_path).backbone.layout == layout

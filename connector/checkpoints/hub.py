@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from connector.checkpoints.checkpoint import Checkpoint
@@ -43,8 +44,9 @@ def obtain_from_hub(model: str, *, cache: Path, offline: bool, progress: Progres
         try:
             return Checkpoint.open(known, model, cache)
         except BackboneError:
-            # The hub's cache was cleaned in between.
-            marker.unlink(missing_ok=True)
+            # The hub's cache was cleaned in between. Where nothing can be written, the note stays and is passed over.
+            with suppress(OSError):
+                marker.unlink(missing_ok=True)
     folder = _snapshot(model, offline=offline, progress=progress)
     try:
         checkpoint = Checkpoint.open(folder, model, cache)
@@ -57,9 +59,11 @@ def obtain_from_hub(model: str, *, cache: Path, offline: bool, progress: Progres
             f"{model} on the hub has no safetensors weights (pickled weights are refused); "
             f"take another revision or model: {error}"
         ) from None
-    if not offline:
+    if not (offline or _offline_variable()):
         # What an offline call finds may be the rest of somebody's broken download: only a whole one is noted.
-        write_json(marker, {"model": model, "path": str(folder)})
+        # Where the note cannot be written (a read-only cache, a full disk), the next call asks the hub again.
+        with suppress(OSError):
+            write_json(marker, {"model": model, "path": str(folder)})
     return checkpoint
 
 
@@ -85,7 +89,8 @@ def _snapshot(model: str, *, offline: bool, progress: Progress) -> Path:
         )
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "huggingface_hub", "torch") from None
-    offline = offline or constants.HF_HUB_OFFLINE
+    variable = not offline and constants.HF_HUB_OFFLINE
+    offline = offline or variable
     if not offline:
         progress(f"downloading {model} from the hub", None)
     try:
@@ -102,13 +107,20 @@ def _snapshot(model: str, *, offline: bool, progress: Progress) -> Path:
         ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         if offline:
+            setting = "the environment variable HF_HUB_OFFLINE" if variable else "backbone.offline"
             raise BackboneError(
-                f"{model} is not in the hub's cache and backbone.offline is set; run once with the network: "
+                f"{model} is not in the hub's cache and {setting} is set; run once with the network and without it: "
                 f"rh-connector model pull {model}"
             ) from None
         raise BackboneError(f"cannot reach the hub for {model}: {_one_line(error)}") from None
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
         raise BackboneError(f"cannot fetch {model} from the hub: {_one_line(error)}") from None
+
+
+def _offline_variable() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
 
 
 def _one_line(error: Exception) -> str:

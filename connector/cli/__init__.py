@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ import click
 from connector import __version__
 from connector.cli.allocator import keep_big_buffers
 from connector.cli.context import Context
+from connector.credentials import Redacting, redact_tracebacks, redacted
 from connector.errors import RhConnectorError
 
 __all__ = ["cli", "main"]
@@ -63,9 +65,9 @@ class _LazyGroup(click.Group):
 @click.pass_context
 def cli(ctx: click.Context, config: str | None, assignments: tuple[str, ...], as_json: bool, debug: bool) -> None:
     """Rerank search hits with what a frozen language model knows."""
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Redacting("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
     if not debug:
         # The clients log each request that a cluster refuses; what matters of it is in our own message.
         for name in ("opensearch", "elasticsearch", "elastic_transport"):
@@ -85,6 +87,7 @@ def main(arguments: list[str] | None = None, obj: Context | None = None) -> Any:
     if arguments is None:
         # A process of our own. Where Python called, it is the caller's.
         keep_big_buffers()
+        redact_tracebacks()
         arguments = sys.argv[1:]
     try:
         sys.exit(cli.main(args=arguments, prog_name="rh-connector", standalone_mode=False, obj=obj) or 0)
@@ -92,10 +95,12 @@ def main(arguments: list[str] | None = None, obj: Context | None = None) -> Any:
         click.echo("Aborted.", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(redacted(shown.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except RhConnectorError as error:
         if "--debug" in arguments:
             raise
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {redacted(str(error))}", err=True)
         sys.exit(error.exit_code)

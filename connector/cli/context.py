@@ -38,7 +38,7 @@ class Context:
         for assignment in self.assignments:
             key, equals, value = assignment.partition("=")
             if not equals:
-                raise SettingsError(f"--set {assignment}: give KEY=VALUE, as in rerank.window=50")
+                raise SettingsError("--set without = : give KEY=VALUE, as in rerank.window=50")
             merged[key.strip()] = value
         for name, value in options.items():
             if value is not None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from pydantic import BaseModel, SecretStr
-
 from connector.checkpoints.checkpoint import Checkpoint
+from connector.credentials import redacted
 from connector.diagnosis import cluster, machine, model
 from connector.diagnosis.findings import Check, Finding, failed, run
 from connector.diagnosis.model import Load
@@ -36,9 +34,8 @@ def diagnose(settings: Settings, *, load: Load | None = None) -> Iterator[Findin
         settings: see ``load_settings``.
         load: makes the reranker of settings, which is tried (``Reranker.from_settings``); None: none is made.
     """
-    hide = _Hiding(settings)
     for finding in _findings(settings, load):
-        yield hide(finding)
+        yield replace(finding, seen=redacted(finding.seen), mend=redacted(finding.mend))
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
@@ -177,29 +174,3 @@ def _watched(name: str, check: Check) -> _Watching:
         good = good and finding.level != "fail"
         yield finding
     return good
-
-
-class _Hiding:
-    """Takes secrets and credentials in URLs out of findings, whoever put them there."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._secrets = sorted({secret for secret in _secrets(settings) if len(secret) > 2}, key=len, reverse=True)
-
-    def __call__(self, finding: Finding) -> Finding:
-        return replace(finding, seen=self._hidden(finding.seen), mend=self._hidden(finding.mend))
-
-    def _hidden(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "(secret)")
-        return re.sub(r"(?<=://)[^/@\s]+@", "", text)
-
-
-def _secrets(value: object) -> Iterator[str]:
-    if isinstance(value, SecretStr):
-        yield value.get_secret_value()
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _secrets(getattr(value, name))
-    elif isinstance(value, tuple):
-        for inner in value:
-            yield from _secrets(inner)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import EngineError
 from connector.writeback import hosting
-from connector.writeback.calls import Call, filled, without_key
+from connector.writeback.calls import Call, filled, without_files, without_key
 from connector.writeback.deployment import MODELS, Deployment
 from connector.writeback.search_pipeline import PipelinePlan
 from connector.writeback.settings_record import PREFIX, SettingsRecord
@@ -459,7 +459,7 @@ class OpenSearchPipeline:
                 return Deployment(self.connection, call.path.split("/")[-2]).undeploy()
             return call.send(self.connection, self.key)
         except ClusterError as error:
-            message = without_key(f"{call.why}: {error}", self.key)
+            message = without_files(without_key(f"{call.why}: {error}", self.key), call.body)
             if "Invalid processor type oversample" in message:
                 message += "; this cluster lacks the module search-pipeline-common: leave --oversample out"
             raise ClusterError(message, error.status, error.body) from None

@@ -11,13 +11,14 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from connector.engines.cluster.connection import ServerVersion
 from connector.errors import SettingsError
-from connector.settings import Settings
-from connector.writeback.calls import KEY
+from connector.settings import Settings, WritebackSettings
+from connector.writeback.calls import FILE, KEY
 from connector.writeback.hosting import holds, normalizes
 
 __all__ = ["FIRST_STAGE_FIELDS", "JOINED_FIELD", "SCORE_FIELD", "PipelinePlan", "Route", "joining_script"]
@@ -34,6 +35,7 @@ FIRST_STAGE_FIELDS = ("previous_score", "rh_first_stage")
 
 _UNVERIFIED_SINCE = (3, 5)
 _DYNAMIC_SINCE = (3, 7)
+_CERTIFIED_SINCE = (3, 9)
 _NAMED_SINCE = (3, 8)
 # What our own deadline leaves of the cluster's patience for the way back.
 _MARGIN_MS = 500
@@ -61,6 +63,7 @@ class PipelinePlan:
         hybrid: with normalization, so that hybrid queries can be searched with it.
         into: pipeline of somebody else that gets our processors; None: one of our own.
         skip_verification: the cluster takes any certificate of the service.
+        client_files: certificate and its private key (PEM), which the cluster shows to the service.
         dynamic: deadline, mode and request id are parameters, which a call may set; else the deadline is fixed.
         first_stage_field: of ``_source``, where the route ``scores`` keeps the first-stage score.
     """
@@ -76,6 +79,7 @@ class PipelinePlan:
     hybrid: bool = False
     into: str | None = None
     skip_verification: bool = False
+    client_files: tuple[Path, Path] | None = None
     dynamic: bool = False
     first_stage_field: str = FIRST_STAGE_FIELDS[0]
 
@@ -124,6 +128,7 @@ class PipelinePlan:
             hybrid,
             into,
             back.skip_verification,
+            _client_files(back),
         )
 
     def on(self, version: ServerVersion) -> PipelinePlan:
@@ -137,6 +142,11 @@ class PipelinePlan:
             raise SettingsError(
                 f"writeback.skip_verification = true: OpenSearch {version} always verifies (3.5 and newer need not); "
                 "leave it out and give the cluster's Java the CA of the service's certificate"
+            )
+        if self.client_files is not None and release < _CERTIFIED_SINCE:
+            raise SettingsError(
+                f"writeback.client_cert = {self.client_files[0]}: OpenSearch {version} shows no certificate (3.9 and "
+                "newer do); leave it out and protect the service with serve.api_keys"
             )
         named = release >= _NAMED_SINCE
         return replace(self, first_stage_field=FIRST_STAGE_FIELDS[named], dynamic=release >= _DYNAMIC_SINCE)
@@ -215,6 +225,8 @@ class PipelinePlan:
             # What a call without them sends: an empty id, for which the service makes one.
             parameters |= {"deadline_ms": deadline, "request_id": ""}
             known += ', "router_mode": "${parameters.mode:-null}"'
+        names = ("client_cert_pem", "client_key_pem")
+        credential = {name: f"{FILE}{path}" for name, path in zip(names, self.client_files or (), strict=False)}
         action: dict[str, Any] = {"action_type": "predict", "method": "POST", "headers": headers}
         if self.route == "rerank":
             action |= {
@@ -231,13 +243,14 @@ class PipelinePlan:
             "version": "1",
             "protocol": "http",
             "parameters": parameters,
-            "credential": {"rh_key": KEY},
+            "credential": {"rh_key": KEY, **credential},
             "client_config": {
                 "max_connection": self.connections,
                 "connection_timeout": min(2, self.timeout_s),
                 "read_timeout": self.timeout_s,
                 "max_retry_times": 0,
                 **({"skip_ssl_verification": True} if self.skip_verification else {}),
+                **({"mutual_tls_enabled": True, "keystore_type": "PEM"} if credential else {}),
             },
             "actions": [action],
         }
@@ -328,6 +341,19 @@ def joining_script(fields: Sequence[str]) -> str:
 
 def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _client_files(back: WritebackSettings) -> tuple[Path, Path] | None:
+    given = {"client_cert": back.client_cert, "client_key": back.client_key}
+    for name, path in given.items():
+        if path is not None and not path.is_file():
+            raise SettingsError(f"writeback.{name} = {path}: there is no such file; name a PEM file on this machine")
+    if back.client_cert is None and back.client_key is None:
+        return None
+    if back.client_cert is None or back.client_key is None:
+        missing = next(name for name, path in given.items() if path is None)
+        raise SettingsError(f"writeback.{missing} is missing; a certificate and its key go together")
+    return back.client_cert, back.client_key
 
 
 def _of_tag(pipeline: Mapping[str, Any], part: str, tag: str) -> list[Mapping[str, Any]]:

@@ -152,6 +152,24 @@ def test_offline_asks_nobody(how: str, hub: ThreadingHTTPServer, tmp_path: Path)
     assert asked(hub) == []
 
 
+@pytest.mark.parametrize("variable", [False, True])
+def test_a_cache_that_cannot_be_written_is_no_error(variable: bool, hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    pull("good/model", tmp_path, hub.server_port)
+    cache = tmp_path / "cannot"
+    # Also root cannot make a folder below a file.
+    cache.write_text("a file")
+    environment = {"RH_CACHE__PATH": str(cache), **({"HF_HUB_OFFLINE": "1"} if variable else {})}
+    done = pull("good/model", tmp_path, hub.server_port, **environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["name"] == "good/model"
+
+
+def test_offline_names_what_was_set(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    told = pull("good/model", tmp_path, hub.server_port, HF_HUB_OFFLINE="1").stderr
+    assert "the environment variable HF_HUB_OFFLINE is set" in told and "backbone.offline" not in told
+    assert "backbone.offline is set" in pull("good/model", tmp_path, hub.server_port, "--offline").stderr
+
+
 def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     # Nothing listens on port 1.
     done = pull("good/model", tmp_path, 1)

@@ -160,6 +160,9 @@ def test_from_into_to_uninstall(node: Node, service: str, connection: Connection
     assert json.loads(again.stdout)["calls"] == 0, "a second run changes nothing, and knows where it is installed"
     state = json.loads(call(node, service, "--json", "pipeline", "status").stdout)
     assert state["drift"] == [] and state["in"] == ["own"] and state["default_for"] == [INDEX]
+    # The plugin's own figures came with 3.1, switched off.
+    figures = None if node.version.startswith("2.") else {"enabled": False, "counts": {}}
+    assert state["neural_stats"] == figures
     assert state["statistics"]["count"] > 0 and state["pieces"]["pipeline"] == "in own"
     doctor = call(node, service, "--json", "doctor").stdout
     assert "own normalizes, then reranks" in doctor and f"own for {INDEX}" in doctor

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -18,7 +20,7 @@ from connector.reranker import Reranker
 from connector.routing.selection import Routes
 from connector.settings import Settings, load_settings
 from connector.writeback import search_pipeline
-from connector.writeback.calls import curl
+from connector.writeback.calls import Call, curl, without_files
 from connector.writeback.opensearch import OpenSearchPipeline
 from connector.writeback.proving import predict, prove_searches, was_reranked
 from connector.writeback.search_pipeline import PipelinePlan, Route, joining_script
@@ -357,6 +359,43 @@ def test_releases_get_what_they_can_do() -> None:
         trusting.on(ServerVersion.parse("3.4.0", "opensearch"))
     newer = trusting.on(ServerVersion.parse("3.5.0", "opensearch"))
     assert newer.connector()["client_config"]["skip_ssl_verification"] is True
+
+
+def test_certificates_are_sent_and_never_shown(tmp_path: Path) -> None:
+    cert, key = tmp_path / "it's cert.pem", tmp_path / "key.pem"
+    cert.write_text("-----BEGIN CERTIFICATE-----\nMARK1\n")
+    given = {"engine.kind": "opensearch", "engine.fields": "text", "writeback.service_url": "https://h"}
+    given["writeback.client_cert"] = str(cert)
+    with pytest.raises(SettingsError, match=r"writeback.client_key is missing"):
+        PipelinePlan.of(load_settings("/dev/null", given, {}), "rerank")
+    given["writeback.client_key"] = str(key)
+    with pytest.raises(SettingsError, match=r"writeback.client_key = .*key.pem: there is no such file"):
+        PipelinePlan.of(load_settings("/dev/null", given, {}), "rerank")
+    key.write_text("-----BEGIN PRIVATE KEY-----\nMARK2\n")
+    plan = PipelinePlan.of(load_settings("/dev/null", given, {}), "rerank")
+    with pytest.raises(SettingsError, match=r"client_cert = .*: OpenSearch 3.8.0 shows no certificate"):
+        plan.on(ServerVersion.parse("3.8.0", "opensearch"))
+    call = Call("POST", "/c", plan.on(ServerVersion.parse("3.9.0", "opensearch")).connector())
+    assert call.body is not None and call.body["client_config"]["mutual_tls_enabled"] is True
+    line = curl(call, "http://c")
+    assert "MARK" not in line + json.dumps(call.body)
+    sent: list[Any] = []
+
+    class Kept:
+        def request(self, method: str, path: str, body: Any) -> None:
+            sent.append(body)
+
+    call.send(cast(Connection, Kept()), KEY)
+    wanted = {"rh_key": KEY, "client_cert_pem": cert.read_text(), "client_key_pem": key.read_text()}
+    assert sent[0]["credential"] == wanted
+    # The line for a shell says the same: the shell reads the files.
+    shown = line.partition(" -d ")[2]
+    said = subprocess.run(
+        ["bash", "-c", f"printf %s {shown}"], env={"RH_KEY": "k"}, capture_output=True, text=True, check=True
+    )
+    assert json.loads(said.stdout)["credential"] == {**wanted, "rh_key": "k"}
+    quoted = f"refused: {json.dumps(wanted)} {key.read_text()}"
+    assert "MARK" not in without_files(quoted, call.body)
 
 
 def test_bad_plans_are_told() -> None:

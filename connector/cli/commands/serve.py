@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+from collections.abc import Iterator
 
 import click
 
@@ -32,11 +33,8 @@ def command(context: Context, host: str | None, port: int | None, path: str | No
         return
     from connector.service.server import run_server
 
-    if not settings.serve.api_keys and not _is_loopback(settings.serve.host):
-        click.echo(
-            f"Warning: {settings.serve.host} is reachable from other machines and serve.api_keys is empty.",
-            err=True,
-        )
+    for warning in _warnings(settings):
+        click.echo(f"Warning: {warning}", err=True)
 
     def announce(url: str) -> None:
         if context.as_json:
@@ -56,6 +54,20 @@ def _get(models: Models, settings: Settings, path: str) -> None:
         raise SettingsError(f"GET {path} is not a route; see rh-connector serve --get /openapi.json")
     if answer.status >= 400:
         raise BackboneError(f"GET {path} was answered {answer.status}")
+
+
+def _warnings(settings: Settings) -> Iterator[str]:
+    """What whoever starts the service should know before others reach it."""
+    serve = settings.serve
+    if serve.api_keys:
+        return
+    if "api_keys" in serve.model_fields_set:
+        yield "serve.api_keys is set and holds no key: everybody is let in; give a key, or leave it out"
+    if not _is_loopback(serve.host):
+        yield (
+            f"{serve.host} is reachable from other machines and serve.api_keys is empty: everybody who reaches it "
+            "can read what the cluster's credentials can read; set serve.api_keys, or serve.host to 127.0.0.1"
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from connector.cli.context import Context, pass_context
+from connector.credentials import redacted
 from connector.settings import settings_table
 
 
@@ -27,7 +28,7 @@ def command(context: Context) -> None:
         elif isinstance(value, tuple):
             value = [str(item) for item in value if not isinstance(item, SecretStr)]
         elif value is not None and not isinstance(value, bool | int | float):
-            value = str(value)
+            value = redacted(str(value))
         rows.append({"key": setting.key, "value": value, "default": setting.default, "help": setting.help})
     if context.as_json:
         context.print_json(rows)
