@@ -164,7 +164,9 @@ def _embedded(settings: Settings) -> Iterator[Finding]:
         if count:
             # Fields that no document has are told by a search.
             engine.search("cats", 1)
-            yield Finding("index", "ok", f"{count} document{'' if count == 1 else 's'} in {folder}")
+            vectors = settings.engine.embedder
+            seen = f"{count} document{'' if count == 1 else 's'}{f', with vectors of {vectors},' if vectors else ''}"
+            yield Finding("index", "ok", f"{seen} in {folder}")
         else:
             yield Finding("index", "warn", f"no documents in {folder}", make)
 
