@@ -159,7 +159,9 @@ def _embedded(settings: Settings) -> Iterator[Finding]:
     if not folder.is_dir():
         yield Finding("index", "warn", f"there is no index in {folder}", f"{make}; or set engine.index")
         return
-    with closing(open_engine(settings)) as engine:
+    # An embedding model is not fetched.
+    local = settings.backbone.model_copy(update={"offline": True})
+    with closing(open_engine(settings.model_copy(update={"backbone": local}))) as engine:
         count = engine.count()
         if count:
             # Fields that no document has are told by a search.

@@ -8,6 +8,7 @@ So whatever a crash leaves, every document has its own vector, and one too many 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -103,8 +104,8 @@ class Vectors:
 
     def key(self, document: Document) -> int:
         """From 0 below 2**63; the same for the same id and text."""
-        said = f"{document.id}\0{self._text(document)}".encode(errors="replace")
-        return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest()) >> 1
+        said = json.dumps([document.id, self._text(document)])
+        return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest()) >> 1
 
     def count(self) -> int:
         """Number of vectors, those of no document included."""

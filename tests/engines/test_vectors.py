@@ -334,7 +334,7 @@ def test_an_index_that_is_not_there_or_empty(tmp_path: Path, model: Path) -> Non
 
 
 def test_what_is_missing_is_named(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="no embedding model mini: give a folder"):
+    with pytest.raises(DataError, match="no embedding model mini; give a folder"):
         opened(tmp_path, Path("mini"))
     for kind in ("opensearch", "elasticsearch"):
         with pytest.raises(
@@ -348,7 +348,11 @@ def test_what_is_missing_is_named(tmp_path: Path, model: Path, monkeypatch: pyte
 
 def test_keys_are_of_id_and_text_and_fit(model: Path) -> None:
     vectors = Vectors(Path(), Embedder.load(str(model)))
-    keys = [vectors.key(Document(id, {"text": text})) for id in ("a", "ab", "") for text in ("b", "", "\ud800")]
+    keys = [
+        vectors.key(Document(id, {"text": text}))
+        for id in ("a", "ab", "a\0b")
+        for text in ("b", "", "\ud800", "b\0b")
+    ]
     assert len(set(keys)) == len(keys) and all(0 <= key < 2**63 for key in keys)
     assert vectors.key(Document("a", {"text": "b", "n": 1})) == keys[0]
     assert math.log2(max(keys)) > 55
