@@ -215,7 +215,7 @@ def test_vectors_beside_words(tmp_path: Path, file: Path) -> None:
 
 def test_vectors_of_an_interrupted_run_are_made_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = tmp_path / "many.jsonl"
-    lines.write_text("".join(json.dumps({"_id": str(at), "text": "cats bread"}) + "\n" for at in range(2500)))
+    lines.write_text("".join(json.dumps({"_id": str(at), "text": "cats bread"}) + "\n" for at in range(700)))
     setting = ("--set", f"engine.embedder={save_embedder(tmp_path / 'tiny')}")
     real, calls = Embedder.documents, 0
 
@@ -228,10 +228,10 @@ def test_vectors_of_an_interrupted_run_are_made_by_the_next(tmp_path: Path, monk
 
     monkeypatch.setattr(Embedder, "documents", stopped)
     result = run(tmp_path, *setting, "index", lines)
-    assert result.exit_code == 1 and "Stopped: 2,000 documents are in the index. The same command" in result.stderr
+    assert result.exit_code == 1 and "Stopped: 500 documents are in the index. The same command" in result.stderr
     found = summary(run(tmp_path, *setting, "--json", "index", lines))
-    assert (found["resumed_after_line"], found["indexed"], found["documents"]) == (2000, 2500, 2500)
+    assert (found["resumed_after_line"], found["indexed"], found["documents"]) == (500, 700, 700)
     path = tmp_path / "cache" / "indexes" / "default"
     vectors = Vectors(path, Embedder.load(str(tmp_path / "tiny")))
     vectors.refresh()
-    assert vectors.count() == 2500
+    assert vectors.count() == 700
