@@ -132,6 +132,12 @@ class EngineSettings(_Section):
         (),
         description="Fields to search and score, each with an optional weight as in title^2; empty: all text fields.",
     )
+    embedder: str | None = Field(
+        None,
+        min_length=1,
+        description="Embedding model of the embedded engine: its hits come from BM25 and the nearest vectors. A "
+        "folder (ONNX), all-MiniLM-L6-v2 or bge-small-en-v1.5; null: BM25 alone. See docs/no-cluster.md.",
+    )
     username: str | None = Field(None, description="User name for basic authentication.")
     password: SecretStr | None = Field(None, description="Password for basic authentication.")
     api_key: SecretStr | None = Field(

@@ -213,6 +213,9 @@ def test_missing_packages_and_their_extras(monkeypatch: pytest.MonkeyPatch) -> N
     (found,) = machine_checks.packages(settings(engine__kind="opensearch"))
     assert found.level == "fail" and found.code == 4
     assert found.mend == "pip install 'rh-connector[torch,opensearch]'"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("faiss", "onnxruntime") else 1)
+    (found,) = machine_checks.packages(settings(engine__embedder="all-MiniLM-L6-v2", router__mode="static"))
+    assert found.mend == "pip install 'rh-connector[vectors,cpu]'"
 
 
 def test_a_cache_folder_that_is_none(tmp_path: Path) -> None:

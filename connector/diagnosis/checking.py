@@ -157,12 +157,16 @@ def _embedded(settings: Settings) -> Iterator[Finding]:
     if not folder.is_dir():
         yield Finding("index", "warn", f"there is no index in {folder}", f"{make}; or set engine.index")
         return
-    with closing(open_engine(settings)) as engine:
+    # An embedding model is not fetched.
+    local = settings.backbone.model_copy(update={"offline": True})
+    with closing(open_engine(settings.model_copy(update={"backbone": local}))) as engine:
         count = engine.count()
         if count:
             # Fields that no document has are told by a search.
             engine.search("cats", 1)
-            yield Finding("index", "ok", f"{count} document{'' if count == 1 else 's'} in {folder}")
+            vectors = settings.engine.embedder
+            seen = f"{count} document{'' if count == 1 else 's'}{f', with vectors of {vectors},' if vectors else ''}"
+            yield Finding("index", "ok", f"{seen} in {folder}")
         else:
             yield Finding("index", "warn", f"no documents in {folder}", make)
 

@@ -53,6 +53,8 @@ def packages(settings: Settings) -> Iterator[Finding]:
         needed["opensearchpy"] = "opensearch"
     if settings.engine.kind == "elasticsearch":
         needed["elasticsearch"] = "elasticsearch"
+    if settings.engine.embedder is not None:
+        needed |= {"faiss": "vectors", "onnxruntime": needed.get("onnxruntime", "cpu")}
     if settings.engine.aws_region is not None:
         needed["boto3"] = "aws"
     missing = [package for package in needed if importlib.util.find_spec(package) is None]

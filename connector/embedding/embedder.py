@@ -81,12 +81,13 @@ class Embedder:
             DataError: there is no such model, or its files cannot be used.
             MissingExtraError: ONNX Runtime or huggingface_hub is not installed.
         """
-        folder = Path(model)
+        # A settings file has no shell that does it.
+        folder = Path(model).expanduser()
         recipe = next((own for name, own in KNOWN.items() if name.lower() == model.lower()), None)
         if not folder.is_dir():
             if recipe is None:
                 raise DataError(
-                    f"no embedding model {model}: give a folder with an ONNX model and its tokenizer.json, or one of "
+                    f"no embedding model {model}; give a folder with an ONNX model and its tokenizer.json, or one of "
                     f"{', '.join(KNOWN)}"
                 )
             folder = _from_hub(recipe.hub, model, offline)
@@ -105,7 +106,7 @@ class Embedder:
             session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
         except Exception as error:  # neither library's exceptions have a base of their own
             raise DataError(
-                f"cannot load the embedding model {folder}: {' '.join(str(error).split())[:200]}"
+                f"cannot load the embedding model {folder}: {' '.join(str(error).split())[:200]}; name another folder"
             ) from None
         tokenizer.enable_truncation(_longest(folder))
         tokenizer.enable_padding()
@@ -158,7 +159,9 @@ def _only(folder: Path, usual: Sequence[str], pattern: str, what: str) -> Path:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         told = "has several: " + ", ".join(path.name for path in found) if found else "has none"
-        raise DataError(f"the embedding model {folder} needs one {what}, and {told}")
+        raise DataError(
+            f"the embedding model {folder} needs one {what}, and {told}; mend the folder, or name another"
+        )
     return found[0]
 
 

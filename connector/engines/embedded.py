@@ -3,6 +3,9 @@
 Every document is searchable as a whole (all its text, one field after the other) and by each field alone, so that
 weights can be given at search time. Field names are not known when the index is made and tantivy's schema is fixed:
 it holds a number of slots, and a record beside the index says which field has which.
+
+With an embedding model an index holds a vector of each document too, and hits come from both: see
+``connector.engines.vectors`` and ``connector.embedding.hybrid.fused``.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -21,21 +24,21 @@ import tantivy
 from connector.documents import Document, Hit, clean_text
 from connector.engines.acceptance import Refused, json_of
 from connector.engines.engine import IndexReport, ItemFailure
+from connector.engines.finding import VECTOR_FIELD, by_both, by_words, stored, vector_key
 from connector.engines.text_analysis import english_analyzer, searchable, texts_of
+from connector.engines.vectors import VECTORS_FILE, Vectors
 from connector.errors import EngineError
 
 __all__ = ["EmbeddedEngine"]
 
-# Goes up when the schema or the analyzer changes.
-_FORMAT = 2
+# They go up when the schema or the analyzer changes. An index without vectors is what it was before there were any.
+_FORMAT, _FORMAT_WITH_VECTORS = 2, 3
 _RECORD = "rh-index.json"
 _ANALYZER = "rh_english"
 _SLOTS = 24
 _ALL = "all_text"
 _WRITER_BYTES = 64_000_000
 _MOST_TERMS = 1024
-# Further hits that are looked at where scores are equal at the cut.
-_MOST_TIES = 10_000
 
 
 class EmbeddedEngine:
@@ -46,16 +49,20 @@ class EmbeddedEngine:
     Args:
         path: folder of the index; made by the first ``index``.
         weights: field (dotted names reach into objects) -> weight in searches; empty: all text as one field.
+        vectors: of the documents in that folder; None: words alone are searched.
 
     Raises:
-        EngineError: the index is damaged, or of another version.
+        EngineError: the index is damaged, of another version, or its vectors were made otherwise.
     """
 
-    def __init__(self, path: Path, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, path: Path, weights: Mapping[str, float] | None = None, vectors: Vectors | None = None
+    ) -> None:
         self._path = path
         self._weights = dict(weights or {})
+        self._vectors = vectors
         self._analyzer = english_analyzer()
-        self._schema = _schema()
+        self._schema = _schema(vectors is not None)
         self._index: tantivy.Index | None = None
         self._slots: dict[str, int] = {}
         if (path / _RECORD).is_file():
@@ -67,16 +74,14 @@ class EmbeddedEngine:
         # A word that stands twice counts twice.
         terms = Counter(self._analyzer.analyze(searchable(query)))
         parsed = self._query(terms)
-        if parsed is None or size <= 0:
+        if size <= 0 or not any(char.isalnum() for char in query):
             return []
         with self._failures("search"):
             index.reload()
             searcher = index.searcher()
-            hits = []
-            for score, address in _best(searcher, parsed, size):
-                identity, fields = _stored(searcher.doc(address))
-                hits.append(Hit(identity, score, fields))
-        return sorted(hits, key=lambda hit: (-(hit.score or 0.0), hit.id))[:size]
+            if self._vectors is not None:
+                return by_both(searcher, self._schema, parsed, self._vectors, query, size)
+            return [] if parsed is None else by_words(searcher, parsed, size)
 
     def get(self, ids: Sequence[str]) -> dict[str, Document]:
         """See ``Engine.get``."""
@@ -88,9 +93,9 @@ class EmbeddedEngine:
             for identity in dict.fromkeys(ids):
                 term = tantivy.Query.term_query(self._schema, "id", clean_text(identity))
                 for _, address in searcher.search(term, 1).hits:
-                    stored = Document(*_stored(searcher.doc(address)))
-                    if stored.id == identity:
-                        found[identity] = stored
+                    kept = Document(*stored(searcher.doc(address)))
+                    if kept.id == identity:
+                        found[identity] = kept
         return found
 
     def documents(self) -> Iterator[Document]:
@@ -104,8 +109,8 @@ class EmbeddedEngine:
             hits = searcher.search(tantivy.Query.all_query(), max(int(searcher.num_docs), 1)).hits
         for _, address in hits:
             with self._failures("read"):
-                stored = _stored(searcher.doc(address))
-            yield Document(*stored)
+                kept = stored(searcher.doc(address))
+            yield Document(*kept)
 
     def index(
         self,
@@ -121,9 +126,12 @@ class EmbeddedEngine:
             self._agree()
             self._index = index
             report, before = IndexReport(), self.count()
+            self._tidy_vectors()
             remaining = iter(documents)
             while bulk := list(islice(remaining, batch)):
                 failures = list(report.failures)
+                # Of an id that comes twice the last one stays.
+                taken: dict[str, Document] = {}
                 with self._failures("write to"):
                     for place, document in enumerate(bulk, report.taken):
                         try:
@@ -133,6 +141,8 @@ class EmbeddedEngine:
                             continue
                         writer.delete_documents_by_term("id", document.id)
                         writer.add_document(made)
+                        taken[document.id] = document
+                with self._with_vectors(taken), self._failures("write to"):
                     writer.commit()
                 indexed = report.taken + len(bulk) - len(failures)
                 report = IndexReport(indexed, before + indexed - self.count(), tuple(failures))
@@ -145,6 +155,40 @@ class EmbeddedEngine:
         finally:
             # Ends the writer's threads and gives the lock back, also while an exception passes.
             del writer
+
+    @contextmanager
+    def _with_vectors(self, documents: Mapping[str, Document]) -> Iterator[None]:
+        """Around a commit: the documents' vectors are there before it, those of what they replace go after it."""
+        if self._vectors is None:
+            yield
+            return
+        own = {self._vectors.key(document): document for document in documents.values()}
+        replaced = self._keys(documents)
+        self._vectors.add(own)
+        yield
+        self._vectors.drop(replaced - own.keys())
+
+    def _keys(self, ids: Collection[str] | None = None) -> set[int]:
+        """Keys of the vectors of all documents, or of those with these ids."""
+        index = self._existing()
+        with self._failures("read"):
+            index.reload()
+            searcher = index.searcher()
+            asked = tantivy.Query.all_query()
+            if ids is not None:
+                asked = tantivy.Query.term_set_query(self._schema, "id", list(ids))
+            hits = searcher.search(asked, max(int(searcher.num_docs), 1)).hits
+            return {vector_key(searcher.doc(address)) for _, address in hits}
+
+    def _tidy_vectors(self) -> None:
+        """Drop the vectors that an interrupted run left without a document."""
+        if self._vectors is None:
+            return
+        self._vectors.refresh()
+        documents = self.count()
+        self._vectors.check_count(documents)
+        if self._vectors.count() > documents:
+            self._vectors.drop(self._vectors.keys() - self._keys())
 
     def count(self) -> int:
         """See ``Engine.count``."""
@@ -191,7 +235,10 @@ class EmbeddedEngine:
         return self._index
 
     def _open(self) -> None:
-        self._slots = self._read_record()
+        self._slots, made = self._read_record()
+        if self._vectors is not None:
+            self._vectors.check(made)
+        self._schema = _schema(made is not None)
         with self._failures("open"):
             if not tantivy.Index.exists(str(self._path)):
                 # Opening would make an empty one.
@@ -206,7 +253,8 @@ class EmbeddedEngine:
             self._path.mkdir(parents=True, exist_ok=True)
             # What a crash before the record was written may have left.
             own = {"meta.json", ".managed.json", ".tantivy-writer.lock", ".tantivy-meta.lock"}
-            strange = any(path.name not in own and not path.name.startswith(_RECORD) for path in self._path.iterdir())
+            ours = (_RECORD, VECTORS_FILE)
+            strange = any(path.name not in own and not path.name.startswith(ours) for path in self._path.iterdir())
             # In this order: a process that makes the index meanwhile writes its record first.
             if strange and not (self._path / _RECORD).is_file():
                 raise EngineError(f"{self._path} is not an index of rh-connector; choose another folder")
@@ -218,7 +266,15 @@ class EmbeddedEngine:
         """Under the writer's lock: take the slots that other writers have given, or write the first record."""
         with self._failures("make"):
             if (self._path / _RECORD).is_file():
-                self._slots = self._read_record()
+                self._slots, made = self._read_record()
+                if self._vectors is not None:
+                    self._vectors.check(made)
+                elif made is not None:
+                    raise EngineError(
+                        f"the index in {self._path} has vectors of {made['embedder']}; "
+                        f"set engine.embedder to it, so that new documents have theirs, "
+                        f"or remove the folder and index again"
+                    )
             else:
                 self._slots = {}
                 self._write_record()
@@ -234,24 +290,31 @@ class EmbeddedEngine:
                 ) from None
             raise EngineError(f"cannot write to the index in {self._path}: {error}") from None
 
-    def _read_record(self) -> dict[str, int]:
+    def _read_record(self) -> tuple[dict[str, int], dict[str, Any] | None]:
+        """Slots of the fields, and how the vectors were made, or None where there are none."""
         try:
             record = json.loads((self._path / _RECORD).read_text(encoding="utf-8"))
             found = record["format"]
             slots = {str(name): int(slot) for name, slot in record["slots"].items()}
+            made = record.get("vectors")
+            if made is not None:
+                made = {"embedder": made["embedder"], "digest": str(made["digest"]), "fields": list(made["fields"])}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise EngineError(f"{self._path / _RECORD} is damaged; remove the folder and index again") from None
-        if found != _FORMAT:
+        if found != (_FORMAT if made is None else _FORMAT_WITH_VECTORS):
             raise EngineError(
                 f"the index in {self._path} has format {found}, this version reads {_FORMAT}; "
                 f"remove the folder and index again"
             )
-        return slots
+        return slots, made
 
     def _write_record(self) -> None:
         temporary = self._path / f"{_RECORD}.{os.getpid()}.part"
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump({"format": _FORMAT, "slots": self._slots}, file)
+            record: dict[str, Any] = {"format": _FORMAT, "slots": self._slots}
+            if self._vectors is not None:
+                record |= {"format": _FORMAT_WITH_VECTORS, "vectors": self._vectors.record()}
+            json.dump(record, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._path / _RECORD)
@@ -268,6 +331,8 @@ class EmbeddedEngine:
         made.add_text(_ALL, searchable("\n".join(texts.values())))
         for name, text in texts.items():
             made.add_text(_slot(self._slots[name]), searchable(text))
+        if self._vectors is not None:
+            made.add_unsigned(VECTOR_FIELD, self._vectors.key(document))
         return made
 
     def _claim_slots(self, names: Iterable[str]) -> None:
@@ -293,7 +358,7 @@ class EmbeddedEngine:
         found = _matching(self._weights, self._slots)
         if len(found) < len(self._weights):
             # Another process may have indexed new fields since.
-            self._slots = self._read_record()
+            self._slots, _ = self._read_record()
             found = _matching(self._weights, self._slots)
         if not found:
             names = ", ".join(sorted(self._slots)) or "none"
@@ -307,10 +372,12 @@ class EmbeddedEngine:
         return weights
 
 
-def _schema() -> tantivy.Schema:
+def _schema(with_vectors: bool) -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
     builder.add_text_field("id", stored=True, tokenizer_name="raw", index_option="basic")
     builder.add_bytes_field("source", stored=True)
+    if with_vectors:
+        builder.add_unsigned_field(VECTOR_FIELD, stored=True, indexed=True)
     for name in (_ALL, *map(_slot, range(_SLOTS))):
         builder.add_text_field(name, tokenizer_name=_ANALYZER, index_option="freq")
     return builder.build()
@@ -327,24 +394,3 @@ def _matching(names: Iterable[str], slots: Mapping[str, int]) -> dict[str, list[
         for name in names
     }
     return {name: inside for name, inside in found.items() if inside}
-
-
-def _best(searcher: Any, query: tantivy.Query, size: int) -> list[tuple[float, Any]]:
-    """The best hits, and all that are as good as the last of them: which tantivy leaves out depends on segments."""
-    documents = max(int(searcher.num_docs), 1)
-    wanted, limit = min(size, documents), min(size + 16, documents)
-    while True:
-        # Sums of float32 differ in the last digit with the order of summing: equal scores shall be equal.
-        found = [(float(f"{score:.6g}"), address) for score, address in searcher.search(query, limit).hits]
-        if len(found) < limit or limit == documents or found[-1][0] < found[wanted - 1][0]:
-            break
-        if limit >= wanted + _MOST_TIES:
-            break
-        limit = min(2 * limit, wanted + _MOST_TIES, documents)
-    last = found[wanted - 1][0] if len(found) >= wanted else 0.0
-    return [hit for hit in found if hit[0] >= last]
-
-
-def _stored(document: tantivy.Document) -> tuple[str, dict[str, Any]]:
-    source: Any = document.get_first("source")
-    return str(document.get_first("id")), json.loads(bytes(source))

@@ -53,7 +53,8 @@ class Engine(Protocol):
     def search(self, query: str, size: int) -> list[Hit]:
         """The best hits for a query in plain words, best first; equal scores by id.
 
-        No character of the query is an operator. A query without a searchable word has no hits.
+        No character of the query is an operator. A query without a searchable word has no hits; where vectors are
+        searched too, one without letters and digits.
 
         Raises:
             EngineError: there is no such index, or the engine failed.

@@ -20,7 +20,8 @@ def open_engine(settings: Settings) -> Engine:
     Raises:
         EngineError: a damaged index or one of another version; credentials or certificates of no use.
         MissingExtraError: the cluster's client is not installed.
-        SettingsError: ``engine.url``, ``engine.index`` or ``engine.query_json`` cannot be used.
+        DataError: the embedding model cannot be used.
+        SettingsError: ``engine.url``, ``engine.index``, ``engine.query_json`` or ``engine.embedder`` cannot be used.
     """
     engine = settings.engine
     if engine.kind in CLUSTER_KINDS:
@@ -43,7 +44,14 @@ def open_engine(settings: Settings) -> Engine:
         raise SettingsError("engine.query_json is for clusters; leave it out, or set engine.kind")
     from connector.engines.embedded import EmbeddedEngine
 
-    return EmbeddedEngine(index_folder(settings), engine.field_weights())
+    folder, weights = index_folder(settings), engine.field_weights()
+    if engine.embedder is None:
+        return EmbeddedEngine(folder, weights)
+    from connector.embedding.embedder import Embedder
+    from connector.engines.vectors import Vectors
+
+    embedder = Embedder.load(engine.embedder, offline=settings.backbone.offline)
+    return EmbeddedEngine(folder, weights, Vectors(folder, embedder, tuple(weights)))
 
 
 def progress_folder(settings: Settings) -> Path:

@@ -377,6 +377,8 @@ def _provenance(
         return None if bundle is None else f"{bundle.path.name} {bundle.digest[:12]}"
 
     first = f"{settings.engine.kind} BM25" if options.run is None else Path(options.run).name
+    if options.run is None and settings.engine.embedder is not None:
+        first = f"{first} and vectors of {Path(settings.engine.embedder).name}"
     if options.hybrid:
         first = f"{first} and {embedders[0].name}"
     return Provenance(

@@ -54,7 +54,7 @@ def open_collection_engine(collection: Collection, settings: Settings) -> Engine
     ``corpus.jsonl``, so a changed corpus is indexed anew.
 
     Raises:
-        DataError: the corpus cannot be read.
+        DataError: the corpus or the embedding model cannot be read.
         EngineError: the index cannot be made.
     """
     if settings.engine.kind in CLUSTER_KINDS:
@@ -67,6 +67,9 @@ def open_collection_engine(collection: Collection, settings: Settings) -> Engine
         return engine
     root = settings.cache.path / "collections"
     folder = root / f"{collection.name}-{collection.corpus_hash()[:16]}"
+    if settings.engine.embedder is not None:
+        # One beside that of words alone. A model that says the same of its name makes it anew.
+        folder = folder.with_name(f"{folder.name}-{Path(settings.engine.embedder).name}")
     if folder.is_dir():
         try:
             return open_engine(_engine_settings(settings, folder))

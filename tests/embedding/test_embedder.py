@@ -85,7 +85,7 @@ def test_two_graphs_are_one_too_many(folder: Path) -> None:
 
 
 def test_an_unknown_name_tells_the_known_ones() -> None:
-    with pytest.raises(DataError, match=r"no embedding model nothing: give a folder .* all-MiniLM-L6-v2"):
+    with pytest.raises(DataError, match=r"no embedding model nothing; give a folder .* all-MiniLM-L6-v2"):
         Embedder.load("nothing")
 
 

@@ -11,6 +11,7 @@ from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.first_stage import first_stage, open_collection_engine
 from connector.evaluation.runs import RunEntry
 from connector.settings import Settings, load_settings
+from tests.embedding.tiny_model import save_embedder
 from tests.evaluation.folders import DOCUMENTS, write_collection, write_jsonl
 
 RUN = {"q1": [RunEntry(name, 9.0 - at) for at, name in enumerate(("rust", "cats", "bread", "whiskers"))]}
@@ -91,3 +92,25 @@ def test_a_cache_that_cannot_be_written_is_named(collection: Collection, tmp_pat
     blocked.write_text("")
     with pytest.raises(EngineError, match="set cache.path"):
         open_collection_engine(collection, load_settings("/dev/null", {"cache.path": str(blocked)}, {}))
+
+
+def test_words_and_vectors_have_an_index_of_their_own(
+    collection: Collection, cached: Settings, tmp_path: Path
+) -> None:
+    def searched(model: Path | None) -> list[str]:
+        engine = cached.engine.model_copy(update={"embedder": None if model is None else str(model)})
+        settings = cached.model_copy(update={"engine": engine})
+        with open_collection_engine(collection, settings) as opened:
+            return [hit.id for hit in opened.search("bread", 10)]
+
+    model = save_embedder(tmp_path / "tiny")
+    assert searched(None) == ["bread"]
+    assert sorted(searched(model)) == sorted(document["_id"] for document in DOCUMENTS)
+    root = cached.cache.path / "collections"
+    assert len(list(root.iterdir())) == 2
+    # Another model of that name: it is only a cache.
+    (tmp_path / "tiny" / "model.onnx").unlink()
+    graph = save_embedder(tmp_path / "tiny") / "model.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\x32\x01x")
+    assert len(searched(model)) == len(DOCUMENTS)
+    assert len(list(root.iterdir())) == 2

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Bad lines that are printed one by one, and that --json holds.
 _SHOWN = 20
+# Documents that become durable together. An embedding model takes seconds for a hundred.
+_BATCH, _EMBEDDED_BATCH = 1000, 250
 
 
 @click.command("index")
@@ -79,7 +81,14 @@ def command(
         progress = ProgressFile(progress_folder(settings), opened.identity())
         try:
             outcome = index_source(
-                engine, opened, progress, strict=strict, restart=restart, bad=report, committed=committed
+                engine,
+                opened,
+                progress,
+                strict=strict,
+                restart=restart,
+                batch=_BATCH if settings.engine.embedder is None else _EMBEDDED_BATCH,
+                bad=report,
+                committed=committed,
             )
         except KeyboardInterrupt:
             bar.stop()

@@ -16,9 +16,14 @@ def connect(engine: EngineSettings) -> Connection:
 
     Raises:
         MissingExtraError: the client is not installed.
-        SettingsError: ``engine.kind`` is no cluster.
+        SettingsError: ``engine.kind`` is no cluster, or ``engine.embedder`` is set, which no cluster has.
         EngineError: a file or credential of the settings is of no use.
     """
+    if engine.kind in CLUSTER_KINDS and engine.embedder is not None:
+        raise SettingsError(
+            f"engine.embedder = {engine.embedder}: it is for the embedded engine, and engine.kind is {engine.kind}; "
+            f"leave it out, and let the cluster search by vectors itself (engine.query_json)"
+        )
     if engine.kind == "opensearch":
         _need("opensearchpy", "opensearch")
         from connector.engines.cluster.opensearch import OpenSearchConnection

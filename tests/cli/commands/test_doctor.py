@@ -22,6 +22,7 @@ from connector.engines.open_engine import open_engine
 from connector.settings import Settings, load_settings
 from connector.writeback.opensearch import OpenSearchPipeline
 from connector.writeback.search_pipeline import TRUSTED, PipelinePlan
+from tests.embedding.tiny_model import save_embedder
 from tests.loaded_models import LoadedModels
 from tests.nodes.process import Node
 from tests.service.live import serving
@@ -302,3 +303,24 @@ def test_lines(tmp_path: Path, smollm2: Checkpoint, capsys: pytest.CaptureFixtur
     assert lines[0].startswith("ok    machine: Python 3.")
     assert any(line.startswith("FAIL  model: nothing is no catalogue name") for line in lines)
     assert lines[-1].startswith("warn  index: there is no index in ") and lines[-1].endswith("or set engine.index")
+
+
+@pytest.mark.slow
+def test_embedded_with_vectors(tmp_path: Path, cats: list[str], doctor: Callable[..., tuple[int, Rows]]) -> None:
+    words = {"engine.url": str(tmp_path / "indexes")}
+    model = save_embedder(tmp_path / "tiny")
+    both = {**words, "engine.embedder": str(model)}
+    stored = [Document(str(place), {"text": text}) for place, text in enumerate(cats)]
+    with open_engine(settings_of(both)) as engine:
+        engine.index(stored)
+    code, rows = doctor(both)
+    assert code == 0 and rows["index"]["level"] == "ok" and f"with vectors of {model}, in " in rows["index"]["seen"]
+    assert "faiss" in rows["packages"]["seen"]
+    with open_engine(settings_of({**words, "engine.index": "plain"})) as engine:
+        engine.index(stored)
+    code, rows = doctor({**both, "engine.index": "plain"})
+    assert code == 3 and rows["index"]["level"] == "fail" and "engine.embedder" in rows["index"]["seen"]
+    code, rows = doctor({**words, "engine.embedder": "mini"})
+    assert code == 5 and "no embedding model mini" in rows["index"]["seen"]
+    code, rows = doctor({"engine.kind": "opensearch", "engine.url": "http://127.0.0.1:9", "engine.embedder": "mini"})
+    assert code == 2 and "engine.embedder = mini: it is for the embedded engine" in rows["cluster"]["seen"]

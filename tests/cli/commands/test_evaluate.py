@@ -245,3 +245,19 @@ def test_an_embedding_model_is_a_peer_and_part_of_a_first_stage(
     assert hybrid_rows["first-stage"] == rows["tiny+first-stage"] and hybrid_rows["tiny"] == rows["tiny"]
     with pytest.raises(SettingsError, match="hybrid without embedder"):
         invoke(models, cache, "evaluate", collection, "--hybrid")
+
+
+def test_the_first_stage_is_what_the_engine_finds_by_words_and_vectors(
+    models: LoadedModels, cache: Path, collection: Path, tmp_path: Path
+) -> None:
+    setting = ("--set", f"engine.embedder={save_embedder(tmp_path / 'tiny')}")
+    arguments = ("evaluate", collection, "--timed", "0", "--runs", tmp_path)
+    found = measured(models, cache, *setting, *arguments)
+    assert found["provenance"]["first_stage"] == "embedded BM25 and vectors of tiny"
+    run = (tmp_path / "first-stage.trec").read_text()
+    # The river shares no word with it: "cats" alone is known to the model.
+    assert {line.split()[2] for line in run.splitlines() if line.startswith("q1 ")} == set(DOCUMENTS)
+    found = measured(models, cache, *arguments)
+    assert found["provenance"]["first_stage"] == "embedded BM25"
+    run = (tmp_path / "first-stage.trec").read_text()
+    assert {line.split()[2] for line in run.splitlines() if line.startswith("q2 ")} < set(DOCUMENTS)

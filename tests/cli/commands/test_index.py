@@ -14,11 +14,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from connector.cli import cli
+from connector.embedding.embedder import Embedder
 from connector.engines import embedded
 from connector.engines.engine import IndexReport
 from connector.engines.open_engine import open_engine
+from connector.engines.vectors import VECTORS_FILE, Vectors
 from connector.errors import DataError, EngineError, SettingsError
 from connector.settings import load_settings
+from tests.embedding.tiny_model import save_embedder
 
 
 @pytest.fixture
@@ -194,3 +197,41 @@ def test_control_c_says_how_to_go_on(tmp_path: Path, file: Path, monkeypatch: py
     assert "Stopped: 3 documents are in the index. The same command continues." in result.stderr
     monkeypatch.undo()
     assert summary(run(tmp_path, "--json", "index", file))["resumed_after_line"] == 5
+
+
+def test_vectors_beside_words(tmp_path: Path, file: Path) -> None:
+    model = save_embedder(tmp_path / "tiny")
+    with_model = ("--set", f"engine.embedder={model}")
+    assert run(tmp_path, *with_model, "index", file).exit_code == 0
+    assert (tmp_path / "cache" / "indexes" / "default" / VECTORS_FILE).is_file()
+    options = {"cache.path": str(tmp_path / "cache"), "engine.embedder": str(model)}
+    with open_engine(load_settings(os.devnull, options, {})) as engine:
+        assert {hit.id for hit in engine.search("meow", 5)} == {"1", "2"}
+    assert ids(tmp_path, "meow") == []
+    result = run(tmp_path, "index", file)
+    assert isinstance(result.exception, EngineError) and "set engine.embedder to it" in str(result.exception)
+    assert run(tmp_path, *with_model, "index", file).exit_code == 0
+
+
+def test_vectors_of_an_interrupted_run_are_made_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = tmp_path / "many.jsonl"
+    lines.write_text("".join(json.dumps({"_id": str(at), "text": "cats bread"}) + "\n" for at in range(700)))
+    setting = ("--set", f"engine.embedder={save_embedder(tmp_path / 'tiny')}")
+    real, calls = Embedder.documents, 0
+
+    def stopped(self: Embedder, texts: list[str]) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return real(self, texts)
+
+    monkeypatch.setattr(Embedder, "documents", stopped)
+    result = run(tmp_path, *setting, "index", lines)
+    assert result.exit_code == 1 and "Stopped: 500 documents are in the index. The same command" in result.stderr
+    found = summary(run(tmp_path, *setting, "--json", "index", lines))
+    assert (found["resumed_after_line"], found["indexed"], found["documents"]) == (500, 700, 700)
+    path = tmp_path / "cache" / "indexes" / "default"
+    vectors = Vectors(path, Embedder.load(str(tmp_path / "tiny")))
+    vectors.refresh()
+    assert vectors.count() == 700

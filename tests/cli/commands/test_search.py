@@ -14,7 +14,10 @@ from connector.cli import main
 from connector.cli.context import Context
 from connector.documents import Document
 from connector.engines.embedded import EmbeddedEngine
+from connector.engines.open_engine import open_engine
 from connector.reranker import Reranker
+from connector.settings import load_settings
+from tests.embedding.tiny_model import save_embedder
 from tests.loaded_models import LoadedModels
 
 _TEXTS = {
@@ -61,6 +64,23 @@ def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     value = json.loads(out)
     assert isinstance(value, dict)
     return value
+
+
+def test_hits_that_vectors_alone_found_are_reranked(
+    tmp_path: Path, models: LoadedModels, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"engine.url": str(tmp_path / "indexes"), "engine.embedder": str(save_embedder(tmp_path / "tiny"))}
+    with open_engine(load_settings("/dev/null", settings, {})) as engine:
+        engine.index(Document(identity, {"text": text}) for identity, text in _TEXTS.items())
+    assignments = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    with pytest.raises(SystemExit) as ended:
+        main(["--json", *assignments, "search", "slumber of felines"], Context(models=models))
+    assert not ended.value.code
+    found = printed(capsys)
+    assert found["reranked"] is True and {hit["id"] for hit in found["hits"]} == set(_TEXTS)
+    assert [hit["first_stage_rank"] for hit in sorted(found["hits"], key=lambda hit: -hit["first_stage_score"])] == [
+        *range(1, len(_TEXTS) + 1)
+    ]
 
 
 def test_json(search: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
