@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from connector.errors import RhConnectorError
     from connector.evaluation.evaluate import EvaluateOptions, Evaluation, evaluate
     from connector.reranker import Reranker
-    from connector.settings import Settings, load_settings
+    from connector.sections import Settings
+    from connector.settings import load_settings
     from connector.training.train import TrainOptions, TrainResult, train
 
 __all__ = [
@@ -44,7 +45,7 @@ _MODULES = {
     "RerankResult": "connector.documents",
     "Reranker": "connector.reranker",
     "RhConnectorError": "connector.errors",
-    "Settings": "connector.settings",
+    "Settings": "connector.sections",
     "TrainOptions": "connector.training.train",
     "TrainResult": "connector.training.train",
     "evaluate": "connector.evaluation.evaluate",

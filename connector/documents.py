@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from connector.cancelling import CancelScope
-from connector.settings import Mode
+from connector.sections import Mode
 
 __all__ = [
     "Document",

@@ -35,7 +35,7 @@ from connector.heads.routes import Route, route_scores
 from connector.heads.scoring import below
 from connector.heads.signals import signal_scores
 from connector.routing.selection import Routes
-from connector.settings import Mode, ReadOut, Settings
+from connector.sections import Mode, ReadOut, Settings
 
 __all__ = ["Reranker"]
 

@@ -10,7 +10,8 @@ import pytest
 
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.reranker import Reranker
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from tests.loaded_models import LoadedModels
 from tests.nodes.fixtures import SessionNodes
 from tests.nodes.process import Node

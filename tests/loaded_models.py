@@ -7,7 +7,7 @@ from collections.abc import Callable
 from connector.backbone.reader import Reader
 from connector.cli.models import Models
 from connector.reranker import Reranker
-from connector.settings import Settings
+from connector.sections import Settings
 
 __all__ = ["LoadedModels"]
 

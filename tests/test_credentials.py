@@ -13,7 +13,8 @@ import pytest
 
 from connector.credentials import HIDDEN, cut, redacted, without_user
 from connector.errors import SettingsError
-from connector.settings import Settings, load_settings, settings_table
+from connector.sections import Settings
+from connector.settings import load_settings, settings_table
 
 MARKER = "zQ7secretpw"
 # Nothing listens there.

@@ -20,7 +20,8 @@ from connector.diagnosis import opensearch as opensearch_checks
 from connector.diagnosis.findings import run
 from connector.engines.cluster.connection import ClusterError, ServerVersion
 from connector.errors import BackboneError, EngineError, SettingsError
-from connector.settings import ClusterKind, Settings, load_settings
+from connector.sections import ClusterKind, Settings
+from connector.settings import load_settings
 from connector.writeback.inference_endpoint import InferencePlan
 
 

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 
 from connector.cli import cli
 from connector.reranker import Reranker
+from connector.sections import Settings
 from connector.service.app import create_app
-from connector.settings import Settings
 from connector.studies.reference_page import reference
 from tests.service.waiting import wait_until
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from connector.checkpoints.checkpoint import Checkpoint
-from connector.settings import Settings
+from connector.sections import Settings
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

@@ -20,7 +20,8 @@ from connector.heads.likelihood import LikelihoodSignal
 from connector.heads.signals import signal_scores
 from connector.reranker import Reranker
 from connector.routing.bundle import Bundle, shipped_bundle
-from connector.settings import LAYOUTS, READOUTS, Layout, load_settings
+from connector.sections import LAYOUTS, READOUTS, Layout
+from connector.settings import load_settings
 
 GOLDEN = Path(__file__).parent / "golden_scores.json"
 HEADS = HeadSet(((18, 6), (17, 4), (2, 4)), 1.0)

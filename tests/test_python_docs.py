@@ -13,7 +13,7 @@ import pytest
 import connector
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.routing.bundle import Bundle
-from connector.settings import Settings
+from connector.sections import Settings
 from tests.evaluation.folders import write_jsonl
 
 # Too few to cross-validate routing: training ends in seconds.

@@ -19,8 +19,9 @@ from connector.documents import Hit
 from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import HeadSet
 from connector.reranker import Reranker, _running_sums
+from connector.sections import Settings
 from connector.sentences import shown_sentences
-from connector.settings import Settings, load_settings
+from connector.settings import load_settings
 
 QUERY = "how long do cats sleep"
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from connector.errors import SettingsError
-from connector.settings import Settings, load_settings, settings_table
+from connector.sections import Settings
+from connector.settings import load_settings, settings_table
 
 
 def load(text: str = "", tmp_path: Path | None = None, **options: Any) -> Settings:

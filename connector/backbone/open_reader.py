@@ -18,7 +18,7 @@ from connector.backbone.runtime import Runtime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.pulling import obtain
 from connector.errors import BackboneError, MissingExtraError, SettingsError
-from connector.settings import Settings
+from connector.sections import Settings
 
 __all__ = ["open_reader", "reader_from"]
 

@@ -30,7 +30,7 @@ from connector.checkpoints.shape import BackboneShape
 from connector.documents import has_text
 from connector.errors import BackboneError
 from connector.heads.row_groups import QUERY_GROUPS
-from connector.settings import Layout
+from connector.sections import Layout
 
 __all__ = ["EmbeddedForm", "Reader"]
 

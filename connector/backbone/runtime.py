@@ -16,7 +16,7 @@ import numpy.typing as npt
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.checkpoints.shape import BackboneShape
 from connector.heads.needs import Head, Needs
-from connector.settings import Layout
+from connector.sections import Layout
 
 __all__ = ["EncodedDocument", "Head", "Needs", "Observations", "ReadRequest", "Runtime"]
 

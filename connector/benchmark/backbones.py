@@ -16,7 +16,7 @@ from connector.checkpoints.pulling import obtain
 from connector.heads.head_sets import HeadSet
 from connector.reranker import Reranker
 from connector.routing.selection import Routes
-from connector.settings import Layout, Settings
+from connector.sections import Layout, Settings
 
 __all__ = ["SharedBackbone"]
 

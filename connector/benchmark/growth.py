@@ -13,7 +13,7 @@ from connector.benchmark.measuring import Way, alternate
 from connector.benchmark.running import MEMORY, Bench, rerank_once
 from connector.benchmark.texts import Texts
 from connector.reranker import Reranker
-from connector.settings import Layout
+from connector.sections import Layout
 
 __all__ = ["GrowthPlan", "growth"]
 

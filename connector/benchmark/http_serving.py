@@ -16,7 +16,7 @@ from connector.benchmark.measuring import Way
 from connector.benchmark.texts import Texts
 from connector.errors import BackboneError, MissingExtraError
 from connector.reranker import Reranker
-from connector.settings import Settings
+from connector.sections import Settings
 
 __all__ = ["AFTERWARDS", "WARM_UP", "Client", "Served", "clients_seconds", "clients_way", "serving"]
 

@@ -16,7 +16,7 @@ from connector.benchmark.report import WindowSizes, ratios
 from connector.benchmark.texts import Texts
 from connector.errors import BackboneError
 from connector.reranker import Reranker
-from connector.settings import Layout
+from connector.sections import Layout
 
 __all__ = ["MEMORY", "PARTS", "Bench", "Part", "Plan", "rerank_once"]
 

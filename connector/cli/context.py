@@ -10,7 +10,8 @@ import click
 
 from connector.cli.models import Models
 from connector.errors import SettingsError
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 
 __all__ = ["Context", "pass_context"]
 

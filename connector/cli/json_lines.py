@@ -10,7 +10,7 @@ from typing import Any
 
 from connector.documents import FirstStage
 from connector.errors import RequestError
-from connector.settings import MODES, Mode
+from connector.sections import MODES, Mode
 
 __all__ = ["LineRequest", "read_request"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import click
 
 from connector.errors import SettingsError
-from connector.settings import Settings
+from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.writeback.opensearch import OpenSearchPipeline

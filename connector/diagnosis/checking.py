@@ -15,7 +15,7 @@ from connector.diagnosis.model import Load
 from connector.engines.cluster.connect import connect
 from connector.engines.cluster.connection import Connection
 from connector.errors import BackboneError, RhConnectorError
-from connector.settings import Settings
+from connector.sections import Settings
 
 __all__ = ["diagnose", "exit_code"]
 

@@ -14,7 +14,7 @@ from connector.diagnosis.findings import Finding, Level
 from connector.engines.cluster.connection import ClusterError, Connection, reason_of
 from connector.engines.cluster.query import text_fields
 from connector.errors import BackboneError
-from connector.settings import EngineSettings, Settings
+from connector.sections import EngineSettings, Settings
 
 __all__ = ["blocks", "fields", "index", "reach", "service"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from connector.diagnosis.findings import Finding
 from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import EngineError
-from connector.settings import Settings
+from connector.sections import Settings
 from connector.writeback.elasticsearch import ElasticsearchEndpoint
 from connector.writeback.inference_endpoint import InferencePlan
 

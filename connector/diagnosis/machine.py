@@ -13,7 +13,7 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.diagnosis.findings import Finding, Level
 from connector.errors import BackboneError
 from connector.routing.bundle import shipped_bundle
-from connector.settings import Settings
+from connector.sections import Settings
 
 __all__ = ["cache_folder", "free_memory", "machine", "packages"]
 

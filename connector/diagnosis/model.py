@@ -20,7 +20,7 @@ from connector.errors import BackboneError
 from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
 from connector.heads.readouts import HeadSignal
 from connector.routing.selection import choose_routes
-from connector.settings import Settings
+from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.reranker import Reranker

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from connector.diagnosis.findings import Finding
 from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import EngineError
-from connector.settings import Settings
+from connector.sections import Settings
 from connector.writeback.hosting import described, normalizes
 from connector.writeback.opensearch import Found, OpenSearchPipeline
 from connector.writeback.proving import Proof, predict

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from connector.engines.engine import Engine
 from connector.errors import SettingsError
-from connector.settings import CLUSTER_KINDS, Settings
+from connector.sections import CLUSTER_KINDS, Settings
 
 __all__ = ["index_folder", "open_engine", "progress_folder"]
 

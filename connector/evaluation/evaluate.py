@@ -41,7 +41,7 @@ from connector.heads.head_sets import StaticHeads
 from connector.routing.bundle import Bundle
 from connector.routing.query_embedding import QueryEmbedding
 from connector.routing.selection import likelihood_route, load_bundle, static_heads
-from connector.settings import Settings
+from connector.sections import Settings
 from connector.statistics.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
 from connector.statistics.signal_tables import gather_signals
 

@@ -13,7 +13,7 @@ from connector.engines.open_engine import open_engine
 from connector.errors import DataError, EngineError
 from connector.evaluation.collections import Collection
 from connector.evaluation.runs import Run, RunEntry
-from connector.settings import CLUSTER_KINDS, Settings
+from connector.sections import CLUSTER_KINDS, Settings
 
 __all__ = ["first_stage", "open_collection_engine"]
 

@@ -21,7 +21,7 @@ from connector.evaluation.routed_systems import RoutedBy, Table, route_ranking, 
 from connector.heads.fusion import fuse
 from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.routing.selection import fixed_route
-from connector.settings import READOUTS, ReadOut
+from connector.sections import READOUTS, ReadOut
 from connector.statistics.head_tables import HeadTable
 from connector.statistics.signal_tables import SignalTable
 

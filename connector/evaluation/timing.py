@@ -14,7 +14,7 @@ from connector.heads.head_sets import HeadSet
 from connector.reranker import Reranker
 from connector.routing.bundle import Bundle
 from connector.routing.selection import Routes
-from connector.settings import ReadOut
+from connector.sections import ReadOut
 
 __all__ = ["with_seconds"]
 

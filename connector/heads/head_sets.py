@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from connector.errors import BackboneError
-from connector.settings import READOUTS, ReadOut
+from connector.sections import READOUTS, ReadOut
 
 __all__ = ["HeadSet", "StaticHeads", "shipped_path"]
 

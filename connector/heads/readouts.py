@@ -20,7 +20,7 @@ import numpy.typing as npt
 from connector.heads.needs import Needs
 from connector.heads.row_groups import QUERY_GROUPS, RowGroup
 from connector.heads.signals import Observed
-from connector.settings import ReadOut
+from connector.sections import ReadOut
 
 __all__ = ["READOUT_GROUPS", "HeadSignal", "passage_scores", "token_weights"]
 

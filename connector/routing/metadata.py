@@ -15,7 +15,7 @@ from connector.backbone.reader import EmbeddedForm
 from connector.errors import BackboneError
 from connector.heads.readouts import HeadSignal
 from connector.routing.query_embedding import FEATURES, Pooling
-from connector.settings import Layout
+from connector.sections import Layout
 
 __all__ = [
     "FORMAT",

@@ -17,7 +17,7 @@ from connector.heads.readouts import HeadSignal
 from connector.heads.routes import Route
 from connector.routing.bundle import Bundle, shipped_bundle
 from connector.routing.query_embedding import QueryEmbedding
-from connector.settings import MODES, Mode, ReadOut, Settings
+from connector.sections import MODES, Mode, ReadOut, Settings
 
 __all__ = ["Routes", "choose_routes", "fixed_route", "likelihood_route", "load_bundle", "static_heads"]
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from connector import __version__
 from connector.cancelling import CancelScope
 from connector.documents import SupportsRerank
+from connector.sections import CLUSTER_KINDS, Settings
 from connector.service.admission import Admission, places
 from connector.service.authentication import BearerAuthentication
 from connector.service.errors import Failure, ServiceError, error_response, failure_of_status, style_of
@@ -28,7 +29,6 @@ from connector.service.paths import OwnPaths, nearest_route, no_route
 from connector.service.probing import OPEN_PATHS, add_probe_routes
 from connector.service.reranking import add_rerank_routes
 from connector.service.responses import AsciiJSONResponse
-from connector.settings import CLUSTER_KINDS, Settings
 
 __all__ = ["create_app"]
 

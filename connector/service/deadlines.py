@@ -7,8 +7,8 @@ import math
 from starlette.datastructures import Headers
 
 from connector.cancelling import CancelScope
+from connector.sections import Settings
 from connector.service.errors import Failure, ServiceError
-from connector.settings import Settings
 
 __all__ = ["DEADLINE_HEADER", "scope_of"]
 

@@ -14,9 +14,9 @@ from connector.backbone.reader import Reader
 from connector.documents import SupportsRerank
 from connector.errors import BackboneError, RhConnectorError
 from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
+from connector.sections import Settings
 from connector.service.errors import Failure, ServiceError
 from connector.service.scoring import check_result
-from connector.settings import Settings
 
 __all__ = ["Loading"]
 

@@ -16,8 +16,8 @@ from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics
 from connector.cancelling import CancelScope
 from connector.documents import FirstStage, Hit, RerankResult, SupportsRerank
+from connector.sections import Mode
 from connector.service.errors import Failure
-from connector.settings import Mode
 
 __all__ = ["FALLBACK_REASONS", "METRICS_PATH", "MeasuredRequests", "Metrics", "fallback_reason"]
 

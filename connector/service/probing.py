@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from starlette.responses import Response
 
 from connector import __version__
+from connector.sections import Settings
 from connector.service.loading import Loading
 from connector.service.responses import AsciiJSONResponse
-from connector.settings import Settings
 
 __all__ = ["OPEN_PATHS", "add_probe_routes"]
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from connector.documents import RerankResult
+from connector.sections import Settings
 from connector.service.admission import ClientGone, QueueFull, while_connected
 from connector.service.bodies import parse_object, read_plain_body
 from connector.service.deadlines import DEADLINE_HEADER, scope_of
@@ -39,7 +40,6 @@ from connector.service.loading import Loading
 from connector.service.metrics import Metrics
 from connector.service.responses import AsciiJSONResponse
 from connector.service.scoring import RerankJob, rank
-from connector.settings import Settings
 
 __all__ = ["add_rerank_routes"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from connector.cancelling import CancelScope
 from connector.documents import FirstStage, RankedHit, RerankResult, SupportsRerank
 from connector.errors import RequestError
+from connector.sections import Mode
 from connector.service.errors import Failure, ServiceError
 from connector.service.numbers import json_number, probability
-from connector.settings import Mode
 
 __all__ = ["RerankJob", "check_result", "fall_back", "json_score", "rank"]
 

@@ -17,9 +17,9 @@ from starlette.types import Message
 
 from connector.documents import SupportsRerank
 from connector.errors import SettingsError
+from connector.sections import Settings
 from connector.service.app import create_app
 from connector.service.observing.access_log import write_access_log
-from connector.settings import Settings
 
 __all__ = ["HttpAnswer", "answer_once", "listen", "run_server"]
 

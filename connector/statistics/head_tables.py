@@ -26,7 +26,7 @@ from connector.heads.readouts import HeadSignal, passage_scores
 from connector.heads.scoring import document_scores
 from connector.heads.signals import Signal
 from connector.routing.query_embedding import POOLINGS, QueryEmbedding
-from connector.settings import READOUTS, ReadOut
+from connector.sections import READOUTS, ReadOut
 from connector.statistics.table_files import Arrays, load_table, save_table
 
 __all__ = [

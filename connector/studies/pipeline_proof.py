@@ -30,7 +30,8 @@ from connector.evaluation.measures import mean, per_query
 from connector.evaluation.running import drawn_queries
 from connector.evaluation.runs import read_run
 from connector.reranker import Reranker
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from connector.writeback.proving import was_reranked
 from connector.writeback.search_pipeline import PipelinePlan
 

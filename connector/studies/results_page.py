@@ -11,7 +11,7 @@ from connector.evaluation.measures import MEASURES, Bin, calibration_error
 from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.running import POOL
 from connector.evaluation.significance import compare
-from connector.settings import LAYOUTS
+from connector.sections import LAYOUTS
 from connector.studies.condensing import read_reports
 from connector.studies.markdown import markdown_table
 

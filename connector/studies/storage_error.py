@@ -27,7 +27,8 @@ from connector.evaluation.running import drawn_queries
 from connector.evaluation.runs import read_run
 from connector.heads.fusion import standardize
 from connector.reranker import Reranker
-from connector.settings import Layout, Settings, load_settings
+from connector.sections import Layout, Settings
+from connector.settings import load_settings
 
 if TYPE_CHECKING:
     from connector.backbone.torch_runtime.encoded import CacheDtype, TorchEncodedDocument

@@ -13,7 +13,7 @@ from connector.errors import DataError
 from connector.heads.fusion import standardize
 from connector.heads.readouts import HeadSignal
 from connector.routing.query_embedding import FEATURES, QueryEmbedding
-from connector.settings import READOUTS, ReadOut
+from connector.sections import READOUTS, ReadOut
 from connector.statistics.head_tables import embedding_of
 from connector.training.static_heads import TrainQuery, ndcg, single_head_quality
 

@@ -10,7 +10,7 @@ from connector.documents import Document
 from connector.engines.open_engine import open_engine
 from connector.engines.sources import BadLine, Source
 from connector.errors import DataError, SettingsError
-from connector.settings import Settings
+from connector.sections import Settings
 from connector.training.made_queries import KINDS, Kind
 from connector.training.windows import TrainWindows, judged_windows, made_windows
 

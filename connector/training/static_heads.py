@@ -19,7 +19,7 @@ from connector.backbone.runtime import Head
 from connector.errors import DataError
 from connector.heads.fusion import standardize
 from connector.heads.head_sets import HeadSet
-from connector.settings import ReadOut
+from connector.sections import ReadOut
 from connector.statistics.head_tables import HeadTable, first_stage_scores
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Any
 from connector.backbone.reader import Reader
 from connector.errors import DataError, SettingsError
 from connector.evaluation.progress import Progress
-from connector.settings import Settings
+from connector.sections import Settings
 from connector.statistics.head_tables import gather, missing, statistics_folder
 from connector.training.sources import TrainSource, source_windows
 from connector.training.static_heads import TrainQuery

@@ -15,7 +15,7 @@ from connector.evaluation.progress import Progress, Quiet
 from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
 from connector.heads.needs import Head, Needs
 from connector.routing.bundle import Bundle
-from connector.settings import READOUTS, ReadOut, Settings
+from connector.sections import READOUTS, ReadOut, Settings
 from connector.statistics.head_tables import statistics_folder
 from connector.statistics.signal_tables import gather_signals
 from connector.training.sources import MADE, TrainSource, read_source, source_windows

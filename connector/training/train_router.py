@@ -14,7 +14,7 @@ import torch
 
 from connector.routing.metadata import EmbeddingRecipe, RouterMetadata, StaticSet
 from connector.routing.query_embedding import QueryEmbedding
-from connector.settings import Layout, ReadOut
+from connector.sections import Layout, ReadOut
 from connector.statistics.head_tables import embedded_layers
 from connector.training.cross_validation import Measured, choose_kappa, folds, leave_one_out, measure
 from connector.training.examples import Examples, Pool, choose_pool, make_examples

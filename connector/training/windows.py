@@ -17,7 +17,7 @@ from connector.evaluation.collections import load_collection, read_queries
 from connector.evaluation.first_stage import first_stage, open_collection_engine
 from connector.evaluation.running import drawn_queries
 from connector.evaluation.runs import read_qrels
-from connector.settings import Settings
+from connector.sections import Settings
 from connector.statistics.head_tables import SearchedQuery
 from connector.training.made_queries import KINDS, Kind, MadeQuery, is_copy, make_queries, without_part
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from connector.errors import SettingsError
-from connector.settings import Settings
+from connector.sections import Settings
 from connector.writeback.calls import KEY
 
 __all__ = ["InferencePlan", "Service"]

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from connector.engines.cluster.connection import ServerVersion
 from connector.errors import SettingsError
-from connector.settings import Settings, WritebackSettings
+from connector.sections import Settings, WritebackSettings
 from connector.writeback.calls import FILE, KEY
 from connector.writeback.hosting import holds, normalizes
 

@@ -16,7 +16,7 @@ from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import Needs, ReadRequest, Runtime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, MissingExtraError
-from connector.settings import Layout
+from connector.sections import Layout
 
 __all__ = ["EMBEDDING_TOLERANCE", "INT8_TOLERANCE", "TOLERANCE", "ExportedGraphs", "export_backbone"]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import EncodedDocument, Head, ReadRequest, Runtime
 from connector.heads.needs import Needs
-from connector.settings import Layout
+from connector.sections import Layout
 
 
 def token_ids(*texts: Sequence[int]) -> list[TokenIds]:

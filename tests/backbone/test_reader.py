@@ -18,7 +18,7 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
 from connector.heads.row_groups import QUERY_GROUPS
-from connector.settings import Layout
+from connector.sections import Layout
 
 HEADS = ((2, 4), (7, 7), (8, 0))
 QUERY = "how long do cats sleep"

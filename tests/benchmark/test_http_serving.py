@@ -10,7 +10,7 @@ import uvicorn
 from connector.benchmark.http_serving import Client, clients_seconds, serving
 from connector.errors import BackboneError
 from connector.reranker import Reranker
-from connector.settings import Settings
+from connector.sections import Settings
 
 
 def test_a_connection_outlives_other_work_and_ends_with_the_server(

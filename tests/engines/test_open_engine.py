@@ -10,7 +10,8 @@ import pytest
 from connector.documents import Document
 from connector.engines.open_engine import index_folder, open_engine
 from connector.errors import EngineError, SettingsError
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 
 
 def made(folder: Path, **engine: Any) -> Settings:

@@ -10,7 +10,8 @@ from connector.errors import DataError, EngineError
 from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.first_stage import first_stage, open_collection_engine
 from connector.evaluation.runs import RunEntry
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from tests.embedding.tiny_model import save_embedder
 from tests.evaluation.folders import DOCUMENTS, write_collection, write_jsonl
 

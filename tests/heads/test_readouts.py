@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.heads.readouts import passage_scores
-from connector.settings import READOUTS, ReadOut
+from connector.sections import READOUTS, ReadOut
 from tests.heads.observing import Arrays
 
 

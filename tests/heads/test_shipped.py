@@ -9,7 +9,7 @@ import pytest
 from connector.heads.head_sets import StaticHeads, shipped_path
 from connector.reranker import Reranker
 from connector.routing.selection import fixed_route
-from connector.settings import READOUTS, ReadOut
+from connector.sections import READOUTS, ReadOut
 
 
 @pytest.fixture(scope="module")

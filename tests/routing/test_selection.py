@@ -13,7 +13,8 @@ from connector.heads.head_sets import shipped_path
 from connector.reranker import Reranker
 from connector.routing.bundle import Bundle, shipped_bundle
 from connector.routing.selection import Routes
-from connector.settings import MODES, Settings, load_settings
+from connector.sections import MODES, Settings
+from connector.settings import load_settings
 
 QUERY = "how long do cats sleep"
 

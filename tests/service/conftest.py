@@ -10,8 +10,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from connector.sections import Settings
 from connector.service.app import create_app
-from connector.settings import Settings, load_settings
+from connector.settings import load_settings
 from tests.service.standin import StandIn
 from tests.service.waiting import wait_until
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import uvicorn
 
+from connector.sections import Settings
 from connector.service.app import create_app
 from connector.service.server import listen
-from connector.settings import Settings
 from tests.service.waiting import wait_until
 
 

@@ -10,9 +10,9 @@ from connector import __version__
 from connector.documents import RankedHit, RerankResult
 from connector.errors import BackboneError
 from connector.golden import GOLDEN_DOCUMENTS
+from connector.sections import Settings
 from connector.service.loading import Loading
 from connector.service.probing import OPEN_PATHS
-from connector.settings import Settings
 from tests.service.conftest import ClientFactory, service_settings
 from tests.service.standin import StandIn
 from tests.service.test_dialects import ROUTES, post

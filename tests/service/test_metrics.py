@@ -17,8 +17,8 @@ from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics
 from connector.documents import RankedHit, RerankResult
 from connector.reranker import Reranker
+from connector.sections import Settings
 from connector.service.metrics import FALLBACK_REASONS, fallback_reason
-from connector.settings import Settings
 from tests.service.conftest import ClientFactory, service_settings
 from tests.service.standin import StandIn, not_reranked, overlap
 from tests.service.waiting import wait_until

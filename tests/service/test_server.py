@@ -15,8 +15,8 @@ import httpx2
 import pytest
 
 from connector.errors import BackboneError, SettingsError
+from connector.sections import Settings
 from connector.service.server import answer_once, listen, run_server
-from connector.settings import Settings
 from tests.service.conftest import service_settings
 from tests.service.live import serving
 from tests.service.standin import StandIn

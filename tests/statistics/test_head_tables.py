@@ -14,7 +14,7 @@ from connector.backbone.reader import Reading
 from connector.documents import Hit
 from connector.heads.head_sets import HeadSet
 from connector.reranker import Reranker
-from connector.settings import READOUTS, ReadOut
+from connector.sections import READOUTS, ReadOut
 from connector.statistics.head_tables import HeadTable, SearchedQuery, embedded_layers, gather, missing
 
 QUERY = "how long do cats sleep"

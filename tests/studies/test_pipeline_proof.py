@@ -16,7 +16,8 @@ from connector.engines.cluster.connection import Connection
 from connector.evaluation.collections import load_collection
 from connector.evaluation.runs import read_run
 from connector.reranker import Reranker
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from connector.studies.pipeline_proof import Searches, load, main, quality
 from connector.writeback.opensearch import OpenSearchPipeline
 from connector.writeback.search_pipeline import PipelinePlan

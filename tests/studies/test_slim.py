@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from connector.errors import SettingsError
-from connector.settings import Settings
+from connector.sections import Settings
 from connector.studies.slim import first_answer, megabytes, packages, served_answer
 
 

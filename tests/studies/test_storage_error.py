@@ -9,7 +9,7 @@ import pytest
 from connector.evaluation.collections import load_collection
 from connector.evaluation.first_stage import first_stage
 from connector.evaluation.runs import RunEntry
-from connector.settings import Settings
+from connector.sections import Settings
 from connector.studies.storage_error import FORMATS, LAYOUTS, measure, table
 from tests.evaluation.folders import DOCUMENTS, write_collection
 

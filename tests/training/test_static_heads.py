@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.errors import DataError
-from connector.settings import READOUTS
+from connector.sections import READOUTS
 from connector.statistics.head_tables import HeadTable
 from connector.training.static_heads import CRITERIA, Criterion, TrainQuery, best_weight, find_heads, ndcg
 from connector.training.static_heads import single_head_quality as quality

@@ -14,7 +14,7 @@ from connector.evaluation.evaluate import EvaluateOptions, evaluate
 from connector.heads.head_sets import StaticHeads
 from connector.reranker import Reranker
 from connector.routing.selection import Routes
-from connector.settings import Settings
+from connector.sections import Settings
 from connector.training.sources import TrainSource
 from connector.training.train import TrainOptions, find_static_heads, gather_shard, train
 

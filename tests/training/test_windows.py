@@ -9,7 +9,8 @@ import pytest
 
 from connector.documents import Document, document_text
 from connector.errors import DataError, SettingsError
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from connector.training.made_queries import is_copy
 from connector.training.sources import TrainSource, read_source, source_windows
 from connector.training.windows import made_windows

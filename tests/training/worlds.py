@@ -6,7 +6,7 @@ import numpy as np
 
 from connector.routing.metadata import EmbeddingRecipe, RouterMetadata, StaticSet
 from connector.routing.query_embedding import FEATURES
-from connector.settings import READOUTS
+from connector.sections import READOUTS
 from connector.statistics.head_tables import FORMS, HeadTable, embedded_layers
 from connector.training.static_heads import TrainQuery
 

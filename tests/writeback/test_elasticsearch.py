@@ -13,7 +13,8 @@ from connector.engines.cluster.connect import connect
 from connector.engines.cluster.connection import Connection
 from connector.errors import EngineError, SettingsError
 from connector.reranker import Reranker
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from connector.writeback.calls import curl
 from connector.writeback.elasticsearch import ElasticsearchEndpoint
 from connector.writeback.inference_endpoint import InferencePlan, Service

@@ -13,7 +13,8 @@ from connector.documents import Document
 from connector.engines.cluster.connect import connect
 from connector.engines.cluster.connection import Connection
 from connector.engines.open_engine import open_engine
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from connector.writeback.opensearch import OpenSearchPipeline
 from connector.writeback.proving import was_reranked
 from connector.writeback.search_pipeline import PipelinePlan, Route

@@ -18,7 +18,8 @@ from connector.engines.open_engine import open_engine
 from connector.errors import EngineError, SettingsError
 from connector.reranker import Reranker
 from connector.routing.selection import Routes
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from connector.writeback import search_pipeline
 from connector.writeback.calls import Call, curl, without_files
 from connector.writeback.opensearch import OpenSearchPipeline

@@ -13,7 +13,7 @@ from threading import Condition, Lock, Thread
 from connector.backbone.caching.sqlite_store import DamagedPassageError, PassageStore, store_path
 from connector.backbone.runtime import EncodedDocument
 from connector.errors import BackboneError
-from connector.settings import CacheSettings
+from connector.sections import CacheSettings
 
 __all__ = ["DiskCache", "DiskStatistics"]
 

@@ -23,7 +23,7 @@ from connector.backbone.prompt.tail import Tail, TokenIds, causal_bias
 from connector.backbone.runtime import EncodedDocument, Head, Needs, Observations, ReadRequest
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
-from connector.settings import Layout
+from connector.sections import Layout
 
 __all__ = ["OnnxRuntime"]
 

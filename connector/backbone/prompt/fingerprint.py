@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from connector.backbone.prompt.template import PromptTemplate
 from connector.checkpoints.shape import BackboneShape
-from connector.settings import Layout
+from connector.sections import Layout
 
 __all__ = ["BackboneIdentity", "fingerprint", "template_hash"]
 

@@ -28,7 +28,7 @@ from connector.backbone.torch_runtime.sequences import Sequences
 from connector.backbone.torch_runtime.solo_pass import SoloPass
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
-from connector.settings import Layout
+from connector.sections import Layout
 
 __all__ = ["TorchRuntime"]
 

@@ -14,7 +14,7 @@ from rich.filesize import decimal
 
 from connector.cli.context import Context, pass_context
 from connector.errors import BackboneError, SettingsError
-from connector.settings import Settings
+from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.backbone.caching.sqlite_store import PassageStore

@@ -23,7 +23,7 @@ from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable
 from connector.cli.models import Models
 from connector.documents import RerankResult
 from connector.errors import MissingExtraError, SettingsError
-from connector.settings import Settings
+from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.engines.engine import Engine

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from connector.cli.context import Context, pass_context
 from connector.cli.progress import ConsoleProgress
-from connector.settings import LAYOUTS
+from connector.sections import LAYOUTS
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 

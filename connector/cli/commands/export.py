@@ -12,11 +12,11 @@ from rich.table import Table
 from connector.cli.context import Context, pass_context
 from connector.errors import SettingsError
 from connector.routing.metadata import member_name
-from connector.settings import LAYOUTS
+from connector.sections import LAYOUTS
 
 if TYPE_CHECKING:
     from connector.routing.bundle import Bundle
-    from connector.settings import Settings
+    from connector.sections import Settings
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 

@@ -16,7 +16,7 @@ from connector.cli.hit_table import printable
 from connector.cli.models import Models
 from connector.cli.precompute import Precomputed, check_precompute, precompute
 from connector.errors import DataError, SettingsError
-from connector.settings import Settings
+from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.engines.indexing import IndexOutcome

@@ -18,7 +18,7 @@ from connector.checkpoints.pulling import find_local, obtain
 from connector.cli.context import Context, pass_context
 from connector.diagnosis.model import ranking
 from connector.errors import BackboneError
-from connector.settings import Settings
+from connector.sections import Settings
 
 
 @click.group("model")

@@ -14,7 +14,7 @@ from connector.cli.highlighter import example, highlighter_of, install_highlight
 from connector.cli.pipeline_options import Chosen, opened, opened_for_removal, pipeline_options
 from connector.cli.pipeline_output import advice, pieces_of, show_calls, show_proofs, show_retrievers, told_plugin
 from connector.errors import EngineError, SettingsError
-from connector.settings import Settings
+from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.writeback.elasticsearch import ElasticsearchEndpoint

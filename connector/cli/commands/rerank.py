@@ -16,7 +16,7 @@ from connector.cli.context import Context, pass_context
 from connector.cli.progress import progress
 from connector.documents import SupportsRerank
 from connector.errors import DataError, RequestError, SettingsError
-from connector.settings import Settings
+from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.evaluation.rerank_run import FieldsById

@@ -15,7 +15,7 @@ from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable
 from connector.cli.models import Models
 from connector.documents import Hit, RerankResult, UsedHead
 from connector.errors import SettingsError
-from connector.settings import MODES, Settings
+from connector.sections import MODES, Settings
 
 _SHOWN_HEADS = 16
 

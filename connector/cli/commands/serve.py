@@ -11,7 +11,7 @@ import click
 from connector.cli.context import Context, pass_context
 from connector.cli.models import Models
 from connector.errors import BackboneError, MissingExtraError, SettingsError
-from connector.settings import Settings
+from connector.sections import Settings
 
 
 @click.command("serve")

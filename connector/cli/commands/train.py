@@ -16,10 +16,10 @@ from rich.table import Table
 from connector.cli.context import Context, pass_context
 from connector.cli.progress import ConsoleProgress
 from connector.errors import SettingsError
-from connector.settings import LAYOUTS, Settings
+from connector.sections import LAYOUTS, Settings
 
 if TYPE_CHECKING:
-    from connector.settings import ReadOut
+    from connector.sections import ReadOut
     from connector.training.static_heads import Criterion
     from connector.training.train import TrainOptions
     from connector.training.train_router import Trained
@@ -238,7 +238,7 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 
 def _readouts(text: str) -> tuple[ReadOut, ...]:
-    from connector.settings import READOUTS
+    from connector.sections import READOUTS
 
     names = [name.strip() for name in text.split(",")]
     chosen = tuple(readout for readout in READOUTS if readout in names)

@@ -6,7 +6,7 @@ import importlib.util
 
 from connector.engines.cluster.connection import Connection
 from connector.errors import MissingExtraError, SettingsError
-from connector.settings import CLUSTER_KINDS, EngineSettings
+from connector.sections import CLUSTER_KINDS, EngineSettings
 
 __all__ = ["connect"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from connector.errors import EngineError
-from connector.settings import ClusterKind, EngineSettings
+from connector.sections import ClusterKind, EngineSettings
 
 __all__ = ["DEFAULT_URL", "ClusterError", "Connection", "ServerVersion", "certificate_options", "reason_of"]
 

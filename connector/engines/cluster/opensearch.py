@@ -18,7 +18,7 @@ from connector.engines.cluster.connection import (
     reason_of,
 )
 from connector.errors import EngineError, MissingExtraError
-from connector.settings import EngineSettings
+from connector.sections import EngineSettings
 
 __all__ = ["OpenSearchConnection"]
 

@@ -19,11 +19,11 @@ from pydantic import (
 )
 
 from connector.documents import FirstStage, RankedHit, RerankResult
+from connector.sections import Mode
 from connector.service.dialects.notes import Notes
 from connector.service.errors import Failure, ServiceError, Style
 from connector.service.numbers import json_number, probability
 from connector.service.scoring import RerankJob, json_score
-from connector.settings import Mode
 
 __all__ = ["DialectRequest", "Milliseconds", "Text", "read_request"]
 

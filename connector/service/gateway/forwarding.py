@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from connector.engines.cluster.connection import DEFAULT_URL
 from connector.errors import SettingsError
+from connector.sections import EngineSettings, Settings
 from connector.service.gateway.cluster_errors import GatewayError
 from connector.service.gateway.options import OWN_PREFIX
-from connector.settings import EngineSettings, Settings
 
 __all__ = ["Cluster", "ClusterAnswer", "ClusterRequest", "answer_headers", "cluster_url", "request_of"]
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
+from connector.sections import Settings
 from connector.service.admission import ClientGone, while_connected
 from connector.service.gateway.cluster_errors import GatewayError
 from connector.service.gateway.forwarding import Cluster, ClusterAnswer, ClusterRequest
@@ -47,7 +48,6 @@ from connector.service.gateway.windows import (
     texts_of,
 )
 from connector.service.loading import Loading
-from connector.settings import Settings
 
 __all__ = ["MultiSearching"]
 

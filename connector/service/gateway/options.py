@@ -9,9 +9,9 @@ from urllib.parse import unquote_to_bytes
 from starlette.datastructures import Headers
 
 from connector.cancelling import CancelScope
+from connector.sections import MODES, Mode, Settings
 from connector.service.deadlines import scope_of
 from connector.service.gateway.cluster_errors import GatewayError
-from connector.settings import MODES, Mode, Settings
 
 __all__ = ["OWN_PREFIX", "Options", "read_options"]
 

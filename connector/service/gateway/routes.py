@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
+from connector.sections import Settings
 from connector.service.admission import ClientGone, while_connected
 from connector.service.bodies import read_body
 from connector.service.errors import Failure, ServiceError, error_response, style_of
@@ -24,7 +25,6 @@ from connector.service.gateway.options import read_options
 from connector.service.gateway.searching import Searching
 from connector.service.loading import Loading
 from connector.service.paths import nearest_route, no_route
-from connector.settings import Settings
 
 __all__ = ["Gateway", "add_gateway"]
 

@@ -12,11 +12,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from connector.documents import RankedHit, RerankResult, has_text
+from connector.sections import Mode
 from connector.sentences import shown_sentences
 from connector.service.dialects.request import Milliseconds, Text
 from connector.service.errors import Failure, ServiceError
 from connector.service.scoring import RerankJob
-from connector.settings import Mode
 
 __all__ = ["HighlightAnswer", "HighlightRequest", "unwrapped"]
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
+from connector.sections import Settings
 from connector.service.admission import ClientGone, while_connected
 from connector.service.bodies import parse_object, read_body
 from connector.service.deadlines import scope_of
@@ -18,7 +19,6 @@ from connector.service.highlighting.request import HighlightAnswer, HighlightReq
 from connector.service.loading import Loading
 from connector.service.metrics import Metrics
 from connector.service.responses import AsciiJSONResponse
-from connector.settings import Settings
 
 __all__ = ["HIGHLIGHT_PATH", "add_highlight_route"]
 

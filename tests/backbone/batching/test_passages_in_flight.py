@@ -21,7 +21,7 @@ from connector.cancelling import Cancelled, CancelScope
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
-from connector.settings import Layout
+from connector.sections import Layout
 from tests.backbone.batching.waiting import LONG, Watched, WatchedScope, open_reader, open_watched
 
 HEADS = ((2, 4), (7, 7))

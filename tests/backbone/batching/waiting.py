@@ -14,7 +14,7 @@ from connector.backbone.runtime import EncodedDocument, Needs, Observations, Rea
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.cancelling import CancelScope
 from connector.checkpoints.checkpoint import Checkpoint
-from connector.settings import Layout
+from connector.sections import Layout
 
 LONG = 60
 """Seconds after which a test that waits has failed."""

@@ -22,7 +22,7 @@ from connector.backbone.reader import Reader
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
-from connector.settings import Settings
+from connector.sections import Settings
 from tests.backbone.caching.test_document_cache import Sized
 from tests.service.waiting import wait_until
 

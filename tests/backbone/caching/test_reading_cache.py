@@ -17,7 +17,7 @@ from connector.backbone.runtime import Observations
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.heads.needs import Needs
-from connector.settings import Layout
+from connector.sections import Layout
 
 HEADS = ((2, 4), (7, 7))
 QUERY = "how long do cats sleep"

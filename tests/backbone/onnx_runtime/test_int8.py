@@ -16,7 +16,7 @@ from connector.backbone.open_reader import open_reader
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, SettingsError
 from connector.heads.needs import Needs
-from connector.settings import Layout, Settings
+from connector.sections import Layout, Settings
 from router_export import export_backbone
 from tests.backbone.onnx_runtime.test_runtime import DOCUMENTS, PREFIX, tail, with_backbone
 from tests.backbone.reading import read_one

@@ -23,7 +23,7 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
-from connector.settings import Layout, Settings
+from connector.sections import Layout, Settings
 from router_export.backbone.writing import EMBEDDING_TOLERANCE
 from tests.backbone.reading import read_one, token_ids
 from tests.backbone.tiny import FAMILIES

@@ -18,7 +18,7 @@ from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
-from connector.settings import Layout
+from connector.sections import Layout
 from tests.backbone.reading import token_ids
 
 QUERY = "How long do cats sleep?"

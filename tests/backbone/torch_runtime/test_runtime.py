@@ -17,7 +17,7 @@ from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
-from connector.settings import Layout
+from connector.sections import Layout
 from tests.backbone.reading import read_one, token_ids
 from tests.backbone.tiny import FAMILIES, VOCABULARY, WINDOW, config_of, save_tiny
 

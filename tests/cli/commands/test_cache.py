@@ -16,7 +16,8 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError, SettingsError
 from connector.reranker import Reranker
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from tests.backbone.caching.test_sqlite_store import damage, data, key
 
 MB = 1_000_000

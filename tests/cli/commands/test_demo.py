@@ -21,7 +21,7 @@ from connector.cli.context import Context
 from connector.documents import Document
 from connector.engines.embedded import EmbeddedEngine
 from connector.errors import EngineError
-from connector.settings import Settings
+from connector.sections import Settings
 from tests.loaded_models import LoadedModels
 
 _QUESTION = "which items occur most often in a list"

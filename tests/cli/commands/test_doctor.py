@@ -19,7 +19,8 @@ from connector.engines.cluster.connect import connect
 from connector.engines.cluster.connection import Connection
 from connector.engines.embedded import EmbeddedEngine
 from connector.engines.open_engine import open_engine
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from connector.writeback.opensearch import OpenSearchPipeline
 from connector.writeback.search_pipeline import TRUSTED, PipelinePlan
 from tests.embedding.tiny_model import save_embedder

@@ -25,7 +25,7 @@ from connector.routing.bundle import Bundle
 from connector.routing.metadata import EmbeddingRecipe, StaticSet
 from connector.routing.query_embedding import FEATURES
 from connector.routing.selection import Routes
-from connector.settings import ReadOut
+from connector.sections import ReadOut
 from connector.training.router import Router
 from router_export import export
 from tests.embedding.tiny_model import save_embedder

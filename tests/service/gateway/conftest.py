@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 
 from connector.cancelling import CancelScope
 from connector.documents import FirstStage, RankedHit, RerankResult
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from tests.service.gateway.fake_cluster import FakeCluster, running_cluster
 from tests.service.standin import StandIn
 

@@ -23,8 +23,8 @@ from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import main
 from connector.reranker import Reranker
+from connector.sections import Settings
 from connector.service.metrics import Metrics
-from connector.settings import Settings
 from tests.backbone.tiny import save_tiny
 from tests.backbone.torch_runtime.packing import has_amx, has_wide_products
 
