@@ -17,6 +17,8 @@ _PARTS = [
     "errors",
     "golden",
     "cancelling",
+    "credentials",
+    "sections",
     "settings",
     "documents",
     "sentences",
