@@ -86,6 +86,7 @@ class HighlightPlan(PipelinePlan):
             timeout_s=plan.timeout_s,
             connections=plan.connections,
             skip_verification=plan.skip_verification,
+            client_files=plan.client_files,
         )
 
     def settings_needed(self, current: Mapping[str, Any], has_ml_nodes: bool) -> dict[str, Any]:

@@ -78,9 +78,9 @@ def test_a_file_that_does_not_belong_there_is_told(release: Path) -> None:
 
 
 def test_a_file_of_another_state_is_told(release: Path) -> None:
-    rewritten(release, changed=("connector/settings.py", b"8080", b"8081"))
+    rewritten(release, changed=("connector/sections.py", b"8080", b"8081"))
     found = faults(release, ROOT)
-    assert len(found) == 1 and "connector/settings.py is not what lies in the tree" in found[0]
+    assert len(found) == 1 and "connector/sections.py is not what lies in the tree" in found[0]
 
 
 @pytest.mark.parametrize(
