@@ -19,7 +19,7 @@ RUNS_ON = {
     "9.1.0": "elasticsearch_node",
     "9.2.0": r'"9\.2\.0"',
 }
-STAND_IN = "InferenceDouble|inferring"
+STAND_IN = "InferenceDouble|inferring|FakeCluster"
 
 
 def cells(line: str) -> list[str]:
