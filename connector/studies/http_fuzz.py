@@ -34,7 +34,7 @@ class Fuzzed:
     Attributes:
         statuses: how many answers, by status; 0: the connection broke.
         not_reranked: of those with status 500, those on purpose.
-        faults: the others, as schemathesis recorded them.
+        faults: the others, and requests whose connection broke, as schemathesis recorded them.
         operations: paths with their methods, as the schema has them, that got requests.
     """
 
@@ -56,7 +56,8 @@ class Fuzzed:
             "operations": len(self.operations),
             "statuses": by_status,
             "not_reranked": self.not_reranked,
-            "status_500": len(self.faults),
+            "broken": self.statuses[0],
+            "status_500": len(self.faults) - self.statuses[0],
         }
 
 
@@ -108,15 +109,18 @@ def counted(lines: Iterator[str]) -> Fuzzed:
     for line in lines:
         recorder = json.loads(line).get("ScenarioFinished", {}).get("recorder", {})
         for sent in recorder.get("interactions", {}).values():
-            answer = sent["response"]
+            # A connection that broke off has none.
+            answer = sent.get("response")
             status = 0 if answer is None else int(answer["status_code"])
             found.statuses[status] += 1
             found.operations.add(recorder["label"])
-            if status == 500:
-                if _ON_PURPOSE in base64.b64decode((answer.get("content") or {}).get("$base64", "")):
-                    found.not_reranked += 1
-                else:
-                    found.faults.append(sent)
+            if status not in (0, 500):
+                continue
+            content = (answer or {}).get("content") or {}
+            if _ON_PURPOSE in base64.b64decode(content.get("$base64", "")):
+                found.not_reranked += 1
+            else:
+                found.faults.append(sent)
     return found
 
 
@@ -127,7 +131,7 @@ def counted(lines: Iterator[str]) -> Fuzzed:
 @click.option("--key", help="One of serve.api_keys.")
 @click.option("--program", help="schemathesis; default: beside this Python, else on the PATH.")
 def main(url: str, minutes: float, seed: int, key: str | None, program: str | None) -> None:
-    """Print the counts as one line of JSON, and on standard error each 500. Exit code 1 where there is one."""
+    """Print the counts as one line of JSON, and on standard error each fault. Exit code 1 where there is one."""
     found = fuzz(url.rstrip("/"), max(round(minutes * 60), 1), seed=seed, key=key, program=program)
     for fault in found.faults:
         click.echo(json.dumps(fault), err=True)
