@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLEAN := build/clean
+CLIENTS := .venv-clients
+CLIENTS_INSTALLED := $(CLIENTS)/.installed
 
-.PHONY: setup demo test test-quick lint serve docs dist dist-files clean
+.PHONY: setup demo test test-quick clients clients-table fuzz lint serve docs dist dist-files clean
 
 setup: $(INSTALLED)
 
@@ -31,6 +33,31 @@ test: $(INSTALLED)
 # While you work: without what starts search servers, exports models, runs the benchmark or takes seconds.
 test-quick: $(INSTALLED)
 	@$(TESTS) -m "not nodes and not export and not bench and not slow"
+
+# Clients of others live in an environment of their own, and call a service of this one.
+$(CLIENTS_INSTALLED): pyproject.toml
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	@echo "Installing into $(CLIENTS) ..."
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[clients]'
+	@touch $@
+
+AGAINST := OMP_WAIT_POLICY=PASSIVE RH_TEST_SERVICE_PYTHON=$(CURDIR)/$(BIN)/python $(CLIENTS)/bin/python
+
+# Some clients leave their sockets open.
+LEAVE_OPEN := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
+
+clients: $(INSTALLED) $(CLIENTS_INSTALLED)
+	@$(AGAINST) -m pytest $(LEAVE_OPEN) -m "not nodes" tests/clients tests/studies/test_http_fuzz.py
+
+# The clients' rows of docs/http-api.md: those of both environments.
+clients-table: $(INSTALLED) $(CLIENTS_INSTALLED)
+	@$(AGAINST) -m tests.clients -m "not nodes"
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.clients
+
+# Ten minutes of requests made at random, at a service that runs: make fuzz URL=http://127.0.0.1:8080
+URL := http://127.0.0.1:8080
+fuzz: $(INSTALLED) $(CLIENTS_INSTALLED)
+	@$(BIN)/python -m connector.studies.http_fuzz $(URL) --program $(CLIENTS)/bin/schemathesis
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
@@ -61,4 +88,4 @@ dist: dist-files
 	@cd $(CLEAN) && bin/rh-connector --config /dev/null demo
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -175,8 +175,9 @@ def _texts_or_documents(payload: Mapping[str, Any]) -> type[DialectRequest]:
     if "texts" in payload:
         return TeiRerankRequest
     if "documents" in payload:
-        # Weaviate sends these two and nothing else.
-        return WeaviateRerankRequest if payload.keys() == {"query", "documents"} else VllmRerankRequest
+        # Weaviate sends these two, and "property", which is empty; others send more.
+        asked = payload.keys() - {"property"}
+        return WeaviateRerankRequest if asked == {"query", "documents"} else VllmRerankRequest
     raise ServiceError(
         Failure.INVALID, "texts and documents are missing; give texts (TEI) or documents (vLLM, Infinity)"
     )

@@ -24,5 +24,7 @@ class AsciiJSONResponse(JSONResponse):
 
 
 def one_line(text: str) -> str:
-    """A text as a header may carry it: one line of at most 200 ASCII characters."""
-    return " ".join(text.split()).encode("ascii", "backslashreplace").decode()[:_LONGEST_LINE]
+    """A text as a header may carry it: one line of at most 200 ASCII characters that show."""
+    plain = " ".join(text.split()).encode("ascii", "backslashreplace").decode()
+    # A control character in a header breaks the connection.
+    return "".join(each if each.isprintable() else "?" for each in plain)[:_LONGEST_LINE]

@@ -1,6 +1,6 @@
 """Elasticsearch, server and HTTP only: no security, ``_inference``, painless or English analyzer.
 
-Only the HTTP transport is published as a module. 8.17.0 runs the server's own main class; 9.1.0 the small
+Only the HTTP transport is published as a module. 8.17.0 runs the server's own main class; 9.x the small
 NodeMain.java beside this file, because the Java agent that its main class wants is not published.
 """
 
@@ -24,6 +24,8 @@ RELEASES = {
         Release("elasticsearch", "8.17.0", 17, 23, "it needs the security manager, which Java 24 removed"),
         # NodeMain.java is run from source, which takes a JDK.
         Release("elasticsearch", "9.1.0", 21, 99, "its classes are compiled for Java 21", needs_compiler=True),
+        # The last whose HTTP transport is published.
+        Release("elasticsearch", "9.2.0", 21, 99, "its classes are compiled for Java 21", needs_compiler=True),
     )
 }
 _PARTS_LIST = Path(__file__).with_name("elasticsearch-pom.xml")

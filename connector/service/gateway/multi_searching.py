@@ -17,7 +17,7 @@ from connector.service.admission import ClientGone, while_connected
 from connector.service.gateway.cluster_errors import GatewayError
 from connector.service.gateway.forwarding import Cluster, ClusterAnswer, ClusterRequest
 from connector.service.gateway.incoming import Incoming, Unreadable, read_incoming
-from connector.service.gateway.marking import FINAL_STATUSES, PLAIN_ANSWER, marked
+from connector.service.gateway.marking import FINAL_STATUSES, PLAIN_ANSWER, UNJOINED, marked
 from connector.service.gateway.options import Options
 from connector.service.gateway.parsing.msearch_body import Item, join_items, split_items
 from connector.service.gateway.parsing.raw_json import (
@@ -179,7 +179,7 @@ class MultiSearching:
             reasons[at] = mark.reason
         for at, element in again.items():
             elements[at] = element
-            reasons[at] = "the cluster refused the window"
+            reasons[at] = "the cluster refused the window" if found[at].value.answer is None else UNJOINED
         # The answers to what only we asked are cut off with the end of the list.
         whole = Edit(found[0].start, found[-1].end, ",".join(elements))
         response = answer.response(encode(edited(text, [whole])))
@@ -208,11 +208,11 @@ class MultiSearching:
     async def _ask_again(
         self, incoming: Incoming, planned: Sequence[_Planned], found: Sequence[Span]
     ) -> dict[int, str]:
-        """Searches that were refused are asked for once more, as they came: place → answer."""
+        """Searches that were refused, or not joined, are asked for once more, as they came: place → answer."""
         refused = [
             at
             for at, (one, answered) in enumerate(zip(planned, found, strict=False))
-            if one.sent != one.item and answered.value.answer is None and answered.value.status not in FINAL_STATUSES
+            if one.sent != one.item and _is_to_repeat(one.plan, answered.value)
         ]
         if not refused:
             return {}
@@ -275,8 +275,16 @@ def _reranked(planned: Sequence[_Planned], found: Sequence[Span]) -> list[tuple[
     return [
         (at, one.plan, answered)
         for at, (one, answered) in enumerate(zip(planned, found, strict=False))
-        if isinstance(one.plan, Rerank) and answered.value.answer is not None
+        if isinstance(one.plan, Rerank)
+        and answered.value.answer is not None
+        and not answered.value.answer.repeats_hits()
     ]
+
+
+def _is_to_repeat(plan: Plan, answered: _Answered) -> bool:
+    if answered.answer is None:
+        return answered.status not in FINAL_STATUSES
+    return isinstance(plan, Rerank) and answered.answer.repeats_hits()
 
 
 def _preferring(item: Item, preference: str | None) -> Item:

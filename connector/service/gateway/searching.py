@@ -15,7 +15,7 @@ from connector.service.admission import ClientGone, while_connected
 from connector.service.gateway.cluster_errors import GatewayError
 from connector.service.gateway.forwarding import Cluster, ClusterAnswer, ClusterRequest
 from connector.service.gateway.incoming import Incoming, Unreadable, read_incoming
-from connector.service.gateway.marking import FINAL_STATUSES, PLAIN_ANSWER, marked
+from connector.service.gateway.marking import FINAL_STATUSES, PLAIN_ANSWER, UNJOINED, marked
 from connector.service.gateway.options import Options
 from connector.service.gateway.parsing.raw_json import NotPlainJson, decode, edited, encode
 from connector.service.gateway.parsing.search_body import (
@@ -152,7 +152,7 @@ class Searching:
 
 
 class _Refused(Exception):
-    """The cluster did not answer the larger search as it should."""
+    """The answer to the larger search is none that can be reranked."""
 
 
 class _Found(NamedTuple):
@@ -170,9 +170,12 @@ def _read(found: ClusterAnswer, plan: Rerank) -> _Found:
         raise _Refused("the answer is not JSON")
     text = decode(found.body)
     try:
-        return _Found(found, text, read_answer(text))
+        answer = read_answer(text)
     except NotPlainJson:
         raise _Refused("the answer holds no hits") from None
+    if answer.repeats_hits():
+        raise _Refused(UNJOINED)
+    return _Found(found, text, answer)
 
 
 def _preferring(asked: ClusterRequest, preference: str | None) -> ClusterRequest:

@@ -16,6 +16,7 @@ from connector.documents import FirstStage, RerankResult
 from connector.errors import SettingsError
 from connector.service.app import create_app
 from connector.service.gateway import searching
+from connector.service.gateway.marking import UNJOINED
 from tests.service.gateway.conftest import GatewayFactory, gateway_settings
 from tests.service.gateway.fake_cluster import FakeCluster, hit
 from tests.service.live import serving
@@ -130,6 +131,24 @@ def test_a_window_that_the_cluster_refuses(make_gateway: GatewayFactory, cluster
     answer = make_gateway({"rerank.window": 11}).post("/books/_search?from=1&size=2", json=CATS)
     check_first_stage(answer, "the cluster refused a window of 11 hits (400)")
     assert cluster.asked[-1].target == "/books/_search?from=1&size=2"
+
+
+def test_a_hybrid_query_that_nothing_joined(make_gateway: GatewayFactory, cluster: FakeCluster) -> None:
+    """Neural Search then answers each list behind marks, which are no hits: HybridTopScoreDocCollector."""
+    scores = (-9549511700.0, -4422440400.0, 2.0, -4422440400.0, 1.0)
+    cluster.hits = [
+        json.dumps({"_index": "books", "_id": name, "_score": score, "_source": {"text": f"cats {name}"}})
+        for name, score in zip("aaaba", scores, strict=True)
+    ]
+    body = {"query": {"hybrid": {"queries": [{"match": {"text": "cats"}}, {"match": {"text": "sleep"}}]}}}
+    answer = make_gateway().post("/books/_search?size=4", json=body)
+    assert (answer.headers["X-Reranked"], answer.headers["X-Rerank-Reason"]) == ("false", UNJOINED)
+    assert [hit["_score"] for hit in answer.json()["hits"]["hits"]] == list(scores[:4])
+    assert cluster.asked[-1].target == "/books/_search?size=4"
+    lines = "".join(json.dumps(line) + "\n" for line in ({}, {**body, "size": 4}))
+    many = make_gateway().post("/books/_msearch", content=lines, headers={"Content-Type": "application/x-ndjson"})
+    assert (many.headers["X-Reranked"], many.headers["X-Rerank-Reason"]) == ("false", UNJOINED)
+    assert [hit["_score"] for hit in many.json()["responses"][0]["hits"]["hits"]] == list(scores[:4])
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429])

@@ -107,6 +107,14 @@ class SearchAnswer:
         """What tells the hits apart."""
         return [(hit.value.get("_index"), hit.value.get("_id")) for hit in self.hits]
 
+    def repeats_hits(self) -> bool:
+        """Whether one hit comes more than once: a hybrid query's parts, which nothing normalized and joined.
+
+        Among them stand marks of Neural Search, which are no hits. Hits without an id are not compared.
+        """
+        named = [key for key in self.keys() if key[1] is not None]
+        return len(set(named)) < len(named)
+
     def scores(self) -> list[float] | None:
         """The first stage's, all finite; None where not every hit has one."""
         found = [_number(hit.value.get("_score")) for hit in self.hits]
