@@ -46,8 +46,9 @@ class _Kind(NamedTuple):
 class Failure(Enum):
     """Everything that can go wrong, with its status in each style.
 
-    Elasticsearch repeats a request answered 429, 502 or 503 for up to 30 seconds while the user waits, so in the
-    TEI style these are 500: the search then fails over at once (``allow_rerank_failures``).
+    Elasticsearch repeats a request answered 429, 502 or 503 for up to 30 seconds while the user waits
+    (HuggingFaceResponseHandler), so in the TEI style these are 504: the search then fails over at once
+    (``allow_rerank_failures``).
     """
 
     MALFORMED = _Kind(400, 400, "BadRequestError", "Validation")
@@ -60,10 +61,10 @@ class Failure(Enum):
     UNKNOWN_ENCODING = _Kind(415, 415, "UnsupportedMediaTypeError", "Validation")
     TOO_MANY_DOCUMENTS = _Kind(422, 413, "UnprocessableEntityError", "Validation")
     INCONSISTENT = _Kind(422, 422, "UnprocessableEntityError", "Validation")
-    OVERLOADED = _Kind(429, 500, "RateLimitError", "Overloaded", retry_after=1)
+    OVERLOADED = _Kind(429, 504, "RateLimitError", "Overloaded", retry_after=1)
     INTERNAL = _Kind(500, 500, "InternalServerError", "Backend")
-    LOADING = _Kind(503, 500, "ServiceUnavailableError", "Unhealthy", retry_after=5)
-    UNAVAILABLE = _Kind(503, 500, "ServiceUnavailableError", "Backend", retry_after=1)
+    LOADING = _Kind(503, 504, "ServiceUnavailableError", "Unhealthy", retry_after=5)
+    UNAVAILABLE = _Kind(503, 504, "ServiceUnavailableError", "Backend", retry_after=1)
 
     def status(self, style: Style) -> int:
         """The HTTP status of this failure for a client of that style."""

@@ -44,7 +44,7 @@ from connector.service.scoring import RerankJob, rank
 __all__ = ["add_rerank_routes"]
 
 # The errors that can come of a request, for the schema.
-_STATUSES = (400, 401, 413, 415, 422, 429, 500, 503)
+_STATUSES = (400, 401, 413, 415, 422, 429, 500, 503, 504)
 
 Choice = Callable[[Mapping[str, Any]], type[DialectRequest]]
 

@@ -12,7 +12,8 @@ from connector.documents import Document
 from connector.engines.cluster.connect import connect
 from connector.engines.open_engine import open_engine
 from connector.reranker import Reranker
-from connector.settings import Settings, load_settings
+from connector.sections import Settings
+from connector.settings import load_settings
 from connector.writeback.elasticsearch import ElasticsearchEndpoint
 from connector.writeback.inference_endpoint import InferencePlan
 from connector.writeback.opensearch import OpenSearchPipeline

@@ -80,14 +80,14 @@ def test_all_who_are_in_are_with_the_reranker(make_client: ClientFactory) -> Non
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_full_queue_is_429_and_for_elasticsearch_500(make_client: ClientFactory, route: str) -> None:
+def test_a_full_queue_is_429_and_for_elasticsearch_504(make_client: ClientFactory, route: str) -> None:
     gate = Gate()
     client = make_client(StandIn(gate), max_queue=1)
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(post, client, "/v1/rerank") for _ in range(2)]
         wait_until(lambda: inside(client) == 2)
         response = post(client, route, first_stage="order")
-        check(response, route, 500 if route == "/rerank texts" else 429, "serve.max_queue")
+        check(response, route, 504 if route == "/rerank texts" else 429, "serve.max_queue")
         gate.open()
         assert [answer.result().status_code for answer in waiting] == [200, 200]
     assert post(client, route).status_code == 200

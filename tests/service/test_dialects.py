@@ -173,7 +173,7 @@ def test_without_reranking_the_first_stage_order_goes_back(
 @pytest.mark.parametrize("route", ROUTES)
 def test_without_reranking_and_first_stage_there_is_an_error(make_client: ClientFactory, route: str) -> None:
     response = post(make_client(StandIn(not_reranked("failed: out of memory"))), route)
-    assert response.status_code == (500 if route == "/rerank texts" else 503)
+    assert response.status_code == (504 if route == "/rerank texts" else 503)
     assert ("retry-after" in response.headers) == (route != "/rerank texts")
     assert "failed: out of memory" in response.text
     assert "first_stage_scores" in response.text

@@ -186,5 +186,5 @@ def test_errors_are_what_elasticsearch_parses(make_client: ClientFactory) -> Non
     client = make_client(StandIn(not_reranked("failed: x")))
     response = client.post("/rerank", json={"texts": ["a"], "query": "q"})
     # 429, 502 and 503 would be tried again for up to 30 seconds.
-    assert response.status_code == 500
+    assert response.status_code == 504
     assert isinstance(response.json()["error"], str)

@@ -177,7 +177,7 @@ def test_500_an_error_nobody_thought_of(make_client: ClientFactory, route: str) 
 @pytest.mark.parametrize("route", ROUTES)
 def test_503_not_reranked(make_client: ClientFactory, route: str) -> None:
     response = post(make_client(StandIn(not_reranked("deadline"))), route)
-    check(response, route, 500 if route == "/rerank texts" else 503, "deadline")
+    check(response, route, 504 if route == "/rerank texts" else 503, "deadline")
 
 
 @pytest.mark.parametrize("style", list(Style))

@@ -35,7 +35,7 @@ def test_while_loading(make_client: ClientFactory, route: str) -> None:
     not_yet = client.get("/ready")
     assert (not_yet.status_code, not_yet.json()) == (503, {"status": "loading"})
     assert not_yet.headers["retry-after"] == "1"
-    check(post(client, route), route, 500 if route == "/rerank texts" else 503, "being loaded")
+    check(post(client, route), route, 504 if route == "/rerank texts" else 503, "being loaded")
     go_on.set()
     wait_until(lambda: client.get("/ready").status_code == 200)
     assert client.get("/ready").json() == {"status": "ready", "model": "smollm2-135m"}
@@ -104,4 +104,4 @@ def test_openapi(make_client: ClientFactory) -> None:
             assert kind["examples"]
             assert all("description" in field for field in kind["properties"].values())
         assert "$ref" in str(operation["responses"]["200"])
-        assert {"400", "401", "413", "415", "422", "429", "500", "503"} <= set(operation["responses"])
+        assert {"400", "401", "413", "415", "422", "429", "500", "503", "504"} <= set(operation["responses"])
