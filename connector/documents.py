@@ -18,6 +18,8 @@ __all__ = [
     "RerankResult",
     "SupportsRerank",
     "UsedHead",
+    "UsedSignal",
+    "Workings",
     "clean_text",
     "document_text",
     "field_texts",
@@ -74,6 +76,8 @@ class RankedHit:
         looked_at: of each token of ``passage`` its (start, end) characters, and how much the heads looked at it, 0 or
             more. Not part of the JSON.
         id: the document's id, where the input had one.
+        signals: values of the result's signals for the document's best passage, in the order of its ``gates``; empty
+            where nothing was read. Not part of the JSON: ``connector.explanation`` tells them with what they count.
     """
 
     index: int
@@ -86,6 +90,7 @@ class RankedHit:
     passage: tuple[int, int] | None = None
     id: str | None = None
     looked_at: tuple[tuple[int, int, float], ...] = ()
+    signals: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The hit as JSON-ready values; ``id`` only where there is one."""
@@ -141,6 +146,28 @@ class UsedSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class Workings:
+    """What the scores of one result were computed with, besides the signals and the first stage.
+
+    Attributes:
+        gates: what each signal is multiplied by, after ``(signal - mean) / scale``; in the order of a result's gates.
+        means: of each signal.
+        scales: of each signal.
+        bias: what is added to the sum.
+        spread: unit of the first stage's gate, where the sum is the logarithm of odds; None: the sums of one result
+            are standardized.
+        fusion: weight of the first stage, ``rrf`` or ``none``.
+    """
+
+    gates: tuple[float, ...]
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+    bias: float
+    spread: float | None
+    fusion: float | str
+
+
+@dataclass(frozen=True, slots=True)
 class RerankResult:
     """All documents of one request, best first: as many as came in, each exactly once.
 
@@ -162,6 +189,8 @@ class RerankResult:
         deepest_layer: the last layer that was run for the query, from 0; None when nothing was reranked.
         calibrated: ``head_score`` is the logarithm of the odds that a document is relevant; it means the same for
             every query.
+        workings: how the scores were computed; None when nothing was reranked. Not part of the JSON:
+            ``connector.explanation`` tells it.
     """
 
     hits: tuple[RankedHit, ...]
@@ -177,6 +206,7 @@ class RerankResult:
     first_stage_gate: float | None = None
     deepest_layer: int | None = None
     calibrated: bool = False
+    workings: Workings | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON-ready values, as ``rh-connector rerank`` prints it."""

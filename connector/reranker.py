@@ -23,6 +23,7 @@ from connector.documents import (
     RerankResult,
     UsedHead,
     UsedSignal,
+    Workings,
     document_text,
     has_text,
 )
@@ -235,18 +236,15 @@ class Reranker:
         ranks: Sequence[int] | None,
     ) -> list[RankedHit]:
         """What was read, best first; ``index`` is the place in ``inputs``."""
-        head_scores, best = route_scores(route, signal_scores(route.signals, reading), reading.documents)
+        signals = signal_scores(route.signals, reading)
+        head_scores, best = route_scores(route, signals, reading.documents)
         if not np.isfinite(head_scores).all():
             raise BackboneError("a head score is not finite; check the weights and the dtype")
         first = None
         if ranks is not None:
             first = rank_scores(ranks) if scores is None else np.array(scores)
-        final = fuse(
-            head_scores,
-            first,
-            route.first_stage_gate if self._fusion == "auto" else self._fusion,
-            None if route.absolute is None else route.absolute.spread,
-        )
+        workings = _workings(route, self._fusion)
+        final = fuse(head_scores, first, workings.fusion, workings.spread)
         with_text = [at for at, place in enumerate(best) if place is not None]
         lowest = below(final[with_text])
         for at, place in enumerate(best):
@@ -267,6 +265,7 @@ class Reranker:
                 passage=None if not shown[at] else (shown[at][0][0], shown[at][-1][1]),
                 id=inputs[at].id,
                 looked_at=shown[at],
+                signals=_best_values(signals, reading.documents[at], best[at]),
             )
             for at in ranked
         ]
@@ -289,6 +288,7 @@ class Reranker:
             first_stage_gate=route.first_stage_gate,
             deepest_layer=route.needs.depth(self.reader.runtime.shape.layers) - 1,
             calibrated=route.absolute is not None,
+            workings=_workings(route, self._fusion),
         )
 
 
@@ -310,6 +310,25 @@ def _pinned(
         )
         for place, at in enumerate(pins)
     ]
+
+
+def _workings(route: Route, fusion: str | float) -> Workings:
+    """What ``route_scores`` and ``fuse`` compute with; ``auto`` is the route's own gate of the first stage."""
+    count, absolute = len(route.signals), route.absolute
+    total = 1.0 if absolute else sum(route.gates)
+    return Workings(
+        gates=tuple(gate / total for gate in route.gates),
+        means=absolute.means if absolute else (0.0,) * count,
+        scales=route.scales or (1.0,) * count,
+        bias=absolute.bias if absolute else 0.0,
+        spread=absolute.spread if absolute else None,
+        fusion=route.first_stage_gate if fusion == "auto" else fusion,
+    )
+
+
+def _best_values(signals: npt.NDArray[np.float64], passages: Sequence[int], best: int | None) -> tuple[float, ...]:
+    """The values of all signals for a document's best passage."""
+    return () if best is None else tuple(signals[:, passages[best]].tolist())
 
 
 @contextmanager

@@ -200,7 +200,9 @@ class EngineSettings(_Section):
             given = given.get_secret_value() if isinstance(given, SecretStr) else given
             if None not in (given, found) and given != found:
                 raise ValueError(f"engine.url names a user, and engine.{name} is set to another; leave one out")
-        return {"username": user, **({} if password is None else {"password": password}), **values, "url": plain}
+        # A null beside it, as config.yaml has it, says nothing.
+        of_url = {"username": user, "password": password}
+        return {**values, **{name: found for name, found in of_url.items() if found is not None}, "url": plain}
 
 
 class BackboneSettings(_Section):
@@ -310,6 +312,11 @@ class ServeSettings(_Section):
     )
     access_log: bool = Field(
         True, description="Write one JSON line a request to standard error, without any text of it."
+    )
+    page: Literal["auto"] | bool = Field(
+        "auto",
+        description="The page at / and /ui, which searches the index; auto: where only this machine or holders of "
+        "api_keys reach it, or where the gateway shows the index anyway.",
     )
     gateway: bool = Field(
         True, description="Answer _search and _msearch in front of the cluster (engine.url), reranked."

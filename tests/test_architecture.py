@@ -26,6 +26,7 @@ _PARTS = [
     "heads",
     "embedding",
     "backbone",
+    "explanation",
     "routing",
     "reranker",
     "engines",

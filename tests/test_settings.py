@@ -110,3 +110,12 @@ def test_all_heads_are_read_in_the_layout_that_reads_them(tmp_path: Path) -> Non
     assert load("router: {mode: static}", tmp_path).backbone.layout == "solo"
     for layout in ("solo", "late"):
         assert load(f"router: {{mode: all}}\nbackbone: {{layout: {layout}}}", tmp_path).backbone.layout == layout
+
+
+def test_a_null_beside_the_url_takes_no_user_away(tmp_path: Path) -> None:
+    """config.yaml, as it is shipped, names every setting."""
+    path = tmp_path / "config.yaml"
+    path.write_text("engine: {kind: opensearch, username: null, password: null, url: 'https://me:word@h:1'}")
+    engine = load_settings(path, environment={}).engine
+    assert (engine.url, engine.username) == ("https://h:1", "me")
+    assert engine.password is not None and engine.password.get_secret_value() == "word"

@@ -25,6 +25,7 @@ from connector.service.loading import Loading
 from connector.service.metrics import METRICS_PATH, MeasuredRequests, Metrics
 from connector.service.observing.access_log import log_request
 from connector.service.observing.request_ids import RequestIds
+from connector.service.page.routes import add_page
 from connector.service.paths import OwnPaths, nearest_route, no_route
 from connector.service.probing import OPEN_PATHS, add_probe_routes
 from connector.service.reranking import add_rerank_routes
@@ -107,6 +108,7 @@ def create_app(
     _add_metrics_route(app, metrics)
     add_rerank_routes(app, loading, settings)
     add_highlight_route(app, loading, settings)
+    add_page(app, loading, settings)
     if settings.serve.gateway and settings.engine.kind in CLUSTER_KINDS:
         # Last, because it takes every path that no route before it has.
         gateway = add_gateway(app, loading, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import Callable, Collection
 
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.service.errors import Failure, ServiceError, error_response, style_of
+from connector.service.page.access import wants_page
 
 __all__ = ["BearerAuthentication"]
 
@@ -20,6 +22,9 @@ def _answer_refused(request: Request, error: ServiceError) -> Response:
 
 class BearerAuthentication:
     """Lets a request in when it carries one of the keys, as ``Authorization: Bearer KEY`` or ``X-Api-Key: KEY``.
+
+    The page takes it as the password of basic authentication too, which browsers ask for. No other path does:
+    browsers add it to whatever another site sends here.
 
     ASGI middleware. What carried a key is taken off the request: it is meant for this service, and must not go on to
     another one.
@@ -47,18 +52,21 @@ class BearerAuthentication:
         if scope["type"] != "http" or not self.keys or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
             return
-        headers = scope["headers"]
-        kept = [(name, value) for name, value in headers if not self._is_key(name, value)]
+        headers, is_page = scope["headers"], wants_page(scope)
+        kept = [(name, value) for name, value in headers if not self._is_key(name, value, is_page)]
         if len(kept) < len(headers):
             # In place: what stands outside reads from the same scope which route it was.
             scope["headers"] = kept
             await self.app(scope, receive, send)
             return
-        error = ServiceError(Failure.UNAUTHORIZED, _refusal(scope), {"WWW-Authenticate": "Bearer"})
+        challenge = (
+            'Basic realm="rh-connector: any name, a key as password", charset="UTF-8"' if is_page else "Bearer"
+        )
+        error = ServiceError(Failure.UNAUTHORIZED, _refusal(scope), {"WWW-Authenticate": challenge})
         await self._answer(Request(scope), error)(scope, receive, send)
 
-    def _is_key(self, name: bytes, value: bytes) -> bool:
-        given = _given(name, value)
+    def _is_key(self, name: bytes, value: bytes, is_page: bool) -> bool:
+        given = (_password(name, value) if is_page else None) or _given(name, value)
         if given is None:
             return False
         # Every key is compared, and in constant time, so that the answer's delay tells nothing.
@@ -72,6 +80,17 @@ def _given(name: bytes, value: bytes) -> bytes | None:
         return value.strip()
     scheme, _, rest = value.strip().partition(b" ")
     return rest.strip() if name == b"authorization" and scheme.lower() == b"bearer" else None
+
+
+def _password(name: bytes, value: bytes) -> bytes | None:
+    """The password in a header of basic authentication, if it is one."""
+    scheme, _, rest = value.strip().partition(b" ")
+    if name != b"authorization" or scheme.lower() != b"basic":
+        return None
+    try:
+        return base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
+    except ValueError:
+        return None
 
 
 def _refusal(scope: Scope) -> str:

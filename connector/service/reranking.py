@@ -19,6 +19,7 @@ from connector.service.bodies import parse_object, read_plain_body
 from connector.service.deadlines import DEADLINE_HEADER, scope_of
 from connector.service.dialects import (
     DialectRequest,
+    ExplainRequest,
     InfinityRerankRequest,
     RerankScoresRequest,
     RerankV1Request,
@@ -31,6 +32,7 @@ from connector.service.dialects import (
     read_request,
 )
 from connector.service.dialects.cohere import RerankedAnswer
+from connector.service.dialects.explain import ExplainAnswer
 from connector.service.dialects.score import ScoreAnswer
 from connector.service.dialects.scores import RerankScoresAnswer
 from connector.service.dialects.tei import TeiAnswer
@@ -60,6 +62,7 @@ def add_rerank_routes(app: FastAPI, loading: Loading, settings: Settings) -> Non
         ("/v1/score", ScoreRequest, ScoreAnswer, "Scores of text pairs, in input order (vLLM)"),
         ("/score", ScoreRequest, ScoreAnswer, "As /v1/score"),
         ("/v1/rerank_scores", RerankScoresRequest, RerankScoresAnswer, "Scores in input order"),
+        ("/v1/explain", ExplainRequest, ExplainAnswer, "Rerank, and how each score was computed"),
     ]
     for path, kind, answer, summary in plain:
         app.add_api_route(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from connector.cancelling import CancelScope
-from connector.documents import FirstStage, Hit, RankedHit, RerankResult
+from connector.documents import FirstStage, Hit, RankedHit, RerankResult, UsedSignal, Workings
 from connector.golden import GOLDEN_QUERY
 
 Behaviour = Callable[[str, Sequence[Any], FirstStage, CancelScope], RerankResult]
@@ -52,10 +52,11 @@ class StandIn:
         self.asked.append((query, list(documents), first_stage, scope))
         if self.behaviour is not None:
             return self.behaviour(query, documents, first_stage, scope)
-        return overlap(query, documents)
+        return overlap(query, documents, first_stage)
 
 
-def overlap(query: str, documents: Sequence[Any]) -> RerankResult:
+def overlap(query: str, documents: Sequence[Any], first_stage: FirstStage = None) -> RerankResult:
+    """The first stage is kept, and counts nothing."""
     words = set(query.lower().split())
     counts = [float(len(words & set(str(document).lower().split()))) for document in documents]
     mean = sum(counts) / len(counts)
@@ -63,9 +64,24 @@ def overlap(query: str, documents: Sequence[Any]) -> RerankResult:
     scores = [(count - mean) / deviation for count in counts]
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     hits = tuple(
-        RankedHit(index, scores[index], scores[index], looked_at=_shared(query, documents[index])) for index in order
+        RankedHit(
+            index,
+            scores[index],
+            scores[index],
+            first_stage_score=first_stage[index] if isinstance(first_stage, list) else None,
+            passage=(0, len(str(documents[index]))),
+            signals=(scores[index],),
+            looked_at=_shared(query, documents[index]),
+        )
+        for index in order
     )
-    return RerankResult(hits, True, timings_ms={"encode": 1.25, "read": 0.5, "total": 2.0})
+    return RerankResult(
+        hits,
+        True,
+        timings_ms={"encode": 1.25, "read": 0.5, "total": 2.0},
+        gates=(UsedSignal("probe", 1.0),),
+        workings=Workings((1.0,), (0.0,), (1.0,), 0.0, 1.0, 0.0),
+    )
 
 
 def _shared(query: str, document: Any) -> tuple[tuple[int, int, float], ...]:

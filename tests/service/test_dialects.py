@@ -27,6 +27,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/score": {"text_1": QUERY, "text_2": DOCUMENTS},
     "/score": {"text_1": QUERY, "text_2": DOCUMENTS},
     "/v1/rerank_scores": {"query": QUERY, "documents": DOCUMENTS},
+    "/v1/explain": {"query": QUERY, "documents": DOCUMENTS},
 }
 ROUTES = sorted(BODIES)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -16,6 +16,9 @@ from connector.cli.models import Models
 from connector.documents import Hit, RerankResult, UsedHead
 from connector.errors import SettingsError
 from connector.sections import MODES, Settings
+
+if TYPE_CHECKING:
+    from connector.explanation import Explanation, HitExplanation
 
 _SHOWN_HEADS = 16
 
@@ -51,6 +54,8 @@ def command(
     )
     if not query.strip():
         raise SettingsError("search: QUERY is empty; give the words to search for")
+    from connector.explanation import explain as explained
+
     # The engine first: a missing index is told before the model is loaded.
     started = time.perf_counter()
     hits = _first_stage(settings, query, size if no_rerank else max(size, settings.rerank.window))
@@ -62,7 +67,11 @@ def command(
         click.echo(f"Not reranked ({printable(result.reason)}): the hits keep the engine's order.", err=True)
     if context.as_json:
         # ASCII: texts may hold lone surrogates, and standard output may not be UTF-8.
-        click.echo(json.dumps(_to_json(query, shown, result, timings), default=str))
+        found = _to_json(query, shown, result, timings)
+        if explain:
+            explanation = explained(result)
+            found["explanation"] = None if explanation is None else explanation.to_json()
+        click.echo(json.dumps(found, default=str))
         return
     console = text_console()
     if not shown:
@@ -71,7 +80,7 @@ def command(
     fields = tuple(settings.engine.field_weights())
     console.print(hit_table(shown, console, fields))
     if explain:
-        _explain(console, shown, result, timings, fields)
+        _explain(console, shown, result, timings, fields, explained(result))
 
 
 def _first_stage(settings: Settings, query: str, size: int) -> list[Hit]:
@@ -105,7 +114,9 @@ def _explain(
     result: RerankResult,
     timings: Mapping[str, float],
     fields: tuple[str, ...],
+    explanation: Explanation | None,
 ) -> None:
+    parts = {} if explanation is None else {hit.index: hit for hit in explanation.hits}
     for hit in shown:
         ranked = hit.ranked
         console.print()
@@ -121,6 +132,8 @@ def _explain(
         elif result.reranked:
             scores.append("not read")
         console.print("   " + ", ".join(scores), markup=False)
+        if explanation is not None and ranked.index in parts:
+            console.print("   " + _sum(parts[ranked.index], explanation), markup=False)
         passage = passage_text(hit, console, fields)
         if passage is not None:
             console.print("   looked at:", passage)
@@ -135,6 +148,22 @@ def _explain(
         console.print(
             f"first-stage gate: {result.first_stage_gate:.2f}; deepest layer: {result.deepest_layer}", markup=False
         )
+    if explanation is not None:
+        console.print(explanation.formula, markup=False)
     console.print(
         "milliseconds: " + ", ".join(f"{name} {value:.1f}" for name, value in timings.items()), markup=False
     )
+
+
+def _sum(hit: HitExplanation, explanation: Explanation) -> str:
+    """What a score is the sum of, as in ``0.93 = bias -2.51 + probe 3.44 + first stage 0.02``."""
+    if hit.head_score is None or hit.why is not None:
+        return hit.why or ""
+    parts: list[tuple[str, float]] = []
+    if explanation.heads is None and explanation.unit == "log-odds":
+        parts = [("bias", explanation.workings.bias), *((own.name, own.counted) for own in hit.signals)]
+    elif hit.head_counted is not None:
+        parts = [("heads", hit.head_counted)]
+    if hit.first_stage_counted is not None:
+        parts.append(("first stage", hit.first_stage_counted))
+    return f"{hit.score:.4f} = " + " + ".join(f"{name} {value:.4f}" for name, value in parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 from collections.abc import Iterator
 
 import click
@@ -58,20 +57,15 @@ def _get(models: Models, settings: Settings, path: str) -> None:
 
 def _warnings(settings: Settings) -> Iterator[str]:
     """What whoever starts the service should know before others reach it."""
+    from connector.service.page.access import is_loopback
+
     serve = settings.serve
     if serve.api_keys:
         return
     if "api_keys" in serve.model_fields_set:
         yield "serve.api_keys is set and holds no key: everybody is let in; give a key, or leave it out"
-    if not _is_loopback(serve.host):
+    if not is_loopback(serve.host):
         yield (
             f"{serve.host} is reachable from other machines and serve.api_keys is empty: everybody who reaches it "
             "can read what the cluster's credentials can read; set serve.api_keys, or serve.host to 127.0.0.1"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

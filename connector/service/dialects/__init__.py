@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from connector.service.dialects.cohere import RerankV1Request, RerankV2Request, VoyageRerankRequest
+from connector.service.dialects.explain import ExplainRequest
 from connector.service.dialects.request import DialectRequest, read_request
 from connector.service.dialects.score import ScoreRequest
 from connector.service.dialects.scores import RerankScoresRequest
@@ -12,6 +13,7 @@ from connector.service.dialects.vllm import InfinityRerankRequest, VllmRerankReq
 __all__ = [
     "DialectRequest",
     "InfinityRerankRequest",
+    "ExplainRequest",
     "RerankScoresRequest",
     "RerankV1Request",
     "RerankV2Request",
