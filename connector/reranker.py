@@ -28,7 +28,7 @@ from connector.documents import (
     has_text,
 )
 from connector.errors import BackboneError, RequestError
-from connector.heads.fusion import fuse, rank_scores
+from connector.heads.fusion import fuse, fusion_of, rank_scores
 from connector.heads.head_sets import HeadSet
 from connector.heads.pins import finite_score, pin_floor
 from connector.heads.readouts import HeadSignal, token_weights
@@ -105,7 +105,7 @@ class Reranker:
         return cls(
             reader,
             Routes.from_settings(settings, reader),
-            fusion=settings.rerank.fusion,
+            fusion=fusion_of(settings),
             fields=tuple(settings.engine.field_weights()),
             deadline_ms=settings.rerank.deadline_ms,
         )

@@ -37,6 +37,7 @@ from connector.evaluation.running import (
 from connector.evaluation.runs import read_run
 from connector.evaluation.system_files import write_per_query, write_runs
 from connector.evaluation.timing import with_seconds
+from connector.heads.fusion import fusion_of
 from connector.heads.head_sets import StaticHeads
 from connector.routing.bundle import Bundle
 from connector.routing.query_embedding import QueryEmbedding
@@ -324,6 +325,9 @@ def _of_signals(
             if own is not None
         }
     )
+    weight = fusion_of(settings, hybrid=options.hybrid)
+    if not isinstance(weight, str):
+        routes = {name: replace(route, first_stage_gate=weight) for name, route in routes.items()}
     if not routes:
         raise SettingsError("evaluate: --layers leaves the layout solo nothing to rank by without a router; give one")
     needs = replace(reduce(or_, (route.needs for route in routes.values())), heads=(), groups=())

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.heads.fusion import fuse, rank_scores, standardize
+from connector.heads.fusion import HYBRID_WEIGHT, fuse, fusion_of, rank_scores, standardize
+from connector.settings import load_settings
 
 scores = st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=30)
 
@@ -77,3 +78,15 @@ def test_standardizing_does_not_depend_on_the_size_of_the_scores(values: list[fl
 def test_the_largest_numbers_are_standardized() -> None:
     assert standardize([1e308, -1e308, 0.0]) == pytest.approx([1.5**0.5, -(1.5**0.5), 0])
     assert standardize([1e154, 1e38, 0.0])[0] == pytest.approx(2**0.5)
+
+
+def test_a_hybrid_first_stage_weighs_more_where_nothing_else_is_said() -> None:
+    def weight(hybrid: bool = False, **options: object) -> str | float:
+        named = {key.replace("__", "."): value for key, value in options.items()}
+        return fusion_of(load_settings("/dev/null", named, {}), hybrid=hybrid)
+
+    assert weight() == "auto"
+    assert weight(engine__embedder="all-MiniLM-L6-v2") == weight(hybrid=True) == HYBRID_WEIGHT
+    assert weight(hybrid=True, rerank__fusion=0.2) == 0.2 and weight(hybrid=True, rerank__fusion="rrf") == "rrf"
+    # Weights of other layouts are of another unit.
+    assert weight(hybrid=True, backbone__layout="block") == "auto"
