@@ -6,6 +6,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from threading import Timer
 from types import FrameType
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from connector.documents import SupportsRerank
 from connector.errors import SettingsError
 from connector.sections import Settings
 from connector.service.app import create_app
-from connector.service.observing.access_log import write_access_log
+from connector.service.observing.access_log import writing_access_log
 
 __all__ = ["HttpAnswer", "answer_once", "listen", "run_server"]
 
@@ -54,15 +55,14 @@ def run_server(
         SettingsError: the address cannot be listened on.
         RhConnectorError: the model cannot be loaded; the server has been stopped.
     """
-    with listen(settings.serve.host, settings.serve.port) as listening:
+    log = writing_access_log(sys.stderr) if settings.serve.access_log else nullcontext()
+    with listen(settings.serve.host, settings.serve.port) as listening, log:
         servers: list[uvicorn.Server] = []
 
         def stop() -> None:
             servers[0].should_exit = True
 
         app = create_app(reranker, settings, when_load_failed=stop)
-        if settings.serve.access_log:
-            write_access_log(sys.stderr)
         config = uvicorn.Config(
             app,
             lifespan="on",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -13,18 +14,26 @@ from starlette.types import Scope
 from connector.documents import RerankResult
 from connector.service.probing import OPEN_PATHS
 
-__all__ = ["log_request", "write_access_log"]
+__all__ = ["log_request", "writing_access_log"]
 
 _log = logging.getLogger("connector.access")
 
 
-def write_access_log(stream: TextIO) -> None:
-    """Write the log's lines to a stream, as they are."""
+@contextmanager
+def writing_access_log(stream: TextIO) -> Iterator[None]:
+    """Write the log's lines to a stream, as they are, until the context ends: the stream may be closed then."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    _log.handlers[:] = [handler]
+    before = _log.level, _log.propagate
+    _log.addHandler(handler)
     _log.propagate = False
     _log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        level, _log.propagate = before
+        _log.setLevel(level)
 
 
 def log_request(scope: Scope, route: str, status: int, seconds: float) -> None:

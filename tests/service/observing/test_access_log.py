@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from connector.documents import RerankResult
-from connector.service.observing.access_log import write_access_log
+from connector.service.observing.access_log import writing_access_log
 from tests.service.conftest import ClientFactory
 from tests.service.standin import StandIn, not_reranked, overlap
 from tests.service.test_dialects import ROUTES, post
@@ -23,12 +23,8 @@ KEYS = ["time", "id", "method", "route", "status", "documents", "encoded", "cach
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    own, written = logging.getLogger("connector.access"), io.StringIO()
-    before = own.handlers[:], own.propagate, own.level
-    write_access_log(written)
-    yield written
-    own.handlers[:], own.propagate = before[:2]
-    own.setLevel(before[2])
+    with writing_access_log(written := io.StringIO()):
+        yield written
 
 
 def lines(log: io.StringIO) -> list[dict[str, Any]]:
@@ -87,3 +83,11 @@ def test_ids_in_and_out(client: TestClient, log: io.StringIO) -> None:
     logged = [line["id"] for line in lines(log)]
     assert logged[:2] == [given, "req-1:a/b"] and len(set(logged)) == 5
     assert client.post("/none", headers={"X-Request-Id": "a"}).headers["x-request-id"] == "a"
+
+
+def test_nothing_is_written_to_a_stream_that_may_be_closed(make_client: ClientFactory) -> None:
+    with writing_access_log(written := io.StringIO()):
+        pass
+    written.close()
+    assert not logging.getLogger("connector.access").isEnabledFor(logging.INFO)
+    assert post(make_client(StandIn()), "/v1/rerank").status_code == 200
