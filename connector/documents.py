@@ -247,9 +247,18 @@ def document_text(fields: Mapping[str, Any], names: Sequence[str] = ()) -> str:
 
 def field_texts(fields: Mapping[str, Any], names: Sequence[str] = ()) -> list[tuple[str, str]]:
     """The parts of ``document_text``: (name, text) of each field that has a text, in its order."""
-    chosen = names or [name for name, value in fields.items() if isinstance(value, str)]
+    chosen = names or [name for name, value in fields.items() if _holds_text(value)]
     texts = ((name, _field_text(_lookup(fields, name))) for name in chosen)
     return [(name, text) for name, text in texts if text]
+
+
+def _holds_text(value: Any) -> bool:
+    """Whether a search would find words in it: text, or a list or object with some."""
+    if isinstance(value, list | tuple):
+        return any(map(_holds_text, value))
+    if isinstance(value, Mapping):
+        return any(map(_holds_text, value.values()))
+    return isinstance(value, str)
 
 
 def _lookup(fields: Mapping[str, Any], name: str) -> Any:

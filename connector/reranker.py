@@ -41,6 +41,8 @@ from connector.sections import Mode, ReadOut, Settings
 __all__ = ["Reranker"]
 
 logger = logging.getLogger(__name__)
+# Log-odds of a document without text, where scores are log-odds: no other comes near it.
+_WITHOUT_TEXT = -30.0
 # Tokens of the part of a document that is shown as what the heads looked at.
 _SHOWN_TOKENS = 24
 
@@ -247,6 +249,9 @@ class Reranker:
         final = fuse(head_scores, first, workings.fusion, workings.spread)
         with_text = [at for at, place in enumerate(best) if place is not None]
         lowest = below(final[with_text])
+        if route.absolute is not None:
+            # As unlikely wherever it is sent, alone or with others.
+            lowest = min(lowest, _WITHOUT_TEXT)
         for at, place in enumerate(best):
             if place is None:
                 final[at] = min(lowest, final[at])
@@ -420,11 +425,13 @@ def _unchanged(
     reason: str,
     started: float,
 ) -> RerankResult:
+    # Where there was nothing to read, no document is likely.
+    highest = _WITHOUT_TEXT if reason == "empty documents" else 0.0
     hits = tuple(
         RankedHit(
             index=at,
             # Strictly decreasing, so that whoever sorts by score keeps this order.
-            score=1.0 / (place + 1),
+            score=highest + 1.0 / (place + 1),
             first_stage_score=None if scores is None else float(scores[at]),
             first_stage_rank=None if ranks is None else ranks[at],
             id=inputs[at].id,

@@ -12,7 +12,7 @@ from connector.documents import RankedHit, RerankResult, document_text, has_text
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        ((), "A title\nSome text"),
+        ((), "A title\nSome text\none two"),
         (("text", "title"), "Some text\nA title"),
         (("tags",), "one two"),
         (("author.name",), "Ada"),
@@ -84,3 +84,14 @@ def test_what_does_not_show_is_no_text(text: str) -> None:
 @pytest.mark.parametrize("text", ["a", "é", "e\u0301", "猫", "ש", "😀", "\U0001f3f3\ufe0f", "!", "0", "\ue000"])
 def test_what_shows_is_text(text: str) -> None:
     assert has_text(text)
+
+
+def test_lists_and_objects_with_text_are_read_where_no_field_is_named() -> None:
+    fields = {
+        "title": "Notes",
+        "paragraphs": ["Run git revert.", "Or reset."],
+        "vector": [0.1, 0.2],
+        "by": {"name": "Ann"},
+    }
+    assert document_text(fields) == "Notes\nRun git revert. Or reset.\nAnn"
+    assert document_text({"n": 5, "tags": [], "empty": {}}) == ""

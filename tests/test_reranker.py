@@ -446,3 +446,10 @@ def test_a_window_of_pins_stays_as_it_is(reranker: Reranker, cats: list[str]) ->
 def test_a_first_stage_score_that_is_none_is_named(reranker: Reranker, cats: list[str], score: object) -> None:
     with pytest.raises(RequestError, match=r"^first_stage\[1\] = .* is not a finite number; give one"):
         reranker.rerank(QUERY, cats[:3], first_stage=[1.0, score, 2.0])  # type: ignore[list-item]
+
+
+def test_what_has_no_text_is_as_unlikely_alone_as_in_a_list(reranker: Reranker, cats: list[str]) -> None:
+    mixed = reranker.rerank(QUERY, [*cats, "", "\u200b"])
+    assert mixed.calibrated and [hit.index for hit in mixed.hits[-2:]] == [len(cats), len(cats) + 1]
+    alone = reranker.rerank(QUERY, ["\u200b"])
+    assert not alone.reranked and max(alone.hits[0].score, mixed.hits[-1].score) < -25 < mixed.hits[-3].score

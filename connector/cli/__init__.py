@@ -6,6 +6,7 @@ import importlib
 import io
 import logging
 import sys
+import traceback
 from dataclasses import replace
 from typing import Any
 
@@ -101,6 +102,7 @@ def main(arguments: list[str] | None = None, obj: Context | None = None) -> Any:
         sys.exit(error.exit_code)
     except RhConnectorError as error:
         if "--debug" in arguments:
-            raise
+            click.echo(redacted(traceback.format_exc()), err=True, nl=False)
+            sys.exit(error.exit_code)
         click.echo(f"Error: {redacted(str(error))}", err=True)
         sys.exit(error.exit_code)

@@ -248,6 +248,9 @@ class _Parts:
         cut = None if layers is None or layers >= reader.runtime.shape.layers else layers
         static, source = static_heads(settings, reader.identity)
         static, notes = _within(static, cut)
+        for given in (options.bundle, options.left_out):
+            if given is not None and given.suffix != ".onnx":
+                raise SettingsError(f"evaluate: {given} is no router; give the .onnx file that train wrote")
         router = load_bundle(settings, reader.identity, options.bundle)
         without = load_bundle(settings, reader.identity, options.left_out) if options.left_out else None
         if without is not None and trained_on(without.metadata, collection.name):

@@ -61,19 +61,26 @@ def unpacked(body: bytes, limit_mb: int) -> bytes:
         NotGzip: it is damaged, cut off, or not gzip.
         ServiceError: 413, unpacked it is larger than ``limit_mb``.
     """
-    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    try:
-        text = unpacking.decompress(body, limit_mb * 1024 * 1024)
-    except zlib.error:
-        raise NotGzip from None
-    if unpacking.unconsumed_tail:
-        raise ServiceError(
-            Failure.TOO_LARGE,
-            f"the body is larger than {limit_mb} MB when unpacked; send less or raise serve.max_body_mb",
-        )
-    if not unpacking.eof:
-        raise NotGzip
-    return text
+    limit, text, rest = limit_mb * 1024 * 1024, bytearray(), body
+    # A file of several members is what they hold together (RFC 1952, 2.2).
+    while rest or not text:
+        unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        try:
+            # One byte more than there may be tells a body that is too large.
+            text += unpacking.decompress(rest, limit - len(text) + 1)
+        except zlib.error:
+            raise NotGzip from None
+        if len(text) > limit:
+            raise ServiceError(
+                Failure.TOO_LARGE,
+                f"the body is larger than {limit_mb} MB when unpacked; send less or raise serve.max_body_mb",
+            )
+        if not unpacking.eof:
+            raise NotGzip
+        if not unpacking.unused_data:
+            break
+        rest = unpacking.unused_data
+    return bytes(text)
 
 
 async def read_body(request: Request, limit_mb: int) -> bytes:

@@ -27,4 +27,5 @@ def one_line(text: str) -> str:
     """A text as a header may carry it: one line of at most 200 ASCII characters that show."""
     plain = " ".join(text.split()).encode("ascii", "backslashreplace").decode()
     # A control character in a header breaks the connection.
-    return "".join(each if each.isprintable() else "?" for each in plain)[:_LONGEST_LINE]
+    # So does a blank at its end.
+    return "".join(each if each.isprintable() else "?" for each in plain)[:_LONGEST_LINE].strip()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.service.bodies import parse_object
+from connector.service.bodies import NotGzip, parse_object, unpacked
 from connector.service.errors import ServiceError
 
 json_values = st.recursive(
@@ -74,3 +75,14 @@ def test_what_is_not_an_object_is_refused_in_one_line(body: bytes, message: str)
         parse_object(body)
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 200
+
+
+def test_gzip_of_several_members_is_what_they_hold_together() -> None:
+    whole = gzip.compress(b'{"query":') + gzip.compress(b' "a"}')
+    assert unpacked(whole, 1) == b'{"query": "a"}'
+    assert unpacked(gzip.compress(b""), 1) == b""
+    for damaged in (whole + b"junk", whole[:-1], b"", b"{}"):
+        with pytest.raises(NotGzip):
+            unpacked(damaged, 1)
+    with pytest.raises(ServiceError, match="larger than 1 MB when unpacked"):
+        unpacked(gzip.compress(bytes(600_000)) * 2, 1)

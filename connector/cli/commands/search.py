@@ -13,7 +13,7 @@ from rich.console import Console
 from connector.cli.context import Context, pass_context
 from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
 from connector.cli.models import Models
-from connector.documents import Hit, RerankResult, UsedHead
+from connector.documents import Hit, RerankResult, UsedHead, has_text
 from connector.errors import SettingsError
 from connector.sections import MODES, Settings
 
@@ -52,7 +52,7 @@ def command(
     settings = context.settings(
         rerank__window=window, engine__index=index, router__mode=mode, engine__query_json=query_json
     )
-    if not query.strip():
+    if not has_text(query):
         raise SettingsError("search: QUERY is empty; give the words to search for")
     from connector.explanation import explain as explained
 

@@ -300,8 +300,11 @@ def read_request(kind: type[RequestT], payload: Mapping[str, Any]) -> RequestT:
 
 
 def _is_relevant(hit: RankedHit, threshold: float) -> bool:
+    # A pin keeps its place: it was not read, and what put it first is not about relevance.
+    if hit.head_score is None:
+        return True
     # The LLM's own score: the first stage's share in the other one is no probability. Without text there is none.
-    return bool(hit.passages) and hit.head_score is not None and probability(hit.head_score) >= threshold
+    return bool(hit.passages) and probability(hit.head_score) >= threshold
 
 
 def _route(result: RerankResult) -> dict[str, Any]:

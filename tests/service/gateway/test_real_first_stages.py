@@ -121,8 +121,15 @@ def test_totals_and_aggregations_of_a_hybrid_search_are_those_of_its_own_page(
         pytest.skip("Elasticsearch has no hybrid query")
     fill_many(cluster)
     queries = [{"match": {"text": "dolor"}}, {"match": {"text": "amet lorem"}}]
-    aggregations = {"all": {"filter": {"match_all": {}}}}
-    body = {"query": {"hybrid": {"queries": queries}}, "size": 2, "aggs": aggregations}
+    aggregations: dict[str, Any] = {"all": {"filter": {"match_all": {}}}}
+    joined = {"phase_results_processors": [{"normalization-processor": {}}]}
+    cluster.put("/_search/pipeline/joined", json=joined).raise_for_status()
+    body = {
+        "query": {"hybrid": {"queries": queries}},
+        "size": 2,
+        "aggs": aggregations,
+        "search_pipeline": "joined",
+    }
     plain = cluster.post(f"/{MANY}/_search", json=body).json()
     wide = cluster.post(f"/{MANY}/_search", json={**body, "size": 12}).json()
     answer = gateway.post(f"/{MANY}/_search", json=body)
