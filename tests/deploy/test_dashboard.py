@@ -55,9 +55,8 @@ def test_rates_are_of_counters_and_of_nothing_else() -> None:
     for _, target in TARGETS:
         expression = expression_of(target)
         rated = set(re.findall(r"rate\((\w+)", expression))
-        counters = {
-            selector.name for selector in selectors(expression) if re.search(r"_(total|bucket)$", selector.name)
-        }
+        names = {str(selector.name) for selector in selectors(expression)}
+        counters = {name for name in names if re.search(r"_(total|bucket)$", name)}
         assert rated == counters
 
 
