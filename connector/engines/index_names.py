@@ -10,7 +10,7 @@ from connector.engines.open_engine import index_folder
 from connector.errors import MissingIndexError, RhConnectorError
 from connector.sections import CLUSTER_KINDS, Settings
 
-__all__ = ["index_names", "naming_indexes"]
+__all__ = ["index_names", "naming_indexes", "other_indexes"]
 
 # More would hide what is said before them.
 _SHOWN = 20
@@ -46,18 +46,20 @@ def naming_indexes(settings: Settings) -> Iterator[None]:
     try:
         yield
     except MissingIndexError as error:
-        try:
-            names = index_names(settings)
-        except RhConnectorError:
-            # A user who may search need not be one who may list.
-            raise error from None
-        raise MissingIndexError(f"{error}; {_told(names, settings.engine.index)}") from None
+        raise MissingIndexError(f"{error}{other_indexes(settings)}") from None
 
 
-def _told(names: list[str], wanted: str) -> str:
+def other_indexes(settings: Settings) -> str:
+    """The end of a message that an index is missing: which ones there are. Empty where that cannot be known."""
+    wanted = settings.engine.index
+    try:
+        names = index_names(settings)
+    except RhConnectorError:
+        # A user who may search need not be one who may list.
+        return ""
     if not names:
-        return "there is no other index"
+        return "; there is no other index"
     near = difflib.get_close_matches(wanted, names, n=_SHOWN)
     shown = [*near, *(name for name in names if name not in near)][:_SHOWN]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return f"there {'is' if len(names) == 1 else 'are'}: {', '.join(shown)}{more}"
+    return f"; there {'is' if len(names) == 1 else 'are'}: {', '.join(shown)}{more}"

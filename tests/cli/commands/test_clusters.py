@@ -89,3 +89,8 @@ def test_an_index_that_is_not_there_tells_which_are(
         told = str(done.exception)
         assert "there is no index" in told and re.search(rf"; there (is|are): {name}(, |$| and )", told), told
         assert "there is no other" not in told and ", ." not in told
+    # Doctor says it too; it loads no model that is not here.
+    doctor = ["--set", "backbone.model=nothing", "--set", "backbone.offline=true", "--json", "doctor"]
+    done = CliRunner().invoke(cli, [*given, *doctor], obj=Context(models=models))
+    (seen,) = [row["seen"] for row in json.loads(done.stdout) if row["check"] == "index"]
+    assert "there is no index" in seen and re.search(rf"; there (is|are): {name}(, |$| and )", seen), seen
