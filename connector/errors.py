@@ -5,6 +5,7 @@
     RhConnectorError            1
     ├── SettingsError           2   a setting, an option or an argument is wrong
     ├── EngineError             3   the search engine or its index failed
+    │   └── MissingIndexError   3   there is no such index
     ├── BackboneError           4   the LLM, its files, a head set or a bundle is wrong or missing
     │   └── MissingExtraError   4   an optional dependency is not installed
     └── DataError               5   documents, queries, runs or judgments are wrong
@@ -20,6 +21,7 @@ __all__ = [
     "DataError",
     "EngineError",
     "MissingExtraError",
+    "MissingIndexError",
     "RequestError",
     "RhConnectorError",
     "SettingsError",
@@ -42,6 +44,10 @@ class EngineError(RhConnectorError):
     """The search engine, or its index, is missing, unreachable or refuses."""
 
     exit_code = 3
+
+
+class MissingIndexError(EngineError):
+    """There is no index of the name that is searched."""
 
 
 class BackboneError(RhConnectorError):

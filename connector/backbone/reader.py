@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from connector.backbone.batching.scheduler import Scheduler
 from connector.backbone.batching.work_queue import SchedulerStatistics
+from connector.backbone.caching.counted_cache import CountedStatistics, Lookups
 from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
-from connector.backbone.caching.reading_cache import ReadingCache, ReadingStatistics
+from connector.backbone.caching.reading_cache import ReadingCache
 from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.backbone.prompt.passages import Passage, Passages
 from connector.backbone.prompt.tail import Tail, TokenIds, make_tail, solo_tail
@@ -161,9 +162,14 @@ class Reader:
         """Counts of the document cache."""
         return self._cache.statistics()
 
-    def reading_statistics(self) -> ReadingStatistics:
+    def reading_statistics(self) -> CountedStatistics:
         """Counts of the score cache."""
         return self._readings.statistics()
+
+    def lookups(self) -> Mapping[str, Lookups]:
+        """Look-ups of every cache that is in use, by its name; see docs/http-api.md."""
+        scores = {"scores": self._readings.lookups()} if self._readings else {}
+        return {**self._cache.lookups(), **scores, "texts": self._passages.lookups(), **self.runtime.lookups()}
 
     def scheduler_statistics(self) -> SchedulerStatistics:
         """What waits for the LLM, and how much of it was done together; not of the layout ``joint``."""

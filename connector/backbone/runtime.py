@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from connector.backbone.caching.counted_cache import Lookups
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.checkpoints.shape import BackboneShape
 from connector.heads.needs import Head, Needs
@@ -119,6 +120,13 @@ class Runtime(Protocol):
         be.
 
         ``runtime`` (torch, onnx), ``device`` and ``number_format`` are always there, the rest is the runtime's own.
+        """
+        ...
+
+    def lookups(self) -> Mapping[str, Lookups]:
+        """Look-ups of its own caches.
+
+        ``prefixes``: states of the prompt's beginning; ``tails``: of its end without the query (layout ``late``).
         """
         ...
 

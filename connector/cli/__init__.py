@@ -11,10 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from connector import __version__
 from connector.cli.allocator import keep_big_buffers
 from connector.cli.context import Context
+from connector.cli.global_options import CLIENT_LOGS, global_options, log_every_step, with_global_options
 from connector.credentials import Redacting, redact_tracebacks, redacted
 from connector.errors import RhConnectorError
 
@@ -50,7 +52,12 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"connector.cli.commands.{cmd_name}")
         command = module.command
         assert isinstance(command, click.Command)
-        return command
+        return with_global_options(command)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # Without importing the commands: a shell waits for this at each key.
+        names = [CompletionItem(name, help=told) for name, told in _COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -59,23 +66,28 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rh-connector")
-@click.option("--config", metavar="FILE", help="Settings file; default: config.yaml here, if there is one.")
-@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="One setting, as in rerank.window=50.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and log every step.")
 @click.pass_context
 def cli(ctx: click.Context, config: str | None, assignments: tuple[str, ...], as_json: bool, debug: bool) -> None:
-    """Rerank search hits with what a frozen language model knows."""
+    """Rerank search hits with what a frozen language model knows.
+
+    The options stand before a command's name or behind it.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Redacting("%(name)s: %(message)s"))
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
-    if not debug:
+    # Where Python called and has set up its log, that stays.
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for name in CLIENT_LOGS:
         # The clients log each request that a cluster refuses; what matters of it is in our own message.
-        for name in ("opensearch", "elasticsearch", "elastic_transport"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if debug:
+        log_every_step()
     # Whoever calls from Python may bring models that are loaded.
     given = ctx.obj if isinstance(ctx.obj, Context) else Context()
     ctx.obj = replace(given, config=config, assignments=assignments, as_json=as_json, debug=debug)
+
+
+# Before --version and --help, in the order of the help.
+cli.params[:0] = global_options()
 
 
 def main(arguments: list[str] | None = None, obj: Context | None = None) -> Any:

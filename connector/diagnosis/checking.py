@@ -150,12 +150,15 @@ def _elasticsearch(connection: Connection, settings: Settings, wanted: bool) -> 
 
 
 def _embedded(settings: Settings) -> Iterator[Finding]:
+    from connector.engines.index_names import other_indexes
     from connector.engines.open_engine import index_folder, open_engine
 
     folder = index_folder(settings)
     make = "rh-connector index SOURCE"
     if not folder.is_dir():
-        yield Finding("index", "warn", f"there is no index in {folder}", f"{make}; or set engine.index")
+        yield Finding(
+            "index", "warn", f"there is no index in {folder}{other_indexes(settings)}", f"{make}; or set engine.index"
+        )
         return
     # An embedding model is not fetched.
     local = settings.backbone.model_copy(update={"offline": True})

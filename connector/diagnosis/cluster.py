@@ -13,6 +13,7 @@ from urllib.parse import quote
 from connector.diagnosis.findings import Finding, Level
 from connector.engines.cluster.connection import ClusterError, Connection, reason_of
 from connector.engines.cluster.query import text_fields
+from connector.engines.index_names import other_indexes
 from connector.errors import BackboneError
 from connector.sections import EngineSettings, Settings
 
@@ -71,7 +72,7 @@ def index(connection: Connection, settings: Settings) -> Iterator[Finding]:
         answer = connection.request("POST", f"{_path(name)}/_search", {"size": 0, "track_total_hits": True}, params)
     except ClusterError as error:
         if error.status == 404:
-            yield Finding("index", "fail", f"there is no index {name}", make)
+            yield Finding("index", "fail", f"there is no index {name}{other_indexes(settings)}", make)
         elif error.status == 403:
             yield Finding("index", "fail", str(error), f"give the user the privilege read on {name}")
         elif error.status == 503:

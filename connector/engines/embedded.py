@@ -27,9 +27,9 @@ from connector.engines.engine import IndexReport, ItemFailure
 from connector.engines.finding import VECTOR_FIELD, by_both, by_words, stored, vector_key
 from connector.engines.text_analysis import english_analyzer, searchable, texts_of
 from connector.engines.vectors import VECTORS_FILE, Vectors
-from connector.errors import EngineError
+from connector.errors import EngineError, MissingIndexError
 
-__all__ = ["EmbeddedEngine"]
+__all__ = ["EmbeddedEngine", "embedded_indexes"]
 
 # They go up when the schema or the analyzer changes. An index without vectors is what it was before there were any.
 _FORMAT, _FORMAT_WITH_VECTORS = 2, 3
@@ -39,6 +39,18 @@ _SLOTS = 24
 _ALL = "all_text"
 _WRITER_BYTES = 64_000_000
 _MOST_TERMS = 1024
+
+
+def embedded_indexes(folder: Path) -> list[str]:
+    """Names of the indexes in a folder; none where there is no folder.
+
+    Raises:
+        EngineError: the folder cannot be read.
+    """
+    try:
+        return [path.name for path in folder.iterdir() if (path / _RECORD).is_file()] if folder.is_dir() else []
+    except OSError as error:
+        raise EngineError(f"cannot read {folder}: {error.strerror or error}") from None
 
 
 class EmbeddedEngine:
@@ -226,7 +238,7 @@ class EmbeddedEngine:
     def _existing(self) -> tantivy.Index:
         index = self._found()
         if index is None:
-            raise EngineError(f"there is no index in {self._path}; make it with: rh-connector index SOURCE")
+            raise MissingIndexError(f"there is no index in {self._path}; make it with: rh-connector index SOURCE")
         return index
 
     def _found(self) -> tantivy.Index | None:

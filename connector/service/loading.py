@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from connector.backbone.batching.work_queue import SchedulerStatistics
+from connector.backbone.caching.counted_cache import Lookups
 from connector.backbone.caching.document_cache import CacheStatistics
 from connector.backbone.reader import Reader
 from connector.documents import SupportsRerank
@@ -86,6 +87,10 @@ class Loading:
     def cache_statistics(self) -> CacheStatistics | None:
         """Counts of the reranker's document cache; None while there is no reranker, or it has no cache."""
         return None if (reader := self._reader()) is None else reader.statistics()
+
+    def lookups(self) -> Mapping[str, Lookups] | None:
+        """Look-ups of the reranker's caches by name; None while there is no reranker, or it has no cache."""
+        return None if (reader := self._reader()) is None else reader.lookups()
 
     def scheduler_statistics(self) -> SchedulerStatistics | None:
         """What waits for the LLM; None while there is no reranker, or it has no LLM."""

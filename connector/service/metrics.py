@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connector import __version__
 from connector.backbone.batching.work_queue import SchedulerStatistics
+from connector.backbone.caching.counted_cache import Lookups
 from connector.backbone.caching.document_cache import CacheStatistics
 from connector.cancelling import CancelScope
 from connector.documents import FirstStage, Hit, RerankResult, SupportsRerank
@@ -94,6 +95,10 @@ class Metrics:
         """Ask this for ``rh_cache_…`` and ``rh_disk_cache_…`` at every scrape; None: no reranker that has a cache."""
         self._registry.register(_Asked(statistics, _cache_metrics))
 
+    def watch_lookups(self, lookups: Callable[[], Mapping[str, Lookups] | None]) -> None:
+        """Ask this for ``rh_cache_lookups`` at every scrape; None: no reranker that has a cache."""
+        self._registry.register(_Asked(lookups, _lookup_metrics))
+
     def watch_scheduler(self, statistics: Callable[[], SchedulerStatistics | None]) -> None:
         """Ask this for ``rh_scheduler_…`` at every scrape; None: there is no LLM yet."""
         self._registry.register(_Asked(statistics, _scheduler_metrics))
@@ -154,6 +159,7 @@ def _cache_metrics(found: CacheStatistics) -> Iterator[Metric]:
     """The document cache's own counts; those of the disk only where there is one."""
     yield GaugeMetricFamily("rh_cache_entries", "Encoded passages in memory.", found.entries)
     yield GaugeMetricFamily("rh_cache_bytes", "Bytes of encoded passages in memory.", found.bytes)
+    yield GaugeMetricFamily("rh_cache_limit_bytes", "Most bytes of encoded passages in memory.", found.limit)
     yield CounterMetricFamily("rh_cache_evictions", "Passages that left memory to make room.", found.evictions)
     if not found.disk_limit:
         return
@@ -168,6 +174,15 @@ def _cache_metrics(found: CacheStatistics) -> Iterator[Metric]:
     yield GaugeMetricFamily("rh_disk_cache_entries", "Encoded passages on disk.", found.disk_entries)
     yield GaugeMetricFamily("rh_disk_cache_bytes", "Bytes of encoded passages on disk.", found.disk_bytes)
     yield GaugeMetricFamily("rh_disk_cache_limit_bytes", "Most bytes on disk.", found.disk_limit)
+
+
+def _lookup_metrics(found: Mapping[str, Lookups]) -> Iterator[Metric]:
+    """What hit rates are made of: one family for all caches."""
+    family = CounterMetricFamily("rh_cache_lookups", "Look-ups by cache and result.", labels=["cache", "result"])
+    for cache, (hits, misses) in found.items():
+        family.add_metric([cache, "hit"], hits)
+        family.add_metric([cache, "miss"], misses)
+    yield family
 
 
 def _scheduler_metrics(found: SchedulerStatistics) -> Iterator[Metric]:

@@ -19,7 +19,7 @@ _WIDTH = 100
 
 def reference() -> str:
     """The page, in Markdown."""
-    return "\n".join([*_commands(), *_settings()]) + "\n"
+    return "\n".join([*_commands(), *_completion(), *_settings()]) + "\n"
 
 
 def _commands() -> Iterator[str]:
@@ -28,6 +28,10 @@ def _commands() -> Iterator[str]:
     yield "Made from the program itself (`make docs`); a test fails when it is out of date."
     yield ""
     yield "## Commands"
+    yield ""
+    yield "The options of `rh-connector` itself stand before a command's name or behind it, as in"
+    yield "`rh-connector search cats --json`. Of two that differ, the one behind counts. A shell"
+    yield "[completes](#shell-completion) commands, options and settings."
     yield ""
     yield "Exit codes: 0 done, 2 usage or settings, 3 search engine, 4 model or head set, 5 data."
     # As a real call makes it: click remembers a command's help option from the first context that asked for it.
@@ -52,6 +56,23 @@ def _help(command: click.Command, context: click.Context) -> Iterator[str]:
                 inner, parent=context, info_name=name, max_content_width=_WIDTH, terminal_width=_WIDTH
             )
             yield from _help(inner, child)
+
+
+def _completion() -> Iterator[str]:
+    yield ""
+    yield "## Shell completion"
+    yield ""
+    yield "The line for your shell, at the end of the file:"
+    yield ""
+    yield "| shell | file | line |"
+    yield "|---|---|---|"
+    for shell, file in (("bash", "~/.bashrc"), ("zsh", "~/.zshrc")):
+        yield f'| {shell} | `{file}` | `eval "$(_RH_CONNECTOR_COMPLETE={shell}_source rh-connector)"` |'
+    file = "~/.config/fish/completions/rh-connector.fish"
+    yield f"| fish | `{file}` | `_RH_CONNECTOR_COMPLETE=fish_source rh-connector \\| source` |"
+    yield ""
+    yield "Open a new shell, type `rh-connector sea` and press Tab. Keys of settings are completed behind `--set`."
+    yield "bash must be 4.4 or newer: macOS comes with an older one."
 
 
 def _settings() -> Iterator[str]:

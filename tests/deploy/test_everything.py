@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import click
 from prometheus_client.parser import text_string_to_metric_families
 
+from connector.backbone.batching.work_queue import SchedulerStatistics
+from connector.backbone.caching.counted_cache import Lookups
+from connector.backbone.caching.document_cache import CacheStatistics
 from connector.cli import cli
-from connector.service.metrics import Metrics
+from connector.service.metrics import FALLBACK_REASONS, Metrics
 from tests.deploy.conftest import DEPLOY, VARIABLES, texts
 
 # Kubernetes' own, told of in a comment: the reason for enableServiceLinks: false.
 _NO_SETTINGS = {"RH_CONNECTOR_PORT"}
 
 
-def metric_names() -> set[str]:
+# All values of a label whose values are known.
+LABELS = {
+    "reason": set(FALLBACK_REASONS),
+    "outcome": {"reranked", "fallback", "error"},
+    "result": {"hit", "miss"},
+}
+
+
+@cache
+def metric_samples() -> dict[str, set[str]]:
+    """Every sample of a service whose model is loaded, with a cache on disk, and the labels of each."""
     metrics = Metrics("model")
     metrics.request("/v1/rerank", 200, 0.1)
+    metrics.watch_cache(lambda: CacheStatistics(1, 1, 0, 1, 9, 10, 20, disk_limit=30))
+    metrics.watch_lookups(lambda: {"memory": Lookups(1, 1)})
+    metrics.watch_scheduler(lambda: SchedulerStatistics(0, 0, 1, 1, 0))
+    metrics.watch_plan(lambda: {"runtime": "torch"})
     text = metrics.exposition("")[0].decode()
-    return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {sample.name: set(sample.labels) for sample in samples}
+
+
+def metric_names() -> set[str]:
+    return set(metric_samples())
 
 
 def test_every_variable_is_a_setting() -> None:

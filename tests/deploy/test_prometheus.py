@@ -9,12 +9,10 @@ from typing import Any
 import promql_parser
 import pytest
 
-from connector.service.metrics import FALLBACK_REASONS
 from tests.deploy.conftest import DEPLOY, PORT, documents
-from tests.deploy.test_everything import metric_names
+from tests.deploy.test_everything import LABELS, metric_names
 
 FOLDER = DEPLOY / "prometheus"
-_LABELS = {"reason": set(FALLBACK_REASONS), "outcome": {"reranked", "fallback", "error"}}
 
 
 def rules() -> list[Any]:
@@ -72,7 +70,7 @@ def test_metrics_and_label_values_exist(expression: str) -> None:
     for selector in selectors(expression):
         assert selector.name in known
     for label, value in re.findall(r'(\w+)!?="([^"]+)"', expression):
-        assert value in _LABELS.get(label, {value})
+        assert value in LABELS.get(label, {value})
 
 
 def test_routes_that_are_left_out_of_the_latency_exist(routes: set[str]) -> None:

@@ -219,6 +219,7 @@ def test_the_plan_is_told_once_there_is_one(make_client: ClientFactory) -> None:
 
         reader = SimpleNamespace(
             statistics=lambda: None,
+            lookups=lambda: None,
             scheduler_statistics=lambda: None,
             close=lambda: None,
             plan={"runtime": "torch", "weights": "packed"},
@@ -234,6 +235,7 @@ def test_the_scheduler_tells_its_counts(make_client: ClientFactory) -> None:
 
         reader = SimpleNamespace(
             statistics=lambda: None,
+            lookups=lambda: None,
             scheduler_statistics=lambda: SchedulerStatistics(1, 20, 3, 4, 5),
             close=lambda: None,
             plan={},
@@ -252,7 +254,11 @@ def test_the_document_cache_tells_its_counts(make_client: ClientFactory) -> None
         def __init__(self, counts: CacheStatistics) -> None:
             super().__init__()
             self.reader = SimpleNamespace(
-                statistics=lambda: counts, scheduler_statistics=lambda: None, close=lambda: None, plan={}
+                statistics=lambda: counts,
+                lookups=lambda: None,
+                scheduler_statistics=lambda: None,
+                close=lambda: None,
+                plan={},
             )
 
     memory = CacheStatistics(5, 4, 3, 2, 360, 1_000, 2_000)
@@ -269,6 +275,7 @@ def test_the_document_cache_tells_its_counts(make_client: ClientFactory) -> None
     client = make_client(Cached(disk))
     assert value(client, "rh_cache_entries") == 2
     assert value(client, "rh_cache_bytes") == 1_000
+    assert value(client, "rh_cache_limit_bytes") == 2_000
     assert value(client, "rh_cache_evictions_total") == 3
     assert value(client, "rh_disk_cache_hits_total") == 11
     assert value(client, "rh_disk_cache_evictions_total") == 12
@@ -287,6 +294,26 @@ def test_counts_of_a_real_cache(reranker: Reranker, make_client: ClientFactory) 
     client = make_client(reranker)
     entries = value(client, "rh_cache_entries")
     assert entries == reranker.reader.statistics().entries and entries >= 3
+
+
+def test_look_ups_of_every_real_cache(reranker: Reranker, make_client: ClientFactory) -> None:
+    client = make_client(reranker)
+    counts = dict(reranker.reader.lookups())
+    assert {"memory", "texts", "prefixes", "tails"} <= set(counts)
+    for cache, (hits, misses) in counts.items():
+        assert value(client, "rh_cache_lookups_total", cache=cache, result="hit") == hits
+        assert value(client, "rh_cache_lookups_total", cache=cache, result="miss") == misses
+    # The reranker is shared by tests; what this request adds is its own.
+    body = {"query": "hit rates", "documents": ["A text of hit rates alone.", "Another text of hit rates."]}
+    answer = client.post("/v1/rerank", json=body)
+    assert answer.status_code == 200 and answer.headers["x-reranked"] == "true"
+    assert client.post("/v1/rerank", json={**body, "query": "other words"}).status_code == 200
+    after = reranker.reader.lookups()
+    for cache in ("memory", "texts"):
+        assert after[cache].misses - counts[cache].misses == 2
+        assert after[cache].hits - counts[cache].hits == 2
+        assert value(client, "rh_cache_lookups_total", cache=cache, result="hit") == after[cache].hits
+    assert value(make_client(), "rh_cache_lookups_total", cache="memory", result="hit") is None
 
 
 def test_counts_of_a_real_scheduler(reranker: Reranker, make_client: ClientFactory) -> None:

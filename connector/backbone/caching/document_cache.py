@@ -8,6 +8,7 @@ from threading import Lock
 
 from cachetools import LRUCache
 
+from connector.backbone.caching.counted_cache import Lookups
 from connector.backbone.caching.disk_cache import DiskCache
 from connector.backbone.runtime import EncodedDocument
 
@@ -63,8 +64,9 @@ class DocumentCache:
         self._entries: LRUCache[bytes, EncodedDocument] = _Counting(limit)
         self._disk = disk
         self._lock = Lock()
-        self._hits = 0
-        self._misses = 0
+        self._hits = self._misses = 0
+        # Those of the hits that memory had.
+        self._memory_hits = 0
 
     def get(self, key: bytes) -> EncodedDocument | None:
         """The passage's states, or None; counts a hit or a miss. What comes from disk is kept in memory."""
@@ -74,6 +76,7 @@ class DocumentCache:
         """``get`` for each key."""
         with self._lock:
             found = [self._entries.get(key) for key in keys]
+        in_memory = len(found) - found.count(None)
         if self._disk is not None:
             for at, key in enumerate(keys):
                 if found[at] is not None:
@@ -86,6 +89,7 @@ class DocumentCache:
             missed = found.count(None)
             self._misses += missed
             self._hits += len(found) - missed
+            self._memory_hits += in_memory
         return found
 
     def peek(self, key: bytes) -> EncodedDocument | None:
@@ -121,6 +125,17 @@ class DocumentCache:
         """Write what the disk does not have yet and let go of it; memory goes on. May be called again."""
         if self._disk is not None:
             self._disk.close()
+
+    def lookups(self) -> dict[str, Lookups]:
+        """Look-ups of ``memory``, and of the ``disk`` where there is one: it is asked for what memory lacks."""
+        with self._lock:
+            lacked = self._hits - self._memory_hits
+            memory = Lookups(self._memory_hits, self._misses + lacked)
+            return (
+                {"memory": memory}
+                if self._disk is None
+                else {"memory": memory, "disk": Lookups(lacked, self._misses)}
+            )
 
     def statistics(self) -> CacheStatistics:
         """The counts so far."""

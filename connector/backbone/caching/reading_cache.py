@@ -6,33 +6,13 @@ is a query with its set of documents: the same query over the same hits, in any 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from threading import Lock
-
-from cachetools import LRUCache
-
+from connector.backbone.caching.counted_cache import CountedCache
 from connector.backbone.runtime import Observations
 
-__all__ = ["ReadingCache", "ReadingStatistics"]
+__all__ = ["ReadingCache"]
 
 
-@dataclass(frozen=True, slots=True)
-class ReadingStatistics:
-    """Counts since the start.
-
-    Attributes:
-        hits, misses: numbers of readings.
-        entries: readings held now; bytes: bytes of their arrays; limit: most bytes that are held.
-    """
-
-    hits: int
-    misses: int
-    entries: int
-    bytes: int
-    limit: int
-
-
-class ReadingCache:
+class ReadingCache(CountedCache[bytes, Observations]):
     """Observations, bounded by their bytes. Thread-safe.
 
     Args:
@@ -40,42 +20,15 @@ class ReadingCache:
     """
 
     def __init__(self, limit: int) -> None:
-        self._entries: LRUCache[bytes, Observations] = LRUCache(limit, getsizeof=lambda found: found.nbytes)
-        self._lock = Lock()
-        self._hits = self._misses = 0
+        super().__init__(limit, lambda found: found.nbytes)
 
     def __bool__(self) -> bool:
         """Whether anything is ever kept."""
         return self._entries.maxsize > 0
 
-    def get(self, key: bytes) -> Observations | None:
-        """What was found, not to be written to, or None; counts a hit or a miss."""
-        with self._lock:
-            found = self._entries.get(key)
-            if found is None:
-                self._misses += 1
-            else:
-                self._hits += 1
-            return found
-
     def put(self, key: bytes, found: Observations) -> None:
         """Keep it, unless it is larger than the whole cache. Its arrays cannot be written to any more."""
-        with self._lock:
-            if found.nbytes <= self._entries.maxsize:
-                for array in found.arrays:
-                    array.flags.writeable = False
-                self._entries[key] = found
-
-    def clear(self) -> None:
-        """Forget everything; the counts stay."""
-        with self._lock:
-            for key in list(self._entries):
-                del self._entries[key]
-
-    def statistics(self) -> ReadingStatistics:
-        """The counts so far."""
-        with self._lock:
-            entries = self._entries
-            return ReadingStatistics(
-                self._hits, self._misses, len(entries), int(entries.currsize), int(entries.maxsize)
-            )
+        if found.nbytes <= self._entries.maxsize:
+            for array in found.arrays:
+                array.flags.writeable = False
+            super().put(key, found)

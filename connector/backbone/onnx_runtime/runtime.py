@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
-from threading import Lock
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from cachetools import LRUCache
 
+from connector.backbone.caching.counted_cache import CountedCache, Lookups
 from connector.backbone.onnx_runtime.encoded import ArrayDtype, Kept, OnnxEncodedDocument, StoredArray
 from connector.backbone.onnx_runtime.fixed_states import FixedLayer, FixedStates, whole_tail
 from connector.backbone.onnx_runtime.folder import ExportedBackbone
@@ -58,9 +56,8 @@ class OnnxRuntime:
         self._threads = thread_count()
         self._graphs = OnnxGraphs(folder, exported, self._threads, device)
         self._sliding_windows = frozenset(exported.windows)
-        self._prefixes: LRUCache[tuple[int, ...], PrefixStates] = LRUCache(4)
-        self._fixed: LRUCache[Hashable, FixedStates] = LRUCache(_FIXED_BYTES, attrgetter("nbytes"))
-        self._lock = Lock()
+        self._prefixes: CountedCache[tuple[int, ...], PrefixStates] = CountedCache(4, lambda _: 1)
+        self._fixed: CountedCache[Hashable, FixedStates] = CountedCache(_FIXED_BYTES, lambda states: states.nbytes)
 
     @classmethod
     def load(
@@ -236,13 +233,10 @@ class OnnxRuntime:
 
     def _fixed_states(self, prefix: Sequence[int], tail: Tail, deepest: int) -> FixedStates:
         key = (tuple(prefix), tail.fixed_key, deepest)
-        with self._lock:
-            known = self._fixed.get(key)
+        known = self._fixed.get(key)
         if known is None:
             known = FixedStates(tuple(self._fixed_layers(prefix, tail, deepest)))
-            with self._lock:
-                if known.nbytes <= self._fixed.maxsize:
-                    self._fixed[key] = known
+            self._fixed.put(key, known)
         return known
 
     def _fixed_layers(self, prefix: Sequence[int], tail: Tail, deepest: int) -> Iterator[FixedLayer]:
@@ -276,6 +270,10 @@ class OnnxRuntime:
                 break
         return np.stack([pooled[layer] for layer in layers])
 
+    def lookups(self) -> Mapping[str, Lookups]:
+        """See ``Runtime.lookups``."""
+        return {"prefixes": self._prefixes.lookups(), "tails": self._fixed.lookups()}
+
     def load_document(self, data: bytes) -> EncodedDocument:
         """See ``Runtime.load_document``."""
         return OnnxEncodedDocument.from_bytes(data, self.kind)
@@ -306,8 +304,7 @@ class OnnxRuntime:
 
     def _prefix_states(self, prefix: Sequence[int]) -> PrefixStates:
         key = tuple(prefix)
-        with self._lock:
-            known = self._prefixes.get(key)
+        known = self._prefixes.get(key)
         if known is None:
             nothing = np.zeros((self._shape.kv_heads, 0, self._shape.head_dim), dtype=np.float32)
             empty = [(nothing, nothing)] * self._exported.layers
@@ -320,8 +317,7 @@ class OnnxRuntime:
                 if key
                 else empty
             )
-            with self._lock:
-                self._prefixes[key] = known
+            self._prefixes.put(key, known)
         return known
 
     def _encode(

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from math import ceil
-from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
-from cachetools import LRUCache
 
+from connector.backbone.caching.counted_cache import CountedCache, Lookups
 from connector.backbone.prompt.tail import TokenIds
 from connector.backbone.prompt.tokenizer import EncodedText, Tokenizer
 
@@ -113,30 +112,28 @@ class Passages:
 
     def __init__(self, tokenizer: Tokenizer, budget: int, most: int, limit: int) -> None:
         self._tokenizer, self._budget, self._most = tokenizer, budget, most
-        self._known: LRUCache[str, _Remembered] = LRUCache(limit, getsizeof=lambda known: known.nbytes)
-        self._lock = Lock()
+        self._known: CountedCache[str, _Remembered] = CountedCache(limit, lambda known: known.nbytes)
 
     @property
     def nbytes(self) -> int:
         """Bytes of what is remembered."""
-        with self._lock:
-            return int(self._known.currsize)
+        return self._known.statistics().bytes
+
+    def lookups(self) -> Lookups:
+        """How many texts were remembered, and how many were not."""
+        return self._known.lookups()
 
     def of(self, texts: Sequence[str]) -> list[SplitText]:
         """The passages of each text; only texts that are not remembered are tokenized."""
         longest = self._budget * self._most * _CHARACTERS_PER_TOKEN
         cut = [text[:longest] for text in texts]
-        with self._lock:
-            remembered = [self._known.get(text) for text in cut]
+        remembered = [self._known.get(text) for text in cut]
         found = {text: known.split for text, known in zip(cut, remembered, strict=True) if known is not None}
         new = [text for text in dict.fromkeys(cut) if text not in found]
         for text, encoding in zip(new, self._tokenizer.encode_user(new) if new else (), strict=True):
             found[text] = split_text(encoding, self._budget, self._most)
-        with self._lock:
-            for text in new:
-                entry = _Remembered.of(text, found[text])
-                if entry.nbytes <= self._known.maxsize:
-                    self._known[text] = entry
+        for text in new:
+            self._known.put(text, _Remembered.of(text, found[text]))
         return [
             found[short] if len(short) == len(text) else SplitText(found[short].passages, True)
             for short, text in zip(cut, texts, strict=True)
@@ -153,9 +150,7 @@ class Passages:
 
     def clear(self) -> None:
         """Forget every text."""
-        with self._lock:
-            for text in list(self._known):
-                del self._known[text]
+        self._known.clear()
 
 
 @dataclass(frozen=True, slots=True)

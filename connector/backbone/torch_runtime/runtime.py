@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from threading import Lock
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from cachetools import LRUCache
 
+from connector.backbone.caching.counted_cache import CountedCache, Lookups
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest
 from connector.backbone.torch_runtime.attention import EncodePass, StatesPass
@@ -54,11 +53,10 @@ class TorchRuntime:
         self._dtype: torch.dtype = model.dtype
         self._device: torch.device = model.device
         self._shape = BackboneShape.of_model(model.config)
-        self._prefixes: LRUCache[tuple[int, ...], _Prefix] = LRUCache(4)
-        self._lock = Lock()
+        self._prefixes: CountedCache[tuple[int, ...], _Prefix] = CountedCache(4, lambda _: 1)
         on_cpu = self._device.type == "cpu"
         self._sharing = CoreSharing.of_process() if on_cpu else CoreSharing(1)
-        self._fixed: LRUCache[Hashable, FixedStates] = LRUCache(_FIXED_BYTES, getsizeof=lambda states: states.nbytes)
+        self._fixed: CountedCache[Hashable, FixedStates] = CountedCache(_FIXED_BYTES, lambda states: states.nbytes)
         self.cpu_plan: CpuPlan | None = prepare(model, self._shape.head_dim, self._sharing) if on_cpu else None
         """What was done to the model for this CPU; None: it is not on one."""
         batches = BatchPlan(1, 1, _TOKENS_GPU) if self.cpu_plan is None else self.cpu_plan.batches
@@ -225,8 +223,7 @@ class TorchRuntime:
 
     def _fixed_states(self, prefix: Sequence[int], tail: Tail, deepest: int) -> FixedStates:
         key = (tuple(prefix), tail.fixed_key, deepest)
-        with self._lock:
-            known = self._fixed.get(key)
+        known = self._fixed.get(key)
         if known is None:
             before = self._prefix_states(prefix)
             if len(tail.fixed):
@@ -235,9 +232,7 @@ class TorchRuntime:
                 known = fixed.states
             else:
                 known = FixedStates.none(before, self._shape.heads)
-            with self._lock:
-                if known.nbytes <= self._fixed.maxsize:
-                    self._fixed[key] = known
+            self._fixed.put(key, known)
         return known
 
     def embed(self, tokens: TokenIds, layers: Sequence[int], start: int = 0) -> npt.NDArray[np.float32]:
@@ -252,20 +247,22 @@ class TorchRuntime:
 
         return self._sharing.run(pooled)
 
+    def lookups(self) -> Mapping[str, Lookups]:
+        """See ``Runtime.lookups``."""
+        return {"prefixes": self._prefixes.lookups(), "tails": self._fixed.lookups()}
+
     def load_document(self, data: bytes) -> EncodedDocument:
         """See ``Runtime.load_document``."""
         return TorchEncodedDocument.from_bytes(data, self.kind, self._device)
 
     def _prefix_states(self, prefix: Sequence[int]) -> _Prefix:
         key = tuple(prefix)
-        with self._lock:
-            known = self._prefixes.get(key)
+        known = self._prefixes.get(key)
         if known is None:
             encode = EncodePass([np.array(key, dtype=np.int32)], 0, {}, None, self._shape.layers, self._device)
             self._sequences.run(encode)
             known = {layer: (encode.keys[layer], encode.values[layer]) for layer in encode.keys}
-            with self._lock:
-                self._prefixes[key] = known
+            self._prefixes.put(key, known)
         return known
 
     def _kept(self, heads: Sequence[tuple[int, int]]) -> dict[int, list[int]]:

@@ -29,7 +29,8 @@ _BATCH, _EMBEDDED_BATCH = 1000, 250
 
 
 @click.command("index")
-@click.argument("source")
+@click.argument("source", required=False)
+@click.option("--sample", is_flag=True, help="Take the documentation of Python's standard library, to try it.")
 @click.option("--index", metavar="NAME", help="Index that the documents go to (engine.index).")
 @click.option("--fields", metavar="NAME,...", help="Take only these fields of the documents; default: all.")
 @click.option("--strict", is_flag=True, help="Stop at the first bad line instead of skipping it.")
@@ -37,13 +38,22 @@ _BATCH, _EMBEDDED_BATCH = 1000, 250
 @click.option("--precompute", "ahead", is_flag=True, help="Then encode the documents into the cache on disk.")
 @pass_context
 def command(
-    context: Context, source: str, index: str | None, fields: str | None, strict: bool, restart: bool, ahead: bool
+    context: Context,
+    source: str | None,
+    sample: bool,
+    index: str | None,
+    fields: str | None,
+    strict: bool,
+    restart: bool,
+    ahead: bool,
 ) -> None:
     """Put the documents of SOURCE into the index: a JSONL file, a BEIR folder, or - for standard input.
 
     Each line is an object with _id (or id); its other keys are the document's fields. A document with a known id
     replaces the older one. Bad lines are named and skipped. Gzip is unpacked. When a run was interrupted, the same
     command continues it.
+
+    Nothing at hand? --sample has some ten thousand documents that every machine has, those of the demo.
 
     With --precompute, no query has to wait for a document to be encoded: all are kept on disk (cache.disk_mb), as
     the model, layout and heads of the settings need them.
@@ -54,6 +64,11 @@ def command(
     from connector.engines.sources import Source
 
     settings = context.settings(engine__index=index)
+    source = _sample(settings, source) if sample else source
+    if source is None:
+        raise SettingsError(
+            "index: SOURCE is missing; give a JSONL file, a BEIR folder, or - ; or try it with --sample"
+        )
     if ahead:
         check_precompute(settings, source)
     opened = Source(source, _names(fields))
@@ -103,6 +118,18 @@ def command(
     if ahead and outcome.reached.indexed:
         encoded = _encode(context.models, settings, Source(source, _names(fields)), console)
     _finish(context, settings, source, outcome, bad, documents, seconds, encoded)
+    if sample and not context.as_json:
+        from connector.engines.standard_library import QUESTIONS
+
+        click.echo(f"The documents are in {source}. Ask them: {QUESTIONS[0]}", err=True)
+
+
+def _sample(settings: Settings, source: str | None) -> str:
+    if source is not None:
+        raise SettingsError(f"index: --sample takes no SOURCE, and {source} is one; leave either out")
+    from connector.engines.sample import sample_file
+
+    return str(sample_file(settings.cache.path / "samples"))
 
 
 def _encode(models: Models, settings: Settings, source: Source, console: Console) -> Precomputed:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -151,10 +151,16 @@ def _rerank_run(
 def _fields(settings: Settings, collection: Path | None, ids: Set[str]) -> FieldsById:
     """Fields of documents by id: of a corpus file, read once, or of the configured engine."""
     if collection is None:
+        from connector.engines.index_names import naming_indexes
         from connector.engines.open_engine import open_engine
 
         engine = open_engine(settings)
-        return lambda wanted: {identity: found.fields for identity, found in engine.get(wanted).items()}
+
+        def of_engine(wanted: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+            with naming_indexes(settings):
+                return {identity: found.fields for identity, found in engine.get(wanted).items()}
+
+        return of_engine
     from connector.evaluation.collections import read_documents
 
     corpus = collection / "corpus.jsonl"

@@ -84,13 +84,11 @@ def command(
 
 
 def _first_stage(settings: Settings, query: str, size: int) -> list[Hit]:
+    from connector.engines.index_names import naming_indexes
     from connector.engines.open_engine import open_engine
 
-    engine = open_engine(settings)
-    try:
+    with naming_indexes(settings), open_engine(settings) as engine:
         return engine.search(query, size)
-    finally:
-        engine.close()
 
 
 def _rerank(models: Models, settings: Settings, query: str, hits: list[Hit], no_rerank: bool) -> RerankResult:

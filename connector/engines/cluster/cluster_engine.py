@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from connector.documents import Document, Hit, clean_text
 from connector.engines.cluster.bulk import BulkWriter
-from connector.engines.cluster.connection import ClusterError, Connection
+from connector.engines.cluster.connection import ClusterError, Connection, MissingIndex
 from connector.engines.cluster.query import TextField, own_query, text_fields, words_query
 from connector.engines.cluster.retrievers import rank_window
 from connector.engines.cluster.retrying import Retrying
@@ -258,7 +258,7 @@ class ClusterEngine:
                     f"there is no index {self._index} at {self.connection.url}; make it with: "
                     f"rh-connector index SOURCE, or set engine.index"
                 )
-                raise ClusterError(message, error.status, error.body) from None
+                raise MissingIndex(message, error.status, error.body) from None
             raise
 
 

@@ -7,10 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from connector.errors import EngineError
+from connector.errors import EngineError, MissingIndexError
 from connector.sections import ClusterKind, EngineSettings
 
-__all__ = ["DEFAULT_URL", "ClusterError", "Connection", "ServerVersion", "certificate_options", "reason_of"]
+__all__ = [
+    "DEFAULT_URL",
+    "ClusterError",
+    "Connection",
+    "MissingIndex",
+    "ServerVersion",
+    "certificate_options",
+    "reason_of",
+]
 
 DEFAULT_URL = "http://localhost:9200"
 # The oldest releases that have what is used here.
@@ -35,6 +43,10 @@ class ClusterError(EngineError):
     def is_temporary(self) -> bool:
         """The same request may be taken later."""
         return self.status is None or self.status in (429, 502, 503, 504)
+
+
+class MissingIndex(ClusterError, MissingIndexError):
+    """The cluster has no such index."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

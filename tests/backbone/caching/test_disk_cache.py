@@ -66,6 +66,21 @@ def test_what_is_put_is_found_at_once_and_by_the_next_process(path: Path, disk: 
         assert 0 < found.bytes <= found.limit == 100 * MB
 
 
+def test_the_disk_is_looked_up_for_what_memory_lacks(disk: DiskCache) -> None:
+    first = DocumentCache(100, disk)
+    assert first.get_many([key(1), key(2)]) == [None, None]
+    first.put(key(1), Sized(60))
+    assert first.get(key(1)) == Sized(60)
+    assert first.lookups() == {"memory": (1, 2), "disk": (0, 2)}
+    first.clear()
+    disk.flush()
+    # Comes back from disk once, and is in memory then.
+    assert first.get_many([key(1), key(1)]) == [Sized(60), Sized(60)]
+    assert first.get_many([key(1), key(2)]) == [Sized(60), None]
+    assert first.lookups() == {"memory": (2, 5), "disk": (2, 3)}
+    assert DocumentCache(100).lookups() == {"memory": (0, 0)}
+
+
 def test_a_closed_cache_keeps_nothing_and_does_not_fail(disk: DiskCache) -> None:
     disk.put(key(1), Sized(10))
     disk.close()

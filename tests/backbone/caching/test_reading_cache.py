@@ -95,3 +95,21 @@ def test_in_a_joint_prompt_the_order_matters(open_reader: Open, cats: list[str])
     assert not np.array_equal(reader.read(QUERY, cats[1::-1], Needs(HEADS)).rows, first.rows)
     assert np.array_equal(reader.read(QUERY, cats[:2], Needs(HEADS)).rows, first.rows)
     assert reader.reading_statistics().hits == 1
+
+
+def test_every_cache_in_use_tells_its_look_ups(open_reader: Open) -> None:
+    needs = Needs(HEADS)
+    for limit in (0, 10_000_000):
+        reader = open_reader("late", limit)
+        # The runtime is shared by the tests of this file.
+        before = reader.lookups()
+        for query in (QUERY, QUERY, "why do cats purr"):
+            reader.read(query, ["Cats sleep all day.", "Bread needs yeast."], needs)
+        found = reader.lookups()
+        assert found["texts"] == (4, 2)
+        # What the score cache knows is looked up nowhere else.
+        assert found["memory"] == ((2, 2) if limit else (4, 2))
+        assert ("scores" in found) == bool(limit) and found.get("scores", (1, 2)) == (1, 2)
+        assert "disk" not in found
+        asked = [sum(found["tails"]) - sum(before["tails"]), sum(found["prefixes"]) - sum(before["prefixes"])]
+        assert asked[0] == (2 if limit else 3) and asked[1] >= asked[0]

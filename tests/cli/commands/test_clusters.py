@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 from connector.cli import cli
 from connector.cli.context import Context
 from connector.cli.models import Models
+from connector.errors import MissingIndexError
 from connector.evaluation.runs import read_run
 from connector.reranker import Reranker
 from tests.evaluation.folders import DOCUMENTS, write_collection
@@ -59,3 +61,36 @@ def test_from_texts_to_reranked_hits(
         first_stage=[8.0, 7.0, 6.0, 5.0],
     )
     assert [entry.id for entry in read_run(out)["q1"]] == [ids[hit.index] for hit in wanted.hits]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["embedded", *(pytest.param(kind, marks=pytest.mark.nodes) for kind in ("opensearch", "elasticsearch"))],
+)
+def test_an_index_that_is_not_there_tells_which_are(
+    kind: str, request: pytest.FixtureRequest, models: LoadedModels, tmp_path: Path
+) -> None:
+    url = tmp_path if kind == "embedded" else request.getfixturevalue(f"{kind}_node").url
+    folder = write_collection(tmp_path / "pets")
+    # Of no other test: nodes are shared.
+    name = f"articles-{uuid.uuid4().hex[:8]}"
+    config = tmp_path / "config.yaml"
+    engine = f"{{kind: {kind}, url: '{url}', index: {name}}}"
+    config.write_text(f"engine: {engine}\ncache: {{path: {tmp_path / 'cache'}}}\n")
+    call(models, config, "index", folder / "corpus.jsonl")
+    run = tmp_path / "in.trec"
+    run.write_text("q1 Q0 cats 1 9 bm25\n")
+    files = ["--run", str(run), "--out", str(tmp_path / "out.trec"), "--queries", str(folder / "queries.jsonl")]
+    given = ["--config", str(config), "--set", f"engine.index={name[:-1]}"]
+    for words in (["search", "cats"], ["rerank", *files]):
+        done = CliRunner().invoke(cli, [*given, *words], obj=Context(models=models))
+        # The nearest name comes first.
+        assert isinstance(done.exception, MissingIndexError), (done.output, done.exception)
+        told = str(done.exception)
+        assert "there is no index" in told and re.search(rf"; there (is|are): {name}(, |$| and )", told), told
+        assert "there is no other" not in told and ", ." not in told
+    # Doctor says it too; it loads no model that is not here.
+    doctor = ["--set", "backbone.model=nothing", "--set", "backbone.offline=true", "--json", "doctor"]
+    done = CliRunner().invoke(cli, [*given, *doctor], obj=Context(models=models))
+    (seen,) = [row["seen"] for row in json.loads(done.stdout) if row["check"] == "index"]
+    assert "there is no index" in seen and re.search(rf"; there (is|are): {name}(, |$| and )", seen), seen

@@ -235,3 +235,33 @@ def test_vectors_of_an_interrupted_run_are_made_by_the_next(tmp_path: Path, monk
     vectors = Vectors(path, Embedder.load(str(tmp_path / "tiny")))
     vectors.refresh()
     assert vectors.count() == 700
+
+
+def test_a_sample_to_try_is_indexed_and_found(tmp_path: Path) -> None:
+    found = summary(run(tmp_path, "index", "--sample", "--index", "try", "--json"))
+    assert found["index"] == "try" and found["indexed"] == found["documents"] > 5000 and not found["bad_lines"]
+    assert "str.split" in ids(tmp_path, "split a string at a separator", "try")
+    # It is a file like any other.
+    file = Path(found["source"])
+    assert file.parent == tmp_path / "cache" / "samples" and list(file.parent.iterdir()) == [file]
+    first = json.loads(file.read_text().splitlines()[0])
+    assert set(first) == {"_id", "title", "text"}
+    before = file.stat().st_mtime_ns
+    again = run(tmp_path, "index", "--sample", "--index", "try")
+    assert again.exit_code == 0 and f"The documents are in {file}. Ask them: " in again.stderr
+    assert f"replaced {found['indexed']:,}" in again.stdout and file.stat().st_mtime_ns == before
+
+
+def test_without_a_source_the_sample_is_named(tmp_path: Path) -> None:
+    result = run(tmp_path, "index")
+    assert isinstance(result.exception, SettingsError)
+    assert "SOURCE is missing" in str(result.exception) and "--sample" in str(result.exception)
+    both = run(tmp_path, "index", "--sample", "pets.jsonl")
+    assert isinstance(both.exception, SettingsError) and "pets.jsonl" in str(both.exception)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_sample_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file, where a folder should be")
+    result = run(tmp_path, "index", "--sample")
+    assert isinstance(result.exception, DataError) and "set cache.path" in str(result.exception)

@@ -12,6 +12,7 @@ import pytest
 
 from connector.cli import main
 from connector.cli.context import Context
+from connector.cli.models import Models
 from connector.documents import Document
 from connector.engines.embedded import EmbeddedEngine
 from connector.engines.open_engine import open_engine
@@ -215,3 +216,21 @@ def test_without_the_model_the_error_says_so(
         main([*options, "search", "cats"])
     assert ended.value.code == 4
     assert "nothing" in capsys.readouterr().err
+
+
+def test_an_index_that_is_not_there_tells_which_are(
+    search: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # No model is loaded for it.
+    assert search("cats", "--index", "plian", models=Models()) == 3
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1
+    assert "there is no index in" in told.err and told.err.endswith("; there are: plain, odd\n")
+
+
+def test_where_there_is_no_index_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(SystemExit) as ended:
+            main(["search", "cats", "--set", f"engine.url={folder}"])
+        assert ended.value.code == 3
+        assert capsys.readouterr().err.endswith("rh-connector index SOURCE; there is no other index\n")

@@ -1,0 +1,48 @@
+"""Documents to try an index with, as the file that ``rh-connector index`` takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+from connector.engines.standard_library import standard_library_documents
+from connector.errors import DataError
+
+__all__ = ["sample_file"]
+
+
+def sample_file(folder: Path) -> Path:
+    """A JSONL file of the documentation of Python's standard library; made once for each Python.
+
+    A file, not a stream: an interrupted run goes on with it, and it shows what documents look like.
+
+    Args:
+        folder: where it goes.
+
+    Raises:
+        DataError: it cannot be written, or this Python comes without the sources of its library.
+    """
+    path = folder / f"python-{platform.python_version()}.jsonl"
+    if path.is_file():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Beside, and moved when it is whole.
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".part", delete=False) as file:
+            try:
+                for document in standard_library_documents():
+                    # ASCII: docstrings may hold lone surrogates.
+                    file.write(json.dumps({"_id": document.id, **document.fields}) + "\n")
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        os.replace(file.name, path)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the sample to {folder}: {error.strerror or error}; set cache.path to a folder that can be "
+            f"written to"
+        ) from None
+    return path
