@@ -18,10 +18,12 @@ from connector.documents import Hit
 from connector.embedding.embedder import Embedder
 from connector.embedding.hybrid import hybrid, similarities
 from connector.errors import DataError, SettingsError
+from connector.evaluation.answering.page import report_page, write_page
+from connector.evaluation.answering.verdict import Verdict, verdict_of
 from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.first_stage import first_stage, open_collection_engine
 from connector.evaluation.progress import Progress, Quiet
-from connector.evaluation.provenance import Provenance
+from connector.evaluation.provenance import Provenance, memory_in_use
 from connector.evaluation.report import Report, report_text, report_to_json
 from connector.evaluation.routed_systems import RoutedBy, routed_by, trained_on
 from connector.evaluation.running import (
@@ -42,7 +44,7 @@ from connector.heads.head_sets import StaticHeads
 from connector.routing.bundle import Bundle
 from connector.routing.query_embedding import QueryEmbedding
 from connector.routing.selection import likelihood_route, load_bundle, static_heads
-from connector.sections import Settings
+from connector.sections import CLUSTER_KINDS, Settings
 from connector.statistics.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
 from connector.statistics.signal_tables import gather_signals
 
@@ -102,12 +104,22 @@ class Evaluation:
     Attributes:
         report: the systems' means and comparisons, with what they were made with.
         ranked: the systems with values and rankings of every query; in the report's order.
+        collection: queries and judgments.
+        windows: first-stage hits of every query.
+        settings: those that it was measured with, options counted in.
         notes: what whoever reads the report should know, a sentence each.
     """
 
     report: Report
     ranked: tuple[Ranked, ...]
+    collection: Collection
+    windows: Mapping[str, Sequence[Hit]]
+    settings: Settings
     notes: tuple[str, ...] = ()
+
+    def verdict(self) -> Verdict | None:
+        """Whether reranking with these settings is worth it; None: no row stands for a setting."""
+        return verdict_of(self.report, self.settings)
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready values: see ``report_to_json``."""
@@ -125,6 +137,19 @@ class Evaluation:
             path.write_text(report_text(self.to_json()), encoding="utf-8")
         except OSError as error:
             raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+
+    def write_page(self, path: Path | str) -> None:
+        """Write the verdict with all that led to it as one HTML file.
+
+        Raises:
+            DataError: there is no verdict, or the file cannot be written.
+        """
+        verdict = self.verdict()
+        if verdict is None:
+            raise DataError("there is no verdict to report: no row stands for a setting; leave out --layers")
+        memory = memory_in_use()["most"]
+        page = report_page(self.report, verdict, self.ranked, self.collection, self.windows, self.settings, memory)
+        write_page(page, Path(path))
 
     def write_per_query(self, path: Path | str) -> None:
         """Write the measures of every query and system, tab separated.
@@ -219,7 +244,18 @@ def evaluate(
         provenance=_provenance(collection, settings, options, reader, parts, embedders, command),
         recall=window_recall(collection, windows),
     )
-    return Evaluation(report, tuple(ranked), parts.notes)
+    return Evaluation(report, tuple(ranked), collection, windows, _counted_in(settings, options), parts.notes)
+
+
+def _counted_in(settings: Settings, options: EvaluateOptions) -> Settings:
+    """What would have to be set for a search to be what the options made of it."""
+    router = settings.router.model_copy(update={"bundle": options.bundle or settings.router.bundle})
+    engine, rerank = settings.engine, settings.rerank
+    if options.hybrid:
+        rerank = rerank.model_copy(update={"fusion": fusion_of(settings, hybrid=True)})
+        if engine.kind not in CLUSTER_KINDS:
+            engine = engine.model_copy(update={"embedder": options.embedder[0]})
+    return settings.model_copy(update={"router": router, "engine": engine, "rerank": rerank})
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +290,11 @@ class _Parts:
             notes.append(
                 f"{without.path.name} was trained on {collection.name}: its row left-out is none; train it with "
                 f"--leave-out {collection.name}"
+            )
+        if router is not None and _learned_from(router, collection):
+            notes.append(
+                f"{router.path.name} was trained on {collection.name}:{collection.split}, the queries it is measured "
+                f"on: the verdict says nothing of other queries; give another --split"
             )
         for own in (router, without):
             if own is not None and cut is not None and own.metadata.deepest_layer >= cut:
@@ -356,6 +397,15 @@ def _searched(
     seen = shuffled(windows, options.seed) if options.shuffle else windows
     for query, text in collection.queries.items():
         yield SearchedQuery(query, text, seen[query], collection.qrels[query], f"{collection.name}:{options.split}")
+
+
+def _learned_from(router: Bundle, collection: Collection) -> bool:
+    sources = router.metadata.training.get("sources")
+    own = f"{collection.name}:{collection.split}"
+    return trained_on(router.metadata, collection.name) and any(
+        isinstance(each, dict) and each.get("source") == own
+        for each in (sources if isinstance(sources, list) else [])
+    )
 
 
 def _within(static: StaticHeads | None, cut: int | None) -> tuple[StaticHeads | None, list[str]]:

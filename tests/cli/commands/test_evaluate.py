@@ -16,7 +16,7 @@ from connector.cli import cli
 from connector.cli.context import Context
 from connector.cli.models import Models
 from connector.documents import Hit
-from connector.errors import BackboneError, SettingsError
+from connector.errors import BackboneError, DataError, SettingsError
 from connector.evaluation.report import report_from_json
 from connector.evaluation.runs import read_run
 from connector.heads.head_sets import shipped_path
@@ -209,19 +209,45 @@ def test_a_cut_saves_what_needs_all_layers(
         invoke(models, cache, *evaluate, "--layers", "18")
 
 
-def test_the_terminal_shows_rows_and_controls(
+def test_the_terminal_shows_a_verdict_and_its_rows_where_asked(
     collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
 ) -> None:
-    router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
-    arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "19"]
-    result = CliRunner().invoke(
-        cli,
-        ["--set", f"cache.path={cache}", *LAYOUT, *arguments, "--bundle", str(router.path)],
-        obj=Context(models=models),
-        catch_exceptions=False,
-    )
-    assert result.exit_code == 0, result.output
-    assert "routed+first-stage (pool)" in result.output and "to permuted" in result.output
+    reader = reranker.reader
+    sources = [{"source": "tiny:test", "used": 3}]
+    router = bundle(tmp_path / "r.onnx", reader.fingerprint, reader.template_hash, sources=sources)
+
+    def terminal(*more: str) -> Result:
+        arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "19"]
+        given = ["--set", f"cache.path={cache}", *LAYOUT, *arguments, "--bundle", str(router.path), *more]
+        result = CliRunner().invoke(cli, given, obj=Context(models=models), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result
+
+    plain = terminal("--report", str(tmp_path / "pages" / "report.html"))
+    lines = plain.stdout.splitlines()
+    assert len(lines) == 3 and " the first stage" in lines[0] and "95 % interval" in lines[0]
+    assert lines[1].startswith("Of 3 queries ") and lines[2].startswith("Set: nothing. 3 queries cannot tell")
+    assert "r.onnx was trained on tiny:test, the queries it is measured on" in plain.stderr
+    page = (tmp_path / "pages" / "report.html").read_text()
+    assert page.index(lines[0]) < page.index(lines[1]) < page.index(lines[2])
+    # Each row with its settings, and hits with their first words.
+    assert f"router.bundle={router.path}, rerank.window=3" in page and "backbone.layout=block" in page
+    assert "Adult cats sleep between" in page or "0 queries won" in page
+    every = terminal("--all-rows")
+    assert every.stdout.splitlines()[:3] == lines
+    assert "routed+first-stage (pool)" in every.stdout and "to permuted" in every.stdout
+
+
+def test_without_a_row_that_a_setting_gives_there_are_rows_alone(
+    collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
+) -> None:
+    # The first layer has no head of the shipped sets.
+    arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "1", "--layout", "block"]
+    given = ["--set", f"cache.path={cache}", "--set", f"router.bundle={shipped_path('smollm2-135m', 'block')}"]
+    plain = CliRunner().invoke(cli, [*given, *arguments], obj=Context(models=models), catch_exceptions=False)
+    assert plain.exit_code == 0 and "first-stage" in plain.stdout and "95 % interval" not in plain.stdout
+    with pytest.raises(DataError, match="no row stands for a setting; leave out --layers"):
+        invoke(models, cache, *given, *arguments, "--report", tmp_path / "report.html")
 
 
 def test_heads_of_another_layout_are_refused(collection: Path, cache: Path, models: LoadedModels) -> None:
