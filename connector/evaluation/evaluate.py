@@ -21,7 +21,8 @@ from connector.errors import DataError, SettingsError
 from connector.evaluation.answering.page import report_page, write_page
 from connector.evaluation.answering.verdict import Verdict, verdict_of
 from connector.evaluation.collections import Collection, load_collection
-from connector.evaluation.first_stage import first_stage, open_collection_engine
+from connector.evaluation.first_stage import first_stage, indexed_first_stage, open_collection_engine
+from connector.evaluation.judged_files import load_judged_file
 from connector.evaluation.progress import Progress, Quiet
 from connector.evaluation.provenance import Provenance, memory_in_use
 from connector.evaluation.report import Report, report_text, report_to_json
@@ -49,6 +50,8 @@ from connector.statistics.head_tables import HeadTable, SearchedQuery, gather, s
 from connector.statistics.signal_tables import gather_signals
 
 __all__ = ["EvaluateOptions", "Evaluation", "evaluate"]
+
+_CLICKS = "clicks favour what was shown on top: the first stage looks better in them than it is"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +185,8 @@ def evaluate(
     Head scores are kept below ``cache.path`` as they come: an evaluation that was stopped goes on.
 
     Args:
-        folder: the collection, laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold it.
+        folder: the collection, laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold it. Or
+            a file of judgments whose documents engine.index holds: see ``load_judged_file``.
         settings: see ``load_settings``; None: the defaults, without any file or variable.
         options: None: the defaults.
         reader: the settings' LLM, or what loads it, called when the first stage is known. Its cache is cleared for
@@ -198,25 +202,27 @@ def evaluate(
     """
     settings, options, progress = settings or Settings(), options or EvaluateOptions(), progress or Quiet()
     folder = Path(folder)
-    collection = load_collection(folder, options.split, options.qrels, options.relevant_from)
+    collection = _load(folder, options)
+    fields = tuple(settings.engine.field_weights()) if collection.is_indexed else ("title", "text")
     collection = drawn_queries(collection, options.limit, options.seed)
-    windows = _windows(folder, collection, settings, options.run)
+    windows = _windows(folder, collection, settings, options.run, progress.say)
     embedders = [Embedder.load(named, offline=settings.backbone.offline) for named in options.embedder]
     peers: list[Mapping[str, npt.NDArray[np.float64]]] = []
     for at, embedder in enumerate(embedders):
-        each = similarities(embedder, collection.queries, windows, ("title", "text"))
+        each = similarities(embedder, collection.queries, windows, fields)
         cosines = dict(progress.track(f"{embedder.name}, {collection.name}", each, len(windows)))
         if options.hybrid and at == 0:
             windows, cosines = hybrid(windows, cosines)
         peers.append(cosines)
     reader = reader_from(reader, settings)
     parts = _Parts.load(collection, settings, options, reader)
-    for text in parts.notes:
+    notes = [*parts.notes, _CLICKS] if collection.shown else parts.notes
+    for text in notes:
         progress.say(text)
     if settings.backbone.layout == "solo":
-        ranked = _of_signals(collection, windows, settings, options, reader, parts, progress)
+        ranked = _of_signals(collection, windows, settings, options, reader, parts, fields, progress)
     else:
-        tables = _tables(collection, windows, settings, options, reader, parts, progress)
+        tables = _tables(collection, windows, settings, options, reader, parts, fields, progress)
         ranked = systems(
             collection,
             windows,
@@ -235,7 +241,7 @@ def evaluate(
     ]
     found = [each.system for each in ranked]
     if options.timed:
-        found = with_seconds(found, reader, parts.router, collection, windows, options.timed)
+        found = with_seconds(found, reader, parts.router, collection, windows, options.timed, fields)
     report = Report(
         collection=collection.name,
         queries=len(collection.queries),
@@ -244,7 +250,7 @@ def evaluate(
         provenance=_provenance(collection, settings, options, reader, parts, embedders, command),
         recall=window_recall(collection, windows),
     )
-    return Evaluation(report, tuple(ranked), collection, windows, _counted_in(settings, options), parts.notes)
+    return Evaluation(report, tuple(ranked), collection, windows, _counted_in(settings, options), tuple(notes))
 
 
 def _counted_in(settings: Settings, options: EvaluateOptions) -> Settings:
@@ -318,7 +324,24 @@ class _Parts:
         return found
 
 
-def _windows(folder: Path, collection: Collection, settings: Settings, run: str | None) -> dict[str, Sequence[Hit]]:
+def _load(folder: Path, options: EvaluateOptions) -> Collection:
+    if not folder.is_file():
+        return load_collection(folder, options.split, options.qrels, options.relevant_from)
+    for option, own, plain in (
+        ("--split", options.split, "test"),
+        ("--qrels", options.qrels, None),
+        ("--relevant-from", options.relevant_from, 1),
+    ):
+        if own != plain:
+            raise SettingsError(f"{folder} is a file of judgments: it takes no {option} {own}; leave it out")
+    return load_judged_file(folder)
+
+
+def _windows(
+    folder: Path, collection: Collection, settings: Settings, run: str | None, say: Callable[[str], None]
+) -> dict[str, Sequence[Hit]]:
+    if collection.is_indexed:
+        return dict(indexed_first_stage(collection, settings, say, run=None if run is None else read_run(run)))
     if run is None:
         engine = open_collection_engine(collection, settings)
         return dict(first_stage(collection, settings.rerank.window, engine=engine))
@@ -333,13 +356,14 @@ def _tables(
     options: EvaluateOptions,
     reader: Reader,
     parts: _Parts,
+    fields: Sequence[str],
     progress: Progress,
 ) -> list[HeadTable]:
     gathered = gather(
         reader,
         _searched(collection, windows, options),
         statistics_folder(settings.cache.path, reader),
-        ("title", "text"),
+        fields,
         layers=parts.cut,
         embed=parts.router is not None or parts.without is not None,
     )
@@ -354,6 +378,7 @@ def _of_signals(
     options: EvaluateOptions,
     reader: Reader,
     parts: _Parts,
+    fields: Sequence[str],
     progress: Progress,
 ) -> list[Ranked]:
     """The layout ``solo``: the likelihood as published, which needs no training, and what routers make of signals."""
@@ -377,7 +402,7 @@ def _of_signals(
         _searched(collection, windows, options),
         statistics_folder(settings.cache.path, reader),
         needs,
-        ("title", "text"),
+        fields,
     )
     read = progress.track(f"signals, {collection.name}", gathered, len(collection.queries))
     tables = [_of_places(table) if options.by_rank else table for table in read]
@@ -431,7 +456,9 @@ def _provenance(
         return None if bundle is None else f"{bundle.path.name} {bundle.digest[:12]}"
 
     first = f"{settings.engine.kind} BM25" if options.run is None else Path(options.run).name
-    if options.run is None and settings.engine.embedder is not None:
+    if options.run is None and collection.shown:
+        first = "what was shown"
+    elif options.run is None and settings.engine.embedder is not None:
         first = f"{first} and vectors of {Path(settings.engine.embedder).name}"
     if options.hybrid:
         first = f"{first} and {embedders[0].name}"

@@ -64,8 +64,11 @@ def command(
     Behind it stands a table (--all-rows): first stage, all heads (ICR), static heads and the router with its
     controls, each alone and fused with the first stage.
 
-    FOLDER is laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold its corpus. Head scores
-    are kept on disk as they come: a run that was stopped goes on.
+    FOLDER is laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold its corpus. Or it is a
+    file whose documents engine.index holds: pairs "query,document id" (.csv), or a click log (.jsonl) of
+    {"query": "…", "shown": ["id", …], "clicked": "id"}.
+
+    Head scores are kept on disk as they come: a run that was stopped goes on.
     """
     from connector.evaluation.evaluate import EvaluateOptions, evaluate
     from connector.evaluation.provenance import portable_command

@@ -15,7 +15,8 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.cli.context import Context
 from connector.cli.models import Models
-from connector.documents import Hit
+from connector.documents import Document, Hit
+from connector.engines.open_engine import open_engine
 from connector.errors import BackboneError, DataError, SettingsError
 from connector.evaluation.report import report_from_json
 from connector.evaluation.runs import read_run
@@ -26,6 +27,7 @@ from connector.routing.metadata import EmbeddingRecipe, StaticSet
 from connector.routing.query_embedding import FEATURES
 from connector.routing.selection import Routes
 from connector.sections import ReadOut
+from connector.settings import load_settings
 from connector.training.router import Router
 from router_export import export
 from tests.embedding.tiny_model import save_embedder
@@ -287,3 +289,42 @@ def test_the_first_stage_is_what_the_engine_finds_by_words_and_vectors(
     assert found["provenance"]["first_stage"] == "embedded BM25"
     run = (tmp_path / "first-stage.trec").read_text()
     assert {line.split()[2] for line in run.splitlines() if line.startswith("q2 ")} < set(DOCUMENTS)
+
+
+def test_pairs_and_clicks_over_an_index_of_one_s_own(
+    models: LoadedModels, cache: Path, tmp_path: Path, reranker: Reranker
+) -> None:
+    router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
+    index = ("--set", f"engine.url={tmp_path / 'index'}", "--set", "engine.fields=body", "--bundle", router.path)
+    settings = load_settings("/dev/null", {"engine.url": str(tmp_path / "index"), "engine.fields": "body"})
+    with open_engine(settings) as engine:
+        engine.index(Document(key, {"body": text, "noise": "day"}) for key, text in DOCUMENTS.items())
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("query,document\n" + "".join(f"{text},{right}\n" for text, right in QUERIES.values()))
+    arguments = ("--timed", "0", "--layers", "19", "--window", "4")
+    found = measured(
+        models, cache, *index[:4], "evaluate", pairs, *arguments, *index[4:], "--runs", tmp_path / "runs"
+    )
+    assert (found["collection"], found["queries"], found["provenance"]["qrels"]) == ("pairs", 3, "pairs.csv")
+    rows = {(row["name"], row["readout"]): row["nDCG@10"] for row in found["rows"]}
+    assert rows["first-stage", None] > 0.5
+    # What is measured is what a search would do: the same fields are read.
+    own = Reranker(reranker.reader, Routes(reranker.reader, "routed", {}, router), fields=("body",))
+    run = read_run(tmp_path / "runs" / "routed+first-stage.trec")
+    with open_engine(settings) as engine:
+        for at, (text, _) in enumerate(QUERIES.values(), 1):
+            hits = engine.search(text, 4)
+            assert [entry.id for entry in run[f"q{at}"]] == [
+                hits[hit.index].id for hit in own.rerank(text, hits).hits
+            ]
+    log = tmp_path / "clicks.jsonl"
+    shown = ["river", "cats", "bread"]
+    log.write_text(json.dumps({"query": QUERIES["q1"][0], "shown": shown, "clicked": "cats"}))
+    result = invoke(models, cache, *index[:4], "evaluate", log, *arguments, *index[4:])
+    assert "clicks favour what was shown on top" in result.stderr
+    value = json.loads(result.stdout)
+    assert value["provenance"]["first_stage"] == "what was shown"
+    assert value["rows"][0]["MRR@10"] == 0.5
+    for option in (("--split", "dev"), ("--qrels", "q.tsv"), ("--relevant-from", "2")):
+        with pytest.raises(SettingsError, match=f"takes no {' '.join(option)}; leave it out"):
+            invoke(models, cache, "evaluate", log, *option)
