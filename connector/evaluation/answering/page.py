@@ -21,6 +21,7 @@ from connector.evaluation.answering.view import (
     changes,
     query_bars,
     shown_rows,
+    window_sizes,
 )
 from connector.evaluation.collections import Collection
 from connector.evaluation.measures import MEASURES
@@ -60,6 +61,7 @@ def report_page(
             won=changes(verdict.won, verdict, ranked, collection, windows),
             lost=changes(verdict.lost, verdict, ranked, collection, windows),
             bars=query_bars(verdict, report, collection),
+            sizes=window_sizes(verdict, ranked),
             rows=shown_rows(report, verdict, settings),
             to_set=None if verdict.settings is None else assigned(verdict.settings),
             options=" ".join(

@@ -9,6 +9,7 @@ from connector.documents import Hit, document_text
 from connector.evaluation.answering.meaning import meaning, to_set
 from connector.evaluation.answering.verdict import Verdict, assigned
 from connector.evaluation.collections import Collection
+from connector.evaluation.measures import MEASURES
 from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.running import Ranked
 from connector.sections import Settings
@@ -22,9 +23,11 @@ __all__ = [
     "ShownHit",
     "ShownQuery",
     "ShownRow",
+    "WindowSize",
     "changes",
     "query_bars",
     "shown_rows",
+    "window_sizes",
 ]
 
 MOST_HITS = 10
@@ -112,6 +115,35 @@ class ShownRow:
     settings: str | None
     interval: Interval | None
     is_judged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSize:
+    """A number of reranked hits, and what it gives.
+
+    Attributes:
+        hits: how many are reranked.
+        value: mean nDCG@10.
+        difference: to the first stage.
+        length: of its bar, 0 to 100; the longest has 100.
+    """
+
+    hits: int
+    value: float
+    difference: float
+    length: float
+
+
+def window_sizes(verdict: Verdict, ranked: Sequence[Ranked]) -> tuple[WindowSize, ...]:
+    """What smaller windows give, of the row that the verdict is about; none where one cannot tell."""
+    own = next(each for each in ranked if each.system.label() == verdict.system.label())
+    first = verdict.system.measures[MEASURES[0]] - verdict.comparison.difference
+    gains = {hits: value - first for hits, value in own.by_window.items()}
+    longest = max(map(abs, gains.values()), default=0) or 1.0
+    return tuple(
+        WindowSize(hits, value, gains[hits], round(100 * abs(gains[hits]) / longest, 2))
+        for hits, value in own.by_window.items()
+    )
 
 
 def changes(

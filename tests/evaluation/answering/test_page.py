@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from connector.errors import DataError
 from connector.evaluation.answering.page import report_page, write_page
 from connector.evaluation.answering.verdict import verdict_of
-from connector.evaluation.answering.view import CHART_HEIGHT, CHART_WIDTH, query_bars, shown_rows
+from connector.evaluation.answering.view import CHART_HEIGHT, CHART_WIDTH, query_bars, shown_rows, window_sizes
 from connector.sections import Settings
 from tests.evaluation.answering.judged import judged, report_of
 
@@ -137,6 +138,22 @@ def test_bars_are_the_changes() -> None:
         difference = row.system.comparison.difference
         assert (row.interval.middle > row.interval.zero) == (difference > 0)
         assert row.interval.low <= row.interval.middle <= row.interval.low + row.interval.width
+
+
+def test_smaller_windows_are_shown_where_they_are_known() -> None:
+    collection, windows = judged(20)
+    report, ranked = report_of(collection, ROWS)
+    verdict = verdict_of(report, SETTINGS)
+    assert verdict is not None and not window_sizes(verdict, ranked)
+    assert any(text.startswith("Measure again with another --window") for text in Parsed(page_of()).texts)
+    whole = verdict.system.measures["nDCG@10"]
+    first = report.systems[0].measures["nDCG@10"]
+    known = [replace(own, by_window={5: first - 0.01, 10: first, 20: whole}) for own in ranked]
+    sizes = window_sizes(verdict, known)
+    assert [size.hits for size in sizes] == [5, 10, 20] and sizes[2].length == 100
+    assert [size.difference for size in sizes] == pytest.approx([-0.01, 0, whole - first])
+    texts = Parsed(report_page(report, verdict, known, collection, windows, SETTINGS, 1)).texts
+    assert "−0.0100" in texts and "to the first stage" in texts
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
