@@ -325,7 +325,11 @@ class _Parts:
 
 
 def _load(folder: Path, options: EvaluateOptions) -> Collection:
-    if not folder.is_file():
+    if not folder.exists():
+        raise DataError(
+            f"there is no {folder}; give a folder as BEIR lays it out, pairs (.csv), or a click log (.jsonl)"
+        )
+    if folder.is_dir():
         return load_collection(folder, options.split, options.qrels, options.relevant_from)
     for option, own, plain in (
         ("--split", options.split, "test"),

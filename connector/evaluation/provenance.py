@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -147,7 +146,11 @@ def portable_command(arguments: Sequence[str], collection: Path | str) -> str:
 
 
 def memory_in_use() -> dict[str, int]:
-    """Bytes of memory of this process: now, and at most so far."""
+    """Bytes of memory of this process: now, and at most so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return {"now": 0, "most": 0}  # Windows.
     unit = 1 if sys.platform == "darwin" else 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     try:

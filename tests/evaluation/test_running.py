@@ -199,6 +199,7 @@ def test_the_terminal_shows_all_of_it_in_80_columns(ranked: list[Ranked]) -> Non
     assert render_controls(make_report()) is None
 
 
+@pytest.mark.slow
 def test_smaller_windows_are_what_a_search_with_them_gives(reranker: Reranker, tmp_path: Path) -> None:
     """With the real LLM in the layout ``solo``: its scores are those of a search with the smaller window."""
     folder = write_collection(tmp_path / "small")

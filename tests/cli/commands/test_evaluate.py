@@ -325,6 +325,8 @@ def test_pairs_and_clicks_over_an_index_of_one_s_own(
     value = json.loads(result.stdout)
     assert value["provenance"]["first_stage"] == "what was shown"
     assert value["rows"][0]["MRR@10"] == 0.5
+    with pytest.raises(DataError, match=r"there is no .*gone.csv; give a folder"):
+        invoke(models, cache, "evaluate", tmp_path / "gone.csv")
     for option in (("--split", "dev"), ("--qrels", "q.tsv"), ("--relevant-from", "2")):
         with pytest.raises(SettingsError, match=f"takes no {' '.join(option)}; leave it out"):
             invoke(models, cache, "evaluate", log, *option)

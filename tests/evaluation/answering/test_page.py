@@ -104,6 +104,10 @@ def test_what_to_set_is_a_command_where_it_is_no_default() -> None:
     assert verdict is not None
     html = report_page(report, verdict, ranked, collection, windows, settings, 1)
     assert "<pre>rh-connector --set rerank.window=50 serve</pre>" in html
+    # Not every system tells the memory of a process.
+    assert "memory of this evaluation" in html
+    unknown = report_page(report, verdict, ranked, collection, windows, settings, 0)
+    assert "memory of this evaluation" not in unknown
 
 
 @pytest.mark.parametrize(
