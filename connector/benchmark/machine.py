@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connector.benchmark.texts import Texts
@@ -15,7 +13,7 @@ from connector.evaluation.provenance import installed_versions, processor_name, 
 if TYPE_CHECKING:
     from connector.benchmark.backbones import SharedBackbone
 
-__all__ = ["describe_machine", "memory_in_use"]
+__all__ = ["describe_machine"]
 
 
 def describe_machine(
@@ -53,15 +51,3 @@ def _of_peers() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def memory_in_use() -> dict[str, int]:
-    """Bytes of memory of this process: now, and at most so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        now = pages * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        now = most
-    return {"now": now, "most": most}

@@ -10,11 +10,12 @@ from itertools import product
 from typing import Any, Literal
 
 from connector.benchmark.backbones import SharedBackbone
-from connector.benchmark.machine import describe_machine, memory_in_use
+from connector.benchmark.machine import describe_machine
 from connector.benchmark.measuring import Timing, Way, alternate
 from connector.benchmark.report import WindowSizes, ratios
 from connector.benchmark.texts import Texts
 from connector.errors import BackboneError
+from connector.evaluation.provenance import memory_in_use
 from connector.reranker import Reranker
 from connector.sections import Layout
 

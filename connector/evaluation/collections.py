@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection as Ids
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from connector.documents import Document, has_text
@@ -29,6 +29,8 @@ class Collection:
         excluded: (query, document) pairs that are dropped from rankings, such as the paper a query was made from.
         qrels_file: the judgments' file, relative to the folder where it lies in it.
         relevant_from: lowest grade that counts as relevant in binary measures.
+        is_indexed: the documents stand in the settings' own index; there is no ``corpus.jsonl``.
+        shown: query -> ids of the hits that a click log says were shown, best first; empty: a search finds them.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Collection:
     excluded: frozenset[tuple[str, str]]
     qrels_file: str
     relevant_from: int = 1
+    is_indexed: bool = False
+    shown: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def documents(self) -> Iterator[Document]:
         """All documents, with the fields ``title`` and ``text``.

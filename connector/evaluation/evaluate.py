@@ -18,10 +18,13 @@ from connector.documents import Hit
 from connector.embedding.embedder import Embedder
 from connector.embedding.hybrid import hybrid, similarities
 from connector.errors import DataError, SettingsError
+from connector.evaluation.answering.page import report_page, write_page
+from connector.evaluation.answering.verdict import Verdict, verdict_of
 from connector.evaluation.collections import Collection, load_collection
-from connector.evaluation.first_stage import first_stage, open_collection_engine
+from connector.evaluation.first_stage import first_stage, indexed_first_stage, open_collection_engine
+from connector.evaluation.judged_files import load_judged_file
 from connector.evaluation.progress import Progress, Quiet
-from connector.evaluation.provenance import Provenance
+from connector.evaluation.provenance import Provenance, memory_in_use
 from connector.evaluation.report import Report, report_text, report_to_json
 from connector.evaluation.routed_systems import RoutedBy, routed_by, trained_on
 from connector.evaluation.running import (
@@ -42,11 +45,13 @@ from connector.heads.head_sets import StaticHeads
 from connector.routing.bundle import Bundle
 from connector.routing.query_embedding import QueryEmbedding
 from connector.routing.selection import likelihood_route, load_bundle, static_heads
-from connector.sections import Settings
+from connector.sections import CLUSTER_KINDS, Settings
 from connector.statistics.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
 from connector.statistics.signal_tables import gather_signals
 
 __all__ = ["EvaluateOptions", "Evaluation", "evaluate"]
+
+_CLICKS = "clicks favour what was shown on top: the first stage looks better in them than it is"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +107,22 @@ class Evaluation:
     Attributes:
         report: the systems' means and comparisons, with what they were made with.
         ranked: the systems with values and rankings of every query; in the report's order.
+        collection: queries and judgments.
+        windows: first-stage hits of every query.
+        settings: those that it was measured with, options counted in.
         notes: what whoever reads the report should know, a sentence each.
     """
 
     report: Report
     ranked: tuple[Ranked, ...]
+    collection: Collection
+    windows: Mapping[str, Sequence[Hit]]
+    settings: Settings
     notes: tuple[str, ...] = ()
+
+    def verdict(self) -> Verdict | None:
+        """Whether reranking with these settings is worth it; None: no row stands for a setting."""
+        return verdict_of(self.report, self.settings)
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready values: see ``report_to_json``."""
@@ -125,6 +140,19 @@ class Evaluation:
             path.write_text(report_text(self.to_json()), encoding="utf-8")
         except OSError as error:
             raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+
+    def write_page(self, path: Path | str) -> None:
+        """Write the verdict with all that led to it as one HTML file.
+
+        Raises:
+            DataError: there is no verdict, or the file cannot be written.
+        """
+        verdict = self.verdict()
+        if verdict is None:
+            raise DataError("there is no verdict to report: no row stands for a setting; leave out --layers")
+        memory = memory_in_use()["most"]
+        page = report_page(self.report, verdict, self.ranked, self.collection, self.windows, self.settings, memory)
+        write_page(page, Path(path))
 
     def write_per_query(self, path: Path | str) -> None:
         """Write the measures of every query and system, tab separated.
@@ -157,7 +185,8 @@ def evaluate(
     Head scores are kept below ``cache.path`` as they come: an evaluation that was stopped goes on.
 
     Args:
-        folder: the collection, laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold it.
+        folder: the collection, laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold it. Or
+            a file of judgments whose documents engine.index holds: see ``load_judged_file``.
         settings: see ``load_settings``; None: the defaults, without any file or variable.
         options: None: the defaults.
         reader: the settings' LLM, or what loads it, called when the first stage is known. Its cache is cleared for
@@ -173,25 +202,27 @@ def evaluate(
     """
     settings, options, progress = settings or Settings(), options or EvaluateOptions(), progress or Quiet()
     folder = Path(folder)
-    collection = load_collection(folder, options.split, options.qrels, options.relevant_from)
+    collection = _load(folder, options)
+    fields = tuple(settings.engine.field_weights()) if collection.is_indexed else ("title", "text")
     collection = drawn_queries(collection, options.limit, options.seed)
-    windows = _windows(folder, collection, settings, options.run)
+    windows = _windows(folder, collection, settings, options.run, progress.say)
     embedders = [Embedder.load(named, offline=settings.backbone.offline) for named in options.embedder]
     peers: list[Mapping[str, npt.NDArray[np.float64]]] = []
     for at, embedder in enumerate(embedders):
-        each = similarities(embedder, collection.queries, windows, ("title", "text"))
+        each = similarities(embedder, collection.queries, windows, fields)
         cosines = dict(progress.track(f"{embedder.name}, {collection.name}", each, len(windows)))
         if options.hybrid and at == 0:
             windows, cosines = hybrid(windows, cosines)
         peers.append(cosines)
     reader = reader_from(reader, settings)
     parts = _Parts.load(collection, settings, options, reader)
-    for text in parts.notes:
+    notes = [*parts.notes, _CLICKS] if collection.shown else parts.notes
+    for text in notes:
         progress.say(text)
     if settings.backbone.layout == "solo":
-        ranked = _of_signals(collection, windows, settings, options, reader, parts, progress)
+        ranked = _of_signals(collection, windows, settings, options, reader, parts, fields, progress)
     else:
-        tables = _tables(collection, windows, settings, options, reader, parts, progress)
+        tables = _tables(collection, windows, settings, options, reader, parts, fields, progress)
         ranked = systems(
             collection,
             windows,
@@ -210,7 +241,7 @@ def evaluate(
     ]
     found = [each.system for each in ranked]
     if options.timed:
-        found = with_seconds(found, reader, parts.router, collection, windows, options.timed)
+        found = with_seconds(found, reader, parts.router, collection, windows, options.timed, fields)
     report = Report(
         collection=collection.name,
         queries=len(collection.queries),
@@ -219,7 +250,18 @@ def evaluate(
         provenance=_provenance(collection, settings, options, reader, parts, embedders, command),
         recall=window_recall(collection, windows),
     )
-    return Evaluation(report, tuple(ranked), parts.notes)
+    return Evaluation(report, tuple(ranked), collection, windows, _counted_in(settings, options), tuple(notes))
+
+
+def _counted_in(settings: Settings, options: EvaluateOptions) -> Settings:
+    """What would have to be set for a search to be what the options made of it."""
+    router = settings.router.model_copy(update={"bundle": options.bundle or settings.router.bundle})
+    engine, rerank = settings.engine, settings.rerank
+    if options.hybrid:
+        rerank = rerank.model_copy(update={"fusion": fusion_of(settings, hybrid=True)})
+        if engine.kind not in CLUSTER_KINDS:
+            engine = engine.model_copy(update={"embedder": options.embedder[0]})
+    return settings.model_copy(update={"router": router, "engine": engine, "rerank": rerank})
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +300,11 @@ class _Parts:
                 f"{without.path.name} was trained on {collection.name}: its row left-out is none; train it with "
                 f"--leave-out {collection.name}"
             )
+        if router is not None and _learned_from(router, collection):
+            notes.append(
+                f"{router.path.name} was trained on {collection.name}:{collection.split}, the queries it is measured "
+                f"on: the verdict says nothing of other queries; give another --split"
+            )
         for own in (router, without):
             if own is not None and cut is not None and own.metadata.deepest_layer >= cut:
                 raise SettingsError(
@@ -280,7 +327,28 @@ class _Parts:
         return found
 
 
-def _windows(folder: Path, collection: Collection, settings: Settings, run: str | None) -> dict[str, Sequence[Hit]]:
+def _load(folder: Path, options: EvaluateOptions) -> Collection:
+    if not folder.exists():
+        raise DataError(
+            f"there is no {folder}; give a folder as BEIR lays it out, pairs (.csv), or a click log (.jsonl)"
+        )
+    if folder.is_dir():
+        return load_collection(folder, options.split, options.qrels, options.relevant_from)
+    for option, own, plain in (
+        ("--split", options.split, "test"),
+        ("--qrels", options.qrels, None),
+        ("--relevant-from", options.relevant_from, 1),
+    ):
+        if own != plain:
+            raise SettingsError(f"{folder} is a file of judgments: it takes no {option} {own}; leave it out")
+    return load_judged_file(folder)
+
+
+def _windows(
+    folder: Path, collection: Collection, settings: Settings, run: str | None, say: Callable[[str], None]
+) -> dict[str, Sequence[Hit]]:
+    if collection.is_indexed:
+        return dict(indexed_first_stage(collection, settings, say, run=None if run is None else read_run(run)))
     if run is None:
         engine = open_collection_engine(collection, settings)
         return dict(first_stage(collection, settings.rerank.window, engine=engine))
@@ -295,13 +363,14 @@ def _tables(
     options: EvaluateOptions,
     reader: Reader,
     parts: _Parts,
+    fields: Sequence[str],
     progress: Progress,
 ) -> list[HeadTable]:
     gathered = gather(
         reader,
         _searched(collection, windows, options),
         statistics_folder(settings.cache.path, reader),
-        ("title", "text"),
+        fields,
         layers=parts.cut,
         embed=parts.router is not None or parts.without is not None,
     )
@@ -316,6 +385,7 @@ def _of_signals(
     options: EvaluateOptions,
     reader: Reader,
     parts: _Parts,
+    fields: Sequence[str],
     progress: Progress,
 ) -> list[Ranked]:
     """The layout ``solo``: the likelihood as published, which needs no training, and what routers make of signals."""
@@ -339,7 +409,7 @@ def _of_signals(
         _searched(collection, windows, options),
         statistics_folder(settings.cache.path, reader),
         needs,
-        ("title", "text"),
+        fields,
     )
     read = progress.track(f"signals, {collection.name}", gathered, len(collection.queries))
     tables = [_of_places(table) if options.by_rank else table for table in read]
@@ -359,6 +429,15 @@ def _searched(
     seen = shuffled(windows, options.seed) if options.shuffle else windows
     for query, text in collection.queries.items():
         yield SearchedQuery(query, text, seen[query], collection.qrels[query], f"{collection.name}:{options.split}")
+
+
+def _learned_from(router: Bundle, collection: Collection) -> bool:
+    sources = router.metadata.training.get("sources")
+    own = f"{collection.name}:{collection.split}"
+    return trained_on(router.metadata, collection.name) and any(
+        isinstance(each, dict) and each.get("source") == own
+        for each in (sources if isinstance(sources, list) else [])
+    )
 
 
 def _within(static: StaticHeads | None, cut: int | None) -> tuple[StaticHeads | None, list[str]]:
@@ -384,7 +463,9 @@ def _provenance(
         return None if bundle is None else f"{bundle.path.name} {bundle.digest[:12]}"
 
     first = f"{settings.engine.kind} BM25" if options.run is None else Path(options.run).name
-    if options.run is None and settings.engine.embedder is not None:
+    if options.run is None and collection.shown:
+        first = "what was shown"
+    elif options.run is None and settings.engine.embedder is not None:
         first = f"{first} and vectors of {Path(settings.engine.embedder).name}"
     if options.hybrid:
         first = f"{first} and {embedders[0].name}"

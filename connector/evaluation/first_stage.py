@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from connector.documents import Hit
@@ -15,7 +15,7 @@ from connector.evaluation.collections import Collection
 from connector.evaluation.runs import Run, RunEntry
 from connector.sections import CLUSTER_KINDS, Settings
 
-__all__ = ["first_stage", "open_collection_engine"]
+__all__ = ["first_stage", "indexed_first_stage", "open_collection_engine"]
 
 _INDEX = "corpus"
 
@@ -45,6 +45,55 @@ def first_stage(
         found = engine.search(text, window + excluded)
         hits[query] = [hit for hit in found if (query, hit.id) not in collection.excluded][:window]
     return hits
+
+
+def indexed_first_stage(
+    collection: Collection, settings: Settings, say: Callable[[str], None], *, run: Run | None = None
+) -> dict[str, list[Hit]]:
+    """The same of a collection whose documents stand in the settings' own index.
+
+    Args:
+        collection: of a judged file; what it says was shown is the first stage where no run is given.
+        settings: the index, and the window.
+        say: told of documents that are no more in the index.
+        run: rankings by document id.
+
+    Raises:
+        DataError: no document that was judged is in the index.
+        EngineError: the index is empty, or cannot be searched.
+    """
+    window, index = settings.rerank.window, settings.engine.index
+    if run is None and collection.shown:
+        run = {query: [RunEntry(own, 0.0) for own in ids] for query, ids in collection.shown.items()}
+    ranked = {query: list((run or {}).get(query, ()))[:window] for query in collection.queries}
+    judged = {identity for grades in collection.qrels.values() for identity in grades}
+    with open_engine(settings) as engine:
+        if not engine.count():
+            raise EngineError(
+                f"the index {index} holds no documents; put those of {collection.path.name} in with: "
+                f"rh-connector index FILE"
+            )
+        wanted = judged | {entry.id for entries in ranked.values() for entry in entries}
+        found = engine.get(sorted(wanted))
+        gone = sorted(wanted - found.keys())
+        if not judged & found.keys():
+            raise DataError(
+                f"{collection.path}: none of its right documents is in the index {index} (the first is "
+                f"'{min(judged)}'); give the ids of that index, or set engine.index"
+            )
+        if gone:
+            say(f"{len(gone)} of {len(wanted)} documents are not in the index {index}, the first is {gone[0]}")
+        if run is None:
+            return first_stage(collection, window, engine=engine)
+    # Of what was shown, places are all that is known.
+    return {
+        query: [
+            Hit(own.id, None if collection.shown else own.score, found[own.id].fields)
+            for own in entries
+            if own.id in found
+        ]
+        for query, entries in ranked.items()
+    }
 
 
 def open_collection_engine(collection: Collection, settings: Settings) -> Engine:

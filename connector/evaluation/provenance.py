@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Provenance", "installed_versions", "portable_command", "processor_name", "today"]
+__all__ = ["Provenance", "installed_versions", "memory_in_use", "portable_command", "processor_name", "today"]
 
 _PACKAGES = ("rh-connector", "torch", "transformers", "tokenizers", "numpy", "scipy", "ir-measures", "tantivy")
 _FOLDER = "DATA"
@@ -142,3 +143,19 @@ def portable_command(arguments: Sequence[str], collection: Path | str) -> str:
         return f"{_FOLDER}/{path.relative_to(beside)}" if path.is_relative_to(beside) else path.name
 
     return " ".join(["rh-connector", *(shlex.quote(shown(argument)) for argument in arguments)])
+
+
+def memory_in_use() -> dict[str, int]:
+    """Bytes of memory of this process: now, and at most so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return {"now": 0, "most": 0}  # Windows.
+    unit = 1 if sys.platform == "darwin" else 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        now = pages * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        now = most
+    return {"now": now, "most": most}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from connector.documents import Hit
 from connector.embedding.hybrid import PEER_WEIGHT, known_scores
 from connector.errors import DataError
 from connector.evaluation.collections import Collection
-from connector.evaluation.measures import MEASURES, Bin, PerQuery, per_query, reliability
+from connector.evaluation.measures import MEASURES, Bin, PerQuery, mean, per_query, reliability
 from connector.evaluation.report import FIRST_STAGE, System, make_system
 from connector.evaluation.routed_systems import RoutedBy, Table, route_ranking, route_summary, route_values
 from connector.heads.fusion import fuse
@@ -43,6 +43,7 @@ __all__ = [
 FUSED = f"+{FIRST_STAGE}"
 POOL = "pool"
 """Stands for the read-out in systems of a router, whose pool says how each head is read."""
+_SIZES = (5, 10, 20, 50, 100)
 Windows = Mapping[str, Sequence[Hit]]
 AnyTable = TypeVar("AnyTable", HeadTable, SignalTable)
 
@@ -55,11 +56,14 @@ class Ranked:
         system: for the report.
         values: measure -> query -> value; the mean over draws, where there are several.
         rankings: query -> document ids, best first; of the first draw.
+        by_window: number of hits that are reranked, the others behind them as they were -> mean nDCG@10. Only where
+            a document's score is the same in every window; else empty.
     """
 
     system: System
     values: Mapping[str, PerQuery]
     rankings: Mapping[str, Sequence[str]]
+    by_window: Mapping[int, float] = field(default_factory=dict)
 
 
 def drawn_queries(collection: Collection, limit: int | None, seed: int) -> Collection:
@@ -164,7 +168,15 @@ def signal_systems(
     """
     first = _first_stage(collection, windows)
     by_query = _by_query(windows, tables)
-    return [first, *_routed_systems(collection, windows, by_query, ways, first.values, seed)]
+    found = _routed_systems(collection, windows, by_query, ways, first.values, seed)
+    routes = {f"{way.name}{suffix}": (way, bool(suffix)) for way in ways for suffix in ("", FUSED)}
+    return [
+        first,
+        *(
+            replace(each, by_window=_by_window(collection, windows, by_query, *routes[each.system.name]))
+            for each in found
+        ),
+    ]
 
 
 def peer_systems(
@@ -253,6 +265,28 @@ def _routed_systems(
                 reliability=_reliability(collection, windows, tables, way, fused=fused),
             )
             found.append(Ranked(system, measured[way.name, fused], first_draws[way.name, fused]))
+    return found
+
+
+def _by_window(
+    collection: Collection, windows: Windows, tables: Mapping[str, Table], way: RoutedBy, fused: bool
+) -> dict[int, float]:
+    largest = max(map(len, windows.values()), default=0)
+    found = {}
+    for size in sorted({*(own for own in _SIZES if own < largest), largest} - {0}):
+        rankings = {}
+        for query, hits in windows.items():
+            ids, table = [hit.id for hit in hits], tables.get(query)
+            texts = (
+                set()
+                if table is None
+                else {own for own, read in zip(table.ids, table.documents, strict=True) if read}
+            )
+            # Where none of them has a text, nothing is reranked.
+            if table is not None and texts & set(ids[:size]):
+                ids[:size] = route_ranking(hits[:size], table, way.draws[0][query], fused=fused)
+            rankings[query] = ids
+        found[size] = mean(_measured(collection, windows, rankings)[MEASURES[0]])
     return found
 
 

@@ -26,6 +26,7 @@ def with_seconds(
     collection: Collection,
     windows: Windows,
     queries: int,
+    fields: Sequence[str],
 ) -> list[System]:
     """The systems with the seconds of reranking a window.
 
@@ -38,12 +39,13 @@ def with_seconds(
         router: of the system ``routed``.
         collection, windows: the queries; the first of them are timed.
         queries: how many.
+        fields: of the hits that are read; empty: all text fields.
     """
     timed = list(found)
     for at, system in enumerate(found):
         if system.readout is None or system.name.endswith(FUSED):
             continue
-        reranker = _reranker(system, reader, router)
+        reranker = _reranker(system, reader, router, fields)
         if reranker is None:
             continue
         reader.clear_cache()
@@ -54,8 +56,7 @@ def with_seconds(
     return timed
 
 
-def _reranker(system: System, reader: Reader, router: Bundle | None) -> Reranker | None:
-    fields = ("title", "text")
+def _reranker(system: System, reader: Reader, router: Bundle | None, fields: Sequence[str]) -> Reranker | None:
     if system.readout == POOL:
         if router is None or system.name not in ("routed", "static"):
             return None

@@ -14,12 +14,17 @@ from scipy import stats
 
 from connector.documents import Hit
 from connector.errors import DataError
+from connector.evaluation.evaluate import EvaluateOptions, evaluate
+from connector.evaluation.measures import MEASURES, per_query
 from connector.evaluation.report import Report, System, render_controls, render_table
 from connector.evaluation.routed_systems import route_ranking
 from connector.evaluation.running import Ranked, shuffled, signal_systems, systems, window_recall
 from connector.evaluation.runs import read_run
 from connector.evaluation.system_files import run_name, write_per_query, write_runs
+from connector.reranker import Reranker
+from connector.settings import load_settings
 from connector.statistics.signal_tables import SignalTable
+from tests.evaluation.folders import DOCUMENTS, write_collection, write_jsonl
 from tests.evaluation.routing_world import QUERIES, STATIC, bundle, collection, tables, ways, windows
 from tests.evaluation.test_report import make_report
 
@@ -192,3 +197,29 @@ def test_the_terminal_shows_all_of_it_in_80_columns(ranked: list[Ranked]) -> Non
     line = next(line for line in lines if "permuted+first-stage (pool)" in line)
     assert "10.123" in line and "0.456" in line
     assert render_controls(make_report()) is None
+
+
+@pytest.mark.slow
+def test_smaller_windows_are_what_a_search_with_them_gives(reranker: Reranker, tmp_path: Path) -> None:
+    """With the real LLM in the layout ``solo``: its scores are those of a search with the smaller window."""
+    folder = write_collection(tmp_path / "small")
+    more = [{"_id": f"more{at}", "title": "", "text": f"Cat number {at} sleeps."} for at in range(4)]
+    write_jsonl(folder / "corpus.jsonl", [*DOCUMENTS, *more, {"_id": "empty", "title": "", "text": ""}])
+    ids = ["more0", "rust", "empty", "bread", "whiskers", "more1", "cats", "more2", "more3"]
+    (folder / "first.trec").write_text(
+        "".join(f"{query} Q0 {own} {at} {9 - at}.0 x\n" for query in ("q1", "q2") for at, own in enumerate(ids))
+    )
+    settings = load_settings("/dev/null", {"cache.path": str(tmp_path / "cache")})
+    options = EvaluateOptions(run="first.trec", timed=0)
+    measured = evaluate(folder, settings, options, reader=reranker.reader)
+    own = by_name(list(measured.ranked))["routed+first-stage", "pool"]
+    assert list(own.by_window) == [5, 9]
+    assert own.by_window[9] == pytest.approx(own.system.measures["nDCG@10"])
+    rankings = {}
+    for query, hits in measured.windows.items():
+        best = reranker.rerank(measured.collection.queries[query], hits[:5]).hits
+        rankings[query] = [*(hits[hit.index].id for hit in best), *(hit.id for hit in hits[5:])]
+    expected = per_query(MEASURES, measured.collection.qrels, rankings)["nDCG@10"]
+    assert own.by_window[5] == pytest.approx(np.mean(list(expected.values())))
+    assert own.by_window[5] != pytest.approx(own.by_window[9])
+    assert not measured.ranked[0].by_window

@@ -42,6 +42,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--per-query", type=_FILE, help="Also write the measures of every query and row, tab separated.")
 @click.option("--runs", type=click.Path(path_type=Path, file_okay=False), help="Also write a TREC run of each row.")
 @click.option("--out", type=_FILE, help="Also write the report as JSON.")
+@click.option("--report", type=_FILE, help="Also write the verdict, with each query's hits, as one HTML file.")
+@click.option("--all-rows", is_flag=True, help="Print the whole table behind the verdict.")
 @pass_context
 def command(
     context: Context,
@@ -53,13 +55,20 @@ def command(
     per_query: Path | None,
     runs: Path | None,
     out: Path | None,
+    report: Path | None,
+    all_rows: bool,
     **options: Any,
 ) -> None:
-    """Measure first stage, all heads (ICR), static heads and the router with its controls on a judged collection,
-    each alone and fused with the first stage.
+    """Is reranking worth it on your queries? The answer has three lines: by how much, which queries, what to set.
 
-    FOLDER is laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold its corpus. Head scores
-    are kept on disk as they come: a run that was stopped goes on.
+    Behind it stands a table (--all-rows): first stage, all heads (ICR), static heads and the router with its
+    controls, each alone and fused with the first stage.
+
+    FOLDER is laid out as BEIR does. Where engine.kind is a cluster, engine.index must hold its corpus. Or it is a
+    file whose documents engine.index holds: pairs "query,document id" (.csv), or a click log (.jsonl) of
+    {"query": "…", "shown": ["id", …], "clicked": "id"}.
+
+    Head scores are kept on disk as they come: a run that was stopped goes on.
     """
     from connector.evaluation.evaluate import EvaluateOptions, evaluate
     from connector.evaluation.provenance import portable_command
@@ -80,11 +89,17 @@ def command(
         measured.write_per_query(per_query)
     if runs is not None:
         measured.write_runs(runs)
+    if report is not None:
+        measured.write_page(report)
     if context.as_json:
         context.print_json(measured.to_json())
         return
-    terminal = Console()
-    terminal.print(render_table(measured.report))
-    routing = render_controls(measured.report)
-    if routing is not None:
-        terminal.print(routing)
+    verdict = measured.verdict()
+    if verdict is not None:
+        click.echo("\n".join(verdict.lines))
+    if all_rows or verdict is None:
+        terminal = Console()
+        terminal.print(render_table(measured.report))
+        routing = render_controls(measured.report)
+        if routing is not None:
+            terminal.print(routing)

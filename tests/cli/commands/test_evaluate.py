@@ -15,8 +15,9 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.cli.context import Context
 from connector.cli.models import Models
-from connector.documents import Hit
-from connector.errors import BackboneError, SettingsError
+from connector.documents import Document, Hit
+from connector.engines.open_engine import open_engine
+from connector.errors import BackboneError, DataError, SettingsError
 from connector.evaluation.report import report_from_json
 from connector.evaluation.runs import read_run
 from connector.heads.head_sets import shipped_path
@@ -26,6 +27,7 @@ from connector.routing.metadata import EmbeddingRecipe, StaticSet
 from connector.routing.query_embedding import FEATURES
 from connector.routing.selection import Routes
 from connector.sections import ReadOut
+from connector.settings import load_settings
 from connector.training.router import Router
 from router_export import export
 from tests.embedding.tiny_model import save_embedder
@@ -209,19 +211,45 @@ def test_a_cut_saves_what_needs_all_layers(
         invoke(models, cache, *evaluate, "--layers", "18")
 
 
-def test_the_terminal_shows_rows_and_controls(
+def test_the_terminal_shows_a_verdict_and_its_rows_where_asked(
     collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
 ) -> None:
-    router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
-    arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "19"]
-    result = CliRunner().invoke(
-        cli,
-        ["--set", f"cache.path={cache}", *LAYOUT, *arguments, "--bundle", str(router.path)],
-        obj=Context(models=models),
-        catch_exceptions=False,
-    )
-    assert result.exit_code == 0, result.output
-    assert "routed+first-stage (pool)" in result.output and "to permuted" in result.output
+    reader = reranker.reader
+    sources = [{"source": "tiny:test", "used": 3}]
+    router = bundle(tmp_path / "r.onnx", reader.fingerprint, reader.template_hash, sources=sources)
+
+    def terminal(*more: str) -> Result:
+        arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "19"]
+        given = ["--set", f"cache.path={cache}", *LAYOUT, *arguments, "--bundle", str(router.path), *more]
+        result = CliRunner().invoke(cli, given, obj=Context(models=models), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result
+
+    plain = terminal("--report", str(tmp_path / "pages" / "report.html"))
+    lines = plain.stdout.splitlines()
+    assert len(lines) == 3 and " the first stage" in lines[0] and "95 % interval" in lines[0]
+    assert lines[1].startswith("Of 3 queries ") and lines[2].startswith("Set: nothing. 3 queries cannot tell")
+    assert "r.onnx was trained on tiny:test, the queries it is measured on" in plain.stderr
+    page = (tmp_path / "pages" / "report.html").read_text()
+    assert page.index(lines[0]) < page.index(lines[1]) < page.index(lines[2])
+    # Each row with its settings, and hits with their first words.
+    assert f"router.bundle={router.path}, rerank.window=3" in page and "backbone.layout=block" in page
+    assert "Adult cats sleep between" in page or "0 queries won" in page
+    every = terminal("--all-rows")
+    assert every.stdout.splitlines()[:3] == lines
+    assert "routed+first-stage (pool)" in every.stdout and "to permuted" in every.stdout
+
+
+def test_without_a_row_that_a_setting_gives_there_are_rows_alone(
+    collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
+) -> None:
+    # The first layer has no head of the shipped sets.
+    arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "1", "--layout", "block"]
+    given = ["--set", f"cache.path={cache}", "--set", f"router.bundle={shipped_path('smollm2-135m', 'block')}"]
+    plain = CliRunner().invoke(cli, [*given, *arguments], obj=Context(models=models), catch_exceptions=False)
+    assert plain.exit_code == 0 and "first-stage" in plain.stdout and "95 % interval" not in plain.stdout
+    with pytest.raises(DataError, match="no row stands for a setting; leave out --layers"):
+        invoke(models, cache, *given, *arguments, "--report", tmp_path / "report.html")
 
 
 def test_heads_of_another_layout_are_refused(collection: Path, cache: Path, models: LoadedModels) -> None:
@@ -261,3 +289,44 @@ def test_the_first_stage_is_what_the_engine_finds_by_words_and_vectors(
     assert found["provenance"]["first_stage"] == "embedded BM25"
     run = (tmp_path / "first-stage.trec").read_text()
     assert {line.split()[2] for line in run.splitlines() if line.startswith("q2 ")} < set(DOCUMENTS)
+
+
+def test_pairs_and_clicks_over_an_index_of_one_s_own(
+    models: LoadedModels, cache: Path, tmp_path: Path, reranker: Reranker
+) -> None:
+    router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
+    index = ("--set", f"engine.url={tmp_path / 'index'}", "--set", "engine.fields=body", "--bundle", router.path)
+    settings = load_settings("/dev/null", {"engine.url": str(tmp_path / "index"), "engine.fields": "body"})
+    with open_engine(settings) as engine:
+        engine.index(Document(key, {"body": text, "noise": "day"}) for key, text in DOCUMENTS.items())
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("query,document\n" + "".join(f"{text},{right}\n" for text, right in QUERIES.values()))
+    arguments = ("--timed", "0", "--layers", "19", "--window", "4")
+    found = measured(
+        models, cache, *index[:4], "evaluate", pairs, *arguments, *index[4:], "--runs", tmp_path / "runs"
+    )
+    assert (found["collection"], found["queries"], found["provenance"]["qrels"]) == ("pairs", 3, "pairs.csv")
+    rows = {(row["name"], row["readout"]): row["nDCG@10"] for row in found["rows"]}
+    assert rows["first-stage", None] > 0.5
+    # What is measured is what a search would do: the same fields are read.
+    own = Reranker(reranker.reader, Routes(reranker.reader, "routed", {}, router), fields=("body",))
+    run = read_run(tmp_path / "runs" / "routed+first-stage.trec")
+    with open_engine(settings) as engine:
+        for at, (text, _) in enumerate(QUERIES.values(), 1):
+            hits = engine.search(text, 4)
+            assert [entry.id for entry in run[f"q{at}"]] == [
+                hits[hit.index].id for hit in own.rerank(text, hits).hits
+            ]
+    log = tmp_path / "clicks.jsonl"
+    shown = ["river", "cats", "bread"]
+    log.write_text(json.dumps({"query": QUERIES["q1"][0], "shown": shown, "clicked": "cats"}))
+    result = invoke(models, cache, *index[:4], "evaluate", log, *arguments, *index[4:])
+    assert "clicks favour what was shown on top" in result.stderr
+    value = json.loads(result.stdout)
+    assert value["provenance"]["first_stage"] == "what was shown"
+    assert value["rows"][0]["MRR@10"] == 0.5
+    with pytest.raises(DataError, match=r"there is no .*gone.csv; give a folder"):
+        invoke(models, cache, "evaluate", tmp_path / "gone.csv")
+    for option in (("--split", "dev"), ("--qrels", "q.tsv"), ("--relevant-from", "2")):
+        with pytest.raises(SettingsError, match=f"takes no {' '.join(option)}; leave it out"):
+            invoke(models, cache, "evaluate", log, *option)

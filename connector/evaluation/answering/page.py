@@ -1,0 +1,118 @@
+"""The report as one HTML file that needs nothing else: no script, and its style and pictures are in it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from connector.documents import Hit, clean_text
+from connector.errors import DataError
+from connector.evaluation.answering.verdict import Verdict, assigned
+from connector.evaluation.answering.view import (
+    CHART_HEIGHT,
+    CHART_WIDTH,
+    MOST_HITS,
+    changes,
+    query_bars,
+    shown_rows,
+    window_sizes,
+)
+from connector.evaluation.collections import Collection
+from connector.evaluation.measures import MEASURES
+from connector.evaluation.report import FIRST_STAGE, Report
+from connector.evaluation.running import Ranked
+from connector.sections import Settings
+
+__all__ = ["report_page", "write_page"]
+
+
+def report_page(
+    report: Report,
+    verdict: Verdict,
+    ranked: Sequence[Ranked],
+    collection: Collection,
+    windows: Mapping[str, Sequence[Hit]],
+    settings: Settings,
+    memory: int,
+) -> str:
+    """The page.
+
+    Args:
+        report, verdict: what was found.
+        ranked, collection, windows: see ``changes``.
+        settings: those that it was measured with.
+        memory: bytes that measuring took at most.
+    """
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            verdict=verdict,
+            first=next(own for own in report.systems if own.name == FIRST_STAGE),
+            measure=MEASURES[0],
+            measures=MEASURES,
+            won=changes(verdict.won, verdict, ranked, collection, windows),
+            lost=changes(verdict.lost, verdict, ranked, collection, windows),
+            bars=query_bars(verdict, report, collection),
+            sizes=window_sizes(verdict, ranked),
+            rows=shown_rows(report, verdict, settings),
+            to_set=None if verdict.settings is None else assigned(verdict.settings),
+            options=" ".join(
+                f"--set {shlex.quote(f'{key}={value}')}" for key, value in (verdict.settings or {}).items()
+            ),
+            memory_mb=memory / 1_000_000,
+            settings=settings,
+            chart=(CHART_WIDTH, CHART_HEIGHT),
+            most_hits=MOST_HITS,
+            css=_css(),
+        )
+    )
+    return clean_text(page)
+
+
+def write_page(page: str, path: Path) -> None:
+    """Write it.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("connector.evaluation.answering"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(signed=_signed, value=_value)
+    return environment
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def _value(value: float) -> str:
+    return f"{value:.4f}"
+
+
+@cache
+def _css() -> Markup:
+    """A file of ours, as it stands in the page: not escaped, for it is no document's."""
+    files = resources.files("connector.evaluation.answering")
+    return Markup(files.joinpath("templates", "report.css").read_text(encoding="utf-8"))

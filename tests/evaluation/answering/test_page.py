@@ -1,0 +1,168 @@
+"""The report's page: what it says, that it needs nothing else, and that documents stay text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from connector.errors import DataError
+from connector.evaluation.answering.page import report_page, write_page
+from connector.evaluation.answering.verdict import verdict_of
+from connector.evaluation.answering.view import CHART_HEIGHT, CHART_WIDTH, query_bars, shown_rows, window_sizes
+from connector.sections import Settings
+from tests.evaluation.answering.judged import judged, report_of
+
+ROWS = {("routed", "pool"): (12, 4), ("routed+first-stage", "pool"): (15, 2), ("permuted", "pool"): (1, 1)}
+SETTINGS = Settings()
+
+
+class Parsed(HTMLParser):
+    """Tags, addresses and texts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.outside: list[str] = []
+        self.relevant = 0
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.relevant += ("class", "relevant") in attrs
+        self.outside += [f"{name}={value}" for name, value in attrs if name in ("src", "href", "style")]
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append(data.strip())
+
+
+def page_of(queries: int = 20, rows: dict[tuple[str, str], tuple[int, int]] = ROWS) -> str:
+    collection, windows = judged(queries)
+    report, ranked = report_of(collection, rows)
+    verdict = verdict_of(report, SETTINGS)
+    assert verdict is not None
+    return report_page(report, verdict, ranked, collection, windows, SETTINGS, 987_000_000)
+
+
+@pytest.fixture(scope="module")
+def page() -> Parsed:
+    return Parsed(page_of())
+
+
+def test_the_verdict_comes_first(page: Parsed) -> None:
+    assert page.tags[page.tags.index("body") + 1 :][:2] == ["main", "h1"]
+    title, _, verdict, counts, advice = page.texts[:5]
+    assert title == "Better: small, rh-connector" and verdict.startswith(
+        "Better than the first stage: nDCG@10 from 0.4796"
+    )
+    assert counts.startswith("Of 20 queries 15 won, 2 lost, 3 equal.")
+    assert advice == "Set: nothing, the defaults do this."
+
+
+def test_queries_stand_there_with_both_lists_and_their_relevant_hits(page: Parsed) -> None:
+    assert {"15 queries won", "2 queries lost"} <= set(page.texts)
+    assert page.tags.count("details") == 17
+    # One relevant document in each of both lists of each query, and one that no list can have.
+    assert page.relevant == 2 * 17 and page.texts.count("First stage") == page.texts.count("Reranked") == 17
+    assert sum("1 relevant document is not among the first 20 hits" in text for text in page.texts) == 17
+    won = page.texts[page.texts.index("15 queries won") : page.texts.index("2 queries lost")]
+    # The query, then three hits, of which the right one stands second, and rises.
+    first, second = won.index("First stage"), won.index("Reranked")
+    assert won[1] == "<i>query</i> q00" and second - first == 8
+    assert won[first + 3 : first + 6] == ["<script>good", "good", "· relevant (grade 2)"]
+    assert won[second + 1 : second + 4] == ["<script>good", "good", "· relevant (grade 2) · ▲\xa01"]
+
+
+def test_settings_time_memory_and_way_of_measuring_are_told(page: Parsed) -> None:
+    assert {
+        "no times were taken",
+        "987 MB",
+        "1024 MB (cache.memory_mb)",
+        "rh-connector --json evaluate DATA/small",
+    } <= {*page.texts}
+    assert "rerank.fusion=none" in page.texts and "a control: the router, asked for another query" in page.texts
+    assert any(text.startswith("50 % of the relevant documents") for text in page.texts)
+
+
+def test_nothing_comes_from_outside_and_nothing_of_a_document_is_markup() -> None:
+    html = page_of()
+    page = Parsed(html)
+    assert not page.outside and not {"script", "link", "img", "i", "b", "iframe"} & set(page.tags)
+    assert "http:" not in html and "https:" not in html and "url(" not in html
+    assert "&lt;script&gt;good" in html and "default-src &#39;none&#39;" not in html and "default-src 'none'" in html
+
+
+def test_what_to_set_is_a_command_where_it_is_no_default() -> None:
+    collection, windows = judged(20)
+    report, ranked = report_of(collection, ROWS)
+    settings = SETTINGS.model_copy(update={"rerank": SETTINGS.rerank.model_copy(update={"window": 50})})
+    verdict = verdict_of(report, settings)
+    assert verdict is not None
+    html = report_page(report, verdict, ranked, collection, windows, settings, 1)
+    assert "<pre>rh-connector --set rerank.window=50 serve</pre>" in html
+    # Not every system tells the memory of a process.
+    assert "memory of this evaluation" in html
+    unknown = report_page(report, verdict, ranked, collection, windows, settings, 0)
+    assert "memory of this evaluation" not in unknown
+
+
+@pytest.mark.parametrize(
+    "rows", [{("routed+first-stage", "pool"): (0, 0)}, {("routed+first-stage", "pool"): (0, 20)}]
+)
+def test_no_gain_nothing_to_set(rows: dict[tuple[str, str], tuple[int, int]]) -> None:
+    texts = Parsed(page_of(rows=rows)).texts
+    assert "Nothing: these queries show no gain from reranking." in texts and "0 queries won" in texts
+
+
+def test_of_many_queries_those_that_changed_most() -> None:
+    page = Parsed(page_of(60, {("routed+first-stage", "pool"): (50, 0)}))
+    assert "50 queries won" in page.texts and "The 25 that changed most." in page.texts
+    assert page.tags.count("details") == 25
+
+
+def test_bars_are_the_changes() -> None:
+    collection, _ = judged(20)
+    report, _ = report_of(collection, ROWS)
+    verdict = verdict_of(report, SETTINGS)
+    assert verdict is not None
+    bars = query_bars(verdict, report, collection)
+    assert [bar.change for bar in bars] == sorted((bar.change for bar in bars), reverse=True)
+    for bar in bars:
+        assert bar.height == pytest.approx(abs(bar.change) * CHART_HEIGHT / 2, abs=0.01)
+        assert 0 <= bar.x < bar.x + bar.width <= CHART_WIDTH
+        assert (bar.y < CHART_HEIGHT / 2) == (bar.change > 0)
+    first, *rows = shown_rows(report, verdict, SETTINGS)
+    assert first.interval is None and [row.is_judged for row in rows] == [False, True, False]
+    for row in rows:
+        assert row.interval is not None and row.system.comparison is not None
+        difference = row.system.comparison.difference
+        assert (row.interval.middle > row.interval.zero) == (difference > 0)
+        assert row.interval.low <= row.interval.middle <= row.interval.low + row.interval.width
+
+
+def test_smaller_windows_are_shown_where_they_are_known() -> None:
+    collection, windows = judged(20)
+    report, ranked = report_of(collection, ROWS)
+    verdict = verdict_of(report, SETTINGS)
+    assert verdict is not None and not window_sizes(verdict, ranked)
+    assert any(text.startswith("Measure again with another --window") for text in Parsed(page_of()).texts)
+    whole = verdict.system.measures["nDCG@10"]
+    first = report.systems[0].measures["nDCG@10"]
+    known = [replace(own, by_window={5: first - 0.01, 10: first, 20: whole}) for own in ranked]
+    sizes = window_sizes(verdict, known)
+    assert [size.hits for size in sizes] == [5, 10, 20] and sizes[2].length == 100
+    assert [size.difference for size in sizes] == pytest.approx([-0.01, 0, whole - first])
+    texts = Parsed(report_page(report, verdict, known, collection, windows, SETTINGS, 1)).texts
+    assert "−0.0100" in texts and "to the first stage" in texts
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write .*report.html: "):
+        write_page("<html>", tmp_path / "file" / "report.html")
+    write_page("\ud800".encode("utf-8", "replace").decode(), tmp_path / "new" / "report.html")
+    assert (tmp_path / "new" / "report.html").read_text() == "?"
