@@ -15,6 +15,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from connector.backbone.caching.counted_cache import Lookups
 from connector.backbone.prompt.tail import TokenIds
 from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest, Runtime
 from connector.checkpoints.shape import BackboneShape
@@ -101,6 +102,10 @@ class EncodedOnce:
     def forget(self) -> None:
         """Let go of all passages: those of one query may fill gigabytes."""
         self._known.clear()
+
+    def lookups(self) -> Mapping[str, Lookups]:
+        """See ``Runtime.lookups``."""
+        return self._runtime.lookups()
 
     def load_document(self, data: bytes) -> EncodedDocument:
         return self._runtime.load_document(data)
