@@ -87,9 +87,10 @@ def keep_secret(values: Iterable[str], user: str | None = None) -> None:
 
 def redacted(text: str) -> str:
     """The text without any known credential, user info of a URL, or parameter that is named like a credential."""
-    for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    return _PARAMETER.sub(rf"\g<1>{HIDDEN}", _USER.sub("", text))
+    text = _PARAMETER.sub(rf"\g<1>{HIDDEN}", _USER.sub("", text))
+    # In one pass, the longest first, and over what is hidden already: a secret may be a word of the mark itself.
+    known = [HIDDEN, *sorted(_secrets, key=len, reverse=True)]
+    return re.sub("|".join(map(re.escape, known)), HIDDEN, text)
 
 
 class Redacting(logging.Formatter):

@@ -159,12 +159,19 @@ def test_a_url_s_user_becomes_settings_of_its_own() -> None:
     assert load_settings("/dev/null", {"engine.url": "./a@b?c"}, {}).engine.url == "./a@b?c"
 
 
-def test_known_secrets_are_hidden_wherever_they_stand() -> None:
+def test_known_secrets_are_hidden_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other tests of this process have known secrets of their own.
+    monkeypatch.setattr("connector.credentials._secrets", set())
     load_settings("/dev/null", {"engine.username": "ann", "engine.password": "swordfish-9"}, {})
     told = redacted(
         "Authorization: Basic YW5uOnN3b3JkZmlzaC05, password swordfish-9 at https://a:b@host/x?token=abc&k=1"
     )
     assert told == f"Authorization: Basic {HIDDEN}, password {HIDDEN} at https://host/x?token={HIDDEN}&k=1"
+
+
+def test_a_secret_that_is_an_ordinary_word_leaves_the_rest_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connector.credentials._secrets", {"secret", "token", "secret-2"})
+    assert redacted("?token=abc and secret-2, secret") == f"?{HIDDEN}={HIDDEN} and {HIDDEN}, {HIDDEN}"
 
 
 def test_what_is_no_url_is_refused_without_being_told() -> None:

@@ -127,7 +127,7 @@ def test_object_documents(make_client: ClientFactory) -> None:
     ]
     body = {"query": "q", "documents": documents, "return_documents": True}
     answer = client.post("/v1/rerank", json=body).json()
-    assert reranker.asked[-1][1] == ["the text", "a title\na body", "t", "", "plain"]
+    assert reranker.asked[-1][1] == ["the text", "a title\na body", "not text\nt", "", "plain"]
     returned = {result["index"]: result["document"] for result in answer["results"]}
     assert returned == {**dict(enumerate(documents[:4])), 4: {"text": "plain"}}
     client.post("/v1/rerank", json={**body, "rank_fields": ["title", "n"]})
