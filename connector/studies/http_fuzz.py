@@ -69,7 +69,10 @@ def fuzz(url: str, seconds: int, *, seed: int = 0, key: str | None = None, progr
         SettingsError: schemathesis is not there, or could not read the schema.
     """
     beside = Path(sys.executable).with_name("schemathesis")
-    found = program or (str(beside) if beside.exists() else shutil.which("schemathesis"))
+    # It runs in a folder of its own.
+    named = program or (str(beside) if beside.exists() else "schemathesis")
+    place = shutil.which(named) or program
+    found = None if place is None else str(Path(place).absolute())
     if found is None:
         raise SettingsError(
             "schemathesis is missing; make clients puts it into .venv-clients/bin, name it with --program"
