@@ -71,7 +71,9 @@ def test_what_a_plan_promises_holds_for_other_numbers(dtype: torch.dtype) -> Non
     plan = find_batch_plan(model, 512, sharing)
     assert bool(plan.most) != bool(plan.why_alone)
     if not plan.most and (has_amx() or not has_wide_products()):
-        pytest.skip(plan.why_alone)
+        # Such a CPU sums in another order over more tokens: the plan promises nothing, and says so.
+        assert str(plan) == f"each sequence by itself: {plan.why_alone}"
+        return
     assert plan.least <= 64 and 256 <= plan.most <= 512
     layer = model[0]
     assert isinstance(layer, PackedLinear)

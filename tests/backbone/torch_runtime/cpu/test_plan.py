@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +59,43 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops, "mkldnn", Without(torch.ops.mkldnn, "_linear_pointwise"))
 
 
-@pytest.mark.skipif(not has_wide_products(), reason="this CPU has no AVX-512")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nothing_falls_back_here(smollm2: Checkpoint, dtype: torch.dtype) -> None:
     plan = plan_of(smollm2.path, dtype)
-    assert plan.missing == ()
-    assert (plan.why_not_packed, plan.why_not_fused) == (None, None)
-    assert plan.fused == plan.layers == 30
-    assert plan.batches.most >= 256 or has_amx(), plan.batches.why_alone
     told = plan.told()
     assert list(told) == SUBJECTS
+    if not torch.backends.mkldnn.is_available():
+        assert "this torch has no oneDNN" in told["weights"]
+        return
+    assert plan.missing == ()
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert told["weights"].startswith("not packed: packed bfloat16 products fail: ")
+        assert told["layers"] == "0 of 30 fused: the weights are not packed"
+        return
+    assert (plan.why_not_packed, plan.why_not_fused) == (None, None)
+    assert plan.fused == plan.layers == 30
+    assert plan.batches.most >= 256 or has_amx() or not has_wide_products(), plan.batches.why_alone
     assert (told["weights"], told["layers"], told["operations"]) == ("packed", "30 of 30 fused", "all there")
+
+
+@pytest.mark.slow
+def test_a_cpu_without_wide_products_is_as_good_in_float32_and_tells_what_bfloat16_lacks(smollm2: Checkpoint) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN: told, see above")
+    script = (
+        "import json, sys, torch; from pathlib import Path; "
+        "from tests.backbone.torch_runtime.cpu.test_plan import plan_of; "
+        "print(json.dumps([plan_of(Path(sys.argv[1]), own).told() for own in (torch.float32, torch.bfloat16)]))"
+    )
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(smollm2.path)],
+        env=environment, cwd=Path(__file__).parents[4], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    whole, half = json.loads(done.stdout)
+    assert (whole["weights"], whole["layers"], whole["operations"]) == ("packed", "30 of 30 fused", "all there")
+    assert half["weights"].startswith("not packed: packed bfloat16 products fail: ")
+    assert half["layers"] == "0 of 30 fused: the weights are not packed"
 
 
 def test_this_torch_has_every_private_operation() -> None:
@@ -112,7 +141,9 @@ def test_a_torch_that_lacks_the_operation_answers_as_before_and_says_so(tmp_path
 
 def test_an_operation_that_takes_other_arguments_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
+        save_tiny("llama", tmp_path)
+        assert "this torch has no oneDNN" in plan_of(tmp_path, torch.float32).told()["weights"]
+        return
 
     class Changed(Without):
         def _reorder_linear_weight(self) -> None:
