@@ -22,6 +22,7 @@ _PARTS = [
     "settings",
     "documents",
     "sentences",
+    "templates",
     "checkpoints",
     "heads",
     "embedding",

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from connector.documents import Hit, clean_text
@@ -28,6 +28,7 @@ from connector.evaluation.measures import MEASURES
 from connector.evaluation.report import FIRST_STAGE, Report
 from connector.evaluation.running import Ranked
 from connector.sections import Settings
+from connector.templates import environment
 
 __all__ = ["report_page", "write_page"]
 
@@ -92,15 +93,7 @@ def write_page(page: str, path: Path) -> None:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("connector.evaluation.answering"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(signed=_signed, value=_value)
-    return environment
+    return environment("connector.evaluation.answering", signed=_signed, value=_value)
 
 
 def _signed(value: float) -> str:

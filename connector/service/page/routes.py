@@ -9,7 +9,7 @@ from importlib import resources
 from urllib.parse import quote
 
 from fastapi import FastAPI
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -25,6 +25,7 @@ from connector.service.page.access import PAGE_PATH, closed_because, wants_page
 from connector.service.page.asking import Asked, WrongAddress, read_address, windows
 from connector.service.page.searching import Found, search
 from connector.service.page.view import BAR, LATENCY, view_of
+from connector.templates import environment
 
 __all__ = ["add_page"]
 
@@ -139,14 +140,7 @@ class _Page:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("connector.service.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters.update(ms=_milliseconds, signed=_signed)
-    return environment
+    return environment("connector.service.page", ms=_milliseconds, signed=_signed)
 
 
 def _milliseconds(value: float) -> str:
