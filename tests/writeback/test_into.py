@@ -252,8 +252,10 @@ def test_every_step_is_undone_where_a_later_one_fails(
 
 def test_names_that_do_not_fit_are_told(node: Node, service: str, connection: Connection, own: Any) -> None:
     before = bytes_of(connection)
+    there = ", ".join(sorted(connection.request("GET", "/_search/pipeline")))
+    assert "own" in there
     cases = [
-        (["--into", "none"], "--into none: there is no such search pipeline; those of the cluster: own"),
+        (["--into", "none"], f"--into none: there is no such search pipeline; those of the cluster: {there}"),
         (["--into", "rh"], "--into rh: there is no such search pipeline"),
     ]
     for words, message in cases:

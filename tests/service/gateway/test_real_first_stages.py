@@ -114,7 +114,7 @@ def fill_many(cluster: httpx2.Client) -> None:
 
 
 def test_totals_and_aggregations_of_a_hybrid_search_are_those_of_its_own_page(
-    both: tuple[str, httpx2.Client, httpx2.Client],
+    both: tuple[str, httpx2.Client, httpx2.Client], request: pytest.FixtureRequest
 ) -> None:
     kind, cluster, gateway = both
     if kind == "elasticsearch":
@@ -124,6 +124,7 @@ def test_totals_and_aggregations_of_a_hybrid_search_are_those_of_its_own_page(
     aggregations: dict[str, Any] = {"all": {"filter": {"match_all": {}}}}
     joined = {"phase_results_processors": [{"normalization-processor": {}}]}
     cluster.put("/_search/pipeline/joined", json=joined).raise_for_status()
+    request.addfinalizer(lambda: cluster.delete("/_search/pipeline/joined").raise_for_status())
     body = {
         "query": {"hybrid": {"queries": queries}},
         "size": 2,
