@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from connector.documents import Document, Hit, RerankResult
     from connector.errors import RhConnectorError
-    from connector.evaluation.evaluate import EvaluateOptions, Evaluation, evaluate
+    from connector.evaluation.answering.evaluation import Evaluation
+    from connector.evaluation.evaluate import EvaluateOptions, evaluate
     from connector.reranker import Reranker
     from connector.sections import Settings
     from connector.settings import load_settings
@@ -40,7 +41,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "Document": "connector.documents",
     "EvaluateOptions": "connector.evaluation.evaluate",
-    "Evaluation": "connector.evaluation.evaluate",
+    "Evaluation": "connector.evaluation.answering.evaluation",
     "Hit": "connector.documents",
     "RerankResult": "connector.documents",
     "Reranker": "connector.reranker",

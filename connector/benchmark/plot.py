@@ -9,7 +9,8 @@ from typing import Any
 
 from jinja2 import Environment
 
-from connector.errors import DataError, SettingsError
+from connector.errors import SettingsError
+from connector.evaluation.text_lines import write_text
 
 __all__ = ["check_plot_path", "plot_svg", "write_plot"]
 
@@ -52,11 +53,7 @@ def write_plot(report: Mapping[str, Any], path: Path) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(plot_svg(report), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+    write_text(path, [plot_svg(report)])
 
 
 def plot_svg(report: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +17,13 @@ from connector.documents import Hit
 from connector.embedding.embedder import Embedder
 from connector.embedding.hybrid import hybrid, similarities
 from connector.errors import DataError, SettingsError
-from connector.evaluation.answering.page import report_page, write_page
-from connector.evaluation.answering.verdict import Verdict, verdict_of
+from connector.evaluation.answering.evaluation import Evaluation
 from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.first_stage import first_stage, indexed_first_stage, open_collection_engine
 from connector.evaluation.judged_files import load_judged_file
 from connector.evaluation.progress import Progress, Quiet
-from connector.evaluation.provenance import Provenance, memory_in_use
-from connector.evaluation.report import Report, report_text, report_to_json
+from connector.evaluation.provenance import Provenance
+from connector.evaluation.report import Report
 from connector.evaluation.routed_systems import RoutedBy, routed_by, trained_on
 from connector.evaluation.running import (
     AnyTable,
@@ -38,7 +36,6 @@ from connector.evaluation.running import (
     window_recall,
 )
 from connector.evaluation.runs import read_run
-from connector.evaluation.system_files import write_per_query, write_runs
 from connector.evaluation.timing import with_seconds
 from connector.heads.fusion import fusion_of
 from connector.heads.head_sets import StaticHeads
@@ -49,7 +46,7 @@ from connector.sections import CLUSTER_KINDS, Settings
 from connector.statistics.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
 from connector.statistics.signal_tables import gather_signals
 
-__all__ = ["EvaluateOptions", "Evaluation", "evaluate"]
+__all__ = ["EvaluateOptions", "evaluate"]
 
 _CLICKS = "clicks favour what was shown on top: the first stage looks better in them than it is"
 
@@ -98,77 +95,6 @@ class EvaluateOptions:
             value = getattr(self, key)
             if value is not None and value < least:
                 raise SettingsError(f"{key} = {value}: give {least} or more")
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What was measured.
-
-    Attributes:
-        report: the systems' means and comparisons, with what they were made with.
-        ranked: the systems with values and rankings of every query; in the report's order.
-        collection: queries and judgments.
-        windows: first-stage hits of every query.
-        settings: those that it was measured with, options counted in.
-        notes: what whoever reads the report should know, a sentence each.
-    """
-
-    report: Report
-    ranked: tuple[Ranked, ...]
-    collection: Collection
-    windows: Mapping[str, Sequence[Hit]]
-    settings: Settings
-    notes: tuple[str, ...] = ()
-
-    def verdict(self) -> Verdict | None:
-        """Whether reranking with these settings is worth it; None: no row stands for a setting."""
-        return verdict_of(self.report, self.settings)
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON-ready values: see ``report_to_json``."""
-        return report_to_json(self.report)
-
-    def write_report(self, path: Path | str) -> None:
-        """Write the report as JSON.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(report_text(self.to_json()), encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"cannot write {path}: {error.strerror or error}") from None
-
-    def write_page(self, path: Path | str) -> None:
-        """Write the verdict with all that led to it as one HTML file.
-
-        Raises:
-            DataError: there is no verdict, or the file cannot be written.
-        """
-        verdict = self.verdict()
-        if verdict is None:
-            raise DataError("there is no verdict to report: no row stands for a setting; leave out --layers")
-        memory = memory_in_use()["most"]
-        page = report_page(self.report, verdict, self.ranked, self.collection, self.windows, self.settings, memory)
-        write_page(page, Path(path))
-
-    def write_per_query(self, path: Path | str) -> None:
-        """Write the measures of every query and system, tab separated.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
-        write_per_query(self.ranked, Path(path))
-
-    def write_runs(self, folder: Path | str) -> None:
-        """Write a TREC run of each system.
-
-        Raises:
-            DataError: a file cannot be written, or an id cannot stand in a run.
-        """
-        write_runs(self.ranked, Path(folder))
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from connector.errors import DataError
-from connector.evaluation.text_lines import numbered_lines
+from connector.evaluation.text_lines import numbered_lines, write_text
 
 __all__ = [
     "Qrels",
@@ -99,7 +99,7 @@ def write_run(path: Path | str, run: Run, tag: str) -> None:
     Raises:
         DataError: an id cannot stand in a run, or the file cannot be written.
     """
-    _write(Path(path), (run_lines(query, entries, tag) for query, entries in run.items()))
+    write_text(Path(path), (run_lines(query, entries, tag) for query, entries in run.items()))
 
 
 def read_qrels(path: Path | str) -> dict[str, dict[str, int]]:
@@ -135,7 +135,7 @@ def write_qrels(path: Path | str, qrels: Qrels) -> None:
     rows = (
         f"{query}\t{document}\t{grade}\n" for query, grades in qrels.items() for document, grade in grades.items()
     )
-    _write(Path(path), ["query-id\tcorpus-id\tscore\n", *rows])
+    write_text(Path(path), ["query-id\tcorpus-id\tscore\n", *rows])
 
 
 def read_pairs(path: Path | str) -> frozenset[tuple[str, str]]:
@@ -180,11 +180,3 @@ def _whole(text: str, what: str, where: str) -> int:
         return int(text)
     except ValueError:
         raise DataError(f"{where}: {what} '{text}' is not a whole number") from None
-
-
-def _write(path: Path, parts: Iterable[str]) -> None:
-    try:
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(parts)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from None

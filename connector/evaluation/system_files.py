@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from connector.errors import DataError
 from connector.evaluation.measures import MEASURES
 from connector.evaluation.report import System
 from connector.evaluation.running import POOL, Ranked
 from connector.evaluation.runs import RunEntry, write_run
+from connector.evaluation.text_lines import write_text
 
 __all__ = ["run_name", "write_per_query", "write_runs"]
 
@@ -20,16 +20,12 @@ def write_per_query(ranked: Sequence[Ranked], path: Path) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    lines = ["\t".join(("query", "ranking", *MEASURES))]
+    rows: list[tuple[str, ...]] = [("query", "ranking", *MEASURES)]
     for each in ranked:
         for query in each.values[MEASURES[0]]:
             values = (f"{each.values[measure][query]:.4f}" for measure in MEASURES)
-            lines.append("\t".join((query, each.system.label(), *values)))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+            rows.append((query, each.system.label(), *values))
+    write_text(path, ("\t".join(row) + "\n" for row in rows))
 
 
 def run_name(system: System) -> str:
@@ -43,10 +39,6 @@ def write_runs(ranked: Sequence[Ranked], folder: Path) -> None:
     Raises:
         DataError: a file cannot be written, or an id cannot stand in a run.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write {folder}: {error.strerror or error}") from None
     for each in ranked:
         entries = {
             query: [RunEntry(identity, float(len(ids) - place)) for place, identity in enumerate(ids)]

@@ -1,15 +1,15 @@
-"""Lines of a text file with their numbers, and the JSON or columns in them: errors name file and line."""
+"""Text files read by line, with the JSON in the lines, and written: errors name the file, and the line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from connector.errors import DataError
 
-__all__ = ["json_objects", "numbered_lines", "object_id", "object_text"]
+__all__ = ["json_objects", "numbered_lines", "object_id", "object_text", "write_text"]
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -74,3 +74,17 @@ def object_text(value: dict[str, Any], key: str, where: str) -> str:
     if not isinstance(text, str):
         raise DataError(f"{where}: {key} is {type(text).__name__}; give text")
     return text
+
+
+def write_text(path: Path, parts: Iterable[str]) -> None:
+    """Write a text, one part behind the other, in a folder that is made where there is none.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(parts)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from None

@@ -6,13 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from pathlib import Path
 
 from jinja2 import Environment
 from markupsafe import Markup
 
 from connector.documents import Hit, clean_text
-from connector.errors import DataError
 from connector.evaluation.answering.verdict import Verdict, assigned
 from connector.evaluation.answering.view import (
     CHART_HEIGHT,
@@ -30,7 +28,7 @@ from connector.evaluation.running import Ranked
 from connector.sections import Settings
 from connector.templates import environment
 
-__all__ = ["report_page", "write_page"]
+__all__ = ["report_page"]
 
 
 def report_page(
@@ -76,19 +74,6 @@ def report_page(
         )
     )
     return clean_text(page)
-
-
-def write_page(page: str, path: Path) -> None:
-    """Write it.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 @cache

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
-from connector.errors import DataError
-from connector.evaluation.answering.page import report_page, write_page
+from connector.evaluation.answering.page import report_page
 from connector.evaluation.answering.verdict import verdict_of
 from connector.evaluation.answering.view import CHART_HEIGHT, CHART_WIDTH, query_bars, shown_rows, window_sizes
 from connector.sections import Settings
@@ -158,11 +156,3 @@ def test_smaller_windows_are_shown_where_they_are_known() -> None:
     assert [size.difference for size in sizes] == pytest.approx([-0.01, 0, whole - first])
     texts = Parsed(report_page(report, verdict, known, collection, windows, SETTINGS, 1)).texts
     assert "−0.0100" in texts and "to the first stage" in texts
-
-
-def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot write .*report.html: "):
-        write_page("<html>", tmp_path / "file" / "report.html")
-    write_page("\ud800".encode("utf-8", "replace").decode(), tmp_path / "new" / "report.html")
-    assert (tmp_path / "new" / "report.html").read_text() == "?"
