@@ -181,7 +181,9 @@ class RerankResult:
             ``total``.
         cached: number of passages whose encoded states came from the document cache.
         encoded: number of passages that were encoded for this request.
-        query_truncated: only the beginning of the query, 512 tokens, was read.
+        query_truncated: only the beginning of the query, with its instruction 512 tokens, was read.
+        instruction_truncated: only the beginning of the instruction, 256 tokens, was read. Not part of the JSON: the
+            command line has no instruction.
         mode: how the heads were chosen: ``routed``, ``static`` or ``all``; None when nothing was reranked.
         gates: the heads and other signals with their gates, best first.
         first_stage_gate: weight of the first stage that the route asks for (the setting ``rerank.fusion`` may name
@@ -201,6 +203,7 @@ class RerankResult:
     cached: int = 0
     encoded: int = 0
     query_truncated: bool = False
+    instruction_truncated: bool = False
     mode: str | None = None
     gates: tuple[UsedHead | UsedSignal, ...] = ()
     first_stage_gate: float | None = None

@@ -284,6 +284,7 @@ class Reranker:
             cached=reading.cached,
             encoded=reading.encoded,
             query_truncated=reading.query_truncated,
+            instruction_truncated=reading.instruction_truncated,
             gates=tuple(
                 UsedHead(signal.layer, signal.head, signal.readout, gate)
                 if isinstance(signal, HeadSignal)

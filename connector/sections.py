@@ -376,3 +376,8 @@ class Settings(_Section):
     rerank: RerankSettings = RerankSettings()
     serve: ServeSettings = ServeSettings()
     writeback: WritebackSettings = WritebackSettings()
+
+    @property
+    def has_gateway(self) -> bool:
+        """Whether the service stands in front of a cluster."""
+        return self.serve.gateway and self.engine.kind in CLUSTER_KINDS

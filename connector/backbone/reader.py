@@ -264,7 +264,8 @@ class Reader:
             cached=cached,
             encoded=encoded,
             timings_ms=clock.laps,
-            query_truncated=len(whole_query) > len(query_ids) or len(told) > len(instruction_ids),
+            query_truncated=len(whole_query) > len(query_ids),
+            instruction_truncated=len(told) > len(instruction_ids),
         )
 
     def precompute(self, texts: Sequence[str], pool: Needs) -> tuple[int, int]:

@@ -35,6 +35,7 @@ class Reading:
         encoded: passages that were encoded for this reading.
         timings_ms: milliseconds of ``tokenize``, ``encode``, ``read``.
         query_truncated: only the beginning of the query was read.
+        instruction_truncated: the same of the instruction.
     """
 
     rows: Rows
@@ -51,6 +52,7 @@ class Reading:
     encoded: int
     timings_ms: dict[str, float]
     query_truncated: bool
+    instruction_truncated: bool
 
     def group(self, name: RowGroup) -> Rows:
         """Attention of one row group: float32 [heads, tokens].

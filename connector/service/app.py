@@ -14,7 +14,7 @@ from starlette.responses import Response
 from connector import __version__
 from connector.cancelling import CancelScope
 from connector.documents import SupportsRerank
-from connector.sections import CLUSTER_KINDS, Settings
+from connector.sections import Settings
 from connector.service.admission import Admission, places
 from connector.service.authentication import BearerAuthentication
 from connector.service.errors import Failure, ServiceError, error_response, failure_of_status, style_of
@@ -25,8 +25,9 @@ from connector.service.loading import Loading
 from connector.service.metrics import METRICS_PATH, MeasuredRequests, Metrics
 from connector.service.observing.access_log import log_request
 from connector.service.observing.request_ids import RequestIds
+from connector.service.page.access import path_of_page
 from connector.service.page.routes import add_page
-from connector.service.paths import OwnPaths, nearest_route, no_route
+from connector.service.paths import OwnPaths, nearest_route, no_route, own_paths
 from connector.service.probing import OPEN_PATHS, add_probe_routes
 from connector.service.reranking import add_rerank_routes
 from connector.service.responses import AsciiJSONResponse
@@ -93,14 +94,15 @@ def create_app(
             return cluster_error_response(GatewayError.of(error))
         return error_response(error, style_of(request))
 
-    def own_paths() -> list[str]:
-        paths = [getattr(route, "path", "") for route in app.routes]
-        return [path for path in paths if path and "{" not in path]
-
     app.add_middleware(BearerAuthentication, keys=keys, open_paths=OPEN_PATHS, answer=refuse)
     # Each one added stands around those before it: refused keys are counted too, under plain paths.
-    app.add_middleware(MeasuredRequests, metrics=metrics, paths=own_paths, when_done=log_request)
-    app.add_middleware(OwnPaths, prefix=settings.serve.root_path or "", paths=own_paths)
+    app.add_middleware(MeasuredRequests, metrics=metrics, when_done=log_request)
+    app.add_middleware(
+        OwnPaths,
+        prefix=settings.serve.root_path or "",
+        routes=lambda: app.routes,
+        renamed=path_of_page(settings),
+    )
     app.add_middleware(RequestIds)
     app.add_exception_handler(ServiceError, _answer_service_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -110,7 +112,7 @@ def create_app(
     add_rerank_routes(app, loading, settings)
     add_highlight_route(app, loading, settings)
     add_page(app, loading, settings)
-    if settings.serve.gateway and settings.engine.kind in CLUSTER_KINDS:
+    if settings.has_gateway:
         # Last, because it takes every path that no route before it has.
         gateway = add_gateway(app, loading, settings)
     return app
@@ -132,14 +134,15 @@ async def _answer_service_error(request: Request, error: Exception) -> Response:
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
-    nearest = nearest_route(path, [getattr(route, "path", "") for route in request.app.routes])
-    messages = {
-        404: no_route(path, nearest),
-        405: f"{path} is not for {request.method}; see the Allow header",
-    }
-    failure = failure_of_status(error.status_code)
-    message = messages.get(error.status_code, error.detail)
-    return error_response(ServiceError(failure, message, error.headers), style_of(request))
+    message, headers = error.detail, dict(error.headers or {})
+    if error.status_code == 404:
+        message = no_route(path, nearest_route(path, own_paths(request.app.routes)))
+    elif error.status_code == 405:
+        message = f"{path} is not for {request.method}; see the Allow header"
+        methods = set(headers.get("Allow", "").split(", "))
+        # Every page answers HEAD: see OwnPaths.
+        headers["Allow"] = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+    return error_response(ServiceError(failure_of_status(error.status_code), message, headers), style_of(request))
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.service.errors import Failure, ServiceError, error_response, style_of
-from connector.service.page.access import wants_page
+from connector.service.page.access import PAGE_PATH
 
 __all__ = ["BearerAuthentication"]
 
@@ -52,7 +52,7 @@ class BearerAuthentication:
         if scope["type"] != "http" or not self.keys or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
             return
-        headers, is_page = scope["headers"], wants_page(scope)
+        headers, is_page = scope["headers"], scope["path"] == PAGE_PATH and scope["method"] in ("GET", "HEAD")
         kept = [(name, value) for name, value in headers if not self._is_key(name, value, is_page)]
         if len(kept) < len(headers):
             # In place: what stands outside reads from the same scope which route it was.

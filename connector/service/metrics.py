@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
@@ -19,6 +19,7 @@ from connector.cancelling import CancelScope
 from connector.documents import FirstStage, Hit, RerankResult, SupportsRerank
 from connector.sections import Mode
 from connector.service.errors import Failure
+from connector.service.paths import is_own
 
 __all__ = ["FALLBACK_REASONS", "METRICS_PATH", "MeasuredRequests", "Metrics", "fallback_reason"]
 
@@ -231,28 +232,20 @@ class _MeasuredReranker:
 
 
 class MeasuredRequests:
-    """Counts and times every request; ASGI middleware, to be the outermost so that refused keys are seen too.
+    """Counts and times every request; ASGI middleware, around the one that refuses keys, inside ``OwnPaths``.
+
+    The service's own paths are labels; all else that a route takes is ``gateway``, the rest ``other``.
 
     Args:
         app: what is measured.
         metrics: where it is counted.
-        paths: makes the paths that are labels of their own. Called once, at the first request: routes are added
-            after middleware. All that is caught by a route with a pattern is ``gateway``, the rest ``other``.
         when_done: called with the request's scope, the route's label, the status and the seconds.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        metrics: Metrics,
-        paths: Callable[[], Collection[str]],
-        when_done: Callable[[Scope, str, int, float], None],
-    ) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, when_done: Callable[[Scope, str, int, float], None]) -> None:
         self.app = app
         self._when_done = when_done
         self._metrics = metrics
-        self._list_paths = paths
-        self._paths: frozenset[str] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -271,14 +264,13 @@ class MeasuredRequests:
         try:
             await self.app(scope, receive, watch)
         finally:
-            route, seconds = self._route(scope), time.monotonic() - started
+            route, seconds = _route(scope), time.monotonic() - started
             self._metrics.request(route, status, seconds)
             self._when_done(scope, route, status, seconds)
 
-    def _route(self, scope: Scope) -> str:
-        if self._paths is None:
-            self._paths = frozenset(path for path in self._list_paths() if "{" not in path)
-        if scope["path"] in self._paths:
-            return str(scope["path"])
-        # The router notes the endpoint it found; clients choose the path, so it must not become a label.
-        return "gateway" if "endpoint" in scope else "other"
+
+def _route(scope: Scope) -> str:
+    if is_own(scope):
+        return str(scope["path"])
+    # The router notes the endpoint it found; clients choose the path, so it must not become a label.
+    return "gateway" if "endpoint" in scope else "other"

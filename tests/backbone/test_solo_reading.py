@@ -122,12 +122,17 @@ def test_an_instruction_is_read_before_the_query_and_only_the_query_is_told(
     assert told.states.shape == plain.states.shape
     assert told.log_probabilities.shape == plain.log_probabilities.shape
     assert (told.states != plain.states).any()
-    assert not told.query_truncated and told.encoded == 0
+    assert not told.query_truncated and not told.instruction_truncated and told.encoded == 0
     # What stands before a query is no token of it: the text before it makes its beginning likelier or not.
     joined = reader.read(f"Find what cats do.\n{QUERY}", cats, NEEDS)
     asked = plain.log_probabilities.shape[1]
     np.testing.assert_allclose(told.log_probabilities, joined.log_probabilities[:, -asked:], atol=1e-5)
-    assert reader.read(QUERY, cats, NEEDS, instruction="cat " * 300).query_truncated
+    long = reader.read(QUERY, cats, NEEDS, instruction="cat " * 300)
+    assert long.instruction_truncated and not long.query_truncated
+    # An instruction leaves less room for the query.
+    both = reader.read("cat " * 400, cats, NEEDS, instruction="cat " * 300)
+    assert both.instruction_truncated and both.query_truncated
+    assert not reader.read("cat " * 400, cats, NEEDS).query_truncated
 
 
 def test_of_a_document_so_many_tokens_are_read_as_are_asked_for(

@@ -148,9 +148,16 @@ def test_a_right_key_is_let_in(make_client: ClientFactory, header: str) -> None:
 
 
 def test_404(client: TestClient) -> None:
-    for path in ("/", "/v3/embed", "/rerank/x", "/docs"):
+    for path in ("/v3/embed", "/rerank/x", "/docs"):
         check(client.post(path), path.replace("/rerank/x", "/x"), 404, "/openapi.json")
     check(client.post("/v3/rerank"), "/v3/rerank", 404, "did you mean /v1/rerank?")
+
+
+@pytest.mark.parametrize("path", ["/", "/ui", "/live", "/info", "/v1/models", "/metrics", "/openapi.json"])
+def test_405_of_pages(client: TestClient, path: str) -> None:
+    response = client.post(path)
+    check(response, path, 405, "see the Allow header")
+    assert response.headers["allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("route", ROUTES)

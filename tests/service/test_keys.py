@@ -144,6 +144,18 @@ def test_what_was_cut_is_told(make_client: ClientFactory, route: str) -> None:
     assert "x-truncated" not in post(make_client(odds(1.0, 2.0, 3.0)), route).headers
 
 
+def test_an_instruction_that_was_cut_is_told_as_one(reranker: Reranker, make_client: ClientFactory) -> None:
+    client = make_client(reranker)
+    body = {"query": QUESTION, "documents": [ANSWER], "instruction": "cat " * 300}
+    response = client.post("/v1/rerank", json=body)
+    assert response.headers["x-truncated"] == "instruction"
+    assert response.json()["meta"]["warnings"] == ["the instruction is too long: only its beginning was read"]
+    refused = client.post("/v1/rerank", json={**body, "truncation": False})
+    assert refused.status_code == 422 and told(refused).startswith("the instruction is too long to be read whole")
+    both = client.post("/v1/rerank", json={**body, "query": "cat " * 600})
+    assert both.headers["x-truncated"] == "query, instruction"
+
+
 def test_of_many_that_were_cut_some_are_named(make_client: ClientFactory) -> None:
     client = make_client(odds(*map(float, range(30)), cut=range(30)))
     response = client.post("/rerank", json={"query": "q", "texts": ["t"] * 30})

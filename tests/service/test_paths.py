@@ -84,7 +84,12 @@ OWN = ["/rerank", "/v1/rerank", "/v2/rerank", "/v1/reranks", "/score", "/v1/scor
         ("/v1/scores", "/v1/score"),
         ("/v3/Rerank/", "/v1/rerank"),
         ("/rerank_score", "/v1/rerank_scores"),
+        ("/v1/reranker", "/v1/rerank"),
+        ("/v1/reran", "/v1/rerank"),
+        ("/api/v2/rernak", "/v2/rerank"),
+        ("/scoer", "/v1/score"),
         ("/v1/embeddings", None),
+        ("/rerank/x", None),
         ("/", None),
     ],
 )

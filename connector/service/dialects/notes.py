@@ -17,26 +17,24 @@ class Notes:
     """What is to be told.
 
     Attributes:
-        query: only the beginning of a query was read.
+        texts: of which only the beginning was read: ``query``, ``instruction``.
         documents: places of documents of which only the beginning was read, from 0.
         ignored: keys that had no effect.
     """
 
-    query: bool
-    documents: Sequence[int]
-    ignored: Sequence[str]
+    texts: Sequence[str] = ()
+    documents: Sequence[int] = ()
+    ignored: Sequence[str] = ()
 
     def headers(self) -> dict[str, str]:
         """``X-Truncated`` and ``X-Ignored-Keys``, where there is something to tell."""
-        cut = ["query"] * self.query + self._named("documents[{}]")
+        cut = [*self.texts, *self._named("documents[{}]")]
         told = {"X-Truncated": ", ".join(cut), "X-Ignored-Keys": one_line(", ".join(self.ignored))}
         return {name: value for name, value in told.items() if value}
 
     def warnings(self) -> list[str]:
         """The same as sentences, for ``meta.warnings``."""
-        told = []
-        if self.query:
-            told.append("the query is too long: only its beginning was read")
+        told = [f"the {text} is too long: only its beginning was read" for text in self.texts]
         if self.documents:
             told.append(f"documents too long, only their beginning was read: {', '.join(self._named('{}'))}")
         if self.ignored:

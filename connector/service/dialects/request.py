@@ -25,7 +25,7 @@ from connector.service.errors import Failure, ServiceError, Style
 from connector.service.numbers import json_number, probability
 from connector.service.scoring import RerankJob, json_score
 
-__all__ = ["DialectRequest", "Milliseconds", "Text", "read_request"]
+__all__ = ["DialectRequest", "JsonRequest", "Milliseconds", "Text", "read_request"]
 
 _LONGEST_SHOWN = 40
 
@@ -48,10 +48,21 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-class DialectRequest(BaseModel):
-    """A rerank request in one API's shape. Keys that are not known have no effect, and the answer names them."""
+class JsonRequest(BaseModel):
+    """A request. Keys that are not known have no effect, and the answer names them."""
 
     model_config = ConfigDict(extra="ignore")
+
+    _ignored: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def ignored(self) -> Sequence[str]:
+        """Keys that are not known, as they came."""
+        return self._ignored
+
+
+class DialectRequest(JsonRequest):
+    """A rerank request in one API's shape."""
 
     style: ClassVar[Style] = Style.SUPERSET
     scores_every_text: ClassVar[bool] = False
@@ -119,8 +130,6 @@ class DialectRequest(BaseModel):
         None, description="-1, or leave it out: the limit of documents is max_tokens_per_doc"
     )
 
-    _ignored: tuple[str, ...] = PrivateAttr(())
-
     @abstractmethod
     def jobs(self) -> Sequence[RerankJob]:
         """The queries with their documents; one, except for pairs of texts.
@@ -149,18 +158,19 @@ class DialectRequest(BaseModel):
             for hit in result.hits
             if hit.truncated
         )
-        query = any(result.query_truncated for result in results)
-        if self.truncation is False and (query or documents):
-            what = "the query" if query else f"documents[{documents[0]}]"
+        texts = ["query"] * any(result.query_truncated for result in results)
+        texts += ["instruction"] * any(result.instruction_truncated for result in results)
+        if self.truncation is False and (texts or documents):
+            what = f"the {texts[0]}" if texts else f"documents[{documents[0]}]"
             raise ServiceError(
                 Failure.INCONSISTENT,
                 f"{what} is too long to be read whole, and truncation is false; send a shorter text, or true",
             )
-        return Notes(query, documents, self.without_effect(results))
+        return Notes(texts, documents, self.without_effect(results))
 
     def without_effect(self, results: Sequence[RerankResult]) -> list[str]:
         """Keys of the request that changed nothing, as they came."""
-        keys = list(self._ignored)
+        keys = list(self.ignored)
         if self.score_threshold is not None and not all(result.reranked for result in results):
             # Of what was not reranked nothing is known: all of it goes back.
             keys.append("score_threshold")
@@ -269,7 +279,7 @@ class DialectRequest(BaseModel):
         return self.model if isinstance(self.model, str) and self.model else model
 
 
-RequestT = TypeVar("RequestT", bound=BaseModel)
+RequestT = TypeVar("RequestT", bound=JsonRequest)
 
 
 def read_request(kind: type[RequestT], payload: Mapping[str, Any]) -> RequestT:
@@ -294,8 +304,7 @@ def read_request(kind: type[RequestT], payload: Mapping[str, Any]) -> RequestT:
         request = kind.model_validate(chosen)
     except ValidationError as error:
         raise ServiceError(Failure.INVALID, _explain(error, kind)) from None
-    if isinstance(request, DialectRequest):
-        request._ignored = tuple(own for own, value in payload.items() if own not in known and value is not None)
+    request._ignored = tuple(own for own, value in payload.items() if own not in known and value is not None)
     return request
 
 

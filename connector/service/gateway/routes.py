@@ -24,7 +24,7 @@ from connector.service.gateway.multi_searching import MultiSearching
 from connector.service.gateway.options import read_options
 from connector.service.gateway.searching import Searching
 from connector.service.loading import Loading
-from connector.service.paths import nearest_route, no_route
+from connector.service.paths import nearest_route, no_route, own_paths
 
 __all__ = ["Gateway", "add_gateway"]
 
@@ -46,8 +46,7 @@ def add_gateway(app: FastAPI, loading: Loading, settings: Settings) -> Gateway:
     Raises:
         SettingsError: ``engine.url`` is no URL.
     """
-    own_paths = frozenset(getattr(route, "path", "") for route in app.routes)
-    gateway = Gateway(loading, settings, own_paths)
+    gateway = Gateway(loading, settings, own_paths(app.routes))
     app.router.routes.append(_ClusterRoute(gateway))
     return gateway
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from connector.documents import RankedHit, RerankResult, has_text
 from connector.sections import Mode
 from connector.sentences import shown_sentences
-from connector.service.dialects.request import Milliseconds, Text
+from connector.service.dialects.request import JsonRequest, Milliseconds, Text
 from connector.service.errors import Failure, ServiceError
 from connector.service.scoring import RerankJob
 
@@ -31,14 +31,13 @@ class HighlightInput(BaseModel):
     context: Text = Field(description="the document, as text")
 
 
-class HighlightRequest(BaseModel):
+class HighlightRequest(JsonRequest):
     """The sentences of documents that answer a question: of one document, or of many (``inputs``).
 
     The same keys inside ``parameters``, as ML Commons' ``_predict`` takes them, are fine too.
     """
 
     model_config = ConfigDict(
-        extra="ignore",
         json_schema_extra={
             "examples": [
                 {
@@ -142,9 +141,25 @@ def _java(text: str, at: int) -> int:
 
 
 def unwrapped(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The request's keys, which ``_predict`` has inside ``parameters``."""
+    """The request's keys, which ``_predict`` has inside ``parameters``.
+
+    Raises:
+        ServiceError: ``parameters`` is no object; a key has another value inside it than outside.
+    """
+    outer = {key: value for key, value in payload.items() if key != "parameters" and value is not None}
     inner = payload.get("parameters")
-    return {**payload, **inner} if isinstance(inner, Mapping) else dict(payload)
+    if inner is None:
+        return outer
+    if not isinstance(inner, Mapping):
+        raise ServiceError(
+            Failure.INVALID, "parameters is no object; give one with question and context, or inputs, or leave it out"
+        )
+    for key, value in inner.items():
+        if value is not None and outer.setdefault(key, value) != value:
+            raise ServiceError(
+                Failure.INCONSISTENT, f"{key} has two values, inside parameters and outside; give one of them"
+            )
+    return outer
 
 
 class HighlightedSentence(BaseModel):

@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from connector.sections import Settings
 from connector.service.admission import ClientGone, while_connected
-from connector.service.bodies import parse_object, read_body
+from connector.service.bodies import parse_object, read_plain_body
 from connector.service.deadlines import scope_of
+from connector.service.dialects.notes import Notes
 from connector.service.dialects.request import read_request
 from connector.service.errors import ServiceError, SupersetError
 from connector.service.gateway.ranking import rank_all
@@ -48,7 +49,7 @@ def add_highlight_route(app: FastAPI, loading: Loading, settings: Settings) -> N
         operation_id="v1_highlight",
         tags=["highlight"],
         response_model=HighlightAnswer,
-        responses={status: {"model": SupersetError} for status in (400, 401, 413, 422)},
+        responses={status: {"model": SupersetError} for status in (400, 401, 413, 415, 422)},
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -60,9 +61,9 @@ def add_highlight_route(app: FastAPI, loading: Loading, settings: Settings) -> N
 
 async def _answer(request: Request, loading: Loading, settings: Settings) -> Response:
     started = time.monotonic()
-    payload = parse_object(await read_body(request, settings.serve.max_body_mb))
+    payload = parse_object(await read_plain_body(request, settings.serve.max_body_mb))
     asked = read_request(HighlightRequest, unwrapped(payload))
     asked.check(settings.serve.max_documents)
     scope = scope_of(request.headers, settings, started, asked.deadline_ms)
     results = await while_connected(request, lambda: rank_all(request, loading, asked.jobs(), scope), scope)
-    return AsciiJSONResponse(asked.answer(results))
+    return AsciiJSONResponse(asked.answer(results), headers=Notes(ignored=asked.ignored).headers())

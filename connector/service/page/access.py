@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from connector.sections import CLUSTER_KINDS, Settings
+from connector.sections import Settings
 
-__all__ = ["PAGE_PATH", "closed_because", "is_loopback", "wants_page"]
+__all__ = ["PAGE_PATH", "closed_because", "is_loopback", "path_of_page"]
 
 PAGE_PATH = "/ui"
 
 
-def wants_page(scope: Scope) -> bool:
-    """Whether a request is a browser's for the page, and none for a cluster's JSON."""
-    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
-        return False
-    if scope["path"] == PAGE_PATH:
-        return True
-    return scope["path"] == "/" and "text/html" in Headers(scope=scope).get("accept", "").lower()
+def path_of_page(settings: Settings) -> Callable[[Scope], str | None]:
+    """Tells of a request for ``/`` whether it means the page: then ``PAGE_PATH``, else None.
+
+    In front of a cluster only browsers mean it, where it is open: the cluster's clients ask there what it is.
+    """
+    is_open = closed_because(settings) is None
+
+    def path(scope: Scope) -> str | None:
+        if scope["path"] != "/":
+            return None
+        # No cluster takes POST there either.
+        if not settings.has_gateway or scope["method"] == "POST":
+            return PAGE_PATH
+        is_browser = "text/html" in Headers(scope=scope).get("accept", "").lower()
+        return PAGE_PATH if is_open and is_browser and scope["method"] in ("GET", "HEAD") else None
+
+    return path
 
 
 def closed_because(settings: Settings) -> str | None:
@@ -58,4 +69,4 @@ def _is_shown_by_the_gateway(settings: Settings) -> bool:
     has_rights = any(
         (engine.username, engine.password, engine.api_key, engine.bearer_token, engine.aws_region, engine.client_cert)
     ) or "@" in (engine.url or "")
-    return settings.serve.gateway and engine.kind in CLUSTER_KINDS and not has_rights
+    return settings.has_gateway and not has_rights

@@ -13,15 +13,13 @@ from jinja2 import Environment
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Match, Route
-from starlette.types import Scope
 
 from connector.documents import SupportsRerank
 from connector.errors import RequestError
-from connector.sections import CLUSTER_KINDS, MODES, Mode, Settings
+from connector.sections import MODES, Mode, Settings
 from connector.service.admission import ClientGone
 from connector.service.loading import Loading
-from connector.service.page.access import PAGE_PATH, closed_because, wants_page
+from connector.service.page.access import PAGE_PATH, closed_because
 from connector.service.page.asking import Asked, WrongAddress, read_address, windows
 from connector.service.page.searching import Found, search
 from connector.service.page.view import BAR, LATENCY, view_of
@@ -37,41 +35,13 @@ _ICON = (
 
 def add_page(app: FastAPI, loading: Loading, settings: Settings) -> None:
     """Add it. To be called before the gateway, which takes all that no route before it has."""
-    has_gateway = settings.serve.gateway and settings.engine.kind in CLUSTER_KINDS
-    app.router.routes.append(_PageRoute(_Page(loading, settings), shares_root=has_gateway))
-
-
-class _PageRoute(Route):
-    """``/ui``, and ``/``: in front of a cluster only for browsers, for its clients ask there what it is.
-
-    Args:
-        page: the endpoint.
-        shares_root: leave ``/`` to the cluster for all but browsers.
-    """
-
-    def __init__(self, page: _Page, *, shares_root: bool) -> None:
-        super().__init__(PAGE_PATH, page.answer, methods=["GET"], include_in_schema=False)
-        self._page = page
-        self._shares_root = shares_root
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http" or scope["path"] != "/":
-            return super().matches(scope)
-        if scope["method"] not in ("GET", "HEAD") or (
-            self._shares_root and not (wants_page(scope) and self._page.is_open)
-        ):
-            return Match.NONE, {}
-        return super().matches({**scope, "path": PAGE_PATH})
+    app.add_route(PAGE_PATH, _Page(loading, settings).answer, methods=["GET"], include_in_schema=False)
 
 
 class _Page:
     def __init__(self, loading: Loading, settings: Settings) -> None:
         self._loading, self._settings = loading, settings
         self._closed = closed_because(settings)
-
-    @property
-    def is_open(self) -> bool:
-        return self._closed is None
 
     async def answer(self, request: Request) -> Response:
         if self._closed is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -17,7 +18,7 @@ from tests.service.test_paths import BODY, OWN, PAGES
 from tests.service.waiting import wait_until
 
 
-@pytest.mark.parametrize("path", ["/reranks", "/search/v1/rerank", "/v1/scores", "/v2/reranks"])
+@pytest.mark.parametrize("path", ["/reranks", "/search/v1/rerank", "/v1/scores", "/v2/reranks", "/v1/reranker"])
 @pytest.mark.parametrize("writes", [False, True])
 def test_a_missed_route_is_named_and_never_reaches_the_cluster(
     make_gateway: GatewayFactory, cluster: FakeCluster, client: TestClient, path: str, writes: bool
@@ -44,6 +45,16 @@ def test_the_service_answers_its_own_pages_in_front_of_a_cluster(
     gateway = make_gateway()
     assert [gateway.get(page).status_code for page in PAGES] == [200, 200, 200, 204, 204, 200, 200, 200]
     assert gateway.post("/v1/rerank/", json=BODY).status_code == 200
+    assert cluster.asked == []
+
+
+@pytest.mark.parametrize("path", ["/", "/ui", "/live", "/metrics"])
+@pytest.mark.parametrize("options", [{}, {"serve.gateway_writes": True}, {"serve.page": "false"}])
+def test_pages_take_no_post(
+    make_gateway: GatewayFactory, cluster: FakeCluster, path: str, options: dict[str, Any]
+) -> None:
+    refused = make_gateway(options).post(path, json=BODY)
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
     assert cluster.asked == []
 
 

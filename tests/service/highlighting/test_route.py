@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -102,11 +103,38 @@ def test_places_are_counted_as_java_counts(looking: TestClient) -> None:
         ({"question": "q", "context": "c", "inputs": [{"question": "q", "context": "c"}]}, "give one of them"),
         ({"inputs": [{"question": "q", "context": "c"}] * 4}, "serve.max_documents"),
         ({"question": "q", "context": "c", "deadline_ms": -1}, "deadline_ms is -1"),
+        ({"parameters": 5}, "parameters is no object; give one with question and context"),
+        ({"question": "q", "context": "c", "parameters": ["q"]}, "parameters is no object"),
+        (
+            {"question": "q", "parameters": {"question": "p", "context": "c"}},
+            "question has two values, inside parameters",
+        ),
     ],
 )
 def test_wrong_requests_are_told(make_client: ClientFactory, body: dict[str, Any], named: str) -> None:
     answer = make_client(max_documents=3).post(ROUTE, json=body)
     assert answer.status_code in (400, 422) and named in answer.json()["message"]
+
+
+def test_contradictions_have_a_status_of_their_own(looking: TestClient) -> None:
+    twice = {"question": "q", "context": "cats", "parameters": {"question": "q", "context": "dogs"}}
+    assert looking.post(ROUTE, json=twice).status_code == 422
+    assert looking.post(ROUTE, json={"parameters": 5}).status_code == 400
+    same = {"question": "q", "context": None, "parameters": {"question": "q", "context": "cats"}}
+    assert looking.post(ROUTE, json=same).json()["highlights"]
+
+
+def test_keys_without_effect_are_named(looking: TestClient) -> None:
+    body = {"context": "cats", "top_n": 2, "parameters": {"question": "q", "color": "red", "user": None}}
+    assert looking.post(ROUTE, json=body).headers["x-ignored-keys"] == "top_n, color"
+    assert "x-ignored-keys" not in looking.post(ROUTE, json={"question": "q", "context": "cats"}).headers
+
+
+def test_a_body_may_be_compressed(looking: TestClient) -> None:
+    body = gzip.compress(json.dumps({"question": "q", "context": "cats"}).encode())
+    assert looking.post(ROUTE, content=body, headers={"Content-Encoding": "gzip"}).json()["highlights"]
+    refused = looking.post(ROUTE, content=body, headers={"Content-Encoding": "br"})
+    assert refused.status_code == 415 and "gzip" in refused.json()["message"]
 
 
 def test_a_search_does_not_fail_for_its_highlights(make_client: ClientFactory) -> None:

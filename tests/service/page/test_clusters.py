@@ -53,6 +53,19 @@ def test_a_closed_page_leaves_the_root_to_the_cluster(
     assert client.get("/ui").status_code == 403
 
 
+def test_a_password_opens_the_page_and_not_the_cluster(
+    make_gateway: GatewayFactory, cluster_info: FakeCluster
+) -> None:
+    client = make_gateway({"serve.api_keys": "sesame"})
+    password = ("any", "sesame")
+    assert "<!doctype html>" in client.get("/", headers={"Accept": BROWSER}, auth=password).text
+    refused = client.get("/", headers={"Accept": "*/*"}, auth=password)
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+    assert refused.json()["error"]["type"] == "security_exception" and cluster_info.asked == []
+    counted = client.get("/metrics", headers={"X-Api-Key": "sesame"}).text
+    assert 'rh_requests_total{route="/ui",status="200"} 1.0' in counted
+
+
 def test_the_cluster_is_asked_once_and_its_failure_is_told(
     make_gateway: GatewayFactory, cluster_info: FakeCluster
 ) -> None:
