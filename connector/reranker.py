@@ -192,9 +192,11 @@ class Reranker:
                 own.check()
             timings.update(reading.timings_ms)
             known_ranks = None if ranks is None else [ranks[at] for at in rest]
-            ranked = self._ranked([inputs[at] for at in rest], route, reading, known, known_ranks)
+            workings = _workings(route, self._fusion)
+            ranked = self._ranked([inputs[at] for at in rest], route, workings, reading, known, known_ranks)
             kept = _pinned(pins, ranked[0].score, inputs, scores, ranks)
-            result = self._result((*kept, *(replace(hit, index=rest[hit.index]) for hit in ranked)), route, reading)
+            hits = (*kept, *(replace(hit, index=rest[hit.index]) for hit in ranked))
+            result = self._result(hits, route, workings, reading)
             timings["score"] = (time.perf_counter() - routing) * 1000 - sum(timings.values())
             timings["total"] = (time.perf_counter() - started) * 1000
             return replace(result, mode=mode or self.routes.default, timings_ms=timings)
@@ -233,6 +235,7 @@ class Reranker:
         self,
         inputs: Sequence[_Input],
         route: Route,
+        workings: Workings,
         reading: Reading,
         scores: Sequence[float] | None,
         ranks: Sequence[int] | None,
@@ -245,7 +248,6 @@ class Reranker:
         first = None
         if ranks is not None:
             first = rank_scores(ranks) if scores is None else np.array(scores)
-        workings = _workings(route, self._fusion)
         final = fuse(head_scores, first, workings.fusion, workings.spread)
         with_text = [at for at, place in enumerate(best) if place is not None]
         lowest = below(final[with_text])
@@ -275,7 +277,9 @@ class Reranker:
             for at in ranked
         ]
 
-    def _result(self, hits: tuple[RankedHit, ...], route: Route, reading: Reading) -> RerankResult:
+    def _result(
+        self, hits: tuple[RankedHit, ...], route: Route, workings: Workings, reading: Reading
+    ) -> RerankResult:
         return RerankResult(
             hits,
             True,
@@ -294,7 +298,7 @@ class Reranker:
             first_stage_gate=route.first_stage_gate,
             deepest_layer=route.needs.depth(self.reader.runtime.shape.layers) - 1,
             calibrated=route.absolute is not None,
-            workings=_workings(route, self._fusion),
+            workings=workings,
         )
 
 
@@ -370,8 +374,8 @@ def _shown(reading: Reading, best: Sequence[int | None]) -> list[tuple[tuple[int
             first = int(sums[end - tokens : end - _SHOWN_TOKENS + 1].argmax())
         last = min(first + _SHOWN_TOKENS, tokens)
         looked = weights[end - tokens + first : end - tokens + last].tolist()
-        spans = passage.spans[first:last].tolist()
-        found.append(tuple((start, stop, weight) for (start, stop), weight in zip(spans, looked, strict=True)))
+        starts, stops = passage.spans[first:last].T.tolist()
+        found.append(tuple(zip(starts, stops, looked, strict=True)))
     return found
 
 

@@ -14,6 +14,8 @@ from connector.sections import MODES, Mode
 
 __all__ = ["LineRequest", "read_request"]
 
+_KEYS = ("id", "query", "documents", "first_stage", "first_stage_scores", "router_mode", "deadline_ms")
+
 
 @dataclass(frozen=True, slots=True)
 class LineRequest:
@@ -25,7 +27,7 @@ class LineRequest:
         first_stage: scores, ``"order"``, or None.
         deadline_ms: None: the settings' own.
         mode: how the heads are chosen; None: as the settings say.
-        echoed: keys that are sent back as they came: ``id``, where there is one.
+        echoed: goes into the answer: ``id`` as it came, and ``ignored_keys``, where there are some.
     """
 
     query: str
@@ -33,11 +35,11 @@ class LineRequest:
     first_stage: FirstStage
     deadline_ms: float | None
     mode: Mode | None
-    echoed: Mapping[str, str | int]
+    echoed: Mapping[str, str | int | list[str]]
 
 
 def read_request(line: bytes) -> LineRequest:
-    """Parse one line. Keys that are not known are ignored, as producers add their own.
+    """Parse one line. Keys that are not known have no effect, as producers add their own; the answer names them.
 
     Raises:
         RequestError: not UTF-8, not JSON, a key is missing or has a value that it cannot have.
@@ -60,7 +62,9 @@ def read_request(line: bytes) -> LineRequest:
             raise RequestError(
                 f"documents[{at}] is {type(document).__name__}; give text or an object with text fields"
             )
-    return LineRequest(query, documents, _first_stage(value), _deadline(value), _mode(value), _identity(value))
+    ignored = [key for key, given in value.items() if key not in _KEYS and given is not None]
+    echoed = {**_identity(value), **({"ignored_keys": ignored} if ignored else {})}
+    return LineRequest(query, documents, _first_stage(value), _deadline(value), _mode(value), echoed)
 
 
 def _first_stage(value: Mapping[str, Any]) -> FirstStage:

@@ -47,8 +47,8 @@ def command(
 
     Each line may also hold id, first_stage_scores (one number a document) or "first_stage": "order" (documents come
     best first), router_mode (routed, static, all) and deadline_ms. Each is answered by one line, in order; all its
-    documents are reranked. A line that is wrong is named on standard error, the others are still answered, and the
-    exit code is 5.
+    documents are reranked. Other keys have no effect, and the answer names them in ignored_keys. A line that is wrong
+    is named on standard error, the others are still answered, and the exit code is 5.
 
     With --run, a TREC run is reranked into --out. The texts of its documents come from --collection or, with
     --queries alone, from the configured engine by their ids. Every document is kept; those behind the window follow

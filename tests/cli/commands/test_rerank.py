@@ -57,6 +57,27 @@ def test_a_line_is_answered_as_the_design_says(
     assert all("head_score" in hit and "truncated" in hit for hit in answer["hits"])
 
 
+def test_keys_without_effect_are_named(
+    models: LoadedModels, feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
+) -> None:
+    request = {
+        "query": "cats",
+        "documents": cats[:2],
+        "first_stage": "order",
+        "top_n": 1,
+        "user": None,
+        "färbe": "rot",
+    }
+    feed(json.dumps(request).encode())
+    assert run("rerank", models=models) == 0
+    (answer,), _ = answers(capsys)
+    assert answer["ignored_keys"] == ["top_n", "färbe"] and len(answer["hits"]) == 2
+    del request["top_n"], request["färbe"]
+    feed(json.dumps(request).encode())
+    assert run("rerank", models=models) == 0
+    assert "ignored_keys" not in answers(capsys)[0][0]
+
+
 def test_wrong_lines_are_named_and_the_others_answered_in_order(
     models: LoadedModels, feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
 ) -> None:
