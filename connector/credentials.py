@@ -9,6 +9,7 @@ import base64
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterable
 from types import TracebackType
@@ -79,7 +80,7 @@ def keep_secret(values: Iterable[str], user: str | None = None) -> None:
         user: who a password belongs to, for basic authentication.
     """
     for value in values:
-        forms = [value, value.encode().hex(), base64.b64encode(value.encode()).decode()]
+        forms = [value, base64.b64encode(value.encode()).decode()]
         if user is not None:
             forms.append(base64.b64encode(f"{user}:{value}".encode()).decode())
         _secrets.update(form for form in forms if len(value) >= _SHORTEST)
@@ -102,9 +103,11 @@ class Redacting(logging.Formatter):
 
 
 def redact_tracebacks() -> None:
-    """From now on, an exception that nobody catches is shown redacted."""
+    """From now on, an exception that nobody catches is shown redacted, also those of threads and clean-ups."""
 
-    def shown(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def shown(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
         sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
 
     sys.excepthook = shown
+    threading.excepthook = lambda failed: shown(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    sys.unraisablehook = lambda failed: shown(failed.exc_type, failed.exc_value, failed.exc_traceback)

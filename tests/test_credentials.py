@@ -41,13 +41,13 @@ COMMANDS = {
 }
 
 
-def printed(arguments: list[str], folder: Path, **variables: str) -> str:
-    """All that a process of its own prints, on both streams."""
+def printed(arguments: list[str], folder: Path, before: str = "", **variables: str) -> str:
+    """All that a process of its own prints, on both streams; it may do something before the command."""
     (folder / "documents.jsonl").write_text('{"_id": "1", "text": "Cats sleep."}\n')
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RH_")}
     environment |= {"RH_CONFIG": "/dev/null", "RH_CACHE__PATH": str(folder / "cache"), **variables}
     done = subprocess.run(
-        [sys.executable, "-c", "from connector.cli import main; main()", *arguments],
+        [sys.executable, "-c", f"from connector.cli import main\n{before}\nmain()", *arguments],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     found = done.stdout + done.stderr
@@ -79,6 +79,37 @@ def test_no_command_prints_a_secret(name: str, tmp_path: Path) -> None:
     kind = ("opensearch", "elasticsearch")[list(COMMANDS).index(name) % 2]
     for variables in ways(kind):
         assert MARKER not in printed(COMMANDS[name], tmp_path, **variables)
+    # The same as options, before the command.
+    options = [
+        part
+        for variable, value in next(ways(kind)).items()
+        for part in ("--set", f"{variable.removeprefix('RH_').replace('__', '.').lower()}={value}")
+    ]
+    assert MARKER not in printed([*options, *COMMANDS[name]], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fails",
+    [
+        "raise ValueError(what)",
+        "thread = threading.Thread(target=int, args=[what]); thread.start(); thread.join()",
+        "class Kept:\n  def __del__(self): raise ValueError(what)\nkept = Kept(); del kept",
+        "logging.getLogger('x').error(what)",
+        "logging.getLogger('x').error('y', exc_info=ValueError(what))",
+    ],
+)
+def test_what_nobody_catches_is_shown_without_secrets(fails: str, tmp_path: Path) -> None:
+    body = fails.replace("\n", "\n  ")
+    before = (
+        "import logging, threading\nimport connector.cli as program\n"
+        f"def failing(*_, **__):\n  what = 'http://h/ {MARKER}'\n  {body}\n"
+        "real = program.cli.main\n"
+        "def both(*a, **k):\n  try: real(*a, **k)\n  finally: failing()\n"
+        "program.cli.main = both"
+    )
+    found = printed(["settings"], tmp_path, before, RH_ENGINE__PASSWORD=MARKER)
+    assert MARKER not in found and f"http://h/ {HIDDEN}" in found
 
 
 @pytest.mark.parametrize("key", SECRET_KEYS)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import trustme
 
 from connector.documents import Document, Hit
 from connector.engines.cluster.connect import connect
@@ -23,7 +24,7 @@ from connector.settings import load_settings
 from connector.writeback import search_pipeline
 from connector.writeback.calls import Call, curl, without_files
 from connector.writeback.opensearch import OpenSearchPipeline
-from connector.writeback.proving import predict, prove_searches, was_reranked
+from connector.writeback.proving import Proof, predict, prove_searches, was_reranked
 from connector.writeback.search_pipeline import PipelinePlan, Route, joining_script
 from tests.nodes.process import Node
 from tests.service.live import serving
@@ -360,6 +361,39 @@ def test_releases_get_what_they_can_do() -> None:
         trusting.on(ServerVersion.parse("3.4.0", "opensearch"))
     newer = trusting.on(ServerVersion.parse("3.5.0", "opensearch"))
     assert newer.connector()["client_config"]["skip_ssl_verification"] is True
+
+
+def test_a_certificate_that_nobody_knows_is_refused_unless_it_is_asked_for(
+    node: Node, connection: Connection, pets: list[str], tmp_path: Path
+) -> None:
+    certificate = tmp_path / "service.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+    before = state(connection)
+    with serving(StandIn(), options(node), certificate=certificate) as (url, _):
+        assert url.startswith("https://")
+
+        def proof(**more: Any) -> Proof:
+            plan = PipelinePlan.of(options(node, url, **more), "rerank")
+            pipeline = OpenSearchPipeline(connection, plan, KEY)
+            pipeline.install()
+            try:
+                model = pipeline.find().model
+                assert model is not None
+                proved = predict(connection, plan, model[0])
+                assert was_reranked(search(connection, plan)[1], plan) == proved.holds
+            finally:
+                pipeline.uninstall()
+            return proved
+
+        refused = proof()
+        assert not refused.holds and "does not trust the certificate" in refused.detail
+        assert "writeback.skip_verification: true" in refused.detail
+        if node.version.startswith("2."):
+            with pytest.raises(SettingsError, match="always verifies"):
+                proof(**{"writeback.skip_verification": True})
+        else:
+            assert proof(**{"writeback.skip_verification": True}).holds
+    assert state(connection) == before
 
 
 def test_certificates_are_sent_and_never_shown(tmp_path: Path) -> None:
