@@ -16,7 +16,7 @@ from connector.errors import DataError, RhConnectorError
 from connector.evaluation.report import FIRST_STAGE, Report, report_from_json, report_to_json
 from connector.evaluation.running import POOL
 
-__all__ = ["POOLED", "condense", "main", "read_report", "read_reports"]
+__all__ = ["POOLED", "condense", "hybrid_first_stage", "main", "read_report", "read_reports"]
 
 POOLED = ("routed", "static", "permuted", "left-out")
 """Rows of a router, fused and not, that are compared with each other and with the first stage over all queries."""
@@ -55,6 +55,12 @@ def read_report(path: Path) -> Report:
         DataError: the file is none.
     """
     return report_from_json(_read(path), str(path))
+
+
+def hybrid_first_stage(report: Report) -> str | None:
+    """The first stage of a report whose windows came from BM25 and an embedding model; None: from something else."""
+    first = report.provenance.first_stage
+    return first if " and " in first else None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -107,7 +113,8 @@ def _reports_of(path: Path) -> list[Report]:
 def _subject(report: Report) -> tuple[str, ...]:
     """Two reports of a collection with the same are of the same thing."""
     made = report.provenance
-    return made.model, made.layout, f"{report.window:05d}", str(made.shuffled), made.split
+    order = (f"{report.window:05d}", str(made.shuffled), hybrid_first_stage(report) or "")
+    return made.model, made.layout, *order, made.split
 
 
 def _text(collection: str, reports: Iterable[Report]) -> str:

@@ -12,7 +12,7 @@ from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.running import POOL
 from connector.evaluation.significance import compare
 from connector.sections import LAYOUTS
-from connector.studies.condensing import read_reports
+from connector.studies.condensing import hybrid_first_stage, read_reports
 from connector.studies.markdown import markdown_table
 
 __all__ = ["main", "results_page"]
@@ -66,6 +66,8 @@ _PAIRS = (
     ("left-out", "static"),
 )
 _Key = tuple[str, str | None]
+# Model, layout, window, shuffled, hybrid first stage.
+_Group = tuple[str, str, int, bool, str | None]
 
 
 def results_page(reports: Sequence[Report]) -> str:
@@ -78,8 +80,8 @@ def results_page(reports: Sequence[Report]) -> str:
     if not reports:
         return "\n".join([*parts, _EMPTY])
     parts.append(_READING)
-    for (model, layout, window, shuffled), group in _grouped(reports).items():
-        order = ", shuffled" if shuffled else ""
+    for (model, layout, window, shuffled, hybrid), group in _grouped(reports).items():
+        order = (f" of {hybrid}" if hybrid else "") + (", shuffled" if shuffled else "")
         parts.append(f"## {model}, layout {layout}, first {window} hits{order}\n")
         if layout == "joint":
             parts.append(_JOINT)
@@ -109,11 +111,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _grouped(reports: Sequence[Report]) -> dict[tuple[str, str, int, bool], list[Report]]:
-    groups: dict[tuple[str, str, int, bool], list[Report]] = {}
+def _grouped(reports: Sequence[Report]) -> dict[_Group, list[Report]]:
+    groups: dict[_Group, list[Report]] = {}
     for report in sorted(reports, key=_place):
         made = report.provenance
-        group = groups.setdefault((made.model, made.layout, report.window, made.shuffled), [])
+        key = (made.model, made.layout, report.window, made.shuffled, hybrid_first_stage(report))
+        group = groups.setdefault(key, [])
         if any((other.collection, other.provenance.split) == (report.collection, made.split) for other in group):
             raise DataError(
                 f"two reports of {report.collection} ({made.split}) for {made.model}, {made.layout}, window "
@@ -123,12 +126,13 @@ def _grouped(reports: Sequence[Report]) -> dict[tuple[str, str, int, bool], list
     return groups
 
 
-def _place(report: Report) -> tuple[bool, str, int, str, int, bool, str]:
+def _place(report: Report) -> tuple[bool, str, int, str, int, bool, str, str]:
     """The default model and layout first, the largest groups' windows before others."""
     made = report.provenance
     layouts = LAYOUTS
     layout = layouts.index(made.layout) if made.layout in layouts else len(layouts)
-    return (made.model != _FIRST, made.model, layout, made.layout, report.window, made.shuffled, report.collection)
+    model = (made.model != _FIRST, made.model, layout, made.layout)
+    return (*model, report.window, made.shuffled, hybrid_first_stage(report) or "", report.collection)
 
 
 def _pooled(group: Sequence[Report]) -> Iterator[str]:

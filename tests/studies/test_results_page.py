@@ -126,6 +126,20 @@ def test_joint_and_shuffled_reports_stand_apart_with_their_reading() -> None:
     assert "ICR" in page.split("layout joint")[1] and "The LLM saw them in random order." in page
 
 
+def test_windows_of_a_hybrid_first_stage_stand_apart(tmp_path: Path) -> None:
+    plain = make_report("one")
+    hybrid = replace(plain, provenance=replace(plain.provenance, first_stage="embedded BM25 and bge"))
+    assert [report.provenance.first_stage for report in condensed(tmp_path, plain, hybrid)] == [
+        plain.provenance.first_stage,
+        "embedded BM25 and bge",
+    ]
+    headings = [line for line in results_page([hybrid, plain]).splitlines() if line.startswith("## ")]
+    assert [heading.partition(", first ")[2] for heading in headings] == [
+        "20 hits",
+        "20 hits of embedded BM25 and bge",
+    ]
+
+
 def test_probabilities_are_compared_with_what_came_true_over_all_hits(tmp_path: Path) -> None:
     empty = [Bin(0, 0.0, 0.0)] * 8
     told = {"one": (Bin(30, 0.1, 0.22), Bin(10, 0.2, 0.2)), "two": (Bin(10, 0.1, 0.0), Bin(0, 0.0, 0.0))}
