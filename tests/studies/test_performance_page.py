@@ -104,7 +104,9 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_picture_has_a_bar_for_each_row() -> None:
     measured = report()
     drawn = plot_svg(measured)
-    assert drawn.count('height="14"') == len(measured["rows"]) + len(measured["growth"])
-    assert "a processor &lt;fast&gt;" in drawn
+    rows = [*measured["rows"], *measured["growth"]]
+    assert rows and all(f">{row['name']}</text>" in drawn for row in rows)
+    assert drawn.count(" s</text>") == len(rows) and 'fill="none"' not in drawn.split("</defs>")[0]
+    assert "a processor &lt;fast&gt;" in drawn and plot_svg(measured) == drawn
     with pytest.raises(SettingsError, match="a name that ends in .svg"):
         check_plot_path(Path("x.png"))

@@ -70,10 +70,13 @@ def command(
 
     Head scores are kept on disk as they come: a run that was stopped goes on.
     """
+    from connector.charts import check_charts
     from connector.evaluation.evaluate import EvaluateOptions, evaluate
     from connector.evaluation.provenance import portable_command
     from connector.evaluation.report import render_controls, render_table
 
+    if report is not None:
+        check_charts()
     settings = context.settings(rerank__window=window, backbone__layout=layout, backbone__model=model)
     measured = evaluate(
         folder,

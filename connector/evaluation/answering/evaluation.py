@@ -70,6 +70,7 @@ class Evaluation:
 
         Raises:
             DataError: there is no verdict, or the file cannot be written.
+            MissingExtraError: charts cannot be drawn here.
         """
         verdict = self.verdict()
         if verdict is None:

@@ -11,16 +11,9 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from connector.documents import Hit, clean_text
+from connector.evaluation.answering.charts import changes_chart, rows_chart, windows_chart
 from connector.evaluation.answering.verdict import Verdict, assigned
-from connector.evaluation.answering.view import (
-    CHART_HEIGHT,
-    CHART_WIDTH,
-    MOST_HITS,
-    changes,
-    query_bars,
-    shown_rows,
-    window_sizes,
-)
+from connector.evaluation.answering.view import MOST_HITS, changes, shown_rows, window_sizes
 from connector.evaluation.collections import Collection
 from connector.evaluation.measures import MEASURES
 from connector.evaluation.report import FIRST_STAGE, Report
@@ -47,7 +40,11 @@ def report_page(
         ranked, collection, windows: see ``changes``.
         settings: those that it was measured with.
         memory: bytes that measuring took at most.
+
+    Raises:
+        MissingExtraError: charts cannot be drawn here.
     """
+    sizes = window_sizes(verdict, ranked)
     page = (
         _environment()
         .get_template("report.html")
@@ -59,8 +56,10 @@ def report_page(
             measures=MEASURES,
             won=changes(verdict.won, verdict, ranked, collection, windows),
             lost=changes(verdict.lost, verdict, ranked, collection, windows),
-            bars=query_bars(verdict, report, collection),
-            sizes=window_sizes(verdict, ranked),
+            changes_chart=Markup(changes_chart(verdict, report)),
+            rows_chart=Markup(rows_chart(report, verdict)),
+            windows_chart=Markup(windows_chart(sizes)) if len(sizes) > 1 else None,
+            sizes=sizes,
             rows=shown_rows(report, verdict, settings),
             to_set=None if verdict.settings is None else assigned(verdict.settings),
             options=" ".join(
@@ -68,7 +67,6 @@ def report_page(
             ),
             memory_mb=memory / 1_000_000,
             settings=settings,
-            chart=(CHART_WIDTH, CHART_HEIGHT),
             most_hits=MOST_HITS,
             css=_css(),
         )

@@ -1,4 +1,4 @@
-"""What the report's page shows: queries won and lost with their hits, and bars whose lengths are computed here."""
+"""What the report's page shows: queries won and lost with their hits, rows in words, smaller windows."""
 
 from __future__ import annotations
 
@@ -15,28 +15,20 @@ from connector.evaluation.running import Ranked
 from connector.sections import Settings
 
 __all__ = [
-    "CHART_HEIGHT",
-    "CHART_WIDTH",
     "MOST_HITS",
-    "Bar",
-    "Interval",
     "ShownHit",
     "ShownQuery",
     "ShownRow",
     "WindowSize",
     "changes",
-    "query_bars",
     "shown_rows",
     "window_sizes",
 ]
 
 MOST_HITS = 10
 """Hits that are shown of each list: those that nDCG@10 looks at."""
-CHART_WIDTH, CHART_HEIGHT = 1000.0, 160.0
 _MOST_QUERIES = 25
 _TITLE = 120
-# An interval's mark is never too thin to be seen.
-_THINNEST = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +69,6 @@ class ShownQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """A query's change as a bar; see ``query_bars``."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    change: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An interval and its middle on a scale of 0 to 100, and where no difference lies on it."""
-
-    low: float
-    middle: float
-    width: float
-    zero: float
-
-
-@dataclass(frozen=True, slots=True)
 class ShownRow:
     """A row of the report.
 
@@ -106,14 +76,12 @@ class ShownRow:
         system: the row.
         what: in words.
         settings: what gives it, on one line; None: no setting.
-        interval: against the first stage; None for the first stage.
         is_judged: the verdict is about it.
     """
 
     system: System
     what: str
     settings: str | None
-    interval: Interval | None
     is_judged: bool
 
 
@@ -125,25 +93,18 @@ class WindowSize:
         hits: how many are reranked.
         value: mean nDCG@10.
         difference: to the first stage.
-        length: of its bar, 0 to 100; the longest has 100.
     """
 
     hits: int
     value: float
     difference: float
-    length: float
 
 
 def window_sizes(verdict: Verdict, ranked: Sequence[Ranked]) -> tuple[WindowSize, ...]:
     """What smaller windows give, of the row that the verdict is about; none where one cannot tell."""
     own = next(each for each in ranked if each.system.label() == verdict.system.label())
     first = verdict.system.measures[MEASURES[0]] - verdict.comparison.difference
-    gains = {hits: value - first for hits, value in own.by_window.items()}
-    longest = max(map(abs, gains.values()), default=0) or 1.0
-    return tuple(
-        WindowSize(hits, value, gains[hits], round(100 * abs(gains[hits]) / longest, 2))
-        for hits, value in own.by_window.items()
-    )
+    return tuple(WindowSize(hits, value, value - first) for hits, value in own.by_window.items())
 
 
 def changes(
@@ -176,45 +137,13 @@ def changes(
     )
 
 
-def query_bars(verdict: Verdict, report: Report, collection: Collection) -> tuple[Bar, ...]:
-    """Each query's change of nDCG@10, the greatest gain first; 0 lies half way down ``CHART_HEIGHT``."""
-    first = next(own for own in report.systems if own.name == FIRST_STAGE)
-    ordered = [*verdict.won, *verdict.equal, *reversed(verdict.lost)]
-    step, half = CHART_WIDTH / len(ordered), CHART_HEIGHT / 2
-    bars = []
-    for at, query in enumerate(ordered):
-        change = verdict.system.per_query[query] - first.per_query[query]
-        height = abs(change) * half
-        bars.append(
-            Bar(
-                round(at * step, 2),
-                round(half - height if change > 0 else half, 2),
-                round(max(step * 0.85, _THINNEST), 2),
-                round(height, 2),
-                change,
-                collection.queries[query],
-            )
-        )
-    return tuple(bars)
-
-
 def shown_rows(report: Report, verdict: Verdict, settings: Settings) -> tuple[ShownRow, ...]:
-    """All rows with what they stand for; their intervals share one scale."""
-    ends = [0.0, *(end for own in report.systems if own.comparison for end in own.comparison.interval)]
-    low, width = min(ends), (max(ends) - min(ends)) or 1.0
-
-    def place(value: float) -> float:
-        return round(100 * (value - low) / width, 2)
-
+    """All rows with what they stand for."""
     rows = []
     for own in report.systems:
         told = meaning(own, report, settings)
-        interval = None
-        if own.comparison is not None:
-            left, right = map(place, own.comparison.interval)
-            interval = Interval(left, place(own.comparison.difference), max(right - left, _THINNEST), place(0))
         given = None if told.settings is None else assigned(to_set(told, settings))
-        rows.append(ShownRow(own, told.what, given, interval, own is verdict.system))
+        rows.append(ShownRow(own, told.what, given, own is verdict.system))
     return tuple(rows)
 
 
