@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from connector.errors import DataError
 from connector.evaluation.significance import compare
@@ -55,3 +57,22 @@ def test_other_queries_are_refused() -> None:
         compare({"a": 1.0}, {"a": 1.0, "b": 0.0})
     with pytest.raises(DataError, match="no query"):
         compare({}, {})
+
+
+@pytest.mark.parametrize("count", [2, 5, 13, 14, 38, 300])
+def test_the_numbers_are_those_of_scipy(count: int) -> None:
+    after, before = _values(5, 0.03, count)
+    ids = sorted(after)
+    differences = np.array([after[query] - before[query] for query in ids])
+    differences[::3] = 0.0
+    test = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", vectorized=True, n_resamples=10_000, batch=500,
+        rng=np.random.default_rng(3),
+    )  # fmt: skip
+    interval = stats.bootstrap(
+        (differences,), np.mean, vectorized=True, n_resamples=10_000, batch=500, method="percentile",
+        rng=np.random.default_rng(3),
+    ).confidence_interval  # fmt: skip
+    found = compare(dict(zip(ids, differences.tolist(), strict=True)), dict.fromkeys(ids, 0.0), 3)
+    assert found.p_value == pytest.approx(test.pvalue, abs=1e-12)
+    assert found.interval == pytest.approx((interval.low, interval.high), abs=1e-12)

@@ -13,7 +13,7 @@ from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.significance import Comparison, compare
 from connector.sections import Settings
 
-__all__ = ["Answer", "Verdict", "assigned", "verdict_of"]
+__all__ = ["Answer", "Verdict", "answer_of", "assigned", "by_how_much", "verdict_of"]
 
 Answer: TypeAlias = Literal["better", "no difference", "worse"]
 
@@ -67,7 +67,7 @@ def verdict_of(report: Report, settings: Settings) -> Verdict | None:
     by_size = sorted(changes, key=lambda query: -abs(changes[query]))
     won = tuple(query for query in by_size if changes[query] > 0)
     lost = tuple(query for query in by_size if changes[query] < 0)
-    answer = _answer(comparison)
+    answer = answer_of(comparison)
     best, gain = _better_still(report, settings, system)
     chosen = best or (system if answer == "better" else None)
     wanted = None if chosen is None else to_set(meaning(chosen, report, settings), settings)
@@ -97,7 +97,7 @@ def verdict_of(report: Report, settings: Settings) -> Verdict | None:
         equal=tuple(query for query in changes if not changes[query]),
         settings=wanted,
         lines=(
-            _by_how_much(answer, first, system, comparison),
+            by_how_much(comparison, first.measures[MEASURES[0]], system.measures[MEASURES[0]]),
             f"Of {_counted(report.queries)} {len(won)} won, {len(lost)} lost, "
             f"{len(changes) - len(won) - len(lost)} equal. {_cost(system)}",
             advice,
@@ -110,24 +110,30 @@ def assigned(settings: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{key}={value}" for key, value in (settings or {}).items()) or "nothing, the defaults do this"
 
 
-def _answer(comparison: Comparison) -> Answer:
+def answer_of(comparison: Comparison) -> Answer:
+    """``better`` or ``worse`` where the paired test (p < .05) and the 95 % interval agree on it."""
     low, high = comparison.interval
     if comparison.p_value < _SIGNIFICANT and low > 0:
         return "better"
     return "worse" if comparison.p_value < _SIGNIFICANT and high < 0 else "no difference"
 
 
-def _by_how_much(answer: Answer, first: System, system: System, comparison: Comparison) -> str:
+def by_how_much(comparison: Comparison, before: float, after: float) -> str:
+    """The verdict's first line.
+
+    Args:
+        comparison: of nDCG@10 per query, reranked against the first stage.
+        before, after: its means.
+    """
     low, high = comparison.interval
     said = {
         "better": "Better than the first stage",
         "no difference": "No difference to the first stage that shows",
         "worse": "Worse than the first stage",
-    }[answer]
-    measure = MEASURES[0]
+    }[answer_of(comparison)]
     return (
-        f"{said}: {measure} from {first.measures[measure]:.4f} to {system.measures[measure]:.4f}, "
-        f"{comparison.difference:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, p = {comparison.p_value:.4f})."
+        f"{said}: {MEASURES[0]} from {before:.4f} to {after:.4f}, {comparison.difference:+.4f} (95 % interval "
+        f"{low:+.4f} to {high:+.4f}, p = {comparison.p_value:.4f})."
     )
 
 
@@ -156,7 +162,7 @@ def _better_still(report: Report, settings: Settings, system: System) -> tuple[S
         and gain.interval[0] > 0
         # Better than what is no better than the first stage is not yet worth anything.
         and own.comparison is not None
-        and _answer(own.comparison) == "better"
+        and answer_of(own.comparison) == "better"
     ]
     return max(surely, key=lambda each: each[1].difference, default=(None, None))
 
