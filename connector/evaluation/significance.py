@@ -89,9 +89,7 @@ def _p_value(differences: Floats, permutations: int, rng: np.random.Generator) -
     return min(1.0, 2 * min(below, above) / tried)
 
 
-def _flips(
-    count: int, permutations: int, exact: bool, rng: np.random.Generator
-) -> Iterator[npt.NDArray[np.bool_]]:
+def _flips(count: int, permutations: int, exact: bool, rng: np.random.Generator) -> Iterator[npt.NDArray[np.bool_]]:
     """Whose sign is turned: bool [patterns, count], some patterns at a time."""
     if exact:
         for start in range(0, 2**count, _BATCH):

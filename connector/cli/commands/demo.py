@@ -17,21 +17,31 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from connector.cli.context import Context, pass_context
+from connector.cli.demo_questions import Found, demo_questions, examples, summary_of
 from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
 from connector.cli.models import Models
+from connector.cli.progress import progress
 from connector.documents import RerankResult
-from connector.errors import MissingExtraError, SettingsError
+from connector.errors import DataError, MissingExtraError, SettingsError
 from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.engines.engine import Engine
     from connector.reranker import Reranker
 
-# Settings of the demo, each unless --set gives it: passages short enough for an answer in seconds on two cores.
-_SIZES = {"backbone.max_document_tokens": 192, "backbone.max_passages": 1}
+# Settings of the demo, each unless --set gives it: passages short enough for all questions in a minute on two cores.
+_SIZES = {"backbone.max_document_tokens": 128, "backbone.max_passages": 1}
 _SHOWN = 5
+_PORT = 8080
+_COLUMN = 44
+_HONEST = (
+    "Questions and right documents were chosen before any was searched, and nothing was tuned on them: "
+    "connector/cli/demo_questions.toml says how. One document is right; its near twins count as wrong."
+)
 
 
 @dataclass(frozen=True)
@@ -41,17 +51,24 @@ class _Answer:
     result: RerankResult
     seconds: float
 
+    def found(self, document: str) -> Found:
+        """Where this document stands."""
+        hit = next((hit for hit in self.hits if hit.ranked.id == document), None)
+        return Found(self.query, document, *((None, None) if hit is None else (hit.before, hit.place)))
+
 
 @click.command("demo")
 @click.option("--query", "queries", metavar="TEXT", multiple=True, help="Ask this instead; may be repeated.")
 @click.option("--window", type=click.IntRange(1), default=20, show_default=True, help="Hits that are reranked.")
 @click.option("--index", metavar="NAME", default="demo", show_default=True, help="Name of the demo's index.")
-@click.option("--serve", is_flag=True, help="Then answer rerank requests over HTTP.")
+@click.option("--serve", is_flag=True, help="Serve the page on this index, instead of the questions of the file.")
 @pass_context
 def command(context: Context, queries: tuple[str, ...], window: int, index: str, serve: bool) -> None:
     """Search the documentation of Python's standard library, which every machine has, and rerank what is found.
 
-    No cluster and no settings are needed. The first run fetches the model and makes an index; both are kept.
+    38 questions, whose right answers were known before any was searched, are asked with and without reranking. Then
+    come the summary over all, and three of them side by side. No cluster and no settings are needed. The first run
+    fetches the model and makes an index; both are kept.
     """
     settings = _settings(context, window, index)
     if any(not query.strip() for query in queries):
@@ -60,26 +77,80 @@ def command(context: Context, queries: tuple[str, ...], window: int, index: str,
         _need_server()
     console = Console(stderr=True, highlight=False) if context.as_json else text_console()
     seconds: dict[str, float] = {}
-    engine = _open_index(settings, console, seconds)
-    reranker = _load(context.models, settings, console, seconds)
-    from connector.engines.standard_library import QUESTIONS
-
-    answers = []
-    for number, query in enumerate(queries or QUESTIONS, 1):
-        answer = _ask(engine, reranker, query, window)
-        answers.append(answer)
-        if not context.as_json:
-            _show(console, answer, f"{number}/{len(queries or QUESTIONS)}")
-    seconds["questions"] = sum(answer.seconds for answer in answers)
-    if context.as_json:
-        # ASCII: texts may hold lone surrogates, and standard output may not be UTF-8.
-        click.echo(json.dumps(_to_json(index, engine, answers, seconds)))
-    else:
-        _summary(console, answers, seconds)
-        _what_next(context, console, settings, answers[0].query)
-    engine.close()
+    with _open_index(settings, console, seconds) as engine:
+        reranker = _load(context.models, settings, console, seconds)
+        if queries:
+            _show_queries(context, console, settings, engine, reranker, queries, seconds)
+        elif not serve:
+            _measure(context, console, settings, engine, reranker, seconds)
     if serve:
         _serve(context, settings, reranker)
+
+
+def _show_queries(
+    context: Context,
+    console: Console,
+    settings: Settings,
+    engine: Engine,
+    reranker: Reranker,
+    queries: Sequence[str],
+    seconds: dict[str, float],
+) -> None:
+    answers = []
+    for number, query in enumerate(queries, 1):
+        answers.append(_ask(engine, reranker, query, settings.rerank.window))
+        if not context.as_json:
+            _show(console, answers[-1], f"{number}/{len(queries)}")
+    seconds["questions"] = sum(answer.seconds for answer in answers)
+    if context.as_json:
+        _print_json(_to_json(settings, engine, answers, seconds))
+    else:
+        _moved(console, answers, seconds)
+        _what_next(context, console, settings, answers[0].query)
+
+
+def _measure(
+    context: Context,
+    console: Console,
+    settings: Settings,
+    engine: Engine,
+    reranker: Reranker,
+    seconds: dict[str, float],
+) -> None:
+    window = settings.rerank.window
+    questions = demo_questions()
+    there = engine.get(list(questions))
+    asked = [(document, question) for document, question in questions.items() if document in there]
+    if not asked:
+        raise DataError(
+            "demo: this Python has none of the documents that answer its questions; ask with --query TEXT"
+        )
+    tracked = progress(Console(stderr=True), f"{len(asked)} questions, {window} hits each", asked, len(asked))
+    if not console.is_terminal:
+        console.print(f"asking {len(asked)} questions, {window} hits each ...", markup=False)
+    answers = {document: _ask(engine, reranker, question, window) for document, question in tracked}
+    found = [answer.found(document) for document, answer in answers.items()]
+    summary = summary_of(found, window)
+    seconds["questions"] = sum(answer.seconds for answer in answers.values())
+    if context.as_json:
+        told = _to_json(settings, engine, list(answers.values()), seconds)
+        for query, place in zip(told["queries"], found, strict=True):
+            query |= {"right": place.document, "place_before": place.before, "place_after": place.after}
+        _print_json({**told, "summary": summary.to_json()})
+        return
+    for name, example in examples(found).items():
+        _side_by_side(console, name, example, answers[example.document])
+    texts = sum(len(answer.result.hits) for answer in answers.values())
+    console.print()
+    _step(console, f"{len(asked)} questions answered, {texts} hits read", seconds["questions"])
+    console.print("\n".join(summary.lines), style="bold", markup=False)
+    console.print(_HONEST, markup=False)
+    if len(asked) < len(questions):
+        console.print(f"Left out: {len(questions) - len(asked)}, whose documents this Python lacks.", markup=False)
+    refused = next((answer.result.reason for answer in answers.values() if not answer.result.reranked), None)
+    if refused is not None:
+        console.print(f"Not all were reranked ({printable(refused)}).", style="yellow", markup=False)
+    _what_next(context, console, settings, examples(found).popitem()[1].question)
 
 
 def _settings(context: Context, window: int, index: str) -> Settings:
@@ -87,7 +158,9 @@ def _settings(context: Context, window: int, index: str) -> Settings:
     sizes = {key.replace(".", "__"): value for key, value in _SIZES.items() if key not in given}
     # Whatever engine is configured: the demo brings its own documents, and touches no cluster.
     engine = {"engine__kind": "embedded", "engine__url": "", "engine__fields": "", "engine__index": index}
-    return context.settings(rerank__window=window, **engine, **sizes)
+    # Nobody else is to see what a demo shows, whatever a server's settings say.
+    served = {} if "serve.host" in given else {"serve__host": "127.0.0.1"}
+    return context.settings(rerank__window=window, **engine, **sizes, **served)
 
 
 def _open_index(settings: Settings, console: Console, seconds: dict[str, float]) -> Engine:
@@ -142,7 +215,30 @@ def _show(console: Console, answer: _Answer, number: str) -> None:
         console.print("  ", passage)
 
 
-def _summary(console: Console, answers: Sequence[_Answer], seconds: dict[str, float]) -> None:
+def _side_by_side(console: Console, name: str, found: Found, answer: _Answer) -> None:
+    console.print()
+    title = f"{name}: {found.question} (right: {found.document})"
+    console.print(title[:1].upper() + title[1:], style="bold cyan", markup=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("place", justify="right", no_wrap=True)
+    for column in ("first stage", "reranked"):
+        table.add_column(column, no_wrap=True, overflow="ellipsis", width=_COLUMN)
+    before = sorted(answer.hits, key=lambda hit: hit.before)
+    places = {*range(1, _SHOWN + 1), found.before, found.after} - {None}
+    for place in sorted(place for place in places if place is not None and place <= len(before)):
+        row = (before[place - 1], answer.hits[place - 1])
+        table.add_row(str(place), *(_named(hit, found.document) for hit in row))
+    console.print(table)
+    if found.before is None:
+        console.print("The right document is not among these hits.", markup=False)
+
+
+def _named(hit: ShownHit, right: str) -> Text:
+    name = printable(hit.ranked.id or "")
+    return Text(f"{name}  <- right", style="bold green") if hit.ranked.id == right else Text(name)
+
+
+def _moved(console: Console, answers: Sequence[_Answer], seconds: dict[str, float]) -> None:
     texts = sum(len(answer.result.hits) for answer in answers)
     changed = sum(bool(answer.hits) and answer.hits[0].before != 1 for answer in answers)
     console.print()
@@ -160,7 +256,7 @@ def _summary(console: Console, answers: Sequence[_Answer], seconds: dict[str, fl
 
 def _what_next(context: Context, console: Console, settings: Settings, query: str) -> None:
     program = _program(context)
-    host, port = settings.serve.host, settings.serve.port or 8080
+    host, port = settings.serve.host, settings.serve.port or _PORT
     body = '{"query": "how long do cats sleep", "documents": ["Bread needs yeast.", "Cats sleep all day."]}'
     document = '{"_id": "1", "title": "Cats", "text": "Adult cats sleep twelve to sixteen hours a day."}'
     search = f"{program} {_own_engine(context)}search"
@@ -187,6 +283,14 @@ def _what_next(context: Context, console: Console, settings: Settings, query: st
         for line in lines:
             # Never folded: what is copied must be one line.
             console.print(printable(line), markup=False, soft_wrap=True)
+    shown = shlex.join(["demo", *([] if settings.engine.index == "demo" else ["--index", settings.engine.index])])
+    console.print()
+    console.print(
+        f"Look at it: {printable(f'{program} {shown} --serve')} opens a page at http://{host}:{port}/",
+        style="bold",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _program(context: Context) -> str:
@@ -211,9 +315,11 @@ def _own_engine(context: Context) -> str:
     return "--set engine.kind=embedded --set engine.url= --set engine.fields= "
 
 
-def _to_json(index: str, engine: Engine, answers: Sequence[_Answer], seconds: dict[str, float]) -> dict[str, Any]:
+def _to_json(
+    settings: Settings, engine: Engine, answers: Sequence[_Answer], seconds: dict[str, float]
+) -> dict[str, Any]:
     return {
-        "index": index,
+        "index": settings.engine.index,
         "documents": engine.count(),
         "queries": [
             {
@@ -226,6 +332,11 @@ def _to_json(index: str, engine: Engine, answers: Sequence[_Answer], seconds: di
         ],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
+
+
+def _print_json(found: dict[str, Any]) -> None:
+    # ASCII: texts may hold lone surrogates, and standard output may not be UTF-8.
+    click.echo(json.dumps(found))
 
 
 def _step(console: Console, text: str, seconds: float) -> None:
@@ -268,6 +379,6 @@ def _serve(context: Context, settings: Settings, reranker: Reranker) -> None:
         if context.as_json:
             context.print_json({"url": url})
         else:
-            click.echo(f"Listening on {url}")
+            click.echo(f"The page is at {url}/ (Ctrl+C ends it)")
 
     run_server(reranker, settings, announce)
