@@ -27,7 +27,7 @@ from connector.heads.signals import Signal, signal_scores
 from connector.statistics.head_tables import SearchedQuery
 from connector.statistics.table_files import Arrays, load_table, save_table
 
-__all__ = ["SignalTable", "gather_signals"]
+__all__ = ["SignalTable", "gather_signals", "unread_texts"]
 
 # Raised when the numbers in a table change their meaning.
 _VERSION = 2
@@ -178,22 +178,54 @@ def gather_signals(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for searched in queries:
-        texts = [document_text(hit.fields, fields) for hit in searched.hits]
-        texts = [text if has_text(text) else "" for text in texts]
-        if not any(texts):
+        own = _looked_up(reader, searched, folder, needs, fields)
+        if own is None:
             continue
-        asked = [reader.fingerprint, reader.budget, list(needs.layers), needs.likelihood, searched.query]
-        path = folder / f"{_digest(asked)}.npz"
-        keys = [_digest(text) for text in texts]
-        stored = _Stored.load(path)
-        known = stored.documents if stored is not None else {}
-        new = {key: text for key, text in zip(keys, texts, strict=True) if text and key not in known}
-        if new:
-            read = _Stored.of(list(new), reader.read(searched.query, list(new.values()), needs))
+        stored = own.stored
+        if own.new:
+            read = _Stored.of(list(own.new), reader.read(searched.query, list(own.new.values()), needs))
             stored = read if stored is None else stored.joined(read)
-            stored.save(path)
+            stored.save(own.path)
         assert stored is not None
-        yield stored.table(searched, keys, tuple(needs.layers))
+        yield stored.table(searched, own.keys, tuple(needs.layers))
+
+
+def unread_texts(
+    reader: Reader, queries: Iterable[SearchedQuery], folder: Path, needs: Needs, fields: Sequence[str] = ()
+) -> list[str]:
+    """Texts that ``gather_signals`` would have the LLM read: those that no earlier run has stored.
+
+    Args:
+        reader, queries, folder, needs, fields: see there.
+    """
+    every = (_looked_up(reader, searched, folder, needs, fields) for searched in queries)
+    return [text for own in every if own is not None for text in own.new.values()]
+
+
+@dataclass(frozen=True, slots=True)
+class _LookedUp:
+    """What is on disk of a window, and what is not: the texts that are to be read, by their hashes."""
+
+    path: Path
+    keys: Sequence[str]
+    stored: _Stored | None
+    new: Mapping[str, str]
+
+
+def _looked_up(
+    reader: Reader, searched: SearchedQuery, folder: Path, needs: Needs, fields: Sequence[str]
+) -> _LookedUp | None:
+    texts = [document_text(hit.fields, fields) for hit in searched.hits]
+    texts = [text if has_text(text) else "" for text in texts]
+    if not any(texts):
+        return None
+    asked = [reader.fingerprint, reader.budget, list(needs.layers), needs.likelihood, searched.query]
+    path = folder / f"{_digest(asked)}.npz"
+    keys = [_digest(text) for text in texts]
+    stored = _Stored.load(path)
+    known = stored.documents if stored is not None else {}
+    new = {key: text for key, text in zip(keys, texts, strict=True) if text and key not in known}
+    return _LookedUp(path, keys, stored, new)
 
 
 def _digest(value: Any) -> str:

@@ -64,6 +64,8 @@ def gather_tables(
     """
     folder = statistics_folder(settings.cache.path, reader)
     taken = [source_windows(source, queries, settings, seed) for source in sources] + list(more)
+    for own in taken:
+        progress.say(own.told())
     numbered = [(own, searched) for own in taken for searched in own.windows][shard[0] :: shard[1]]
     options: dict[str, Any] = {"layers": layers, "other_wording": for_router, "embed": for_router}
     unread = {
@@ -73,10 +75,8 @@ def gather_tables(
     if to_read:
         texts = [str(value) for searched in to_read for hit in searched.hits for value in hit.fields.values()]
         seconds = reader.seconds_to_encode(texts, layers)
-        progress.say(
-            f"{len(numbered)} train queries; {len(to_read)} windows are still to be read, about "
-            f"{max(seconds / 60, 1):.0f} minutes here. A stopped run goes on where it was."
-        )
+        documents = sum(len(searched.hits) for searched in to_read)
+        progress.say(reading_cost(len(numbered), documents, seconds, folder))
     else:
         progress.say(f"{len(numbered)} train queries; the head scores of all are on disk.")
     found: list[TrainQuery] = []
@@ -87,7 +87,31 @@ def gather_tables(
             query = TrainQuery.of(_collection(own.source), table, table.qrels)
             if query is not None:
                 found.append(query)
-    return Gathered(found, [{"source": own.source, "drawn": own.drawn, "used": len(own.windows)} for own in taken])
+    return Gathered(
+        found,
+        [
+            {"source": own.source, "drawn": own.drawn, "used": len(own.windows), "left out": dict(own.left_out)}
+            for own in taken
+        ],
+    )
+
+
+def reading_cost(queries: int, documents: int, seconds: float, folder: Path, size: int | None = None) -> str:
+    """What is said before documents are read.
+
+    Args:
+        queries: train queries in all.
+        documents: to be read.
+        seconds: about how long that takes, from a rate that was measured here.
+        folder: where what they show is kept.
+        size: bytes that it takes there; None: not known.
+    """
+    takes = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{max(seconds, 1):.0f} s"
+    disk = "" if size is None else f", and {max(size / 1e6, 0.1):.1f} MB of disk"
+    return (
+        f"{queries} train queries; {documents} documents are to be read: about {takes}, as measured here{disk} in "
+        f"{folder}. A stopped run goes on where it was."
+    )
 
 
 def merge_tables(folders: Sequence[Path], target: Path, progress: Progress) -> None:

@@ -17,11 +17,12 @@ from connector.heads.needs import Head, Needs
 from connector.routing.bundle import Bundle
 from connector.sections import READOUTS, ReadOut, Settings
 from connector.statistics.head_tables import statistics_folder
-from connector.statistics.signal_tables import gather_signals
+from connector.statistics.signal_tables import gather_signals, unread_texts
+from connector.training.enough import enough
 from connector.training.sources import MADE, TrainSource, read_source, source_windows
 from connector.training.static_heads import Criterion, best_weight, find_heads
-from connector.training.tables import Gathered, gather_tables, merge_tables
-from connector.training.windows import TrainWindows, engine_windows, short_windows
+from connector.training.tables import Gathered, gather_tables, merge_tables, reading_cost
+from connector.training.windows import TrainWindows, engine_windows, short_windows, without_one_grade
 from router_export import export
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class TrainOptions:
         leave_out: collections whose queries are not trained on.
         measured: whether the gains on held-out queries are measured, which takes most of the time. In the layout
             ``solo`` they always are: the probe's penalty is chosen by them.
+        force: train although there is too little to learn from.
         command: what the router's record says made it.
     """
 
@@ -75,6 +77,7 @@ class TrainOptions:
     merge: tuple[Path, ...] = ()
     leave_out: tuple[str, ...] = ()
     measured: bool = True
+    force: bool = False
     command: str = _LIBRARY
 
     def router_options(self) -> RouterOptions:
@@ -165,6 +168,7 @@ def train(
     kept = [query for query in gathered.queries if query.collection.partition(":")[0] not in options.leave_out]
     if not kept:
         raise DataError("train: no train query is left; check --leave-out, the judgments and the window")
+    enough(len(kept), options.force, progress)
     trained = train_router(
         kept,
         _backbone(settings, reader),
@@ -240,24 +244,46 @@ def _judged_signals(
     merge_tables(options.merge, folder, progress)
     needs = Needs(groups=(), layers=probe_layers(reader.runtime.shape.layers))
     part, parts = options.shard
-    judged: list[JudgedWindow] = []
-    used = []
     every = [(_all_windows(source, settings, options), source.count or options.queries) for source in named]
     if options.queries_file is not None and options.qrels is not None:
         judgments = (options.queries_file, options.qrels)
         every.append((engine_windows(*judgments, sys.maxsize, settings, options.seed), options.queries))
-    for windows, count in every:
-        if windows.source.partition(":")[0] in options.leave_out:
-            continue
-        short = short_windows(windows, count, options.seed, whole=WHOLE)[part::parts]
-        used.append({"source": windows.source, "drawn": windows.drawn, "used": len(short)})
-        gathered = gather_signals(reader, (own.searched for own in short), folder, needs, windows.fields)
-        drawn = {own.searched.query_id: own for own in short}
+    taken = [(without_one_grade(own), count) for own, count in every if _name(own) not in options.leave_out]
+    read = [
+        (own, short_windows(own, count, options.seed, whole=WHOLE)[part::parts]) for own, count in taken
+    ]  # fmt: skip
+    used = []
+    texts: list[str] = []
+    for own, short in read:
+        progress.say(own.told() + (f"; {len(short)} are taken" if len(short) < len(own.windows) else ""))
+        used.append(
+            {"source": own.source, "drawn": own.drawn, "used": len(short), "left out": dict(own.left_out)}
+        )  # fmt: skip
+        texts += unread_texts(reader, (each.searched for each in short), folder, needs, own.fields)
+    queries = sum(len(short) for _, short in read)
+    if texts:
+        shape = reader.runtime.shape
+        # Half-precision states of each layer; the likelihoods beside them are next to nothing.
+        size = len(texts) * len(needs.layers) * shape.hidden * 2
+        seconds = reader.seconds_to_encode(texts, max(needs.layers))
+        progress.say(reading_cost(queries, len(texts), seconds, folder, size))
+    else:
+        progress.say(f"{queries} train queries; what the LLM shows of all is on disk.")
+    if parts == 1:
+        enough(queries, options.force, progress)
+    judged: list[JudgedWindow] = []
+    for own, short in read:
+        gathered = gather_signals(reader, (each.searched for each in short), folder, needs, own.fields)
+        drawn = {each.searched.query_id: each for each in short}
         judged += [
             JudgedWindow(table, drawn[table.query_id].others, drawn[table.query_id].whole)
-            for table in progress.track(f"signals, {windows.source}", gathered, len(short))
+            for table in progress.track(f"signals, {own.source}", gathered, len(short))
         ]
     return reader, judged, used
+
+
+def _name(windows: TrainWindows) -> str:
+    return windows.source.partition(":")[0]
 
 
 def _shown_heads(model: str, depth: int) -> tuple[Head, ...]:

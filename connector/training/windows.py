@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +21,19 @@ from connector.sections import Settings
 from connector.statistics.head_tables import SearchedQuery
 from connector.training.made_queries import KINDS, Kind, MadeQuery, is_copy, make_queries, without_part
 
-__all__ = ["ShortWindow", "TrainWindows", "engine_windows", "judged_windows", "made_windows", "short_windows"]
+__all__ = [
+    "ShortWindow",
+    "TrainWindows",
+    "engine_windows",
+    "judged_windows",
+    "made_windows",
+    "short_windows",
+    "without_one_grade",
+]
 
+_NOT_FOUND = "the first stage finds no relevant document"
+_TOO_PLAIN = "the first stage alone finds it, far ahead of all others"
+_ONE_GRADE = "all hits have the same grade"
 _MOST_COPIES = 10
 _PLAIN = 1.3
 
@@ -36,12 +47,20 @@ class TrainWindows:
         drawn: queries that were drawn.
         windows: those whose window holds a relevant document; the others teach nothing.
         fields: fields of the hits that are read.
+        left_out: why queries were left out -> how many.
     """
 
     source: str
     drawn: int
     windows: tuple[SearchedQuery, ...]
     fields: tuple[str, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def told(self) -> str:
+        """What became of the queries, in a sentence."""
+        said = f"{self.source}: {_queries(self.drawn)}, {len(self.windows)} to learn from"
+        reasons = [f"{count}: {why}" for why, count in self.left_out.items() if count]
+        return f"{said}; left out are {', '.join(reasons)}" if reasons else said
 
 
 def judged_windows(folder: Path | str, split: str, queries: int, settings: Settings, seed: int = 0) -> TrainWindows:
@@ -59,7 +78,7 @@ def judged_windows(folder: Path | str, split: str, queries: int, settings: Setti
         SearchedQuery(query, collection.queries[query], hits[query], collection.qrels[query], source)
         for query in hits
     )
-    return TrainWindows(source, len(hits), _useful(windows), ("title", "text"))
+    return _kept(source, list(windows), ("title", "text"))
 
 
 class ShortWindow(NamedTuple):
@@ -136,7 +155,7 @@ def engine_windows(
             )
             for query in ids
         ]
-    return TrainWindows(source, len(ids), _useful(windows), tuple(settings.engine.field_weights()))
+    return _kept(source, windows, tuple(settings.engine.field_weights()))
 
 
 def made_windows(
@@ -180,7 +199,11 @@ def made_windows(
             windows.extend(_searched(everything, own, settings, source))
     place = {query.id: at for at, query in enumerate(made)}
     windows.sort(key=lambda query: place[query.query_id])
-    return TrainWindows(source, len(made), _useful(query for query in windows if not _is_plain(query)), fields)
+    hard = [query for query in windows if not _is_plain(query)]
+    found = _kept(source, hard, fields)
+    unmade = max(queries - len(made), 0)
+    reasons = {_unmade(everything): unmade, _TOO_PLAIN: len(windows) - len(hard), **found.left_out}
+    return replace(found, drawn=len(made) + unmade, left_out=reasons)
 
 
 def _searched(
@@ -219,5 +242,22 @@ def _is_plain(query: SearchedQuery) -> bool:
     return first and (len(scores) < 2 or scores[0] > _PLAIN * scores[1])
 
 
-def _useful(queries: Iterable[SearchedQuery]) -> tuple[SearchedQuery, ...]:
-    return tuple(query for query in queries if any(query.qrels.get(hit.id, 0) > 0 for hit in query.hits))
+def _unmade(documents: Sequence[Document]) -> str:
+    return f"no more could be made of the {len(documents)} documents"
+
+
+def _kept(source: str, queries: Sequence[SearchedQuery], fields: tuple[str, ...]) -> TrainWindows:
+    """Those whose window holds a relevant document."""
+    useful = tuple(query for query in queries if any(query.qrels.get(hit.id, 0) > 0 for hit in query.hits))
+    return TrainWindows(source, len(queries), useful, fields, {_NOT_FOUND: len(queries) - len(useful)})
+
+
+def without_one_grade(windows: TrainWindows) -> TrainWindows:
+    """Without those whose hits all have one grade: there is nothing to tell apart."""
+    useful = tuple(query for query in windows.windows if len({query.qrels.get(hit.id, 0) for hit in query.hits}) > 1)
+    lost = len(windows.windows) - len(useful)
+    return replace(windows, windows=useful, left_out={**windows.left_out, _ONE_GRADE: lost})
+
+
+def _queries(count: int) -> str:
+    return "1 query" if count == 1 else f"{count} queries"

@@ -150,7 +150,7 @@ def _measure(
     refused = next((answer.result.reason for answer in answers.values() if not answer.result.reranked), None)
     if refused is not None:
         console.print(f"Not all were reranked ({printable(refused)}).", style="yellow", markup=False)
-    _what_next(context, console, settings, examples(found).popitem()[1].question)
+    _what_next(context, console, settings, found[0].question)
 
 
 def _settings(context: Context, window: int, index: str) -> Settings:

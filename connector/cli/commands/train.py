@@ -53,6 +53,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--merge", type=click.Path(path_type=Path), multiple=True, help="Head scores gathered elsewhere.")
 @click.option("--leave-out", multiple=True, metavar="NAME", help="Train without this collection's queries.")
 @click.option("--quick", is_flag=True, help="Do not measure the router on held-out queries.")
+@click.option("--force", is_flag=True, help="Train although there is too little to learn from.")
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Default: backbone.layout.")
 @click.option("--model", help="Default: backbone.model.")
 @click.option("--out", type=_FILE, help="Default: MODEL.LAYOUT.onnx (static: .json) here.")
@@ -104,6 +105,7 @@ class _Chosen:
     merge: tuple[Path, ...]
     leave_out: tuple[str, ...]
     quick: bool
+    force: bool
     layout: str | None
     model: str | None
     out: Path | None
@@ -126,6 +128,7 @@ class _Chosen:
             merge=self.merge,
             leave_out=self.leave_out,
             measured=not self.quick,
+            force=self.force,
             command=_portable(),
         )
 
