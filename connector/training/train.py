@@ -18,7 +18,7 @@ from connector.routing.bundle import Bundle
 from connector.sections import READOUTS, ReadOut, Settings
 from connector.statistics.head_tables import statistics_folder
 from connector.statistics.signal_tables import gather_signals, unread_texts
-from connector.training.enough import enough
+from connector.training.gain import enough
 from connector.training.sources import MADE, TrainSource, read_source, source_windows
 from connector.training.static_heads import Criterion, best_weight, find_heads
 from connector.training.tables import Gathered, gather_tables, merge_tables, reading_cost
@@ -369,6 +369,7 @@ def find_static_heads(
     named = _read_sources(sources, progress)
     reader = reader_from(reader, settings)
     gathered = gather_tables(settings, reader, named, options.queries, options.seed, progress)
+    enough(len(gathered.queries), options.force, progress)
     sets: dict[str, HeadSet] = {}
     ndcg: dict[ReadOut, float] = {}
     weights: dict[str, float] = {}

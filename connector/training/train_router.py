@@ -19,6 +19,7 @@ from connector.statistics.head_tables import embedded_layers
 from connector.training.cross_validation import Measured, choose_kappa, folds, leave_one_out, measure
 from connector.training.examples import Examples, Pool, choose_pool, make_examples
 from connector.training.fitting import FitOptions, fit_paper, fit_prior, fit_router
+from connector.training.gain import Gain
 from connector.training.labels import pseudo_labels
 from connector.training.router import Router
 from connector.training.static_heads import TrainQuery
@@ -71,6 +72,7 @@ class Trained:
         cross_validated: on held-out train queries, folds by query; None where it was not measured.
         left_out: the same, whole collections left out; None where there is only one.
         kappas: each kappa's gain over 0 (nDCG@10) in inner cross-validation.
+        gain: over the first stage, on held-out train queries; None where it was not measured.
     """
 
     router: Router
@@ -78,6 +80,7 @@ class Trained:
     cross_validated: Measured | None
     left_out: Measured | None
     kappas: dict[float, float]
+    gain: Gain | None = None
 
 
 def candidate_embeddings(layers: int) -> tuple[QueryEmbedding, ...]:
@@ -220,9 +223,13 @@ def _trained(
     static: Callable[[Examples], Any],
 ) -> Trained:
     seed = options.fit.seed
-    crossed = left_out = None
+    crossed = left_out = gain = None
     if options.measured:
-        crossed, _ = measure(examples, fit, folds(examples, _FOLDS, seed), static, seed=seed)
+        crossed, values = measure(examples, fit, folds(examples, _FOLDS, seed), static, seed=seed)
+        before, after = (
+            {str(at): float(one) for at, one in enumerate(values[row])} for row in (0, 2)
+        )  # fmt: skip
+        gain = Gain.of(before, after, seed)
     if options.measured and len({source.partition(":")[0] for source in examples.sources}) > 1:
         left_out, _ = measure(examples, fit, leave_one_out(examples), static, seed=seed)
     samples = examples.embeddings[:: max(len(examples) // _SAMPLES, 1)][:_SAMPLES]
@@ -232,6 +239,8 @@ def _trained(
     gains: dict[str, Any] = {"measure": "nDCG@10 on held-out train queries, fused"}
     if crossed is not None:
         gains["folds"] = crossed.to_json()
+    if gain is not None:
+        gains["gain"] = gain.to_json()
     if left_out is not None:
         gains["collections left out"] = left_out.to_json()
     if kappas:
@@ -266,7 +275,7 @@ def _trained(
         gains=gains,
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    return Trained(router, metadata, crossed, left_out, kappas)
+    return Trained(router, metadata, crossed, left_out, kappas, gain)
 
 
 @contextmanager

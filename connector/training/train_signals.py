@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from connector.heads.needs import Head
 from connector.routing.metadata import AbsoluteRecord, EmbeddingRecipe, ProbeMember, RouterMetadata, StaticSet
 from connector.statistics.head_tables import first_stage_scores
 from connector.statistics.signal_tables import SignalTable
+from connector.training.gain import Gain
 from connector.training.probes import Windows, fit_probe
 from connector.training.router import Router
 from connector.training.static_heads import ideal_gain, ndcg
@@ -111,18 +112,9 @@ def train_signals(
     # In windows that were made short, the first stage's best hits are missing: its weight is found in whole ones.
     whole = [at for at in every if useful[at].whole] or every
     judged_only = [at for at in whole if not useful[at].made]
-    best: tuple[float, float, list[Floats]] | None = None
-    for strength in _STRENGTHS:
-        scores = _cross_fitted(data, strength, held)
-        found = max(_mean_ndcg(data, scores, weight, every) for weight in _FIRST_STAGE)
-        if best is None or found > best[0]:
-            best = (found, strength, scores)
-    assert best is not None
-    _, strength, scores = best
-    # Made queries cannot teach how far to trust a first stage: its strength there comes from how they were made.
-    weight = _UNTAUGHT
-    if judged_only:
-        weight = max(_FIRST_STAGE, key=lambda one: _mean_ndcg(data, scores, one, judged_only))
+    tried = {strength: _cross_fitted(data, strength, held) for strength in _STRENGTHS}
+    strength, weight = _chosen(data, tried, every, judged_only)
+    scores = tried[strength]
     weights = fit_probe(data.windows, strength)
     scale = _spread(scores, whole)
     mean = float(np.concatenate(scores).mean())
@@ -131,6 +123,7 @@ def train_signals(
     own = _scores(data, weights)
     scale, mean = _spread(own, whole), float(np.concatenate(own).mean())
     router = _router(weights, slope, weight)
+    gain = _held_out_gain(data, tried, held, whole, judged_only, seed)
     gains = {
         "measure": "nDCG@10 on train queries of collections that the probe was not fitted on, in windows of "
         f"{min(len(scores[at]) for at in whole)} to {max(len(scores[at]) for at in whole)} documents",
@@ -138,6 +131,7 @@ def train_signals(
         "first stage": round(_mean_ndcg(data, [np.zeros(len(one)) for one in scores], 1.0, whole), 4),
         "probe": round(_mean_ndcg(data, scores, 0.0, whole), 4),
         "probe and first stage": round(_mean_ndcg(data, scores, weight, whole), 4),
+        "gain": gain.to_json(),
         "strength": strength,
     }
     hidden = weights.shape[1]
@@ -161,7 +155,7 @@ def train_signals(
         gains=gains,
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    return Trained(router, metadata, None, None, {})
+    return Trained(router, metadata, None, None, {}, gain)
 
 
 def _tells(table: SignalTable) -> bool:
@@ -220,6 +214,43 @@ def _scores(data: _Data, weights: npt.NDArray[np.float32]) -> list[Floats]:
 def _spread(scores: Sequence[Floats], of: Sequence[int]) -> float:
     """How far the scores of one window lie apart."""
     return float(np.mean([scores[at].std() for at in of])) or 1.0
+
+
+def _chosen(
+    data: _Data, tried: Mapping[float, list[Floats]], every: Sequence[int], judged_only: Sequence[int]
+) -> tuple[float, float]:
+    """The penalty, and the first stage's weight, that rank these windows best."""
+
+    def best(strength: float) -> float:
+        return max(_mean_ndcg(data, tried[strength], weight, every) for weight in _FIRST_STAGE)
+
+    strength = max(tried, key=best)
+    # Made queries cannot teach how far to trust a first stage: its strength there comes from how they were made.
+    if not judged_only:
+        return strength, _UNTAUGHT
+    return strength, max(_FIRST_STAGE, key=lambda one: _mean_ndcg(data, tried[strength], one, judged_only))
+
+
+def _held_out_gain(
+    data: _Data,
+    tried: Mapping[float, list[Floats]],
+    held_out: Sequence[Sequence[int]],
+    whole: Sequence[int],
+    judged_only: Sequence[int],
+    seed: int,
+) -> Gain:
+    """What is gained over the first stage in whole windows; penalty and weight are chosen without those held out."""
+    before, after = {}, {}
+    for held in held_out:
+        rest = sorted(set(range(len(data.grades))) - set(held))
+        strength, weight = _chosen(data, tried, rest, [at for at in judged_only if at not in held])
+        spread = _spread(tried[strength], rest)
+        for at in set(held) & set(whole):
+            grades, first = data.grades[at], data.first_stage[at]
+            ideal = ideal_gain(grades)
+            before[str(at)] = float(ndcg(first, grades, ideal))
+            after[str(at)] = float(ndcg(tried[strength][at] / spread + weight * first, grades, ideal))
+    return Gain.of(before, after, seed)
 
 
 def _mean_ndcg(data: _Data, scores: Sequence[Floats], weight: float, of: Sequence[int]) -> float:

@@ -204,6 +204,8 @@ def _static(context: Context, settings: Settings, chosen: _Chosen) -> None:
 
 
 def _print(trained: Trained, target: Path, size: int, seconds: float) -> None:
+    if trained.gain is not None:
+        click.echo(trained.gain.told())
     if trained.metadata.probes:
         table = Table("nDCG@10, queries of collections left out", "", box=None)
         for name in ("first stage", "probe", "probe and first stage"):
