@@ -1,7 +1,8 @@
 """Pictures of the service's page for the docs, taken in a real browser.
 
 ``python -m connector.studies.page_pictures FOLDER`` serves the demo's index (``rh-connector demo`` makes it) and
-writes the PNGs. It needs chromium and chromedriver.
+writes the PNGs. With a REPORT behind it, a file of ``rh-connector evaluate --report``, it takes that one's picture
+instead. It needs chromium and chromedriver.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from connector.service.app import create_app
 from connector.service.server import listen
 from connector.settings import load_settings
 
-__all__ = ["find_browser", "open_browser", "resize", "take_pictures"]
+__all__ = ["find_browser", "open_browser", "resize", "take_pictures", "take_report_picture"]
 
 DESKTOP, PHONE = (1200, 800), (390, 780)
 # Of a point of the page, in a picture of the desktop: small files that can still be read.
@@ -37,7 +38,7 @@ _SCALE = 0.7
 # As the demo has them.
 _OPTIONS = {
     "engine.index": "demo",
-    "backbone.max_document_tokens": 192,
+    "backbone.max_document_tokens": 128,
     "backbone.max_passages": 1,
     "rerank.window": 20,
 }
@@ -125,6 +126,22 @@ def take_pictures(url: str, folder: Path, question: str = QUESTIONS[-1]) -> list
     return taken
 
 
+def take_report_picture(report: Path, folder: Path) -> Path:
+    """The top of a report of ``rh-connector evaluate --report``: the verdict, and the charts.
+
+    Args:
+        report: the HTML file.
+        folder: where the PNG goes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.png"
+    with open_browser() as driver:
+        resize(driver, *DESKTOP, scale=_SCALE)
+        driver.get(report.resolve().as_uri())
+        driver.save_screenshot(str(path))
+    return path
+
+
 @contextmanager
 def _serving(settings: Settings) -> Iterator[str]:
     """URL of the service, with its model loaded."""
@@ -145,8 +162,11 @@ def _serving(settings: Settings) -> Iterator[str]:
 
 def main(arguments: list[str]) -> None:
     """See the module."""
-    if len(arguments) != 1:
-        sys.exit("usage: python -m connector.studies.page_pictures FOLDER")
+    if len(arguments) not in (1, 2):
+        sys.exit("usage: python -m connector.studies.page_pictures FOLDER [REPORT]")
+    if len(arguments) == 2:
+        print(take_report_picture(Path(arguments[1]), Path(arguments[0])))
+        return
     with _serving(load_settings(options=_OPTIONS)) as url:
         for path in take_pictures(url, Path(arguments[0])):
             print(f"{path}: {path.stat().st_size / 1000:.0f} kB")

@@ -71,6 +71,7 @@ def command(
     Head scores are kept on disk as they come: a run that was stopped goes on.
     """
     from connector.charts import check_charts
+    from connector.engines.index_names import naming_indexes
     from connector.evaluation.evaluate import EvaluateOptions, evaluate
     from connector.evaluation.provenance import portable_command
     from connector.evaluation.report import render_controls, render_table
@@ -78,14 +79,15 @@ def command(
     if report is not None:
         check_charts()
     settings = context.settings(rerank__window=window, backbone__layout=layout, backbone__model=model)
-    measured = evaluate(
-        folder,
-        settings,
-        EvaluateOptions(**options),
-        reader=context.models.reader,
-        progress=ConsoleProgress(Console(stderr=True)),
-        command=portable_command(sys.argv[1:], folder),
-    )
+    with naming_indexes(settings):
+        measured = evaluate(
+            folder,
+            settings,
+            EvaluateOptions(**options),
+            reader=context.models.reader,
+            progress=ConsoleProgress(Console(stderr=True)),
+            command=portable_command(sys.argv[1:], folder),
+        )
     if out is not None:
         measured.write_report(out)
     if per_query is not None:

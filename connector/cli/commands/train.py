@@ -74,12 +74,15 @@ def command(context: Context, /, **options: Any) -> None:
     settings = context.settings(
         rerank__window=chosen.window, backbone__layout=chosen.layout, backbone__model=chosen.model
     )
-    if chosen.static:
-        _static(context, settings, chosen)
-    elif part is not None:
-        _gather(context, settings, chosen, part)
-    else:
-        _train(context, settings, chosen)
+    from connector.engines.index_names import naming_indexes
+
+    with naming_indexes(settings):
+        if chosen.static:
+            _static(context, settings, chosen)
+        elif part is not None:
+            _gather(context, settings, chosen, part)
+        else:
+            _train(context, settings, chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +197,13 @@ def _static(context: Context, settings: Settings, chosen: _Chosen) -> None:
         seconds = round(time.monotonic() - started, 1)
         context.print_json({"file": str(out), "nDCG@10": found.ndcg, "seconds": seconds})
         return
-    table = Table("read-out", "heads (layer, head)", "first-stage weight", "nDCG@10 on these queries", box=None)
+    table = Table("read-out", "heads (layer, head)", "first-stage weight", "nDCG@10 on the queries they were chosen by", box=None)
     for readout, mean in found.ndcg.items():
         entry = found.heads.sets[readout]
         heads = " ".join(f"({layer},{head})" for layer, head in entry.heads)
         table.add_row(readout, heads, f"{entry.weight:g}", f"{mean:.3f}")
     Console().print(table)
+    click.echo("What they gain is told by other queries: rh-connector evaluate FOLDER --bundle FILE")
     click.echo(f"Written to {out}. Use it with: --set router.bundle={out}")
 
 
