@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from connector.documents import Document, document_text
+from connector.documents import Document, Hit, document_text
 from connector.errors import DataError, SettingsError
 from connector.sections import Settings
 from connector.settings import load_settings
+from connector.statistics.head_tables import SearchedQuery
 from connector.training.made_queries import is_copy
 from connector.training.sources import TrainSource, read_source, source_windows
-from connector.training.windows import made_windows
+from connector.training.windows import TrainWindows, made_windows, without_one_grade
 
 WORDS = ("cat", "dog", "horse", "whale", "owl", "frog", "bear", "mouse", "snake", "eagle", "otter", "lynx")
 
@@ -90,3 +91,26 @@ def test_a_jsonl_file_is_a_source(own: Settings, tmp_path: Path) -> None:
     path.write_text("no JSON\n")
     with pytest.raises(DataError, match="holds no document; .*line 1"):
         source_windows(TrainSource(str(path), "made", 6), 50, own, 0)
+
+
+def test_what_became_of_made_queries_is_told_by_reason(own: Settings) -> None:
+    """Every query that was wanted is either there or counted under a reason."""
+    found = made_windows(documents(), "animals", 40, own, fields=("title", "text"))
+    assert found.drawn == 40
+    assert found.drawn == len(found.windows) + sum(found.left_out.values())
+    assert found.left_out["no more could be made of the 12 documents"] == 40 - 12
+    told = without_one_grade(found).told()
+    assert told.startswith(f"animals:made: 40 queries, {len(found.windows)} to learn from; left out are 28: no more")
+
+
+def test_hits_of_one_grade_are_a_reason() -> None:
+    hits = [Hit("a", 1.0, {}), Hit("b", 0.5, {})]
+    alike = SearchedQuery("q", "query", hits, {"a": 1, "b": 1}, "c:train")
+    differ = SearchedQuery("r", "query", hits, {"a": 1}, "c:train")
+    every = TrainWindows("c:train", 4, (alike, differ), (), {"the first stage finds no relevant document": 2})
+    kept = without_one_grade(every)
+    assert kept.windows == (differ,)
+    assert kept.told() == (
+        "c:train: 4 queries, 1 to learn from; left out are 2: the first stage finds no relevant document, "
+        "1: all hits have the same grade"
+    )

@@ -197,7 +197,7 @@ def _static(context: Context, settings: Settings, chosen: _Chosen) -> None:
         seconds = round(time.monotonic() - started, 1)
         context.print_json({"file": str(out), "nDCG@10": found.ndcg, "seconds": seconds})
         return
-    table = Table("read-out", "heads (layer, head)", "first-stage weight", "nDCG@10 on the queries they were chosen by", box=None)
+    table = Table("read-out", "heads (layer, head)", "first-stage weight", "nDCG@10 on the very queries", box=None)
     for readout, mean in found.ndcg.items():
         entry = found.heads.sets[readout]
         heads = " ".join(f"({layer},{head})" for layer, head in entry.heads)

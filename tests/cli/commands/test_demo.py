@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import socket
 import subprocess
@@ -106,19 +107,37 @@ def _main(arguments: list[str], models: LoadedModels | None = None) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 def test_all_questions_with_other_settings(
     run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever has a cluster configured gets the same demo, and commands that name its engine."""
     config = tmp_path / "config.yaml"
     config.write_text("engine: {kind: opensearch, url: 'http://127.0.0.1:9', fields: [body], index: mine}\n")
-    assert run("--window", "1", before=("--config", str(config))) == 0
+    settings = ("--config", str(config), "--set", "backbone.max_document_tokens=16")
+    assert run("--window", "2", before=settings) == 0
     text = capsys.readouterr().out
-    assert "6/6  " in text
-    assert "6 questions answered, 6 documents read" in text
+    flat = " ".join(text.split())
+    assert "38 questions answered, " in flat and "The first hit is right for " in flat
+    assert " than the first stage: nDCG@10 from " in flat or "No difference to the first stage that shows" in flat
+    assert "chosen before any was searched" in flat
+    assert "(right: " in text and "<- right" in text
+    assert text.rstrip().splitlines()[-1].endswith(" demo --serve opens a page at http://127.0.0.1:8080/")
     search = next(line for line in text.splitlines() if " search --index demo" in line)
     assert "--set engine.kind=embedded --set engine.url= --set engine.fields= search" in search
     assert _main([*shlex.split(search)[1:-3], "--no-rerank", "--", "list"]) == 0
+
+    assert run("--window", "2", before=("--json", *settings)) == 0
+    told = json.loads(capsys.readouterr().out)
+    summary, queries = told["summary"], told["queries"]
+    assert summary["questions"] == len(queries) == 38
+    assert summary["won"] + summary["lost"] + summary["equal"] == 38
+    assert summary["first_hit_right"] == [
+        sum(query[place] == 1 for query in queries) for place in ("place_before", "place_after")
+    ]
+    for query in queries:
+        ids = [hit["id"] for hit in query["hits"]]
+        assert query["place_after"] == (ids.index(query["right"]) + 1 if query["right"] in ids else None)
 
 
 def test_empty_question(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,19 +216,22 @@ def test_set_wins_over_the_sizes_of_the_demo(run: Callable[..., int], models: Lo
 
 @pytest.mark.slow
 def test_serve(cache: Path) -> None:
-    """A process of its own, as a person starts it: the questions, then a server that answers."""
+    """A process of its own, as a person starts it: the page on loopback, whatever the settings say."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--json", "--set", f"cache.path={cache}", "--set", f"serve.port={port}"]
-    asked = ["demo", "--window", "2", "--query", _QUESTION, "--serve"]
+    asked = ["demo", "--window", "2", "--serve"]
     code = "from connector.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *options, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *options, *asked],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RH_SERVE__HOST": "0.0.0.0"},
     )
     try:
         assert process.stdout is not None
-        assert len(json.loads(process.stdout.readline())["queries"]) == 1
         url = json.loads(process.stdout.readline())["url"]
         assert url == f"http://127.0.0.1:{port}"
         body: dict[str, Any] = {"query": "how long do cats sleep", "documents": ["Bread needs yeast.", "Cats sleep."]}
@@ -224,6 +246,9 @@ def test_serve(cache: Path) -> None:
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.2)
+        with urlopen(f"{url}/ui?q=compress+a+file&window=2", timeout=60) as page:
+            text = page.read().decode()
+        assert 'class="hit' in text
     finally:
         process.terminate()
         process.communicate(timeout=30)

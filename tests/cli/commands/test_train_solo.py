@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
-from connector.errors import DataError, SettingsError
+from connector.errors import DataError, EngineError, SettingsError
 from connector.evaluation.report import report_from_json
 from connector.routing.bundle import Bundle
 from tests.cli.commands.test_train_router import cache, collection, engine_of, run
@@ -36,6 +36,56 @@ def test_a_probe_is_trained_and_says_how(trained: Path, collection: Path) -> Non
     assert str(collection.parent) not in told.to_json()
     plain = CliRunner().invoke(cli, ["export", "--inspect", str(trained)], catch_exceptions=False)
     assert "smollm2-135m, layout solo" in plain.output and "probe" in plain.output
+
+
+@pytest.mark.slow
+def test_cost_losses_and_the_cross_validated_gain_are_told(
+    trained: Path, collection: Path, cache: Path, smollm2: Checkpoint, tmp_path: Path
+) -> None:
+    fresh = tmp_path / "cache"
+    (fresh / "models").mkdir(parents=True)
+    (fresh / "models" / "smollm2-135m").symlink_to(smollm2.path)
+
+    def told(own: Path) -> tuple[str, str]:
+        given = ["--set", f"cache.path={own}", "--set", "backbone.layout=solo", "train", f"{collection}:train"]
+        result = CliRunner().invoke(
+            cli, [*given, *WINDOW, "--out", str(tmp_path / "told.onnx")], catch_exceptions=False
+        )
+        assert result.exit_code == 0, result.output
+        return result.stdout, " ".join(result.stderr.split())
+
+    output, progress = told(fresh)
+    assert "animals:train: 10 queries, 10 to learn from" in progress
+    assert "10 train queries; 50 documents are to be read: about " in progress
+    assert " s, as measured here, and 0.1 MB of disk in " in progress
+    assert "Warning: 10 queries are little to learn from" in progress
+    assert "Cross-validated, on 10 train queries that were held out: " in output and "95 % interval" in output
+    gain = Bundle.load(tmp_path / "told.onnx").metadata.gains["gain"]
+    assert gain["queries"] == 10 and gain["interval"][0] <= gain["difference"] <= gain["interval"][1]
+    assert gain == Bundle.load(trained).metadata.gains["gain"]
+    _, again = told(fresh)
+    assert "10 train queries; what the LLM shows of all is on disk." in again
+
+
+@pytest.mark.slow
+def test_five_queries_are_refused(collection: Path, cache: Path, tmp_path: Path) -> None:
+    five = (f"{collection}:train:5", *WINDOW, "--out", str(tmp_path / "five.onnx"))
+    with pytest.raises(DataError, match="train: 5 windows .* --force"):
+        run(cache, "train", *five, ok=False, layout="solo")
+    assert not (tmp_path / "five.onnx").exists()
+    assert run(cache, "train", *five, "--force", layout="solo")["file"] == str(tmp_path / "five.onnx")
+
+
+def test_an_index_that_is_not_there_is_named_with_those_that_are(
+    collection: Path, cache: Path, tmp_path: Path
+) -> None:
+    engine, _ = engine_of(collection, tmp_path)
+    other = (*engine, "--set", "engine.index=nope")
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("query,document\nhow long do cats rest,d0\n")
+    for arguments in (("train", "engine:made"), ("evaluate", str(pairs))):
+        with pytest.raises(EngineError, match="; there is: animals$"):
+            run(cache, *other, *arguments, ok=False, layout="solo")
 
 
 @pytest.mark.slow
