@@ -81,7 +81,7 @@ def test_what_is_printed_to_type_next_works(
     run: Callable[..., int], cache: Path, models: LoadedModels, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--query", "what's in a list") == 0
-    lines = capsys.readouterr().out.partition("What to type next\n")[2].splitlines()
+    lines = capsys.readouterr().out.partition("What to type next\n")[2].partition("\nLook at it: ")[0].splitlines()
     commands = [line for line in lines if line and not line.startswith("#")]
     calls = [shlex.split(line) for line in commands]
     assert [next(word for word in call if word in _WORDS) for call in calls] == [
