@@ -15,7 +15,12 @@ T = TypeVar("T")
 
 def progress(console: Console, label: str, items: Iterable[T], total: int) -> Iterator[T]:
     """Pass items on while a bar shows how many of ``total`` have come."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
         for item in items:
@@ -35,7 +40,8 @@ class ConsoleProgress:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._console.print(text, markup=False)
+        # A source is no smiley: ":train:" would be a tram.
+        self._console.print(text, markup=False, emoji=False)
 
     def track(self, label: str, items: Iterable[T], total: int) -> Iterator[T]:
         """See ``progress``."""

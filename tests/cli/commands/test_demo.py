@@ -127,6 +127,7 @@ def test_all_questions_with_other_settings(
     assert "--set engine.kind=embedded --set engine.url= --set engine.fields= search" in search
     assert _main([*shlex.split(search)[1:-3], "--no-rerank", "--", "list"]) == 0
 
+    capsys.readouterr()
     assert run("--window", "2", before=("--json", *settings)) == 0
     told = json.loads(capsys.readouterr().out)
     summary, queries = told["summary"], told["queries"]
