@@ -69,6 +69,8 @@ def indexed_first_stage(
     judged = {identity for grades in collection.qrels.values() for identity in grades}
     with open_engine(settings) as engine:
         if not engine.count():
+            # Counting a missing embedded index gives 0; getting from it says that it is missing.
+            engine.get(())
             raise EngineError(
                 f"the index {index} holds no documents; put those of {collection.path.name} in with: "
                 f"rh-connector index FILE"

@@ -76,6 +76,8 @@ def source_windows(
         return judged_windows(source.path, source.split, count, settings, seed)
     if source.path == _ENGINE:
         with open_engine(settings) as engine:
+            # A missing embedded index has no documents; asked for some of them, it says that it is missing.
+            engine.get(())
             documents = list(engine.documents())
         return made_windows(
             documents,
