@@ -11,8 +11,8 @@ from connector import TrainOptions, load_settings, train
 corpus = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "data/handbook/corpus.jsonl"
 router = sys.argv[2] if len(sys.argv) > 2 else "handbook.onnx"
 
-# Few queries: seconds instead of minutes.
-options = TrainOptions(queries=12)
+# Few documents make few queries: enough to see how it goes, too few to rank by.
+options = TrainOptions(queries=12, force=True)
 trained = train([f"{corpus}:made"], router, load_settings(), options)
 
 metadata = trained.bundle.metadata

@@ -354,7 +354,7 @@ def find_static_heads(
 
     Args:
         sources, settings, reader, progress: see ``train``.
-        options: of these ``queries``, ``seed`` and ``command`` count; None: the defaults.
+        options: of these ``queries``, ``seed``, ``force`` and ``command`` count; None: the defaults.
         criterion: see ``static_heads``.
         size: heads of a set; None: as many as rank best, up to 16.
 

@@ -20,7 +20,7 @@ from connector.training.train import TrainOptions, find_static_heads, gather_sha
 
 T = TypeVar("T")
 ANIMALS = ("cat", "dog", "horse", "whale", "owl", "frog")
-SMALL = TrainOptions(pool=6, most_heads=3, layers=4)
+SMALL = TrainOptions(pool=6, most_heads=3, layers=4, force=True)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_router_is_trained_written_and_taken(
 
 
 def test_shards_make_up_all_queries(reranker: Reranker, own_settings: Settings, collection: Path) -> None:
-    options = [TrainOptions(layers=4, shard=(part, 2)) for part in range(2)]
+    options = [TrainOptions(layers=4, shard=(part, 2), force=True) for part in range(2)]
     parts = [gather_shard([f"{collection}:train"], own_settings, each, reader=reranker.reader) for each in options]
     assert sum(count for count, _ in parts) == len(ANIMALS)
     assert parts[0][1] == parts[1][1] and len(list(parts[0][1].glob("*.npz"))) == len(ANIMALS)
@@ -109,7 +109,7 @@ def test_shards_make_up_all_queries(reranker: Reranker, own_settings: Settings, 
 def test_static_heads_are_found_and_saved(
     reranker: Reranker, own_settings: Settings, collection: Path, tmp_path: Path
 ) -> None:
-    found = find_static_heads([f"{collection}:train"], own_settings, size=2, reader=reranker.reader)
+    found = find_static_heads([f"{collection}:train"], own_settings, SMALL, size=2, reader=reranker.reader)
     assert set(found.ndcg) == {"query", "share", "icr"} and 0 < found.ndcg["query"] <= 1
     found.heads.save(tmp_path / "heads.json")
     assert StaticHeads.load(tmp_path / "heads.json") == found.heads

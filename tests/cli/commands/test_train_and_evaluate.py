@@ -50,7 +50,7 @@ def cache(smollm2: Checkpoint, tmp_path: Path) -> Path:
 def test_heads_are_found_and_stored(collection: Path, cache: Path, tmp_path: Path, layout: str) -> None:
     out = tmp_path / "heads.json"
     common = ["--json", "--set", f"cache.path={cache}", "--set", f"backbone.layout={layout}"]
-    train = [*common, "train", "--static", f"{collection}:train", "--window", "5", "--out", str(out)]
+    train = [*common, "train", "--static", f"{collection}:train", "--window", "5", "--force", "--out", str(out)]
     first = CliRunner().invoke(cli, train, catch_exceptions=False)
     assert first.exit_code == 0, first.output
     static = StaticHeads.load(out)
