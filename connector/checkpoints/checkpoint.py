@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from connector.checkpoints.file_hashes import file_hashes
-from connector.checkpoints.manifest import Manifest
+from connector.checkpoints.manifest import Manifest, gguf_digest
 from connector.errors import BackboneError, MissingExtraError
 
 __all__ = ["FAMILIES", "Checkpoint"]
@@ -148,9 +148,8 @@ class Checkpoint:
         hashes = self.hashes()
         manifest = Manifest.read(self.path)
         if manifest is not None and all(manifest.files.get(name) == value for name, value in hashes.items()):
-            content = f"gguf {manifest.gguf_sha256} conversion {manifest.conversion}"
-        else:
-            content = "".join(f"{name}\0{value}\n" for name, value in sorted(hashes.items()))
+            return gguf_digest(manifest.gguf_sha256, manifest.conversion)
+        content = "".join(f"{name}\0{value}\n" for name, value in sorted(hashes.items()))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def verify(self) -> bool:

@@ -1,12 +1,13 @@
-"""Writing a backbone's graphs: traced, cut, run against torch, and only then put in their place."""
+"""Writing a backbone's graphs: by hand or traced, tried, and only then put in their place."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -14,9 +15,13 @@ from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone
 from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import Needs, ReadRequest, Runtime
-from connector.checkpoints.checkpoint import Checkpoint
+from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError, MissingExtraError
 from connector.sections import Layout
+from router_export.backbone.decoders import Decoder, UnwrittenError
+from router_export.backbone.graph_files import OPSET, write_rows
+from router_export.backbone.layer_graphs import write_layers
+from router_export.backbone.sources import Source
 
 __all__ = ["EMBEDDING_TOLERANCE", "INT8_TOLERANCE", "TOLERANCE", "ExportedGraphs", "export_backbone"]
 
@@ -34,7 +39,6 @@ INT8_TOLERANCE = 0.25
 SmolLM2-135M has .09 at its 20th layer. Weights of 8 bits instead of 7 would overflow on some processors, and keys be
 off by .88 (see ``backbone_int8``).
 """
-_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,111 +48,153 @@ class ExportedGraphs:
     Attributes:
         folder: where it is.
         exported: what its record says.
-        rows_difference: largest absolute difference of an attention row from torch's, over the layouts.
-        embedding_difference: of a query embedding, as a part of its largest entry.
         bytes: of all files.
+        rows_difference: largest absolute difference of an attention row from torch's, over the layouts; None: torch
+            is not installed, or was not asked.
+        embedding_difference: of a query embedding, as a part of its largest entry; None likewise.
     """
 
     folder: Path
     exported: ExportedBackbone
-    rows_difference: float
-    embedding_difference: float
     bytes: int
+    rows_difference: float | None = None
+    embedding_difference: float | None = None
+
+
+class _Traits(NamedTuple):
+    scaling: tuple[float, ...]
+    windows: tuple[int | None, ...]
+    softcap: float | None
+    vocabulary: int
 
 
 def export_backbone(
-    checkpoint: Checkpoint,
+    source: Source,
     folder: Path,
     layers: int | None = None,
     precision: Literal["float32", "int8"] = "float32",
+    *,
+    compare: bool = True,
 ) -> ExportedGraphs:
-    """Write the first layers of a backbone as graphs that were found equal to it; an older export is replaced.
+    """Write the first layers of a backbone as graphs that were tried; an older export is replaced.
+
+    Families of ``WRITTEN`` need no torch. Others are traced by it.
 
     Args:
-        checkpoint: the LLM.
+        source: the LLM.
         folder: where the files go.
         layers: how many; None: all.
         precision: of the weights.
+        compare: with torch, where it is installed and the source is a checkpoint; else the numbers must be finite.
 
     Raises:
-        MissingExtraError: torch, onnx, onnxscript or ONNX Runtime is not installed.
+        MissingExtraError: onnx or ONNX Runtime is not installed; or torch or onnxscript, which the family needs.
         BackboneError: the family cannot be exported, the graphs do not give torch's numbers, the folder holds
             something else, or it cannot be written. An older export stays then.
     """
-    config = checkpoint.config()
-    config = config.get("text_config") or config
-    depth = int(config["num_hidden_layers"])
-    layers = depth if layers is None else layers
-    if not 1 <= layers <= depth:
-        raise BackboneError(f"export: --layers {layers}: {checkpoint.name} has {depth} layers; give 1 to {depth}")
+    shape = BackboneShape.from_config(source.weights.config, source.name)
+    layers = shape.layers if layers is None else layers
+    if not 1 <= layers <= shape.layers:
+        raise BackboneError(
+            f"export: --layers {layers}: {source.name} has {shape.layers} layers; give 1 to {shape.layers}"
+        )
     if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise BackboneError(f"{folder} is no exported backbone; name an empty or new folder with --out")
     work = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        made = _write(checkpoint, work, layers, precision, int(config.get("intermediate_size") or 0))
+        exported, vocabulary = _write(source, shape, work, layers, precision)
+        rows, embedding = _try(source, work, exported, vocabulary, compare)
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     except OSError as error:
         raise BackboneError(f"cannot write the exported backbone {folder}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    exported, rows, embedding = made
-    return ExportedGraphs(folder, exported, rows, embedding, sum(exported.files.values()))
+    return ExportedGraphs(folder, exported, sum(exported.files.values()), rows, embedding)
 
 
 def _write(
-    checkpoint: Checkpoint, work: Path, layers: int, precision: Literal["float32", "int8"], widest: int
-) -> tuple[ExportedBackbone, float, float]:
+    source: Source, shape: BackboneShape, work: Path, layers: int, precision: Literal["float32", "int8"]
+) -> tuple[ExportedBackbone, int]:
     try:
-        from connector.backbone.torch_runtime.runtime import TorchRuntime
-        from router_export.backbone.cutting import cut, write_rows
-        from router_export.backbone.int8 import quantize
-        from router_export.backbone.tracing import OPSET, first_layers, trace
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "export") from None
-    whole = work / "whole.onnx"
-    decoder = first_layers(checkpoint.path, layers)
-    traced = trace(decoder, whole)
-    # Before the weights are loaded once more.
-    del decoder
-    cut(whole, work, layers)
-    write_rows(work, traced.softcap, OPSET)
-    whole.unlink()
+        decoder = Decoder.of(source.weights.config, source.name)
+        write_layers(source.weights, decoder, work, layers)
+        every = (decoder.scaling,) * layers
+        traits = _Traits(every, decoder.windows[:layers], decoder.softcap, decoder.vocabulary)
+    except UnwrittenError as reason:
+        traits = _traced(source, work, layers, reason)
+    write_rows(work, traits.softcap)
     if precision == "int8":
-        quantize(work, layers, widest)
-    for name in _TEXT_FILES:
-        if (checkpoint.path / name).is_file():
-            shutil.copyfile(checkpoint.path / name, work / name)
-    torch_runtime = TorchRuntime.load(checkpoint.path, device="cpu", dtype="float32", cache_dtype="float32")
-    shape = torch_runtime.shape
+        from router_export.backbone.int8 import quantize
+
+        config = source.weights.config
+        quantize(work, layers, int((config.get("text_config") or config).get("intermediate_size") or 0))
+    source.write_texts(work)
     exported = ExportedBackbone(
-        name=checkpoint.name,
-        digest=checkpoint.digest(),
+        name=source.name,
+        digest=source.digest,
         shape=shape,
         layers=layers,
         dtype=precision,
         opset=OPSET,
-        scaling=traced.scaling,
-        windows=traced.windows,
-        softcap=traced.softcap,
+        scaling=traits.scaling,
+        windows=traits.windows,
+        softcap=traits.softcap,
         files={path.name: path.stat().st_size for path in sorted(work.iterdir())},
     )
     exported.write(work)
-    tokens = traced.vocabulary
-    onnx_runtime = OnnxRuntime.load(work, cache_dtype="float32")
-    rows, embedding, states = _compare(torch_runtime, onnx_runtime, layers, tokens)
+    return exported, traits.vocabulary
+
+
+def _traced(source: Source, work: Path, layers: int, reason: UnwrittenError) -> _Traits:
+    """The same by torch, for decoders that are not written by hand."""
+    if source.checkpoint is None:
+        raise BackboneError(f"{reason}; take the model as safetensors, and set backbone.runtime to torch")
+    try:
+        from router_export.backbone.cutting import cut
+        from router_export.backbone.tracing import first_layers, trace
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "export") from None
+    whole = work / "whole.onnx"
+    traced = trace(first_layers(source.checkpoint.path, layers), whole)
+    cut(whole, work, layers)
+    whole.unlink()
+    return _Traits(traced.scaling, traced.windows, traced.softcap, traced.vocabulary)
+
+
+def _try(
+    source: Source, work: Path, exported: ExportedBackbone, vocabulary: int, compare: bool
+) -> tuple[float | None, float | None]:
+    """Run the graphs; the differences from torch, where it was asked."""
+    ours = OnnxRuntime.load(work, device="cpu", cache_dtype="float32")
+    if source.checkpoint is None or not compare or not _torch_is_installed():
+        ids = np.random.default_rng(0).integers(3, vocabulary, 40).astype(np.int32)
+        if not np.isfinite(ours.embed(ids, range(exported.layers), 2)).all():
+            raise BackboneError(
+                f"the weights of {source.name} give numbers that are not finite; nothing was written; "
+                "fetch the model again"
+            )
+        return None, None
+    from connector.backbone.torch_runtime.runtime import TorchRuntime
+
+    theirs = TorchRuntime.load(source.checkpoint.path, device="cpu", dtype="float32", cache_dtype="float32")
+    rows, embedding, states = _compare(theirs, ours, exported.layers, vocabulary)
     limits = [("attention", rows, TOLERANCE), ("a query embedding", embedding, EMBEDDING_TOLERANCE)]
-    if precision == "int8":
+    if exported.dtype == "int8":
         limits = [("the length of the states", states, INT8_TOLERANCE)]
     for what, difference, most in limits:
         if not difference <= most:
             raise BackboneError(
-                f"the export of {shape.family} is not the backbone: {what} differs from torch's by {difference:.2g}, "
-                f"more than {most:g}; nothing was written; set backbone.runtime to torch"
+                f"the export of {exported.shape.family} is not the backbone: {what} differs from torch's by "
+                f"{difference:.2g}, more than {most:g}; nothing was written; set backbone.runtime to torch"
             )
-    return exported, rows, embedding
+    return rows, embedding
+
+
+def _torch_is_installed() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
 
 
 def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tuple[float, float, float]:
