@@ -18,7 +18,12 @@ __all__ = ["Array", "FolderWeights", "Weights"]
 
 Array = npt.NDArray[np.float32]
 # bfloat16 is the upper half of a float32, and numpy has no name for it.
-_FORMATS: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8")}
+_FORMATS: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "F64": np.dtype("<f8"),
+}
 
 
 class Weights(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,13 @@ __all__ = ["write_layers"]
 _EMBEDDINGS = "embed_tokens.weight"
 
 
-def write_layers(weights: Weights, decoder: Decoder, folder: Path, layers: int) -> None:
+def write_layers(
+    weights: Weights,
+    decoder: Decoder,
+    folder: Path,
+    layers: int,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> None:
     """Write the graphs ``layer-00.onnx`` … and ``weights.bin``; weights are read one layer at a time.
 
     Graph i ends with ``h.i q.i k.i v.i``, in this order; what it needs of graph i - 1, it takes as inputs: see
@@ -40,6 +46,7 @@ def write_layers(weights: Weights, decoder: Decoder, folder: Path, layers: int) 
         for layer in range(layers):
             graph = _LayerGraph(onnx, weights, decoder, prefix, layer, file)
             save(onnx, graph.build(), folder / graph_name(layer))
+            progress((layer + 1) / layers)
 
 
 class _LayerGraph:

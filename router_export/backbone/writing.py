@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -75,6 +76,7 @@ def export_backbone(
     precision: Literal["float32", "int8"] = "float32",
     *,
     compare: bool = True,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> ExportedGraphs:
     """Write the first layers of a backbone as graphs that were tried; an older export is replaced.
 
@@ -86,6 +88,7 @@ def export_backbone(
         layers: how many; None: all.
         precision: of the weights.
         compare: with torch, where it is installed and the source is a checkpoint; else the numbers must be finite.
+        progress: told what part is written.
 
     Raises:
         MissingExtraError: onnx or ONNX Runtime is not installed; or torch or onnxscript, which the family needs.
@@ -104,7 +107,7 @@ def export_backbone(
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        exported, vocabulary = _write(source, shape, work, layers, precision)
+        exported, vocabulary = _write(source, shape, work, layers, precision, progress)
         rows, embedding = _try(source, work, exported, vocabulary, compare)
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
@@ -116,11 +119,16 @@ def export_backbone(
 
 
 def _write(
-    source: Source, shape: BackboneShape, work: Path, layers: int, precision: Literal["float32", "int8"]
+    source: Source,
+    shape: BackboneShape,
+    work: Path,
+    layers: int,
+    precision: Literal["float32", "int8"],
+    progress: Callable[[float], None],
 ) -> tuple[ExportedBackbone, int]:
     try:
         decoder = Decoder.of(source.weights.config, source.name)
-        write_layers(source.weights, decoder, work, layers)
+        write_layers(source.weights, decoder, work, layers, progress)
         every = (decoder.scaling,) * layers
         traits = _Traits(every, decoder.windows[:layers], decoder.softcap, decoder.vocabulary)
     except UnwrittenError as reason:

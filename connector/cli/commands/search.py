@@ -13,6 +13,7 @@ from rich.console import Console
 from connector.cli.context import Context, pass_context
 from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
 from connector.cli.models import Models
+from connector.cli.progress import waiting
 from connector.documents import Hit, RerankResult, UsedHead, has_text
 from connector.errors import SettingsError
 from connector.sections import MODES, Settings
@@ -94,7 +95,11 @@ def _first_stage(settings: Settings, query: str, size: int) -> list[Hit]:
 def _rerank(models: Models, settings: Settings, query: str, hits: list[Hit], no_rerank: bool) -> RerankResult:
     if no_rerank or not hits:
         return RerankResult((), False, "not asked for" if no_rerank else "no documents")
-    return models.reranker(settings).rerank(query, hits[: settings.rerank.window])
+    window = hits[: settings.rerank.window]
+    with waiting(f"loading {settings.backbone.model}") as report:
+        reranker = models.reranker(settings, report)
+        report(f"reading {len(window)} documents", None)
+        return reranker.rerank(query, window)
 
 
 def _to_json(query: str, shown: list[ShownHit], result: RerankResult, timings: Mapping[str, float]) -> dict[str, Any]:

@@ -73,6 +73,10 @@ def command(context: Context, /, **options: Any) -> None:
     settings = context.settings(
         rerank__window=chosen.window, backbone__layout=chosen.layout, backbone__model=chosen.model
     )
+    if settings.backbone.runtime == "auto":
+        # It looks at every layer of the LLM, and learns in torch.
+        backbone = settings.backbone.model_copy(update={"runtime": "torch"})
+        settings = settings.model_copy(update={"backbone": backbone})
     if chosen.static:
         _static(context, settings, chosen)
     elif part is not None:
