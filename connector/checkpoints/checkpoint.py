@@ -187,7 +187,7 @@ def _check_weights(files: tuple[Path, ...]) -> None:
     try:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError:
-        raise MissingExtraError("safetensors", "torch") from None
+        raise MissingExtraError("safetensors", "cpu") from None
     for file in files:
         try:
             # Opening reads the header and compares it with the file's size: a cut file shows at once.

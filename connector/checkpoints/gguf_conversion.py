@@ -24,7 +24,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
     try:
         from safetensors.numpy import save_file
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "safetensors", "torch") from None
+        raise MissingExtraError(error.name or "safetensors", "cpu") from None
     weights = GgufWeights(source)
     lost = sorted(_needed(weights) - set(weights.names))
     if lost:

@@ -71,7 +71,7 @@ class GgufWeights:
         try:
             import gguf
         except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "gguf", "torch") from None
+            raise MissingExtraError(error.name or "gguf", "cpu") from None
         with source.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise BackboneError(f"{source} is not a GGUF file")

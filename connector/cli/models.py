@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from connector.cli.progress import waiting
+from connector.cli.waiting import waiting
 from connector.sections import Settings
 
 if TYPE_CHECKING:

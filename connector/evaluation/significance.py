@@ -64,7 +64,7 @@ def compare(
     try:
         from scipy import stats
     except ImportError:
-        raise MissingExtraError("scipy", "train") from None
+        raise MissingExtraError("scipy", "evaluate") from None
     test = stats.permutation_test(
         (differences,),
         np.mean,

@@ -37,7 +37,7 @@ def onnx_library() -> Any:
         import onnx.helper
         import onnx.numpy_helper
     except ImportError:
-        raise MissingExtraError("onnx", "export") from None
+        raise MissingExtraError("onnx", "cpu") from None
     return onnx
 
 

@@ -52,7 +52,7 @@ def prepare_export(
         from router_export.backbone.sources import Source
         from router_export.backbone.writing import export_backbone
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "onnx", "export") from None
+        raise MissingExtraError(error.name or "onnx", "cpu") from None
     with locked(cache, folder.name):
         # Another process may have written it while this one waited.
         if _whole(folder, settings, layers):
