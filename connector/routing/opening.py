@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _OF_TORCH = frozenset({"bfloat16", "float16"})
 _CACHED_BY_TORCH = frozenset({"bfloat16", "int4"})
 # Of a processor that multiplies bfloat16 itself, as Linux names them.
+_CPU_FACTS = Path("/proc/cpuinfo")
 _BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
@@ -147,7 +148,7 @@ def has_cuda() -> bool:
 def multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16, which make torch the faster one; False: perhaps not."""
     try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
+        with _CPU_FACTS.open(encoding="utf-8", errors="replace") as file:
             flags = next((line for line in file if line.startswith("flags")), "")
     except OSError:
         return False
