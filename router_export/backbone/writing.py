@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import Needs, ReadRequest, Runtime
 from connector.checkpoints.shape import BackboneShape
+from connector.checkpoints.weights import Array
 from connector.errors import BackboneError, MissingExtraError
 from connector.sections import Layout
 from router_export.backbone.decoders import Decoder, UnwrittenError
@@ -107,8 +108,17 @@ def export_backbone(
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        exported, vocabulary = _write(source, shape, work, layers, precision, progress)
-        rows, embedding = _try(source, work, exported, vocabulary, compare)
+        exported, vocabulary = _write(source, shape, work, layers, progress)
+        comparing = compare and source.checkpoint is not None and _torch_is_installed()
+        states = None if comparing else _states(work, exported, vocabulary)
+        if precision == "int8":
+            exported = _rounded(source, work, exported)
+        rows: float | None = None
+        embedding: float | None = None
+        if states is None:
+            rows, embedding = _compared(source, work, exported, vocabulary)
+        else:
+            _check("the length of the states", _apart(states, _states(work, exported, vocabulary)), exported)
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     except OSError as error:
@@ -123,9 +133,9 @@ def _write(
     shape: BackboneShape,
     work: Path,
     layers: int,
-    precision: Literal["float32", "int8"],
     progress: Callable[[float], None],
 ) -> tuple[ExportedBackbone, int]:
+    """The graphs with float32 weights, and the number of token ids."""
     try:
         decoder = Decoder.of(source.weights.config, source.name)
         write_layers(source.weights, decoder, work, layers, progress)
@@ -134,23 +144,18 @@ def _write(
     except UnwrittenError as reason:
         traits = _traced(source, work, layers, reason)
     write_rows(work, traits.softcap)
-    if precision == "int8":
-        from router_export.backbone.int8 import quantize
-
-        config = source.weights.config
-        quantize(work, layers, int((config.get("text_config") or config).get("intermediate_size") or 0))
     source.write_texts(work)
     exported = ExportedBackbone(
         name=source.name,
         digest=source.digest,
         shape=shape,
         layers=layers,
-        dtype=precision,
+        dtype="float32",
         opset=OPSET,
         scaling=traits.scaling,
         windows=traits.windows,
         softcap=traits.softcap,
-        files={path.name: path.stat().st_size for path in sorted(work.iterdir())},
+        files=_sizes(work),
     )
     exported.write(work)
     return exported, traits.vocabulary
@@ -172,33 +177,68 @@ def _traced(source: Source, work: Path, layers: int, reason: UnwrittenError) -> 
     return _Traits(traced.scaling, traced.windows, traced.softcap, traced.vocabulary)
 
 
-def _try(
-    source: Source, work: Path, exported: ExportedBackbone, vocabulary: int, compare: bool
-) -> tuple[float | None, float | None]:
-    """Run the graphs; the differences from torch, where it was asked."""
-    ours = OnnxRuntime.load(work, device="cpu", cache_dtype="float32")
-    if source.checkpoint is None or not compare or not _torch_is_installed():
-        ids = np.random.default_rng(0).integers(3, vocabulary, 40).astype(np.int32)
-        if not np.isfinite(ours.embed(ids, range(exported.layers), 2)).all():
-            raise BackboneError(
-                f"the weights of {source.name} give numbers that are not finite; nothing was written; "
-                "fetch the model again"
-            )
-        return None, None
+def _rounded(source: Source, work: Path, exported: ExportedBackbone) -> ExportedBackbone:
+    """The same with int8 weights."""
+    from router_export.backbone.int8 import quantize
+
+    config = source.weights.config
+    quantize(work, exported.layers, int((config.get("text_config") or config).get("intermediate_size") or 0))
+    (work / RECORD).unlink()
+    exported = replace(exported, dtype="int8", files=_sizes(work))
+    exported.write(work)
+    return exported
+
+
+def _sizes(work: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(work.iterdir())}
+
+
+def _states(work: Path, exported: ExportedBackbone, vocabulary: int) -> Array:
+    """What enters each layer for made-up tokens.
+
+    Raises:
+        BackboneError: a number is not finite, or a graph does not run.
+    """
+    ids = np.random.default_rng(0).integers(3, vocabulary, 40).astype(np.int32)
+    runtime = OnnxRuntime.load(work, device="cpu", cache_dtype="float32")
+    states: Array = runtime.embed(ids, range(exported.layers), 2)
+    if not np.isfinite(states).all():
+        raise BackboneError(
+            f"the weights of {exported.name} give numbers that are not finite; nothing was written; "
+            "fetch the model again"
+        )
+    return states
+
+
+def _compared(source: Source, work: Path, exported: ExportedBackbone, vocabulary: int) -> tuple[float, float]:
+    """Differences from torch; see ``ExportedGraphs``."""
     from connector.backbone.torch_runtime.runtime import TorchRuntime
 
+    assert source.checkpoint is not None
     theirs = TorchRuntime.load(source.checkpoint.path, device="cpu", dtype="float32", cache_dtype="float32")
+    ours = OnnxRuntime.load(work, device="cpu", cache_dtype="float32")
     rows, embedding, states = _compare(theirs, ours, exported.layers, vocabulary)
-    limits = [("attention", rows, TOLERANCE), ("a query embedding", embedding, EMBEDDING_TOLERANCE)]
     if exported.dtype == "int8":
-        limits = [("the length of the states", states, INT8_TOLERANCE)]
-    for what, difference, most in limits:
-        if not difference <= most:
-            raise BackboneError(
-                f"the export of {exported.shape.family} is not the backbone: {what} differs from torch's by "
-                f"{difference:.2g}, more than {most:g}; nothing was written; set backbone.runtime to torch"
-            )
+        _check("the length of the states", states, exported)
+    else:
+        _check("attention", rows, exported, TOLERANCE)
+        _check("a query embedding", embedding, exported, EMBEDDING_TOLERANCE)
     return rows, embedding
+
+
+def _check(what: str, difference: float, exported: ExportedBackbone, most: float = INT8_TOLERANCE) -> None:
+    if not difference <= most:
+        whose = "float32's" if exported.dtype == "int8" else "torch's"
+        raise BackboneError(
+            f"the export of {exported.shape.family} is not the backbone: {what} differs from {whose} by "
+            f"{difference:.2g}, more than {most:g}; nothing was written; set backbone.runtime to torch"
+        )
+
+
+def _apart(theirs: Array, ours: Array) -> float:
+    """Largest length of a difference of states, as part of their own."""
+    lengths = [np.linalg.norm(each, axis=2) for each in (theirs - ours, theirs)]
+    return float((lengths[0] / lengths[1]).max())
 
 
 def _torch_is_installed() -> bool:
@@ -232,5 +272,4 @@ def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tu
     embeddings = [runtime.embed(documents[0], range(layers), 2) for runtime in (theirs, ours)]
     scale = np.abs(embeddings[0]).max(axis=(1, 2), keepdims=True)
     difference = embeddings[0] - embeddings[1]
-    lengths = [np.linalg.norm(each, axis=2) for each in (difference, embeddings[0])]
-    return largest, float((np.abs(difference) / scale).max()), float((lengths[0] / lengths[1]).max())
+    return largest, float((np.abs(difference) / scale).max()), _apart(*embeddings)

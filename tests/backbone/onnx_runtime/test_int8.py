@@ -91,7 +91,7 @@ def test_documents_of_the_other_precision_are_refused(folders: dict[str, Path]) 
 
 def test_nonsense_is_not_written(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router_export.backbone.writing.INT8_TOLERANCE", 1e-9)
-    with pytest.raises(BackboneError, match="the length of the states differs from torch's"):
+    with pytest.raises(BackboneError, match="the length of the states differs from float32's"):
         export_backbone(checkpoint, tmp_path / "export", 2, "int8")
     assert not list(tmp_path.iterdir())
 

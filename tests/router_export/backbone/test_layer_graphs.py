@@ -163,3 +163,17 @@ def test_weights_that_are_not_finite_are_not_written(smollm2: Checkpoint, tmp_pa
     with pytest.raises(BackboneError, match="not finite; nothing was written"):
         export_backbone(checkpoint, tmp_path / "x", compare=False)
     assert not (tmp_path / "x").exists()
+
+
+def test_int8_weights_are_compared_with_the_float32_graphs_where_there_is_no_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tiny.gguf"
+    write_llama(file)
+    source = Source.of_gguf(file, "tiny", sha256_of(file))
+    assert export_backbone(source, tmp_path / "x", precision="int8").exported.dtype == "int8"
+    assert OnnxRuntime.load(tmp_path / "x", dtype="int8").precision.startswith("int8")
+    monkeypatch.setattr(writing, "_apart", lambda *states: 0.3)
+    with pytest.raises(BackboneError, match="length of the states differs from float32's by 0.3"):
+        export_backbone(source, tmp_path / "y", precision="int8")
+    assert not (tmp_path / "y").exists()
