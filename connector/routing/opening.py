@@ -14,6 +14,7 @@ from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone
 from connector.backbone.onnx_runtime.preparing import prepare_export
 from connector.backbone.open_reader import open_reader as open_chosen
 from connector.backbone.reader import Reader
+from connector.backbone.runtime import torch_is_installed
 from connector.checkpoints.licences import AcceptLicense
 from connector.checkpoints.package_files import Progress
 from connector.checkpoints.pulling import obtain
@@ -21,7 +22,7 @@ from connector.errors import BackboneError, MissingExtraError
 from connector.routing.needed_layers import layers_read, needs_likelihood
 from connector.sections import Settings
 
-__all__ = ["Pulled", "open_reader", "pull_model", "takes_onnx", "torch_is_installed"]
+__all__ = ["Pulled", "open_reader", "pull_model", "takes_onnx"]
 
 logger = logging.getLogger(__name__)
 # Number formats that torch alone has.
@@ -127,11 +128,6 @@ def takes_onnx(settings: Settings) -> bool:
     of_torch = backbone.dtype in _OF_TORCH or settings.cache.dtype in _CACHED_BY_TORCH
     deep = settings.router.mode == "all" or backbone.layout != "solo"
     return not (of_torch or deep or backbone.device == "cuda" or has_cuda() or multiplies_bfloat16())
-
-
-def torch_is_installed() -> bool:
-    """Whether torch can read; it is not loaded."""
-    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import numpy as np
 from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone
 from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.prompt.tail import Tail, TokenIds
-from connector.backbone.runtime import Needs, ReadRequest, Runtime
+from connector.backbone.runtime import Needs, ReadRequest, Runtime, torch_is_installed
 from connector.checkpoints.shape import BackboneShape
 from connector.checkpoints.weights import Array
 from connector.errors import BackboneError, MissingExtraError
@@ -109,7 +108,7 @@ def export_backbone(
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         exported, vocabulary = _write(source, shape, work, layers, progress)
-        comparing = compare and source.checkpoint is not None and _torch_is_installed()
+        comparing = compare and source.checkpoint is not None and torch_is_installed()
         states = None if comparing else _states(work, exported, vocabulary)
         if precision == "int8":
             exported = _rounded(source, work, exported)
@@ -118,7 +117,12 @@ def export_backbone(
         if states is None:
             rows, embedding = _compared(source, work, exported, vocabulary)
         else:
-            _check("the length of the states", _apart(states, _states(work, exported, vocabulary)), exported)
+            _check(
+                "the length of the states",
+                _apart(states, _states(work, exported, vocabulary)),
+                exported,
+                INT8_TOLERANCE,
+            )
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     except OSError as error:
@@ -219,14 +223,14 @@ def _compared(source: Source, work: Path, exported: ExportedBackbone, vocabulary
     ours = OnnxRuntime.load(work, device="cpu", cache_dtype="float32")
     rows, embedding, states = _compare(theirs, ours, exported.layers, vocabulary)
     if exported.dtype == "int8":
-        _check("the length of the states", states, exported)
+        _check("the length of the states", states, exported, INT8_TOLERANCE)
     else:
         _check("attention", rows, exported, TOLERANCE)
         _check("a query embedding", embedding, exported, EMBEDDING_TOLERANCE)
     return rows, embedding
 
 
-def _check(what: str, difference: float, exported: ExportedBackbone, most: float = INT8_TOLERANCE) -> None:
+def _check(what: str, difference: float, exported: ExportedBackbone, most: float) -> None:
     if not difference <= most:
         whose = "float32's" if exported.dtype == "int8" else "torch's"
         raise BackboneError(
@@ -239,10 +243,6 @@ def _apart(theirs: Array, ours: Array) -> float:
     """Largest length of a difference of states, as part of their own."""
     lengths = [np.linalg.norm(each, axis=2) for each in (theirs - ours, theirs)]
     return float((lengths[0] / lengths[1]).max())
-
-
-def _torch_is_installed() -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
 
 
 def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tuple[float, float, float]:

@@ -100,7 +100,7 @@ def test_which_export_is_opened(
     folders: dict[str, Path], checkpoint: Checkpoint, settings: Settings, tmp_path: Path
 ) -> None:
     def opened(**values: Any) -> str:
-        asked = with_backbone(settings, tmp_path, model=str(checkpoint.path), **values)
+        asked = with_backbone(settings, tmp_path, model=str(checkpoint.path), **{"runtime": "auto", **values})
         # The tiny model has too few positions for the prompt: which was loaded is seen by what is missing.
         try:
             open_reader(asked)
