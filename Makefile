@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# What users install: without torch, and without what tests need.
+LIGHT := .venv-light
+LIGHT_INSTALLED := $(LIGHT)/.installed
 CLEAN := build/clean
 CLIENTS := .venv-clients
 CLIENTS_INSTALLED := $(CLIENTS)/.installed
@@ -13,16 +16,27 @@ setup: $(INSTALLED)
 
 # Runs again only when the dependencies change.
 $(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or later is needed; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
-	  { echo "python3 cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(call environment,$(VENV))
 	@echo "Installing into $(VENV) (torch is large: some minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)
-	@$(BIN)/rh-connector demo
+$(LIGHT_INSTALLED): pyproject.toml
+	@$(call environment,$(LIGHT))
+	@echo "Installing into $(LIGHT) (half a minute) ..."
+	@$(LIGHT)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# A virtual environment in a folder, where there is none.
+define environment
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "Python 3.11 or later is needed; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
+test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || \
+  { echo "python3 cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+endef
+
+demo: $(LIGHT_INSTALLED)
+	@$(LIGHT)/bin/rh-connector demo
 
 # A process a core. Threads of one would otherwise spin while those of another compute.
 TESTS := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
@@ -83,9 +97,9 @@ dist-files: $(INSTALLED)
 dist: dist-files
 	@rm -rf $(CLEAN)
 	@$(PYTHON) -m venv $(CLEAN)
-	@echo "Installing the wheel into $(CLEAN) (torch is large: some minutes) ..."
-	@$(CLEAN)/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[torch,cpu]"
+	@echo "Installing the wheel into $(CLEAN) ..."
+	@$(CLEAN)/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	@cd $(CLEAN) && bin/rh-connector --config /dev/null demo
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LIGHT) $(CLIENTS) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

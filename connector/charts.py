@@ -1,4 +1,4 @@
-"""Charts as SVG, for pages and files, drawn by matplotlib (extras ``train`` and ``bench``)."""
+"""Charts as SVG, for pages and files, drawn by matplotlib (extras ``evaluate`` and ``bench``)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NAMESPACES = re.compile(r' xmlns(:xlink)?="[^"]*"')
 _OWN_IDS = re.compile(r' id="[\w.]+_\d+"')
 
 
-def check_charts(extra: str = "train") -> None:
+def check_charts(extra: str = "evaluate") -> None:
     """Can charts be drawn here? Asked before anything is measured.
 
     Raises:

@@ -100,7 +100,7 @@ class Reranker:
         Raises:
             SettingsError, BackboneError: see ``open_reader`` and ``Routes.from_settings``.
         """
-        from connector.backbone.open_reader import open_reader
+        from connector.routing.opening import open_reader
 
         settings = Settings() if settings is None else settings
         reader = open_reader(settings, progress) if reader is None else reader

@@ -216,7 +216,9 @@ class BackboneSettings(_Section):
         description="How the LLM sees documents: each read alone, the query behind it (solo), each encoded alone and "
         "all read at once (block), keys only (late), in one prompt (joint). Not set, with router.mode all: block.",
     )
-    runtime: Literal["auto", "torch", "onnx"] = Field("auto", description="What executes the LLM.")
+    runtime: Literal["auto", "torch", "onnx"] = Field(
+        "auto", description="What executes the LLM. auto: ONNX Runtime without torch; with both, the faster one."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the LLM runs.")
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from connector.checkpoints.checkpoint import Checkpoint
     from connector.routing.metadata import RouterMetadata
     from connector.training.router import Router
+    from router_export.backbone.sources import Source
     from router_export.backbone.writing import ExportedGraphs
     from router_export.router.exporting import Exported
 
@@ -48,12 +49,17 @@ def export(
 
 
 def export_backbone(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | Source,
     folder: Path,
     layers: int | None = None,
     precision: Literal["float32", "int8"] = "float32",
+    *,
+    compare: bool = True,
 ) -> ExportedGraphs:
     """Write the first layers of a backbone as ONNX graphs: see ``router_export.backbone.writing``."""
+    from connector.checkpoints.checkpoint import Checkpoint
+    from router_export.backbone.sources import Source
     from router_export.backbone.writing import export_backbone as write
 
-    return write(checkpoint, folder, layers, precision)
+    source = Source.of_checkpoint(checkpoint) if isinstance(checkpoint, Checkpoint) else checkpoint
+    return write(source, folder, layers, precision, compare=compare)

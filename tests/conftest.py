@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from connector.checkpoints.checkpoint import Checkpoint
+from connector.cli import waiting
 from connector.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
@@ -21,6 +22,7 @@ from tests.tiers import MARKERS, give_markers, nodes_of, refuse_unmarked
 if TYPE_CHECKING:
     from tests.backbone.tiny_exports import TinyExports
 
+_SAME = {"backbone.dtype": "float32", "backbone.runtime": "torch"}
 _NODES = pytest.StashKey[SessionNodes]()
 _RUNNING = pytest.StashKey[pytest.Item]()
 
@@ -69,10 +71,16 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said of slow steps depends on the machine; tests/cli/test_waiting.py looks at it."""
+    monkeypatch.setattr(waiting, "_LINE", 3600.0)
+
+
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    """The defaults, with weights in float32: the same scores on every machine."""
-    return load_settings(os.devnull, {"backbone.dtype": "float32"}, environment={})
+    """The defaults, with weights in float32 and in torch: the same scores on every machine."""
+    return load_settings(os.devnull, _SAME, environment={})
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +101,7 @@ def reranker(settings: Settings, smollm2: Checkpoint) -> Reranker:
 @pytest.fixture(scope="session")
 def block_settings() -> Settings:
     """The same in the layout ``block``, which reads attention heads."""
-    return load_settings(os.devnull, {"backbone.dtype": "float32", "backbone.layout": "block"}, environment={})
+    return load_settings(os.devnull, {**_SAME, "backbone.layout": "block"}, environment={})
 
 
 @pytest.fixture(scope="session")

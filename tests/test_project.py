@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,52 @@ def test_the_changelog_ends_at_the_version(repository: Path) -> None:
     }
     for name, _ in (first, *released):
         assert f"\n[{name}]: https://" in text
+
+
+def test_the_default_install_is_light_and_can_rerank(project: dict[str, Any]) -> None:
+    named = {re.split(r"[>=<\[]", line)[0] for line in project["project"]["dependencies"]}
+    assert {"onnxruntime", "onnx", "gguf", "tokenizers", "safetensors", "tantivy", "fastapi", "uvicorn"} <= named
+    assert not named & {"torch", "transformers", "accelerate", "onnxscript", "onnxruntime-gpu"}
+    extras = project["project"]["optional-dependencies"]
+    # onnxruntime-gpu overwrites files of onnxruntime: only whoever asks for it alone gets it.
+    assert [name for name, lines in extras.items() if any("onnxruntime" in line for line in lines)] == ["gpu"]
+    assert not [name for name, lines in extras.items() if any("gpu" in line for line in lines if "[" in line)]
+
+
+def test_what_the_default_install_imports_is_required(project: dict[str, Any], repository: Path) -> None:
+    """Of what the commands of the default install load; training, peers and other families are extras."""
+    brought = {
+        "yaml",
+        "huggingface_hub",
+        "starlette",
+        "anyio",
+        "prometheus_client",
+        "pydantic_settings",
+        "httpx2",
+        "markupsafe",
+        "typing_extensions",
+    }
+    named = {re.split(r"[>=<\[]", line)[0].replace("-", "_") for line in project["project"]["dependencies"]}
+    rooms = [
+        "checkpoints",
+        "backbone/onnx_runtime",
+        "backbone/prompt",
+        "backbone/caching",
+        "routing",
+        "heads",
+        "service",
+        "cli",
+    ]
+    found = set()
+    for room in rooms:
+        for path in (repository / "connector" / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    found.add(node.module.split(".")[0])
+    others = found - set(sys.stdlib_module_names) - {"connector", "router_export"} - brought
+    assert others <= named, f"not required: {', '.join(sorted(others - named))}"
 
 
 def test_the_addresses_are_given(repository: Path, project: dict[str, Any]) -> None:

@@ -133,8 +133,8 @@ def _open_exported(settings: Settings, folder: Path) -> _Opened:
     if not (folder / RECORD).is_file():
         precision = " --precision int8" if backbone.dtype == "int8" else ""
         raise BackboneError(
-            f"backbone.runtime = onnx: {backbone.model} was not exported (there is no {folder}); where torch is "
-            f"installed, run rh-connector export --backbone{precision}, or set backbone.runtime to torch"
+            f"backbone.runtime = onnx: {backbone.model} was not exported (there is no {folder}); "
+            f"run rh-connector export --backbone{precision}, or set backbone.runtime to torch"
         )
     exported = ExportedBackbone.read(folder)
     source = Path(backbone.model).expanduser()

@@ -6,6 +6,7 @@ that a second one (ONNX Runtime, no torch) can stand beside the torch one.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -19,7 +20,7 @@ from connector.checkpoints.shape import BackboneShape
 from connector.heads.needs import Head, Needs
 from connector.sections import Layout
 
-__all__ = ["EncodedDocument", "Head", "Needs", "Observations", "ReadRequest", "Runtime"]
+__all__ = ["EncodedDocument", "Head", "Needs", "Observations", "ReadRequest", "Runtime", "torch_is_installed"]
 
 
 @runtime_checkable
@@ -179,3 +180,12 @@ class Runtime(Protocol):
             BackboneError: the bytes are damaged or of another kind of backbone.
         """
         ...
+
+
+def torch_is_installed() -> bool:
+    """Whether torch can run an LLM here; nothing is loaded for it."""
+    try:
+        return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+    except (ImportError, ValueError):
+        # What stands in the way of imports, or half an installation.
+        return False

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from connector.checkpoints.file_hashes import file_hashes
-from connector.checkpoints.manifest import Manifest
+from connector.checkpoints.manifest import Manifest, gguf_digest
 from connector.errors import BackboneError, MissingExtraError
 
 __all__ = ["FAMILIES", "Checkpoint"]
@@ -148,9 +148,8 @@ class Checkpoint:
         hashes = self.hashes()
         manifest = Manifest.read(self.path)
         if manifest is not None and all(manifest.files.get(name) == value for name, value in hashes.items()):
-            content = f"gguf {manifest.gguf_sha256} conversion {manifest.conversion}"
-        else:
-            content = "".join(f"{name}\0{value}\n" for name, value in sorted(hashes.items()))
+            return gguf_digest(manifest.gguf_sha256, manifest.conversion)
+        content = "".join(f"{name}\0{value}\n" for name, value in sorted(hashes.items()))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def verify(self) -> bool:
@@ -188,7 +187,7 @@ def _check_weights(files: tuple[Path, ...]) -> None:
     try:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError:
-        raise MissingExtraError("safetensors", "torch") from None
+        raise MissingExtraError("safetensors", "cpu") from None
     for file in files:
         try:
             # Opening reads the header and compares it with the file's size: a cut file shows at once.

@@ -88,7 +88,7 @@ def _snapshot(model: str, *, offline: bool, progress: Progress) -> Path:
             RepositoryNotFoundError,
         )
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "huggingface_hub", "torch") from None
+        raise MissingExtraError(error.name or "huggingface_hub", "cpu") from None
     variable = not offline and constants.HF_HUB_OFFLINE
     offline = offline or variable
     if not offline:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from connector.checkpoints.file_hashes import write_json
 
-__all__ = ["CONVERSION", "MANIFEST", "Manifest"]
+__all__ = ["CONVERSION", "MANIFEST", "Manifest", "gguf_digest"]
 
 MANIFEST = "manifest.json"
 
 # Raise this when the conversion gives other numbers or other token ids: it is part of every fingerprint.
 CONVERSION = 1
+
+
+def gguf_digest(sha256: str, conversion: int = CONVERSION) -> str:
+    """What identifies a GGUF file's model, however it was converted; see ``Checkpoint.digest``.
+
+    Args:
+        sha256: of the GGUF file.
+        conversion: version of the conversion.
+    """
+    return hashlib.sha256(f"gguf {sha256} conversion {conversion}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

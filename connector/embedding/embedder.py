@@ -191,7 +191,7 @@ def _from_hub(hub: str, name: str, offline: bool) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "huggingface_hub", "torch") from None
+        raise MissingExtraError(error.name or "huggingface_hub", "cpu") from None
     try:
         return Path(snapshot_download(hub, allow_patterns=list(_WANTED), local_files_only=offline))
     except Exception as error:  # the hub's client raises of many kinds

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from connector.backbone.open_reader import open_reader, reader_from
+from connector.backbone.open_reader import reader_from
 from connector.backbone.reader import Reader
 from connector.documents import Hit
 from connector.embedding.embedder import Embedder
@@ -40,6 +40,7 @@ from connector.evaluation.timing import with_seconds
 from connector.heads.fusion import fusion_of
 from connector.heads.head_sets import StaticHeads
 from connector.routing.bundle import Bundle
+from connector.routing.opening import open_reader
 from connector.routing.query_embedding import QueryEmbedding
 from connector.routing.selection import likelihood_route, load_bundle, static_heads
 from connector.sections import CLUSTER_KINDS, Settings

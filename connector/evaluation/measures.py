@@ -125,5 +125,5 @@ def _ir_measures() -> Any:
     try:
         import ir_measures
     except ImportError:
-        raise MissingExtraError("ir_measures", "train") from None
+        raise MissingExtraError("ir_measures", "evaluate") from None
     return ir_measures

@@ -35,8 +35,9 @@ PROBE = "probe_{}"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FIXES = {
     "cpu": "install it with: pip install 'rh-connector[cpu]'",
-    "cuda": "set router.provider to cpu, or exchange onnxruntime for its CUDA build: pip uninstall onnxruntime, then "
-    "pip install 'rh-connector[gpu]'",
+    "cuda": "set router.provider to cpu, or exchange onnxruntime for its CUDA build: "
+    "pip install 'rh-connector[gpu]', then "
+    "pip uninstall -y onnxruntime, then pip install --force-reinstall --no-deps onnxruntime-gpu",
 }
 # ModelProto.metadata_props is field 14; its entry has key (field 1) and value (field 2), 64 hexadecimal digits here.
 _TAIL = b"\x72\x4a\x0a\x06digest\x12\x40"

@@ -1,7 +1,7 @@
 """Size and start of an environment without torch: ``python -m connector.studies.slim``.
 
-A new virtual environment is made with the extras that serving needs, in a temporary folder. The backbone must have
-been exported before (``rh-connector export --backbone``), into the cache folder of the settings.
+A new virtual environment is made with what everybody gets, in a temporary folder. The model should have been
+pulled before, into the cache folder of the settings.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from connector.evaluation.provenance import processor_name, today
 
 __all__ = ["first_answer", "megabytes", "packages", "served_answer"]
 
-EXTRAS = "cpu,serve"
-_UNWANTED = ("torch", "transformers", "onnx")
+_UNWANTED = ("torch", "transformers")
 _WINDOW = {
     "query": "how long do cats sleep",
     "documents": ["Adult cats sleep twelve to sixteen hours a day.", "Rust guarantees memory safety."],
@@ -135,12 +134,12 @@ def _measure(source: str, runs: int, assignments: Sequence[str]) -> dict[str, An
         click.echo("installing …", err=True)
         venv.create(folder, with_pip=True)
         python = Path(folder, "bin", "python")
-        pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{source}[{EXTRAS}]"]
+        pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", source]
         _run([str(python), *pip])
         installed = packages(python)
         unwanted = [name for name in _UNWANTED if name in installed]
         if unwanted:
-            raise SettingsError(f"{', '.join(unwanted)} came along with rh-connector[{EXTRAS}]")
+            raise SettingsError(f"{', '.join(unwanted)} came along with rh-connector")
         given = [word for assignment in ("backbone.runtime=onnx", *assignments) for word in ("--set", assignment)]
         program = [str(Path(folder, "bin", "rh-connector")), *given]
         # The first start compiles the modules; it is told, and not counted.
@@ -151,7 +150,6 @@ def _measure(source: str, runs: int, assignments: Sequence[str]) -> dict[str, An
         (libraries,) = Path(folder, "lib").glob("python*/site-packages")
         pip_itself = sum(megabytes(path) for path in libraries.glob("pip*"))
         return {
-            "extras": EXTRAS,
             "megabytes": round(megabytes(libraries) - pip_itself, 1),
             "packages": {name: version for name, version in installed.items() if name != "pip"},
             "settings": list(assignments),

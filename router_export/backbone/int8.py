@@ -16,12 +16,9 @@ from typing import Any
 
 from connector.backbone.onnx_runtime.folder import WEIGHTS, graph_name
 from connector.errors import MissingExtraError
+from router_export.backbone.graph_files import store
 
 __all__ = ["quantize"]
-
-# Smaller tensors stay in the graphs. Larger ones begin where memory pages may begin.
-_SMALL = 1024
-_PAGE = 4096
 
 
 def quantize(folder: Path, layers: int, widest: int) -> None:
@@ -86,16 +83,4 @@ def _without_advice() -> Iterator[None]:
 
 def _move(onnx: Any, tensor: Any, weights: Any) -> None:
     """Put a tensor's numbers into the common file."""
-    data = onnx.numpy_helper.to_array(tensor).tobytes()
-    if len(data) < _SMALL:
-        return
-    weights.write(b"\0" * (-weights.tell() % _PAGE))
-    place = {"location": WEIGHTS, "offset": weights.tell(), "length": len(data)}
-    weights.write(data)
-    kept = onnx.TensorProto(
-        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=onnx.TensorProto.EXTERNAL
-    )
-    for key, value in place.items():
-        entry = kept.external_data.add()
-        entry.key, entry.value = key, str(value)
-    tensor.CopyFrom(kept)
+    tensor.CopyFrom(store(onnx, tensor.name, onnx.numpy_helper.to_array(tensor), weights))

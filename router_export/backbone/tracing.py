@@ -17,12 +17,10 @@ from connector.backbone.torch_runtime.attention import AttentionPass, LayerOptio
 from connector.backbone.torch_runtime.decoder import load_decoder
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError, MissingExtraError
-from router_export.backbone.cutting import COMMON
+from router_export.backbone.graph_files import COMMON, DOORS, OPSET
 
-__all__ = ["OPSET", "Traced", "first_layers", "trace"]
+__all__ = ["Traced", "first_layers", "trace"]
 
-# The first with an operator for RMS norms and for rotary embeddings.
-OPSET = 23
 _TOKENS, _KEYS = 5, 7
 Tensor = torch.Tensor
 
@@ -148,7 +146,7 @@ def trace(decoder: Any, path: Path) -> Traced:
     each, bias = [{1: free} for _ in between], {0: free, 1: free}
     shapes = (each, each, bias, bias, {0: free}, {0: free})
     inputs = [*(f"{name}.{layer}" for name in ("keys", "values") for layer in between), *COMMON]
-    outputs = [f"{name}.{layer}" for layer in range(len(decoder.layers)) for name in "hqkv"]
+    outputs = [f"{name}.{layer}" for layer in range(len(decoder.layers)) for name in DOORS]
     try:
         with _quiet():
             # Run once as it is: what the module notes while it is traced is lost.

@@ -1,22 +1,28 @@
-"""Writing a backbone's graphs: traced, cut, run against torch, and only then put in their place."""
+"""Writing a backbone's graphs: by hand or traced, tried, and only then put in their place."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone
 from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.prompt.tail import Tail, TokenIds
-from connector.backbone.runtime import Needs, ReadRequest, Runtime
-from connector.checkpoints.checkpoint import Checkpoint
+from connector.backbone.runtime import Needs, ReadRequest, Runtime, torch_is_installed
+from connector.checkpoints.shape import BackboneShape
+from connector.checkpoints.weights import Array
 from connector.errors import BackboneError, MissingExtraError
 from connector.sections import Layout
+from router_export.backbone.decoders import Decoder, UnwrittenError
+from router_export.backbone.graph_files import OPSET, write_rows
+from router_export.backbone.layer_graphs import write_layers
+from router_export.backbone.sources import Source
 
 __all__ = ["EMBEDDING_TOLERANCE", "INT8_TOLERANCE", "TOLERANCE", "ExportedGraphs", "export_backbone"]
 
@@ -34,7 +40,6 @@ INT8_TOLERANCE = 0.25
 SmolLM2-135M has .09 at its 20th layer. Weights of 8 bits instead of 7 would overflow on some processors, and keys be
 off by .88 (see ``backbone_int8``).
 """
-_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,111 +49,200 @@ class ExportedGraphs:
     Attributes:
         folder: where it is.
         exported: what its record says.
-        rows_difference: largest absolute difference of an attention row from torch's, over the layouts.
-        embedding_difference: of a query embedding, as a part of its largest entry.
         bytes: of all files.
+        rows_difference: largest absolute difference of an attention row from torch's, over the layouts; None: torch
+            is not installed, or was not asked.
+        embedding_difference: of a query embedding, as a part of its largest entry; None likewise.
     """
 
     folder: Path
     exported: ExportedBackbone
-    rows_difference: float
-    embedding_difference: float
     bytes: int
+    rows_difference: float | None = None
+    embedding_difference: float | None = None
+
+
+class _Traits(NamedTuple):
+    scaling: tuple[float, ...]
+    windows: tuple[int | None, ...]
+    softcap: float | None
+    vocabulary: int
 
 
 def export_backbone(
-    checkpoint: Checkpoint,
+    source: Source,
     folder: Path,
     layers: int | None = None,
     precision: Literal["float32", "int8"] = "float32",
+    *,
+    compare: bool = True,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> ExportedGraphs:
-    """Write the first layers of a backbone as graphs that were found equal to it; an older export is replaced.
+    """Write the first layers of a backbone as graphs that were tried; an older export is replaced.
+
+    Families of ``WRITTEN`` need no torch. Others are traced by it.
 
     Args:
-        checkpoint: the LLM.
+        source: the LLM.
         folder: where the files go.
         layers: how many; None: all.
         precision: of the weights.
+        compare: with torch, where it is installed and the source is a checkpoint; else the numbers must be finite.
+        progress: told what part is written.
 
     Raises:
-        MissingExtraError: torch, onnx, onnxscript or ONNX Runtime is not installed.
+        MissingExtraError: onnx or ONNX Runtime is not installed; or torch or onnxscript, which the family needs.
         BackboneError: the family cannot be exported, the graphs do not give torch's numbers, the folder holds
             something else, or it cannot be written. An older export stays then.
     """
-    config = checkpoint.config()
-    config = config.get("text_config") or config
-    depth = int(config["num_hidden_layers"])
-    layers = depth if layers is None else layers
-    if not 1 <= layers <= depth:
-        raise BackboneError(f"export: --layers {layers}: {checkpoint.name} has {depth} layers; give 1 to {depth}")
+    shape = BackboneShape.from_config(source.weights.config, source.name)
+    layers = shape.layers if layers is None else layers
+    if not 1 <= layers <= shape.layers:
+        raise BackboneError(
+            f"export: --layers {layers}: {source.name} has {shape.layers} layers; give 1 to {shape.layers}"
+        )
     if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise BackboneError(f"{folder} is no exported backbone; name an empty or new folder with --out")
     work = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        made = _write(checkpoint, work, layers, precision, int(config.get("intermediate_size") or 0))
+        exported, vocabulary = _write(source, shape, work, layers, progress)
+        comparing = compare and source.checkpoint is not None and torch_is_installed()
+        states = None if comparing else _states(work, exported, vocabulary)
+        if precision == "int8":
+            exported = _rounded(source, work, exported)
+        rows: float | None = None
+        embedding: float | None = None
+        if states is None:
+            rows, embedding = _compared(source, work, exported, vocabulary)
+        else:
+            _check(
+                "the length of the states",
+                _apart(states, _states(work, exported, vocabulary)),
+                exported,
+                INT8_TOLERANCE,
+            )
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     except OSError as error:
         raise BackboneError(f"cannot write the exported backbone {folder}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    exported, rows, embedding = made
-    return ExportedGraphs(folder, exported, rows, embedding, sum(exported.files.values()))
+    return ExportedGraphs(folder, exported, sum(exported.files.values()), rows, embedding)
 
 
 def _write(
-    checkpoint: Checkpoint, work: Path, layers: int, precision: Literal["float32", "int8"], widest: int
-) -> tuple[ExportedBackbone, float, float]:
+    source: Source,
+    shape: BackboneShape,
+    work: Path,
+    layers: int,
+    progress: Callable[[float], None],
+) -> tuple[ExportedBackbone, int]:
+    """The graphs with float32 weights, and the number of token ids."""
     try:
-        from connector.backbone.torch_runtime.runtime import TorchRuntime
-        from router_export.backbone.cutting import cut, write_rows
-        from router_export.backbone.int8 import quantize
-        from router_export.backbone.tracing import OPSET, first_layers, trace
+        decoder = Decoder.of(source.weights.config, source.name)
+        write_layers(source.weights, decoder, work, layers, progress)
+        every = (decoder.scaling,) * layers
+        traits = _Traits(every, decoder.windows[:layers], decoder.softcap, decoder.vocabulary)
+    except UnwrittenError as reason:
+        traits = _traced(source, work, layers, reason)
+    write_rows(work, traits.softcap)
+    source.write_texts(work)
+    exported = ExportedBackbone(
+        name=source.name,
+        digest=source.digest,
+        shape=shape,
+        layers=layers,
+        dtype="float32",
+        opset=OPSET,
+        scaling=traits.scaling,
+        windows=traits.windows,
+        softcap=traits.softcap,
+        files=_sizes(work),
+    )
+    exported.write(work)
+    return exported, traits.vocabulary
+
+
+def _traced(source: Source, work: Path, layers: int, reason: UnwrittenError) -> _Traits:
+    """The same by torch, for decoders that are not written by hand."""
+    if source.checkpoint is None:
+        raise BackboneError(f"{reason}; take the model as safetensors, and set backbone.runtime to torch")
+    try:
+        from router_export.backbone.cutting import cut
+        from router_export.backbone.tracing import first_layers, trace
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "export") from None
     whole = work / "whole.onnx"
-    decoder = first_layers(checkpoint.path, layers)
-    traced = trace(decoder, whole)
-    # Before the weights are loaded once more.
-    del decoder
+    traced = trace(first_layers(source.checkpoint.path, layers), whole)
     cut(whole, work, layers)
-    write_rows(work, traced.softcap, OPSET)
     whole.unlink()
-    if precision == "int8":
-        quantize(work, layers, widest)
-    for name in _TEXT_FILES:
-        if (checkpoint.path / name).is_file():
-            shutil.copyfile(checkpoint.path / name, work / name)
-    torch_runtime = TorchRuntime.load(checkpoint.path, device="cpu", dtype="float32", cache_dtype="float32")
-    shape = torch_runtime.shape
-    exported = ExportedBackbone(
-        name=checkpoint.name,
-        digest=checkpoint.digest(),
-        shape=shape,
-        layers=layers,
-        dtype=precision,
-        opset=OPSET,
-        scaling=traced.scaling,
-        windows=traced.windows,
-        softcap=traced.softcap,
-        files={path.name: path.stat().st_size for path in sorted(work.iterdir())},
-    )
+    return _Traits(traced.scaling, traced.windows, traced.softcap, traced.vocabulary)
+
+
+def _rounded(source: Source, work: Path, exported: ExportedBackbone) -> ExportedBackbone:
+    """The same with int8 weights."""
+    from router_export.backbone.int8 import quantize
+
+    config = source.weights.config
+    quantize(work, exported.layers, int((config.get("text_config") or config).get("intermediate_size") or 0))
+    (work / RECORD).unlink()
+    exported = replace(exported, dtype="int8", files=_sizes(work))
     exported.write(work)
-    tokens = traced.vocabulary
-    onnx_runtime = OnnxRuntime.load(work, cache_dtype="float32")
-    rows, embedding, states = _compare(torch_runtime, onnx_runtime, layers, tokens)
-    limits = [("attention", rows, TOLERANCE), ("a query embedding", embedding, EMBEDDING_TOLERANCE)]
-    if precision == "int8":
-        limits = [("the length of the states", states, INT8_TOLERANCE)]
-    for what, difference, most in limits:
-        if not difference <= most:
-            raise BackboneError(
-                f"the export of {shape.family} is not the backbone: {what} differs from torch's by {difference:.2g}, "
-                f"more than {most:g}; nothing was written; set backbone.runtime to torch"
-            )
-    return exported, rows, embedding
+    return exported
+
+
+def _sizes(work: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(work.iterdir())}
+
+
+def _states(work: Path, exported: ExportedBackbone, vocabulary: int) -> Array:
+    """What enters each layer for made-up tokens.
+
+    Raises:
+        BackboneError: a number is not finite, or a graph does not run.
+    """
+    ids = np.random.default_rng(0).integers(3, vocabulary, 40).astype(np.int32)
+    runtime = OnnxRuntime.load(work, device="cpu", cache_dtype="float32")
+    states: Array = runtime.embed(ids, range(exported.layers), 2)
+    if not np.isfinite(states).all():
+        raise BackboneError(
+            f"the weights of {exported.name} give numbers that are not finite; nothing was written; "
+            "fetch the model again"
+        )
+    return states
+
+
+def _compared(source: Source, work: Path, exported: ExportedBackbone, vocabulary: int) -> tuple[float, float]:
+    """Differences from torch; see ``ExportedGraphs``."""
+    from connector.backbone.torch_runtime.runtime import TorchRuntime
+
+    assert source.checkpoint is not None
+    theirs = TorchRuntime.load(source.checkpoint.path, device="cpu", dtype="float32", cache_dtype="float32")
+    ours = OnnxRuntime.load(work, device="cpu", cache_dtype="float32")
+    rows, embedding, states = _compare(theirs, ours, exported.layers, vocabulary)
+    if exported.dtype == "int8":
+        _check("the length of the states", states, exported, INT8_TOLERANCE)
+    else:
+        _check("attention", rows, exported, TOLERANCE)
+        _check("a query embedding", embedding, exported, EMBEDDING_TOLERANCE)
+    return rows, embedding
+
+
+def _check(what: str, difference: float, exported: ExportedBackbone, most: float) -> None:
+    if not difference <= most:
+        whose = "float32's" if exported.dtype == "int8" else "torch's"
+        raise BackboneError(
+            f"the export of {exported.shape.family} is not the backbone: {what} differs from {whose} by "
+            f"{difference:.2g}, more than {most:g}; nothing was written; set backbone.runtime to torch"
+        )
+
+
+def _apart(theirs: Array, ours: Array) -> float:
+    """Largest length of a difference of states, as part of their own."""
+    lengths = [np.linalg.norm(each, axis=2) for each in (theirs - ours, theirs)]
+    return float((lengths[0] / lengths[1]).max())
 
 
 def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tuple[float, float, float]:
@@ -178,5 +272,4 @@ def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tu
     embeddings = [runtime.embed(documents[0], range(layers), 2) for runtime in (theirs, ours)]
     scale = np.abs(embeddings[0]).max(axis=(1, 2), keepdims=True)
     difference = embeddings[0] - embeddings[1]
-    lengths = [np.linalg.norm(each, axis=2) for each in (difference, embeddings[0])]
-    return largest, float((np.abs(difference) / scale).max()), float((lengths[0] / lengths[1]).max())
+    return largest, float((np.abs(difference) / scale).max()), _apart(*embeddings)

@@ -73,8 +73,8 @@ class OnnxGraphs:
         has_cuda = _CUDA in onnxruntime.get_available_providers()
         if device == "cuda" and not has_cuda:
             raise BackboneError(
-                "backbone.device = cuda: this ONNX Runtime has no CUDA; install onnxruntime-gpu in place of "
-                "onnxruntime, or set it to cpu or auto"
+                "backbone.device = cuda: this ONNX Runtime has no CUDA; exchange onnxruntime for "
+                "onnxruntime-gpu as docs/onnx.md says, or set it to cpu or auto"
             )
         providers = [_CPU] if device == "cpu" or not has_cuda else [_CUDA, _CPU]
         options = onnxruntime.SessionOptions()

@@ -12,11 +12,9 @@ from rich.table import Table
 from connector.cli.context import Context, pass_context
 from connector.errors import SettingsError
 from connector.routing.metadata import member_name
-from connector.sections import LAYOUTS
 
 if TYPE_CHECKING:
     from connector.routing.bundle import Bundle
-    from connector.sections import Settings
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -105,6 +103,7 @@ def _export_backbone(
 ) -> None:
     from connector.backbone.onnx_runtime.folder import exported_folder
     from connector.checkpoints.pulling import obtain
+    from connector.routing.needed_layers import layers_read
     from router_export import export_backbone
 
     settings = context.settings()
@@ -115,7 +114,7 @@ def _export_backbone(
         accept_license=(lambda name, terms: True) if settings.backbone.accept_license else None,
     )
     folder = out or exported_folder(settings.backbone.model, settings.cache.path, precision)
-    written = export_backbone(checkpoint, folder, layers or _layers_read(settings), precision)
+    written = export_backbone(checkpoint, folder, layers or layers_read(settings), precision)
     exported = written.exported
     if context.as_json:
         context.print_json(
@@ -129,33 +128,16 @@ def _export_backbone(
             }
         )
         return
+    compared = "torch is not installed, so nothing was compared with it."
+    if written.rows_difference is not None:
+        compared = (
+            f"Largest difference from torch: {written.rows_difference:.1e} in attention, "
+            f"{written.embedding_difference:.1e} in query embeddings."
+        )
     click.echo(
         f"Written to {folder} ({written.bytes / 1e6:.0f} MB, {exported.dtype}): {exported.layers} of "
-        f"{exported.shape.layers} layers. "
-        f"Largest difference from torch: {written.rows_difference:.1e} in attention, "
-        f"{written.embedding_difference:.1e} in query embeddings."
+        f"{exported.shape.layers} layers. {compared}"
     )
-
-
-def _layers_read(settings: Settings) -> int | None:
-    """Layers that what is configured or shipped for the model, in any layout, reads; None: all."""
-    from connector.heads.head_sets import StaticHeads, shipped_path
-    from connector.routing.bundle import Bundle, shipped_bundle
-
-    if settings.router.mode == "all":
-        return None
-    files = [find(settings.backbone.model, layout) for find in (shipped_path, shipped_bundle) for layout in LAYOUTS]
-    read = set()
-    for path in {settings.router.bundle, *files} - {None}:
-        assert path is not None
-        if path.suffix == ".onnx":
-            metadata = Bundle.load(path).metadata
-            # States that enter a layer come out of its graph.
-            probed = {layer for probe in metadata.probes for layer in probe.layers}
-            read |= {metadata.deepest_layer, *metadata.embedding.layers, *probed}
-        else:
-            read |= {layer for heads in StaticHeads.load(path).sets.values() for layer, _ in heads.heads}
-    return max(read) + 1 if read else None
 
 
 def _inspect(context: Context, path: Path) -> None:

@@ -61,11 +61,13 @@ def list_models(context: Context) -> None:
 @click.option("--offline", is_flag=True, default=None, help="Use what is here; never touch the network.")
 @pass_context
 def pull(context: Context, name: str, accept_license: bool, offline: bool | None) -> None:
-    """Fetch a model, check it, and convert it once.
+    """Fetch a model, check it, and make it ready for this machine, once.
 
     NAME is a name of `model list`, a folder, a .gguf file, or owner/name of the hub.
     """
-    settings = context.settings(backbone__offline=offline)
+    from connector.routing.opening import pull_model
+
+    settings = context.settings(backbone__offline=offline, backbone__model=name)
     accepted = accept_license or settings.backbone.accept_license
     with _progress() as (report, pause):
 
@@ -73,19 +75,12 @@ def pull(context: Context, name: str, accept_license: bool, offline: bool | None
             with pause():
                 return _ask(model, terms)
 
-        checkpoint = obtain(
-            name,
-            cache=settings.cache.path,
-            offline=settings.backbone.offline,
-            accept_license=(lambda model, terms: True) if accepted else ask if _interactive() else None,
-            progress=report,
-            verify=True,
-        )
-        digest = checkpoint.digest()
+        accept = (lambda model, terms: True) if accepted else ask if _interactive() else None
+        pulled = pull_model(settings, report, accept)
     if context.as_json:
-        context.print_json({"name": checkpoint.name, "path": checkpoint.path, "digest": digest})
+        context.print_json({"name": pulled.name, "path": pulled.path, "digest": pulled.digest})
     else:
-        click.echo(f"{checkpoint.name} is here: {checkpoint.path}")
+        click.echo(f"{pulled.name} is here: {pulled.path}")
 
 
 @command.command("show")

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence, Set
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from connector.cli.context import Context, pass_context
 from connector.cli.progress import progress
+from connector.cli.waiting import waiting
 from connector.documents import SupportsRerank
 from connector.errors import DataError, RequestError, SettingsError
 from connector.sections import Settings
@@ -82,14 +84,17 @@ def _answer_lines(context: Context, settings: Settings) -> None:
         try:
             request = read_request(line)
             # Loaded at the first good line: wrong input is told at once.
-            reranker = reranker or context.models.reranker(settings)
-            result = reranker.rerank(
-                request.query,
-                request.documents,
-                first_stage=request.first_stage,
-                deadline_ms=request.deadline_ms,
-                mode=request.mode,
-            )
+            with nullcontext() if reranker else waiting(f"loading {settings.backbone.model}") as report:
+                reranker = reranker or context.models.reranker(settings, report)
+                if report is not None:
+                    report(f"reading {len(request.documents)} documents", None)
+                result = reranker.rerank(
+                    request.query,
+                    request.documents,
+                    first_stage=request.first_stage,
+                    deadline_ms=request.deadline_ms,
+                    mode=request.mode,
+                )
         except RequestError as error:
             wrong += 1
             click.echo(f"Error: line {number}: {error}", err=True)

@@ -13,6 +13,7 @@ from rich.console import Console
 from connector.cli.context import Context, pass_context
 from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
 from connector.cli.models import Models
+from connector.cli.waiting import Progress, waiting
 from connector.documents import Hit, RerankResult, UsedHead, has_text
 from connector.errors import SettingsError
 from connector.sections import MODES, Settings
@@ -56,11 +57,13 @@ def command(
         raise SettingsError("search: QUERY is empty; give the words to search for")
     from connector.explanation import explain as explained
 
-    # The engine first: a missing index is told before the model is loaded.
-    started = time.perf_counter()
-    hits = _first_stage(settings, query, size if no_rerank else max(size, settings.rerank.window))
-    searched = (time.perf_counter() - started) * 1000
-    result = _rerank(context.models, settings, query, hits, no_rerank)
+    with waiting("searching") as report:
+        # The engine first: a missing index is told before the model is loaded.
+        started = time.perf_counter()
+        hits = _first_stage(settings, query, size if no_rerank else max(size, settings.rerank.window))
+        searched = (time.perf_counter() - started) * 1000
+        wanted = [] if no_rerank else hits[: settings.rerank.window]
+        result = _rerank(context.models, settings, query, wanted, no_rerank, report)
     shown = shown_hits(hits, result)[:size]
     timings = {"first_stage": searched, **result.timings_ms}
     if not result.reranked and result.reason and hits and not no_rerank:
@@ -91,10 +94,15 @@ def _first_stage(settings: Settings, query: str, size: int) -> list[Hit]:
         return engine.search(query, size)
 
 
-def _rerank(models: Models, settings: Settings, query: str, hits: list[Hit], no_rerank: bool) -> RerankResult:
-    if no_rerank or not hits:
+def _rerank(
+    models: Models, settings: Settings, query: str, window: list[Hit], no_rerank: bool, report: Progress
+) -> RerankResult:
+    if not window:
         return RerankResult((), False, "not asked for" if no_rerank else "no documents")
-    return models.reranker(settings).rerank(query, hits[: settings.rerank.window])
+    report(f"loading {settings.backbone.model}", None)
+    reranker = models.reranker(settings, report)
+    report(f"reading {len(window)} documents", None)
+    return reranker.rerank(query, window)
 
 
 def _to_json(query: str, shown: list[ShownHit], result: RerankResult, timings: Mapping[str, float]) -> dict[str, Any]:

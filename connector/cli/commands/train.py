@@ -74,6 +74,10 @@ def command(context: Context, /, **options: Any) -> None:
     settings = context.settings(
         rerank__window=chosen.window, backbone__layout=chosen.layout, backbone__model=chosen.model
     )
+    if settings.backbone.runtime == "auto":
+        # It looks at every layer of the LLM, and learns in torch.
+        backbone = settings.backbone.model_copy(update={"runtime": "torch"})
+        settings = settings.model_copy(update={"backbone": backbone})
     from connector.engines.index_names import naming_indexes
 
     with naming_indexes(settings):

@@ -91,7 +91,7 @@ def test_documents_of_the_other_precision_are_refused(folders: dict[str, Path]) 
 
 def test_nonsense_is_not_written(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router_export.backbone.writing.INT8_TOLERANCE", 1e-9)
-    with pytest.raises(BackboneError, match="the length of the states differs from torch's"):
+    with pytest.raises(BackboneError, match="the length of the states differs from float32's"):
         export_backbone(checkpoint, tmp_path / "export", 2, "int8")
     assert not list(tmp_path.iterdir())
 
@@ -100,7 +100,7 @@ def test_which_export_is_opened(
     folders: dict[str, Path], checkpoint: Checkpoint, settings: Settings, tmp_path: Path
 ) -> None:
     def opened(**values: Any) -> str:
-        asked = with_backbone(settings, tmp_path, model=str(checkpoint.path), **values)
+        asked = with_backbone(settings, tmp_path, model=str(checkpoint.path), **{"runtime": "auto", **values})
         # The tiny model has too few positions for the prompt: which was loaded is seen by what is missing.
         try:
             open_reader(asked)

@@ -1,0 +1,120 @@
+"""The export of a model, written on the machine that runs it where it is not here yet: no torch is needed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone, exported_folder
+from connector.checkpoints.catalogue import CATALOGUE
+from connector.checkpoints.file_hashes import file_hashes
+from connector.checkpoints.licences import AcceptLicense
+from connector.checkpoints.manifest import gguf_digest
+from connector.checkpoints.package_files import Progress
+from connector.checkpoints.pulling import find_local, locked, obtain, with_gguf
+from connector.errors import BackboneError, MissingExtraError
+from connector.sections import Settings
+
+__all__ = ["prepare_export"]
+
+_LABEL = "preparing the model for this machine, once"
+
+
+def prepare_export(
+    settings: Settings,
+    layers: int | None,
+    progress: Progress | None = None,
+    accept_license: AcceptLicense | None = None,
+) -> Path:
+    """The folder of a model's export; fetched and written first where it isn't here, or lacks layers.
+
+    A folder that ``backbone.model`` names is taken as it is.
+
+    Args:
+        settings: model, cache folder, number format.
+        layers: how many are needed at least; None: all.
+        progress: told (what is being done, fraction or None).
+        accept_license: see ``obtain``.
+
+    Raises:
+        BackboneError: the model cannot be had (see ``obtain``), or its graphs cannot be written.
+        MissingExtraError: onnx, gguf or ONNX Runtime is not installed; or torch, which the family needs.
+    """
+    backbone, cache = settings.backbone, settings.cache.path
+    precision: Literal["float32", "int8"] = "int8" if backbone.dtype == "int8" else "float32"
+    folder = exported_folder(backbone.model, cache, precision)
+    named = Path(backbone.model).expanduser()
+    if (named / RECORD).is_file() or _whole(folder, settings, layers):
+        return folder
+    report = progress or (lambda label, fraction: None)
+    try:
+        from router_export.backbone.sources import Source
+        from router_export.backbone.writing import export_backbone
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "onnx", "cpu") from None
+    with locked(cache, folder.name):
+        # Another process may have written it while this one waited.
+        if _whole(folder, settings, layers):
+            return folder
+        for left in folder.parent.glob(f"{folder.name}.*.part"):
+            # Of a process that was killed: nobody else writes here now.
+            shutil.rmtree(left, ignore_errors=True)
+
+        def write(source: Source) -> None:
+            report(_LABEL, 0.0)
+            export_backbone(
+                source,
+                folder,
+                layers,
+                precision,
+                compare=False,
+                progress=lambda fraction: report(_LABEL, fraction),
+            )
+
+        accept = accept_license or ((lambda name, terms: True) if backbone.accept_license else None)
+        fetched = backbone.model in CATALOGUE or named.suffix.lower() == ".gguf"
+        checkpoint = find_local(backbone.model, cache=cache)
+        if checkpoint is None and not fetched:
+            checkpoint = obtain(backbone.model, cache=cache, offline=backbone.offline, progress=report)
+        if checkpoint is not None:
+            write(Source.of_checkpoint(checkpoint))
+        else:
+            with_gguf(
+                backbone.model,
+                lambda path, name, sha256: write(Source.of_gguf(path, name, sha256)),
+                cache=cache,
+                offline=backbone.offline,
+                accept_license=accept,
+                progress=report,
+            )
+    return folder
+
+
+def _whole(folder: Path, settings: Settings, layers: int | None) -> bool:
+    """Whether the export is here, of these weights, and deep enough."""
+    if not (folder / RECORD).is_file():
+        return False
+    try:
+        exported = ExportedBackbone.read(folder)
+        if exported.layers < (exported.shape.layers if layers is None else min(layers, exported.shape.layers)):
+            return False
+        digest = _digest(settings)
+    except BackboneError:
+        # Damaged: it is written anew.
+        return False
+    return digest is None or digest == exported.digest
+
+
+def _digest(settings: Settings) -> str | None:
+    """Of the weights that the model stands for; None: they need not be here, or cannot have changed."""
+    model, cache = settings.backbone.model, settings.cache.path
+    path = Path(model).expanduser()
+    if model in CATALOGUE:
+        # A checkpoint that somebody changed is taken as it is; the router tells.
+        return None if find_local(model, cache=cache) else gguf_digest(CATALOGUE[model].sha256)
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return gguf_digest(file_hashes([path], cache)[path.name])
+    if path.is_dir():
+        return obtain(model, cache=cache, offline=True).digest()
+    return None

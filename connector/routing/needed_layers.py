@@ -1,0 +1,59 @@
+"""How deep the routers and head sets of a model look: an export holds no layer that none of them reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from connector.heads.head_sets import StaticHeads, shipped_path
+from connector.routing.bundle import Bundle, shipped_bundle
+from connector.sections import LAYOUTS, Settings
+
+__all__ = ["layers_read", "needs_likelihood"]
+
+
+def layers_read(settings: Settings) -> int | None:
+    """Layers that what is configured or shipped for the model, in any layout, reads; None: all.
+
+    Raises:
+        BackboneError: a file that is configured is missing or damaged.
+    """
+    if settings.router.mode == "all":
+        return None
+    read = set()
+    for path in _files(settings):
+        if path.suffix == ".onnx":
+            metadata = Bundle.load(path).metadata
+            # States that enter a layer come out of its graph.
+            probed = {layer for probe in metadata.probes for layer in probe.layers}
+            read |= {metadata.deepest_layer, *metadata.embedding.layers, *probed}
+        else:
+            read |= {layer for heads in StaticHeads.load(path).sets.values() for layer, _ in heads.heads}
+    return max(read) + 1 if read else None
+
+
+def needs_likelihood(settings: Settings) -> bool:
+    """Whether documents are ranked by how likely they find the query, which takes the LLM's last layer and more.
+
+    Raises:
+        BackboneError: the router that is configured is missing or damaged.
+    """
+    layout = settings.backbone.layout
+    named = settings.router.bundle
+    if layout != "solo":
+        return False
+    bundle = shipped_bundle(settings.backbone.model, layout) if named is None else named
+    if settings.router.mode == "static" or bundle is None or bundle.suffix != ".onnx":
+        heads = shipped_path(settings.backbone.model, layout) if named is None else named
+        if bundle is None or bundle.suffix != ".onnx":
+            return heads is None
+    return bool(Bundle.load(bundle).metadata.likelihoods)
+
+
+def _files(settings: Settings) -> Iterator[Path]:
+    if settings.router.bundle is not None:
+        yield settings.router.bundle
+    for find in (shipped_path, shipped_bundle):
+        for layout in LAYOUTS:
+            if (path := find(settings.backbone.model, layout)) is not None:
+                yield path

@@ -1,0 +1,97 @@
+"""Tokenizers out of GGUF files: the ids that transformers' own conversion gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from connector.checkpoints.gguf_tokenizer import write_tokenizer
+from connector.checkpoints.gguf_weights import GgufWeights
+from connector.errors import BackboneError
+from tests.checkpoints.tiny_gguf import write_gemma3, write_llama
+
+TEXTS = [
+    "hello hel  he 1",
+    " a  b12\n\n\nhe",
+    "it's café 日本 😀",
+    "<|im_end|>hello<end_of_turn>",
+    "   ",
+    "",
+]
+
+
+def written(source: Path, folder: Path) -> Tokenizer:
+    folder.mkdir()
+    write_tokenizer(GgufWeights(source), folder)
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def rewritten(source: Path, target: Path, drop: tuple[str, ...] = (), **fields: Any) -> None:
+    """The same file with other fields."""
+    reader = gguf.GGUFReader(source)
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(target, architecture)
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture" or name in drop or name in fields:
+            continue
+        kinds = field.types
+        writer.add_key_value(name, field.contents(), kinds[0], kinds[-1] if len(kinds) > 1 else None)
+    for name, value in fields.items():
+        kind = gguf.GGUFValueType.get_type(value)
+        writer.add_key_value(name, value, kind)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data.copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "qwen2"])
+def test_byte_level_vocabularies(pre: str, tmp_path: Path) -> None:
+    write_llama(tmp_path / "tiny.gguf", pre=pre)
+    ours = written(tmp_path / "tiny.gguf", tmp_path / "out")
+    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="tiny.gguf")
+    for text in TEXTS:
+        assert ours.encode(text).ids == theirs(text).input_ids
+        assert ours.decode(ours.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_gemma_s_pieces(tmp_path: Path) -> None:
+    write_gemma3(tmp_path / "tiny.gguf")
+    ours = written(tmp_path / "tiny.gguf", tmp_path / "out")
+    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="tiny.gguf")
+    for text in TEXTS:
+        assert ours.encode(text).ids == theirs(text).input_ids
+
+
+def test_llama_s_pieces(tmp_path: Path) -> None:
+    """The vocabulary of a Gemma in a file that says Llama, whose scores order the merges."""
+    write_gemma3(tmp_path / "gemma.gguf")
+    write_llama(tmp_path / "bytes.gguf")
+    fields = gguf.GGUFReader(tmp_path / "gemma.gguf").fields
+    kept = {name: fields[name].contents() for name in fields if name.startswith("tokenizer.")}
+    kept["tokenizer.ggml.tokens"] = [token.replace("  ", "▁▁") for token in kept["tokenizer.ggml.tokens"]]
+    kept["tokenizer.ggml.add_space_prefix"] = True
+    rewritten(
+        tmp_path / "bytes.gguf",
+        tmp_path / "tiny.gguf",
+        drop=("tokenizer.ggml.merges", "tokenizer.chat_template"),
+        **kept,
+    )
+    ours = written(tmp_path / "tiny.gguf", tmp_path / "out")
+    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="tiny.gguf")
+    for text in TEXTS:
+        assert ours.encode(text).ids == theirs(text).input_ids
+
+
+def test_a_kind_of_vocabulary_that_is_not_known(tmp_path: Path) -> None:
+    write_llama(tmp_path / "bytes.gguf")
+    rewritten(tmp_path / "bytes.gguf", tmp_path / "tiny.gguf", **{"tokenizer.ggml.model": "rwkv"})
+    with pytest.raises(BackboneError, match="tokenizer.ggml.model = rwkv"):
+        written(tmp_path / "tiny.gguf", tmp_path / "out")
