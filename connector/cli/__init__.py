@@ -18,7 +18,8 @@ from connector.cli.allocator import keep_big_buffers
 from connector.cli.context import Context
 from connector.cli.global_options import CLIENT_LOGS, global_options, log_every_step, with_global_options
 from connector.credentials import Redacting, redact_tracebacks, redacted
-from connector.errors import RhConnectorError
+from connector.errors import MissingExtraError, RhConnectorError
+from connector.installation import extra_of
 
 __all__ = ["cli", "main"]
 
@@ -112,9 +113,20 @@ def main(arguments: list[str] | None = None, obj: Context | None = None) -> Any:
         error.show(shown)
         click.echo(redacted(shown.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
-    except RhConnectorError as error:
+    except (RhConnectorError, ModuleNotFoundError) as error:
+        told = _told(error)
+        if told is None:
+            raise
         if "--debug" in arguments:
             click.echo(redacted(traceback.format_exc()), err=True, nl=False)
-            sys.exit(error.exit_code)
-        click.echo(f"Error: {redacted(str(error))}", err=True)
-        sys.exit(error.exit_code)
+        else:
+            click.echo(f"Error: {redacted(str(told))}", err=True)
+        sys.exit(told.exit_code)
+
+
+def _told(error: RhConnectorError | ModuleNotFoundError) -> RhConnectorError | None:
+    """The error as it is told: a package that an extra brings is missing there, wherever it was asked for."""
+    if isinstance(error, RhConnectorError):
+        return error
+    extra = extra_of(error.name or "")
+    return None if extra is None or error.name is None else MissingExtraError(error.name, extra)

@@ -12,6 +12,7 @@ from pathlib import Path
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.diagnosis.findings import Finding, Level
 from connector.errors import BackboneError
+from connector.installation import this_installation
 from connector.routing.bundle import shipped_bundle
 from connector.sections import Settings
 
@@ -59,8 +60,7 @@ def packages(settings: Settings) -> Iterator[Finding]:
         needed["boto3"] = "aws"
     missing = [package for package in needed if importlib.util.find_spec(package) is None]
     if missing:
-        extras = ",".join(dict.fromkeys(needed[package] for package in missing))
-        mend = f"pip install 'rh-connector[{extras}]'"
+        mend = this_installation().adding(*dict.fromkeys(needed[package] for package in missing))
         yield Finding("packages", "fail", f"not installed: {', '.join(missing)}", mend, _CODE)
     else:
         yield Finding("packages", "ok", f"installed: {', '.join(needed)}")

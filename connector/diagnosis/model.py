@@ -19,6 +19,7 @@ from connector.diagnosis.findings import Finding
 from connector.errors import BackboneError
 from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
 from connector.heads.readouts import HeadSignal
+from connector.installation import this_installation
 from connector.routing.selection import choose_routes
 from connector.sections import Settings
 
@@ -146,10 +147,11 @@ def _plan(plan: Mapping[str, str]) -> Finding:
     seen = "; ".join(f"{subject}: {said}" for subject, said in plan.items())
     if plan.get("operations", "all there") != "all there":
         mend = (
-            "install a torch that has them, or a newer rh-connector; until then it is slower, with the same answers"
+            f"run: {this_installation().changing('--upgrade', 'torch')}; or install a newer rh-connector; until then "
+            "it is slower, with the same answers"
         )
         return Finding("plan", "warn", seen, mend)
     if plan.get("weights", "packed") != "packed":
-        mend = "set backbone.dtype to auto, or install a torch with oneDNN"
+        mend = "set backbone.dtype to auto, or install a torch that was built with oneDNN"
         return Finding("plan", "warn", seen, mend)
     return Finding("plan", "ok", seen)

@@ -25,15 +25,18 @@ def open_engine(settings: Settings) -> Engine:
     """
     engine = settings.engine
     if engine.kind in CLUSTER_KINDS:
-        from connector.engines.cluster.cluster_engine import ClusterEngine
         from connector.engines.cluster.connect import connect
         from connector.engines.cluster.query import own_query
 
         if engine.query_json is not None:
             # Told now, not at the first search.
             own_query(engine.query_json, "")
+        connection = connect(engine)
+        # It needs what only an extra brings: connect has told what of it is missing.
+        from connector.engines.cluster.cluster_engine import ClusterEngine
+
         return ClusterEngine(
-            connect(engine),
+            connection,
             engine.index,
             engine.field_weights(),
             query_json=engine.query_json,

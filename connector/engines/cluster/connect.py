@@ -25,18 +25,19 @@ def connect(engine: EngineSettings) -> Connection:
             f"leave it out, and let the cluster search by vectors itself (engine.query_json)"
         )
     if engine.kind == "opensearch":
-        _need("opensearchpy", "opensearch")
+        _need("opensearch", "opensearchpy", "tenacity")
         from connector.engines.cluster.opensearch import OpenSearchConnection
 
         return OpenSearchConnection(engine)
     if engine.kind == "elasticsearch":
-        _need("elasticsearch", "elasticsearch")
+        _need("elasticsearch", "elasticsearch", "elastic_transport", "tenacity")
         from connector.engines.cluster.elasticsearch import ElasticsearchConnection
 
         return ElasticsearchConnection(engine)
     raise SettingsError(f"engine.kind = {engine.kind} is no cluster; set it to one of {', '.join(CLUSTER_KINDS)}")
 
 
-def _need(package: str, extra: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(package, extra)
+def _need(extra: str, *packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, extra)

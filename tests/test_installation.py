@@ -1,0 +1,126 @@
+"""The command that adds what is missing, for every way of installing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from connector.errors import MissingExtraError
+from connector.installation import IMAGE_RECORD, Installation, extra_of, find_installation, this_installation
+
+PYTHON = "/env/bin/python"
+_WHEEL = 'path = "/wheels/rh_connector-0.1.0-py3-none-any.whl"'
+_RECEIPT = "[tool]\nrequirements = [{{ name = 'rh-connector', {more} }}, {{ name = 'onnx' }}]\n"
+
+
+def found(prefix: Path, *, checkout: bool = False, has_pip: bool = True) -> Installation:
+    root = prefix / "root"
+    root.mkdir(exist_ok=True)
+    if checkout:
+        (root / "pyproject.toml").write_text("")
+    return find_installation(prefix, root, PYTHON, has_pip)
+
+
+def test_a_checkout_is_installed_again_with_the_extra(tmp_path: Path) -> None:
+    here = found(tmp_path, checkout=True)
+    assert here.adding("train", "cpu") == f"{PYTHON} -m pip install -e '{tmp_path / 'root'}[train,cpu]'"
+    bare = found(tmp_path, checkout=True, has_pip=False)
+    assert bare.adding("train") == f"uv pip install --python {PYTHON} -e '{tmp_path / 'root'}[train]'"
+
+
+def test_a_wheel_goes_through_its_own_interpreter(tmp_path: Path) -> None:
+    assert found(tmp_path).adding("serve") == f"{PYTHON} -m pip install 'rh-connector[serve]'"
+    bare = found(tmp_path, has_pip=False)
+    assert bare.adding("serve") == f"uv pip install --python {PYTHON} 'rh-connector[serve]'"
+    assert "'a b'" in Installation("pip", "a b").adding("serve")
+
+
+@pytest.mark.parametrize(
+    ("more", "command"),
+    [
+        ("", "'rh-connector[serve]'"),
+        ("extras = ['cpu']", "'rh-connector[cpu,serve]'"),
+        (_WHEEL, "'rh-connector[serve] @ file:///wheels/rh_connector-0.1.0-py3-none-any.whl'"),
+    ],
+)
+def test_a_tool_of_uv_keeps_the_extras_that_it_has(tmp_path: Path, more: str, command: str) -> None:
+    receipt = tmp_path / "uv-receipt.toml"
+    receipt.write_text(_RECEIPT.format(more=more).replace(", }", " }"))
+    assert found(tmp_path, has_pip=False).adding("serve") == f"uv tool install {command}"
+    receipt.write_text("nonsense")
+    assert found(tmp_path, has_pip=False).adding("serve") == "uv tool install 'rh-connector[serve]'"
+
+
+def test_pipx_runs_its_own_pip(tmp_path: Path) -> None:
+    (tmp_path / "pipx_metadata.json").write_text("{}")
+    assert found(tmp_path, has_pip=False).adding("serve") == "pipx runpip rh-connector install 'rh-connector[serve]'"
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.gpu"])
+def test_an_image_is_built_with_one_more_extra(tmp_path: Path, repository: Path, name: str) -> None:
+    """The record is written by the Dockerfile's own command."""
+    dockerfile = repository / "deploy" / "docker" / name
+    (written,) = re.findall(rf"&& (printf .*) > /opt/venv/{IMAGE_RECORD}\n", dockerfile.read_text())
+    run = subprocess.run(["sh", "-c", written], env={"EXTRAS": "cpu,serve"}, capture_output=True, check=True)
+    (tmp_path / IMAGE_RECORD).write_bytes(run.stdout)
+    here = found(tmp_path, has_pip=True)
+    assert here.adding("train") == (
+        f"docker build -f deploy/docker/{name} --build-arg EXTRAS=cpu,serve,train -t rh-connector . "
+        "(in the repository)"
+    )
+    assert "ARG EXTRAS=" in dockerfile.read_text()
+    assert "RUN pip install 'elasticsearch>=8,<9'" in here.changing("elasticsearch>=8,<9")
+    assert "Dockerfile.gpu" in here.exchanging_onnx_runtime()
+
+
+def test_one_onnx_runtime_is_removed_before_the_other_comes() -> None:
+    told = Installation("pip", PYTHON).exchanging_onnx_runtime()
+    assert told == f"{PYTHON} -m pip uninstall -y onnxruntime && {PYTHON} -m pip install 'rh-connector[gpu]'"
+    assert (
+        Installation("uv", PYTHON)
+        .exchanging_onnx_runtime()
+        .startswith(f"uv pip uninstall --python {PYTHON} onnxruntime && ")
+    )
+
+
+@pytest.mark.slow
+def test_the_command_for_this_copy_works(repository: Path) -> None:
+    """All extras of the development install are here: pip has nothing to fetch, and says what it would do."""
+    command = this_installation().adding("opensearch", "serve")
+    assert str(repository) in command
+    # pip reads the last one as the value of build isolation.
+    without = {"PIP_NO_INDEX": "1", "PIP_DRY_RUN": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    run = subprocess.run(["sh", "-c", command], env={**os.environ, **without}, capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_every_extra_names_its_packages(repository: Path) -> None:
+    """What the messages tell for a module is an extra that brings it, as pyproject.toml says."""
+    extras = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    of_package = {
+        module: {distribution.lower().replace("_", "-") for distribution in distributions}
+        for module, distributions in importlib.metadata.packages_distributions().items()
+    }
+    told = [extra for extra in extras if extra not in ("all", "dev", "clients", "gpu", "bench")]
+    for extra in told:
+        own = [Requirement(line) for line in extras[extra] if not line.startswith("rh-connector")]
+        for requirement in own:
+            modules = [name for name, brought in of_package.items() if requirement.name.lower() in brought]
+            named = {extra_of(module) for module in modules if not module.startswith("_")} - {None}
+            assert named, f"{requirement.name} of {extra}: no module of it is known"
+    assert extra_of("numpy") is None and extra_of("connector.heads") is None
+    assert extra_of("torch.nn") == "torch"
+
+
+def test_the_error_names_package_and_command() -> None:
+    error = MissingExtraError("faiss", "vectors")
+    assert str(error) == f"faiss is not installed; install it with: {this_installation().adding('vectors')}"
+    assert sys.executable in str(error)
