@@ -95,7 +95,9 @@ def test_one_onnx_runtime_is_removed_before_the_other_comes() -> None:
 def test_the_command_for_this_copy_works(repository: Path) -> None:
     """All extras of the development install are here: pip has nothing to fetch, and says what it would do."""
     command = this_installation().adding("opensearch", "serve")
-    assert str(repository) in command
+    assert f"-e '{repository}[" in command
+    # An editable build needs a package that only a build with a network fetches.
+    command = command.replace("-e ", "")
     # pip reads the last one as the value of build isolation.
     without = {"PIP_NO_INDEX": "1", "PIP_DRY_RUN": "1", "PIP_NO_BUILD_ISOLATION": "0"}
     run = subprocess.run(["sh", "-c", command], env={**os.environ, **without}, capture_output=True, check=False)
