@@ -16,6 +16,7 @@ import pytest
 _PARTS = [
     "installation",
     "errors",
+    "storage_faults",
     "golden",
     "cancelling",
     "credentials",

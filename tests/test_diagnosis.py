@@ -223,9 +223,9 @@ def test_missing_packages_and_their_extras(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_cache_folder_that_is_none(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    (found,) = machine_checks.cache_folder(settings(cache__path=file / "inner"), None)
+    (found,) = machine_checks.cache_folder(settings(cache__path=file / "inner"), False)
     assert found.level == "fail" and "is not a folder" in found.seen
-    (found,) = machine_checks.cache_folder(settings(cache__path=tmp_path / "inner"), None)
+    (found,) = machine_checks.cache_folder(settings(cache__path=tmp_path / "inner"), False)
     assert "made at first use" in found.seen and not (tmp_path / "inner").exists()
 
 

@@ -49,12 +49,12 @@ def open_engine(settings: Settings) -> Engine:
 
     folder, weights = index_folder(settings), engine.field_weights()
     if engine.embedder is None:
-        return EmbeddedEngine(folder, weights)
+        return EmbeddedEngine(folder, weights, language=engine.language)
     from connector.embedding.embedder import Embedder
     from connector.engines.vectors import Vectors
 
     embedder = Embedder.load(engine.embedder, offline=settings.backbone.offline)
-    return EmbeddedEngine(folder, weights, Vectors(folder, embedder, tuple(weights)))
+    return EmbeddedEngine(folder, weights, Vectors(folder, embedder, tuple(weights)), engine.language)
 
 
 def progress_folder(settings: Settings) -> Path:

@@ -16,13 +16,19 @@ def connect(engine: EngineSettings) -> Connection:
 
     Raises:
         MissingExtraError: the client is not installed.
-        SettingsError: ``engine.kind`` is no cluster, or ``engine.embedder`` is set, which no cluster has.
+        SettingsError: ``engine.kind`` is no cluster, or ``engine.embedder`` or ``engine.language`` is set, which no
+            cluster has.
         EngineError: a file or credential of the settings is of no use.
     """
     if engine.kind in CLUSTER_KINDS and engine.embedder is not None:
         raise SettingsError(
             f"engine.embedder = {engine.embedder}: it is for the embedded engine, and engine.kind is {engine.kind}; "
             f"leave it out, and let the cluster search by vectors itself (engine.query_json)"
+        )
+    if engine.kind in CLUSTER_KINDS and engine.language is not None:
+        raise SettingsError(
+            f"engine.language = {engine.language}: it is for the embedded engine, and engine.kind is {engine.kind}; "
+            "leave it out: a cluster's mapping names the analyzer of each field"
         )
     if engine.kind == "opensearch":
         _need("opensearch", "opensearchpy", "tenacity")
