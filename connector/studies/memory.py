@@ -1,8 +1,8 @@
 """Memory that server and command line take: ``python -m connector.studies.memory CORPUS``.
 
-Both rerank the documents of a corpus, window by window, in a process of their own with the settings' defaults and several
-sizes of ``cache.memory_mb``. What counts is the largest resident set that the kernel saw (VmHWM), files that are mapped
-included. What is above the cache's limit is the base that the documentation states.
+Both rerank the documents of a corpus, window by window, each in a process of its own, with several sizes of
+``cache.memory_mb``. What counts is the largest resident set that the kernel saw (VmHWM), mapped files included.
+What is above the cache's limit is the base that the documentation states.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import batched
 from pathlib import Path
 
 import click
@@ -66,9 +66,9 @@ def measure_server(texts: Sequence[str], options: Sequence[str], memory_mb: int)
         assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]
         while not _is_ready(url):
-            continue
+            time.sleep(0.2)
         begun = resident(process.pid, "VmRSS")
-        for window in batched(texts, _WINDOW):
+        for window in _windows(texts):
             body = json.dumps({"query": _QUERY, "documents": window}).encode()
             asked = urllib.request.Request(f"{url}/v1/rerank", body, {"content-type": "application/json"})
             with urllib.request.urlopen(asked) as answer:
@@ -83,7 +83,7 @@ def measure_command(texts: Sequence[str], options: Sequence[str], memory_mb: int
     with _started([*options, "--set", f"cache.memory_mb={memory_mb}", "rerank"]) as process:
         assert process.stdin is not None and process.stdout is not None
         begun = None
-        for window in batched(texts, _WINDOW):
+        for window in _windows(texts):
             process.stdin.write(json.dumps({"query": _QUERY, "documents": window}) + "\n")
             process.stdin.flush()
             process.stdout.readline()
@@ -91,20 +91,22 @@ def measure_command(texts: Sequence[str], options: Sequence[str], memory_mb: int
         return MemoryRow("rerank", memory_mb, len(texts), begun, resident(process.pid), None)
 
 
+def _windows(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(texts), _WINDOW):
+        yield texts[start : start + _WINDOW]
+
+
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/ready?wait=1") as answer:
+        with urllib.request.urlopen(f"{url}/ready") as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
 
 
 def _cached(metrics: str) -> float | None:
-    lines = [
-        line for line in metrics.splitlines() if "cache" in line and "bytes" in line and not line.startswith("#")
-    ]
-    found = [float(line.rsplit(" ", 1)[1]) for line in lines if "limit" not in line and "disk" not in line]
-    return found[0] / 1e6 if found else None
+    found = [line for line in metrics.splitlines() if line.startswith("rh_cache_bytes ")]
+    return float(found[0].split()[1]) / 1e6 if found else None
 
 
 @contextmanager
@@ -118,22 +120,24 @@ def _started(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
             process.terminate()
 
 
-def _texts(corpus: Path, number: int) -> list[str]:
-    """The first texts, each with its number before it: none is the same as another, as the cache sees them."""
+def _texts(corpus: Path, number: int, length: int) -> list[str]:
+    """The first texts, cut, each with its number before it: none is the same as another, as the cache sees them."""
     lines = corpus.read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
-    return [f"{place}. {texts[place % len(texts)]}" for place in range(number)]
+    return [f"{place}. {texts[place % len(texts)][:length]}" for place in range(number)]
 
 
 @click.command()
 @click.argument("corpus", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--documents", default=10_000, show_default=True, help="How many are reranked.")
+@click.option("--characters", default=1000, show_default=True, help="At which a text is cut.")
 @click.option("--memory-mb", "sizes", multiple=True, type=int, default=(0, 256, 1024), show_default=True)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="More settings.")
 @click.option("--process", "processes", multiple=True, type=click.Choice(["serve", "rerank"]))
 def main(
     corpus: Path,
     documents: int,
+    characters: int,
     sizes: tuple[int, ...],
     assignments: tuple[str, ...],
     processes: tuple[str, ...],
@@ -142,7 +146,7 @@ def main(
 
     CORPUS: a file of JSON lines with a text each, as of a BEIR folder.
     """
-    texts = _texts(corpus, documents)
+    texts = _texts(corpus, documents, characters)
     options = [part for assignment in assignments for part in ("--set", assignment)]
     print(f"{processor_name()}, {today()}; {documents} documents of {corpus.parent.name}, windows of {_WINDOW}\n")
     print("| process | cache.memory_mb | after loading | in the cache | at most | above the cache |")
@@ -151,10 +155,9 @@ def main(
     for name in processes or measures:
         for size in sizes:
             row = measures[name](texts, options, size)
-            shown = [
-                None if value is None else f"{value:.0f} MB" for value in (row.begun, row.cached, row.peak, row.base)
-            ]
-            print(f"| {name} | {size} | {' | '.join(cell or '' for cell in shown)} |", flush=True)
+            found = (row.begun, row.cached, row.peak, row.base)
+            shown = ["" if value is None else f"{value:.0f} MB" for value in found]
+            print(f"| {name} | {size} | {' | '.join(shown)} |", flush=True)
 
 
 if __name__ == "__main__":
