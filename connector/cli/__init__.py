@@ -26,6 +26,7 @@ __all__ = ["cli", "main"]
 
 _COMMANDS = {
     "demo": "Real documents, real model, no set-up: before and after for some questions.",
+    "init": "Find a cluster's indexes and text fields, try a search, write config.yaml.",
     "model": "List, fetch and show the language models.",
     "index": "Put documents into the engine's index.",
     "cache": "The encoded documents on disk: status, prune, verify.",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
+from weakref import finalize
 
 __all__ = ["LinkedFolder"]
 
@@ -22,8 +24,9 @@ class LinkedFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
-        self._temporary = TemporaryDirectory(prefix="rh-index-")
-        self.path = Path(self._temporary.name)
+        self.path = Path(mkdtemp(prefix="rh-index-"))
+        # Links alone: what they lead to stays.
+        finalize(self, shutil.rmtree, self.path, ignore_errors=True)
         self.refresh()
 
     def refresh(self) -> None:
