@@ -151,10 +151,7 @@ def test_on_a_terminal_it_asks(tmp_path: Path, repository: Path) -> None:
     ours, theirs = os.openpty()
     assert stat.S_ISCHR(os.fstat(theirs).st_mode)
     code = "from connector.cli import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        code,
+    given = [
         "--config",
         os.devnull,
         "--set",
