@@ -96,7 +96,7 @@ def told(done: subprocess.CompletedProcess[str], code: int) -> str:
         ("boto3", (*OPENSEARCH, "engine.aws_region=x"), "search cats", "boto3", "aws"),
         (BASE, (), "serve", "fastapi", "serve"),
         ("httpx2", (), "serve --get /info", "httpx2", "serve"),
-        ("prometheus_client", (), "serve --port 0", "prometheus_client", "serve"),
+        ("prometheus_client", (), "serve --port 0", None, "serve"),
         (BASE, (), "model pull smollm2-135m", None, "torch"),
         (BASE, (), "bench", None, "torch"),
     ],

@@ -85,7 +85,8 @@ def _onnx(settings: Settings, export: Path, load: Load | None) -> Iterator[Findi
         found = list(exported.exported_model(settings, export))
     except Exception as error:
         found, is_whole = [failed("model", error)], False
-    yield from run("machine", lambda: machine.machine(settings, exported.weights_of(export) if is_whole else None))
+    size = exported.weights_of(export) if is_whole else None
+    yield from run("machine", lambda: machine.machine(settings, size, program=0))
     yield from run("packages", lambda: machine.packages(settings, exported=True))
     yield from run("cache folder", lambda: machine.cache_folder(settings, is_whole))
     yield from found

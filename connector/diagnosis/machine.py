@@ -16,19 +16,22 @@ from connector.installation import this_installation
 from connector.routing.bundle import shipped_bundle
 from connector.sections import Settings
 
-__all__ = ["cache_folder", "free_memory", "machine", "packages", "weights"]
+__all__ = ["PROGRAM_BYTES", "cache_folder", "free_memory", "machine", "packages", "weights"]
 
 _CODE = BackboneError.exit_code
 _GROUPS = Path("/sys/fs/cgroup")
 _LEAST_DISK = 2_000_000_000
+PROGRAM_BYTES = 1_800_000_000
+"""What a server in torch took beside weights and cached documents: see docs/engineering/threads-and-memory.md."""
 
 
-def machine(settings: Settings, weights: int | None) -> Iterator[Finding]:
+def machine(settings: Settings, weights: int | None, program: int = PROGRAM_BYTES) -> Iterator[Finding]:
     """Python, cores, and free memory against what the model needs.
 
     Args:
         settings: see ``load_settings``.
         weights: bytes of the model's weights as they run; None: it is not here.
+        program: bytes that the process takes beside weights and cached documents; 0: not measured.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = free_memory()
@@ -38,10 +41,11 @@ def machine(settings: Settings, weights: int | None) -> Iterator[Finding]:
         yield Finding("machine", "ok", seen)
         return
     cache = settings.cache.memory_mb * 1_000_000
-    seen += f"; {settings.backbone.model} takes {_gb(weights)} and cached documents up to {_gb(cache)}"
-    if free is None or free > weights + cache:
+    beside = f", the program beside it up to {_gb(program)}" if program else ""
+    seen += f"; {settings.backbone.model} takes {_gb(weights)}{beside}, and cached documents up to {_gb(cache)}"
+    if free is None or free > weights + program + cache:
         yield Finding("machine", "ok", seen)
-    elif free > weights:
+    elif free > weights + program:
         yield Finding("machine", "warn", seen, "lower cache.memory_mb, or free memory")
     else:
         mend = "free memory, take a smaller model (backbone.model), or set backbone.dtype to bfloat16"

@@ -47,7 +47,7 @@ class _Written:
 @click.option("--index", metavar="NAME", help="Default: the only one that there is (engine.index).")
 @click.option("--fields", metavar="NAMES", help="As in title^2,text. Default: all text fields (engine.fields).")
 @click.option("--query", metavar="TEXT", help="Search that is tried. Default: the first words of a document.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="config.yaml", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="config.yaml", help="File to write.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @pass_context
 def command(
