@@ -32,7 +32,7 @@ _EXTRAS = {
     "elasticsearch": ("elasticsearch", "elastic_transport"),
     "aws": ("boto3", "botocore"),
     "serve": ("fastapi", "starlette", "uvicorn", "httpx2", "msgspec", "prometheus_client"),
-    "train": ("onnx", "ir_measures", "scipy"),
+    "train": ("onnx", "ir_measures", "matplotlib", "scipy"),
     "export": ("onnxscript",),
 }
 

@@ -1,4 +1,4 @@
-"""Memory that server and command line take: ``python -m connector.studies.memory CORPUS``.
+"""Memory that server and command line take: ``python -m connector.studies.processes.memory CORPUS``.
 
 Both rerank the documents of a corpus, window by window, each in a process of its own, with several sizes of
 ``cache.memory_mb``. What counts is the largest resident set that the kernel saw (VmHWM), mapped files included.
