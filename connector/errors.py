@@ -16,6 +16,8 @@ A message is one line: what is wrong, where, how to mend it.
 
 from __future__ import annotations
 
+from connector.installation import this_installation
+
 __all__ = [
     "BackboneError",
     "DataError",
@@ -65,7 +67,7 @@ class MissingExtraError(BackboneError):
     """
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; install it with: pip install 'rh-connector[{extra}]'")
+        super().__init__(f"{package} is not installed; install it with: {this_installation().adding(extra)}")
         self.package = package
         self.extra = extra
 

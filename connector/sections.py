@@ -23,9 +23,11 @@ from pydantic import (
 )
 
 from connector.credentials import HIDDEN, cut, redacted, without_user
+from connector.errors import SettingsError
 
 __all__ = [
     "CLUSTER_KINDS",
+    "LANGUAGES",
     "LAYOUTS",
     "MODES",
     "READOUTS",
@@ -33,6 +35,7 @@ __all__ = [
     "CacheSettings",
     "ClusterKind",
     "EngineSettings",
+    "Language",
     "Layout",
     "Mode",
     "ReadOut",
@@ -53,6 +56,29 @@ ReadOut = Literal["query", "share", "icr"]
 """How a head's attention becomes a score; see ``connector.heads.readouts``."""
 READOUTS: tuple[ReadOut, ...] = get_args(ReadOut)
 ClusterKind = Literal["opensearch", "elasticsearch"]
+Language = Literal[
+    "none",
+    "arabic",
+    "danish",
+    "dutch",
+    "english",
+    "finnish",
+    "french",
+    "german",
+    "greek",
+    "hungarian",
+    "italian",
+    "norwegian",
+    "portuguese",
+    "romanian",
+    "russian",
+    "spanish",
+    "swedish",
+    "tamil",
+    "turkish",
+]
+"""Languages that tantivy has a stemmer for; none: words as they are, in lower case."""
+LANGUAGES: tuple[Language, ...] = get_args(Language)
 EngineKind = Literal["embedded", ClusterKind]
 """Engines that are clusters with a REST API."""
 CLUSTER_KINDS: tuple[ClusterKind, ...] = get_args(ClusterKind)
@@ -60,7 +86,10 @@ CLUSTER_KINDS: tuple[ClusterKind, ...] = get_args(ClusterKind)
 
 def _default_cache_path() -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "rh-connector"
+    try:
+        return Path(root).expanduser() / "rh-connector"
+    except RuntimeError:
+        raise SettingsError("this user has no home folder (HOME is not set); set cache.path to a folder") from None
 
 
 def _split_fields(value: Any) -> Any:
@@ -125,6 +154,11 @@ class EngineSettings(_Section):
         min_length=1,
         description="Embedding model of the embedded engine: its hits come from BM25 and the nearest vectors. A "
         "folder (ONNX), all-MiniLM-L6-v2 or bge-small-en-v1.5; null: BM25 alone. See docs/no-cluster.md.",
+    )
+    language: Language | None = Field(
+        None,
+        description="Language in which the embedded index cuts words down to their stems, or none. null: that of the "
+        "index, english for a new one. See docs/no-cluster.md.",
     )
     username: str | None = Field(None, description="User name for basic authentication.")
     password: SecretStr | None = Field(None, description="Password for basic authentication.")

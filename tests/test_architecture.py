@@ -14,7 +14,9 @@ import pytest
 
 # A part may import the parts before it (and itself).
 _PARTS = [
+    "installation",
     "errors",
+    "storage_faults",
     "golden",
     "cancelling",
     "credentials",

@@ -20,6 +20,7 @@ from connector.diagnosis import opensearch as opensearch_checks
 from connector.diagnosis.findings import run
 from connector.engines.cluster.connection import ClusterError, ServerVersion
 from connector.errors import BackboneError, EngineError, SettingsError
+from connector.installation import this_installation
 from connector.sections import ClusterKind, Settings
 from connector.settings import load_settings
 from connector.writeback.inference_endpoint import InferencePlan
@@ -213,18 +214,18 @@ def test_missing_packages_and_their_extras(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("torch", "opensearchpy") else 1)
     (found,) = machine_checks.packages(settings(engine__kind="opensearch"))
     assert found.level == "fail" and found.code == 4
-    assert found.mend == "pip install 'rh-connector[torch,opensearch]'"
+    assert found.mend == this_installation().adding("torch", "opensearch")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("faiss", "onnxruntime") else 1)
     (found,) = machine_checks.packages(settings(engine__embedder="all-MiniLM-L6-v2", router__mode="static"))
-    assert found.mend == "pip install 'rh-connector[vectors,cpu]'"
+    assert found.mend == this_installation().adding("vectors", "cpu")
 
 
 def test_a_cache_folder_that_is_none(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    (found,) = machine_checks.cache_folder(settings(cache__path=file / "inner"), None)
+    (found,) = machine_checks.cache_folder(settings(cache__path=file / "inner"), False)
     assert found.level == "fail" and "is not a folder" in found.seen
-    (found,) = machine_checks.cache_folder(settings(cache__path=tmp_path / "inner"), None)
+    (found,) = machine_checks.cache_folder(settings(cache__path=tmp_path / "inner"), False)
     assert "made at first use" in found.seen and not (tmp_path / "inner").exists()
 
 

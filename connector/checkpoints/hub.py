@@ -10,6 +10,7 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.file_hashes import write_json
 from connector.checkpoints.package_files import Progress
 from connector.errors import BackboneError, MissingExtraError
+from connector.storage_faults import is_storage_fault, os_error_of, storage_mend
 
 __all__ = ["is_hub_id", "obtain_from_hub"]
 
@@ -23,6 +24,7 @@ _WANTED = [
     "*.safetensors",
     "*.safetensors.index.json",
 ]
+_BY_HAND = "check the network and HTTPS_PROXY, or name a folder that holds the model (backbone.model)"
 # Other exports of the same weights: in folders, and Mistral's own format.
 _UNWANTED = ["*/*", "consolidated*"]
 
@@ -112,9 +114,13 @@ def _snapshot(model: str, *, offline: bool, progress: Progress) -> Path:
                 f"{model} is not in the hub's cache and {setting} is set; run once with the network and without it: "
                 f"rh-connector model pull {model}"
             ) from None
-        raise BackboneError(f"cannot reach the hub for {model}: {_one_line(error)}") from None
+        raise BackboneError(f"cannot reach the hub for {model}: {_one_line(error)}; {_BY_HAND}") from None
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
-        raise BackboneError(f"cannot fetch {model} from the hub: {_one_line(error)}") from None
+        fault = os_error_of(error)
+        if fault is not None and is_storage_fault(fault):
+            mend = storage_mend(fault, "set HF_HOME to another folder")
+            raise BackboneError(f"cannot keep {model} in the hub's cache: {fault.strerror}; {mend}") from None
+        raise BackboneError(f"cannot fetch {model} from the hub: {_one_line(error)}; {_BY_HAND}") from None
 
 
 def _offline_variable() -> bool:
@@ -125,4 +131,4 @@ def _offline_variable() -> bool:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return text[:200] or type(error).__name__
+    return text[:150] or type(error).__name__

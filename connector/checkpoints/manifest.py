@@ -63,7 +63,15 @@ class Manifest:
 
     def is_whole(self, folder: Path) -> bool:
         """Whether every file is there with its size: cheap, for each start."""
-        try:
-            return all((folder / name).stat().st_size == size for name, size in self.sizes.items())
-        except OSError:
-            return False
+        return self.wrong_sizes(folder) is None
+
+    def wrong_sizes(self, folder: Path) -> str | None:
+        """The first file that is missing or has another size, as words; None: there is none."""
+        for name, size in self.sizes.items():
+            try:
+                found = (folder / name).stat().st_size
+            except OSError:
+                return f"{name} is missing"
+            if found != size:
+                return f"{name} has {found} of {size} bytes"
+        return None

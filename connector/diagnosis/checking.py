@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.credentials import redacted
-from connector.diagnosis import cluster, machine, model
+from connector.diagnosis import cluster, exported, machine, model
 from connector.diagnosis.findings import Check, Finding, failed, run
 from connector.diagnosis.model import Load
 from connector.engines.cluster.connect import connect
@@ -44,19 +46,8 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 
 def _findings(settings: Settings, load: Load | None) -> Iterator[Finding]:
-    checkpoint, problem = _checkpoint(settings)
-    yield from run("machine", lambda: machine.machine(settings, checkpoint))
-    yield from run("packages", lambda: machine.packages(settings))
-    yield from run("cache folder", lambda: machine.cache_folder(settings, checkpoint))
-    if problem is not None:
-        yield problem
-    else:
-        yield from run("model", lambda: model.model(settings, checkpoint))
-    if checkpoint is not None:
-        here = checkpoint
-        fits = yield from _watched("heads", lambda: model.heads(settings, here))
-        if load is not None and fits:
-            yield from run("golden query", partial(model.golden_query, settings, load))
+    export = exported.export_that_runs(settings)
+    yield from (_torch(settings, load) if export is None else _onnx(settings, export, load))
     if settings.engine.kind == "embedded":
         yield from run("index", lambda: _embedded(settings))
         return
@@ -70,6 +61,47 @@ def _findings(settings: Settings, load: Load | None) -> Iterator[Finding]:
         yield found
         if answers:
             yield from _cluster(connection, settings)
+
+
+def _torch(settings: Settings, load: Load | None) -> Iterator[Finding]:
+    """What runs the weights themselves."""
+    checkpoint, problem = _checkpoint(settings)
+    yield from run("machine", lambda: machine.machine(settings, _size(settings, checkpoint)))
+    yield from run("packages", lambda: machine.packages(settings))
+    yield from run("cache folder", lambda: machine.cache_folder(settings, checkpoint is not None))
+    if problem is not None:
+        yield problem
+    else:
+        yield from run("model", lambda: model.model(settings, checkpoint))
+    if checkpoint is not None:
+        here = checkpoint
+        yield from _ranking(settings, lambda: model.identity(settings, here), load)
+
+
+def _onnx(settings: Settings, export: Path, load: Load | None) -> Iterator[Finding]:
+    """What runs their export."""
+    try:
+        found = list(exported.exported_model(settings, export))
+    except Exception as error:
+        found = [failed("model", error)]
+    is_whole = all(finding.level == "ok" for finding in found)
+    size = exported.weights_of(export) if is_whole else None
+    yield from run("machine", lambda: machine.machine(settings, size, program=0))
+    yield from run("packages", lambda: machine.packages(settings, exported=True))
+    yield from run("cache folder", lambda: machine.cache_folder(settings, is_whole))
+    yield from found
+    if is_whole:
+        yield from _ranking(settings, lambda: exported.exported_identity(settings, export), load)
+
+
+def _ranking(settings: Settings, identity: Callable[[], BackboneIdentity], load: Load | None) -> Iterator[Finding]:
+    fits = yield from _watched("heads", lambda: model.heads(settings, identity()))
+    if load is not None and fits:
+        yield from run("golden query", partial(model.golden_query, settings, load))
+
+
+def _size(settings: Settings, checkpoint: Checkpoint | None) -> int | None:
+    return None if checkpoint is None else machine.weights(settings, checkpoint)
 
 
 def _checkpoint(settings: Settings) -> tuple[Checkpoint | None, Finding | None]:

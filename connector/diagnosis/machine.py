@@ -12,43 +12,61 @@ from pathlib import Path
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.diagnosis.findings import Finding, Level
 from connector.errors import BackboneError
+from connector.installation import this_installation
 from connector.routing.bundle import shipped_bundle
 from connector.sections import Settings
 
-__all__ = ["cache_folder", "free_memory", "machine", "packages"]
+__all__ = ["PROGRAM_BYTES", "cache_folder", "free_memory", "machine", "packages", "weights"]
 
 _CODE = BackboneError.exit_code
 _GROUPS = Path("/sys/fs/cgroup")
 _LEAST_DISK = 2_000_000_000
+PROGRAM_BYTES = 1_800_000_000
+"""What a server in torch took beside weights and cached documents: see docs/engineering/threads-and-memory.md."""
 
 
-def machine(settings: Settings, checkpoint: Checkpoint | None) -> Iterator[Finding]:
-    """Python, cores, and free memory against what the model needs."""
+def machine(settings: Settings, weights: int | None, program: int = PROGRAM_BYTES) -> Iterator[Finding]:
+    """Python, cores, and free memory against what the model needs.
+
+    Args:
+        settings: see ``load_settings``.
+        weights: bytes of the model's weights as they run; None: it is not here.
+        program: bytes that the process takes beside weights and cached documents; 0: not measured.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = free_memory()
     seen = f"Python {platform.python_version()}, {cores} core{'s' if cores > 1 else ''}"
     seen += ", free memory unknown" if free is None else f", {_gb(free)} of memory free"
-    if checkpoint is None:
+    if weights is None:
         yield Finding("machine", "ok", seen)
         return
-    weights, cache = _weights(settings, checkpoint), settings.cache.memory_mb * 1_000_000
-    seen += f"; {settings.backbone.model} takes {_gb(weights)} and cached documents up to {_gb(cache)}"
-    if free is None or free > weights + cache:
+    cache = settings.cache.memory_mb * 1_000_000
+    beside = f", the program beside it up to {_gb(program)}" if program else ""
+    seen += f"; {settings.backbone.model} takes {_gb(weights)}{beside}, and cached documents up to {_gb(cache)}"
+    if free is None or free > weights + program + cache:
         yield Finding("machine", "ok", seen)
-    elif free > weights:
+    elif free > weights + program:
         yield Finding("machine", "warn", seen, "lower cache.memory_mb, or free memory")
     else:
         mend = "free memory, take a smaller model (backbone.model), or set backbone.dtype to bfloat16"
         yield Finding("machine", "warn", seen, mend)
 
 
-def packages(settings: Settings) -> Iterator[Finding]:
-    """The optional packages that the settings need."""
+def packages(settings: Settings, *, exported: bool = False) -> Iterator[Finding]:
+    """The optional packages that the settings need.
+
+    Args:
+        settings: see ``load_settings``.
+        exported: the LLM runs as ONNX graphs, without torch.
+    """
+    onnx_runtime = "gpu" if settings.router.provider == "cuda" or settings.backbone.device == "cuda" else "cpu"
     named = settings.router.bundle
     routed = shipped_bundle(settings.backbone.model, settings.backbone.layout) if named is None else named
-    needed = {"torch": "torch", "transformers": "torch", "safetensors": "torch"}
+    needed = dict.fromkeys(("torch", "transformers", "safetensors"), "torch")
+    if exported:
+        needed = {"onnxruntime": onnx_runtime}
     if settings.router.mode in ("auto", "routed") and routed is not None and routed.suffix == ".onnx":
-        needed["onnxruntime"] = "gpu" if settings.router.provider == "cuda" else "cpu"
+        needed["onnxruntime"] = onnx_runtime
     if settings.engine.kind == "opensearch":
         needed["opensearchpy"] = "opensearch"
     if settings.engine.kind == "elasticsearch":
@@ -59,14 +77,13 @@ def packages(settings: Settings) -> Iterator[Finding]:
         needed["boto3"] = "aws"
     missing = [package for package in needed if importlib.util.find_spec(package) is None]
     if missing:
-        extras = ",".join(dict.fromkeys(needed[package] for package in missing))
-        mend = f"pip install 'rh-connector[{extras}]'"
+        mend = this_installation().adding(*dict.fromkeys(needed[package] for package in missing))
         yield Finding("packages", "fail", f"not installed: {', '.join(missing)}", mend, _CODE)
     else:
         yield Finding("packages", "ok", f"installed: {', '.join(needed)}")
 
 
-def cache_folder(settings: Settings, checkpoint: Checkpoint | None) -> Iterator[Finding]:
+def cache_folder(settings: Settings, has_model: bool) -> Iterator[Finding]:
     """Can weights and indexes be written? Nothing is: the permissions are looked at."""
     path = settings.cache.path
     mend = "set cache.path to a folder that may be written, or change its owner"
@@ -76,12 +93,12 @@ def cache_folder(settings: Settings, checkpoint: Checkpoint | None) -> Iterator[
         return
     if not os.access(there, os.W_OK | os.X_OK):
         # Whoever only reads what others have pulled needs no right to write.
-        level: Level = "fail" if checkpoint is None else "warn"
+        level: Level = "warn" if has_model else "fail"
         yield Finding("cache folder", level, f"{there} may not be written", mend, _CODE)
         return
     room = shutil.disk_usage(there).free
     seen = f"{path}{'' if there == path else ', made at first use'}, {_gb(room)} free"
-    if room < _LEAST_DISK and checkpoint is None:
+    if room < _LEAST_DISK and not has_model:
         yield Finding("cache folder", "warn", seen, "make room, or set cache.path: a model has to be fetched")
     else:
         yield Finding("cache folder", "ok", seen)
@@ -105,7 +122,7 @@ def free_memory() -> int | None:
     return min(found) if found else None
 
 
-def _weights(settings: Settings, checkpoint: Checkpoint) -> int:
+def weights(settings: Settings, checkpoint: Checkpoint) -> int:
     """Bytes of the weights in the number format in which they run."""
     size = sum(file.stat().st_size for file in checkpoint.weight_files())
     config = checkpoint.config()

@@ -13,19 +13,20 @@ from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.checkpoints.catalogue import CATALOGUE
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.hub import is_hub_id
-from connector.checkpoints.pulling import find_local, obtain
+from connector.checkpoints.pulling import find_damage, find_local, obtain
 from connector.checkpoints.shape import BackboneShape
 from connector.diagnosis.findings import Finding
 from connector.errors import BackboneError
 from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
 from connector.heads.readouts import HeadSignal
+from connector.installation import this_installation
 from connector.routing.selection import choose_routes
 from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.reranker import Reranker
 
-__all__ = ["Load", "golden_query", "heads", "local_checkpoint", "model", "model_error", "ranking"]
+__all__ = ["Load", "golden_query", "heads", "identity", "local_checkpoint", "model", "model_error", "ranking"]
 
 Load: TypeAlias = Callable[[Settings], "Reranker"]
 """Makes the reranker that settings name."""
@@ -57,6 +58,9 @@ def model(settings: Settings, checkpoint: Checkpoint | None) -> Iterator[Finding
     elif Path(name).suffix.lower() == ".gguf":
         mend = f"rh-connector model pull {name} does it beforehand"
         yield Finding("model", "warn", f"{name} is here; it is converted at its first use, if it was not yet", mend)
+    elif damage := find_damage(name, cache=settings.cache.path):
+        seen, _, mend = damage.rpartition("; ")
+        yield Finding("model", "fail", seen, mend, _CODE)
     elif settings.backbone.offline:
         mend = f"rh-connector --set backbone.offline=false model pull {name}"
         yield Finding("model", "fail", f"{name} is not here, and backbone.offline is set", mend, _CODE)
@@ -77,13 +81,12 @@ def model_error(settings: Settings, error: BackboneError) -> Finding:
     return Finding("model", "fail", seen or str(error), mend, error.exit_code)
 
 
-def ranking(settings: Settings, checkpoint: Checkpoint) -> str:
+def ranking(settings: Settings, identity: BackboneIdentity) -> str:
     """By what this model ranks with these settings, and how many of its layers are run for it.
 
     Raises:
         BackboneError: it cannot, with these settings.
     """
-    identity = _identity(settings, checkpoint)
     mode, fixed, bundle = choose_routes(settings, identity)
     route = bundle.static_route() if mode == "routed" and bundle is not None else fixed[mode]
     others = [str(signal) for signal in route.signals if not isinstance(signal, HeadSignal)]
@@ -94,16 +97,20 @@ def ranking(settings: Settings, checkpoint: Checkpoint) -> str:
     return f"{what}; {route.needs.depth(layers)} of {layers} layers are run (layout {layout}{source})"
 
 
-def _identity(settings: Settings, checkpoint: Checkpoint) -> BackboneIdentity:
+def identity(settings: Settings, checkpoint: Checkpoint) -> BackboneIdentity:
+    """Of the LLM with these settings; what routers and head sets must fit.
+
+    Raises:
+        BackboneError: a file of the checkpoint is damaged.
+    """
     tokenizer = Tokenizer.from_folder(checkpoint.path)
     shape = BackboneShape.from_config(checkpoint.config(), str(checkpoint.path / "config.json"))
     template = PromptTemplate.from_folder(checkpoint.path, tokenizer)
     return BackboneIdentity.of(checkpoint.digest(), template, settings.backbone.layout, shape)
 
 
-def heads(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
+def heads(settings: Settings, identity: BackboneIdentity) -> Iterator[Finding]:
     """Do router and head set fit this model, template and layout?"""
-    identity = _identity(settings, checkpoint)
     mode, _, bundle = choose_routes(settings, identity)
     layout = f"{settings.backbone.model}, layout {settings.backbone.layout}"
     if mode == "routed" and bundle is not None:
@@ -146,10 +153,11 @@ def _plan(plan: Mapping[str, str]) -> Finding:
     seen = "; ".join(f"{subject}: {said}" for subject, said in plan.items())
     if plan.get("operations", "all there") != "all there":
         mend = (
-            "install a torch that has them, or a newer rh-connector; until then it is slower, with the same answers"
+            f"run: {this_installation().changing('--upgrade', 'torch')}; or install a newer rh-connector; until then "
+            "it is slower, with the same answers"
         )
         return Finding("plan", "warn", seen, mend)
     if plan.get("weights", "packed") != "packed":
-        mend = "set backbone.dtype to auto, or install a torch with oneDNN"
+        mend = "set backbone.dtype to auto, or install a torch that was built with oneDNN"
         return Finding("plan", "warn", seen, mend)
     return Finding("plan", "ok", seen)

@@ -10,7 +10,6 @@ With an embedding model an index holds a vector of each document too, and hits c
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,15 +24,16 @@ from connector.documents import Document, Hit, clean_text
 from connector.engines.acceptance import Refused, json_of
 from connector.engines.engine import IndexReport, ItemFailure
 from connector.engines.finding import VECTOR_FIELD, by_both, by_words, stored, vector_key
-from connector.engines.text_analysis import english_analyzer, searchable, texts_of
+from connector.engines.index_record import INDEX_AGAIN, RECORD, IndexRecord, cause_and_mend
+from connector.engines.linked_folder import LinkedFolder
+from connector.engines.text_analysis import ENGLISH, analyzer, searchable, texts_of
 from connector.engines.vectors import VECTORS_FILE, Vectors
 from connector.errors import EngineError, MissingIndexError
+from connector.sections import Language
 
 __all__ = ["EmbeddedEngine", "embedded_indexes"]
 
-# They go up when the schema or the analyzer changes. An index without vectors is what it was before there were any.
-_FORMAT, _FORMAT_WITH_VECTORS = 2, 3
-_RECORD = "rh-index.json"
+# A name alone: each index has the analyzer of its own language under it.
 _ANALYZER = "rh_english"
 _SLOTS = 24
 _ALL = "all_text"
@@ -48,9 +48,9 @@ def embedded_indexes(folder: Path) -> list[str]:
         EngineError: the folder cannot be read.
     """
     try:
-        return [path.name for path in folder.iterdir() if (path / _RECORD).is_file()] if folder.is_dir() else []
+        return [path.name for path in folder.iterdir() if (path / RECORD).is_file()] if folder.is_dir() else []
     except OSError as error:
-        raise EngineError(f"cannot read {folder}: {error.strerror or error}") from None
+        raise EngineError(f"cannot read {folder}: {cause_and_mend(error)}") from None
 
 
 class EmbeddedEngine:
@@ -62,22 +62,29 @@ class EmbeddedEngine:
         path: folder of the index; made by the first ``index``.
         weights: field (dotted names reach into objects) -> weight in searches; empty: all text as one field.
         vectors: of the documents in that folder; None: words alone are searched.
+        language: of the analysis; None: that of the index, English for a new one.
 
     Raises:
-        EngineError: the index is damaged, of another version, or its vectors were made otherwise.
+        EngineError: the index is damaged, of another version or language, or its vectors were made otherwise.
     """
 
     def __init__(
-        self, path: Path, weights: Mapping[str, float] | None = None, vectors: Vectors | None = None
+        self,
+        path: Path,
+        weights: Mapping[str, float] | None = None,
+        vectors: Vectors | None = None,
+        language: Language | None = None,
     ) -> None:
         self._path = path
         self._weights = dict(weights or {})
         self._vectors = vectors
-        self._analyzer = english_analyzer()
+        self._language = language
+        self._record = IndexRecord({}, language or ENGLISH, None if vectors is None else vectors.record())
+        self._analyzer = analyzer(self._record.language)
         self._schema = _schema(vectors is not None)
         self._index: tantivy.Index | None = None
-        self._slots: dict[str, int] = {}
-        if (path / _RECORD).is_file():
+        self._links: LinkedFolder | None = None
+        if (path / RECORD).is_file():
             self._open()
 
     def search(self, query: str, size: int) -> list[Hit]:
@@ -89,7 +96,7 @@ class EmbeddedEngine:
         if size <= 0 or not any(char.isalnum() for char in query):
             return []
         with self._failures("search"):
-            index.reload()
+            self._reload(index)
             searcher = index.searcher()
             if self._vectors is not None:
                 return by_both(searcher, self._schema, parsed, self._vectors, query, size)
@@ -100,7 +107,7 @@ class EmbeddedEngine:
         index = self._existing()
         found = {}
         with self._failures("read"):
-            index.reload()
+            self._reload(index)
             searcher = index.searcher()
             for identity in dict.fromkeys(ids):
                 term = tantivy.Query.term_query(self._schema, "id", clean_text(identity))
@@ -116,7 +123,7 @@ class EmbeddedEngine:
         if index is None:
             return
         with self._failures("read"):
-            index.reload()
+            self._reload(index)
             searcher = index.searcher()
             hits = searcher.search(tantivy.Query.all_query(), max(int(searcher.num_docs), 1)).hits
         for _, address in hits:
@@ -133,6 +140,9 @@ class EmbeddedEngine:
     ) -> IndexReport:
         """See ``Engine.index``."""
         index = self._found() or self._made()
+        if self._links is not None:
+            mend = "give this user the right to write there, or index under another folder (cache.path, engine.url)"
+            raise EngineError(f"the index in {self._path} may only be read; {mend}")
         writer = self._writer(index)
         try:
             self._agree()
@@ -184,7 +194,7 @@ class EmbeddedEngine:
         """Keys of the vectors of all documents, or of those with these ids."""
         index = self._existing()
         with self._failures("read"):
-            index.reload()
+            self._reload(index)
             searcher = index.searcher()
             asked = tantivy.Query.all_query()
             if ids is not None:
@@ -208,7 +218,7 @@ class EmbeddedEngine:
         if index is None:
             return 0
         with self._failures("read"):
-            index.reload()
+            self._reload(index)
             return int(index.searcher().num_docs)
 
     def close(self) -> None:
@@ -229,11 +239,13 @@ class EmbeddedEngine:
         except BaseException as error:
             if not isinstance(error, OSError | ValueError) and type(error).__name__ != "PanicException":
                 raise
-            said = " ".join(str(error).split())[:300]
-            raise EngineError(
-                f"cannot {what} the index in {self._path}: {said}; "
-                f"if it is damaged, remove the folder and index again"
-            ) from None
+            raise EngineError(f"cannot {what} the index in {self._path}: {cause_and_mend(error)}") from None
+
+    def _reload(self, index: tantivy.Index) -> None:
+        """Take what was committed since."""
+        if self._links is not None:
+            self._links.refresh()
+        index.reload()
 
     def _existing(self) -> tantivy.Index:
         index = self._found()
@@ -242,20 +254,22 @@ class EmbeddedEngine:
         return index
 
     def _found(self) -> tantivy.Index | None:
-        if self._index is None and (self._path / _RECORD).is_file():
+        if self._index is None and (self._path / RECORD).is_file():
             self._open()
         return self._index
 
     def _open(self) -> None:
-        self._slots, made = self._read_record()
+        record = self._read_record()
         if self._vectors is not None:
-            self._vectors.check(made)
-        self._schema = _schema(made is not None)
+            self._vectors.check(record.vectors)
+        self._record, self._analyzer = record, analyzer(record.language)
+        self._schema = _schema(record.vectors is not None)
         with self._failures("open"):
             if not tantivy.Index.exists(str(self._path)):
                 # Opening would make an empty one.
                 raise ValueError("meta.json is missing")
-            index = tantivy.Index(self._schema, path=str(self._path))
+            self._links = None if os.access(self._path, os.W_OK) else LinkedFolder(self._path)
+            index = tantivy.Index(self._schema, path=str(self._links.path if self._links else self._path))
             index.register_tokenizer(_ANALYZER, self._analyzer)
         self._index = index
 
@@ -265,10 +279,10 @@ class EmbeddedEngine:
             self._path.mkdir(parents=True, exist_ok=True)
             # What a crash before the record was written may have left.
             own = {"meta.json", ".managed.json", ".tantivy-writer.lock", ".tantivy-meta.lock"}
-            ours = (_RECORD, VECTORS_FILE)
+            ours = (RECORD, VECTORS_FILE)
             strange = any(path.name not in own and not path.name.startswith(ours) for path in self._path.iterdir())
             # In this order: a process that makes the index meanwhile writes its record first.
-            if strange and not (self._path / _RECORD).is_file():
+            if strange and not (self._path / RECORD).is_file():
                 raise EngineError(f"{self._path} is not an index of rh-connector; choose another folder")
             index = tantivy.Index(self._schema, path=str(self._path))
             index.register_tokenizer(_ANALYZER, self._analyzer)
@@ -277,19 +291,19 @@ class EmbeddedEngine:
     def _agree(self) -> None:
         """Under the writer's lock: take the slots that other writers have given, or write the first record."""
         with self._failures("make"):
-            if (self._path / _RECORD).is_file():
-                self._slots, made = self._read_record()
+            if (self._path / RECORD).is_file():
+                self._record = self._read_record()
+                made = self._record.vectors
                 if self._vectors is not None:
                     self._vectors.check(made)
                 elif made is not None:
                     raise EngineError(
-                        f"the index in {self._path} has vectors of {made['embedder']}; "
-                        f"set engine.embedder to it, so that new documents have theirs, "
-                        f"or remove the folder and index again"
+                        f"the index in {self._path} has vectors of {made['embedder']}; set engine.embedder to it, so "
+                        f"that new documents have theirs, or {INDEX_AGAIN}"
                     )
             else:
-                self._slots = {}
-                self._write_record()
+                self._record.slots.clear()
+                self._record.write(self._path)
 
     def _writer(self, index: tantivy.Index) -> Any:
         try:
@@ -300,36 +314,16 @@ class EmbeddedEngine:
                 raise EngineError(
                     f"another process is writing to the index in {self._path}; wait for it, or end it"
                 ) from None
-            raise EngineError(f"cannot write to the index in {self._path}: {error}") from None
+            raise EngineError(f"cannot write to the index in {self._path}: {cause_and_mend(error)}") from None
 
-    def _read_record(self) -> tuple[dict[str, int], dict[str, Any] | None]:
-        """Slots of the fields, and how the vectors were made, or None where there are none."""
-        try:
-            record = json.loads((self._path / _RECORD).read_text(encoding="utf-8"))
-            found = record["format"]
-            slots = {str(name): int(slot) for name, slot in record["slots"].items()}
-            made = record.get("vectors")
-            if made is not None:
-                made = {"embedder": made["embedder"], "digest": str(made["digest"]), "fields": list(made["fields"])}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise EngineError(f"{self._path / _RECORD} is damaged; remove the folder and index again") from None
-        if found != (_FORMAT if made is None else _FORMAT_WITH_VECTORS):
+    def _read_record(self) -> IndexRecord:
+        record = IndexRecord.read(self._path)
+        if self._language not in (None, record.language):
             raise EngineError(
-                f"the index in {self._path} has format {found}, this version reads {_FORMAT}; "
-                f"remove the folder and index again"
+                f"the index in {self._path} was made with engine.language {record.language}, and it is "
+                f"{self._language} now; leave it out, or {INDEX_AGAIN}"
             )
-        return slots, made
-
-    def _write_record(self) -> None:
-        temporary = self._path / f"{_RECORD}.{os.getpid()}.part"
-        with temporary.open("w", encoding="utf-8") as file:
-            record: dict[str, Any] = {"format": _FORMAT, "slots": self._slots}
-            if self._vectors is not None:
-                record |= {"format": _FORMAT_WITH_VECTORS, "vectors": self._vectors.record()}
-            json.dump(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path / _RECORD)
+        return record
 
     def _prepare(self, document: Document) -> tantivy.Document:
         source = json_of(document)
@@ -342,20 +336,20 @@ class EmbeddedEngine:
         made.add_bytes("source", source.encode())
         made.add_text(_ALL, searchable("\n".join(texts.values())))
         for name, text in texts.items():
-            made.add_text(_slot(self._slots[name]), searchable(text))
+            made.add_text(_slot(self._record.slots[name]), searchable(text))
         if self._vectors is not None:
             made.add_unsigned(VECTOR_FIELD, self._vectors.key(document))
         return made
 
     def _claim_slots(self, names: Iterable[str]) -> None:
-        new = [name for name in names if name not in self._slots]
+        new = [name for name in names if name not in self._record.slots]
         if not new:
             return
         for name in new:
             # Fields that come after all slots are taken share the last one.
-            self._slots[name] = min(len(self._slots), _SLOTS - 1)
+            self._record.slots[name] = min(len(self._record.slots), _SLOTS - 1)
         # Before the documents that use them: a crash in between wastes a slot, no more.
-        self._write_record()
+        self._record.write(self._path)
 
     def _query(self, terms: Mapping[str, int]) -> tantivy.Query | None:
         fields = self._weighted_slots() if self._weights else {_ALL: 1.0}
@@ -367,13 +361,13 @@ class EmbeddedEngine:
         return tantivy.Query.boolean_query(parts) if parts else None
 
     def _weighted_slots(self) -> dict[str, float]:
-        found = _matching(self._weights, self._slots)
+        found = _matching(self._weights, self._record.slots)
         if len(found) < len(self._weights):
             # Another process may have indexed new fields since.
-            self._slots, _ = self._read_record()
-            found = _matching(self._weights, self._slots)
+            self._record = self._read_record()
+            found = _matching(self._weights, self._record.slots)
         if not found:
-            names = ", ".join(sorted(self._slots)) or "none"
+            names = ", ".join(sorted(self._record.slots)) or "none"
             raise EngineError(
                 f"engine.fields names no field of the index in {self._path}; its text fields are: {names}"
             )

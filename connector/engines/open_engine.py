@@ -25,15 +25,18 @@ def open_engine(settings: Settings) -> Engine:
     """
     engine = settings.engine
     if engine.kind in CLUSTER_KINDS:
-        from connector.engines.cluster.cluster_engine import ClusterEngine
         from connector.engines.cluster.connect import connect
         from connector.engines.cluster.query import own_query
 
         if engine.query_json is not None:
             # Told now, not at the first search.
             own_query(engine.query_json, "")
+        connection = connect(engine)
+        # It needs what only an extra brings: connect has told what of it is missing.
+        from connector.engines.cluster.cluster_engine import ClusterEngine
+
         return ClusterEngine(
-            connect(engine),
+            connection,
             engine.index,
             engine.field_weights(),
             query_json=engine.query_json,
@@ -46,12 +49,12 @@ def open_engine(settings: Settings) -> Engine:
 
     folder, weights = index_folder(settings), engine.field_weights()
     if engine.embedder is None:
-        return EmbeddedEngine(folder, weights)
+        return EmbeddedEngine(folder, weights, language=engine.language)
     from connector.embedding.embedder import Embedder
     from connector.engines.vectors import Vectors
 
     embedder = Embedder.load(engine.embedder, offline=settings.backbone.offline)
-    return EmbeddedEngine(folder, weights, Vectors(folder, embedder, tuple(weights)))
+    return EmbeddedEngine(folder, weights, Vectors(folder, embedder, tuple(weights)), engine.language)
 
 
 def progress_folder(settings: Settings) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from connector.engines.index_record import cause_and_mend
 from connector.errors import EngineError
 
 __all__ = ["ProgressFile", "Reached"]
@@ -75,7 +76,7 @@ class ProgressFile:
             temporary.write_text(json.dumps({"source": self._source, "reached": asdict(reached)}), encoding="utf-8")
             temporary.replace(self._path)
         except OSError as error:
-            raise EngineError(f"cannot write {self._path}: {error.strerror or error}") from None
+            raise EngineError(f"cannot write {self._path}: {cause_and_mend(error)}") from None
 
     def clear(self) -> None:
         """Forget it: the source is indexed to its end.
@@ -86,4 +87,4 @@ class ProgressFile:
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:
-            raise EngineError(f"cannot remove {self._path}: {error.strerror or error}") from None
+            raise EngineError(f"cannot remove {self._path}: {cause_and_mend(error)}") from None

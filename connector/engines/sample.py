@@ -10,6 +10,7 @@ from pathlib import Path
 
 from connector.engines.standard_library import standard_library_documents
 from connector.errors import DataError
+from connector.storage_faults import storage_mend
 
 __all__ = ["sample_file"]
 
@@ -42,7 +43,7 @@ def sample_file(folder: Path) -> Path:
         os.replace(file.name, path)
     except OSError as error:
         raise DataError(
-            f"cannot write the sample to {folder}: {error.strerror or error}; set cache.path to a folder that can be "
-            f"written to"
+            f"cannot write the sample to {folder}: {error.strerror or error}; "
+            f"{storage_mend(error, 'set cache.path to another folder')}"
         ) from None
     return path

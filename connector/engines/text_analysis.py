@@ -9,8 +9,18 @@ from typing import Any
 import tantivy
 
 from connector.documents import clean_text, has_text
+from connector.sections import Language
 
-__all__ = ["STOP_WORDS", "english_analyzer", "searchable", "texts_of"]
+__all__ = ["ENGLISH", "STOP_WORDS", "analyzer", "searchable", "texts_of"]
+
+ENGLISH: Language = "english"
+# Those that tantivy has a list of stop words for.
+_STOPPED = frozenset(
+    [
+        *("danish", "dutch", "finnish", "french", "german", "hungarian", "italian", "norwegian", "portuguese"),
+        *("russian", "spanish", "swedish"),
+    ]
+)
 
 # Lucene's English stop words (EnglishAnalyzer.ENGLISH_STOP_WORDS_SET).
 STOP_WORDS = [
@@ -26,16 +36,24 @@ _WORD = rf"[{_IDEOGRAPHS}]|[\p{{L}}\p{{N}}\p{{M}}--[{_IDEOGRAPHS}]]+"
 _LONGEST_WORD = 128
 
 
-def english_analyzer() -> tantivy.TextAnalyzer:
-    """Words in lower case, without stop words, stemmed."""
-    return (
+def analyzer(language: Language) -> tantivy.TextAnalyzer:
+    """Words in lower case, without stop words, stemmed.
+
+    Args:
+        language: none: words as they are, in lower case.
+    """
+    builder = (
         tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.regex(_WORD))
         .filter(tantivy.Filter.lowercase())
         .filter(tantivy.Filter.remove_long(_LONGEST_WORD))
-        .filter(tantivy.Filter.custom_stopword(STOP_WORDS))
-        .filter(tantivy.Filter.stemmer("english"))
-        .build()
     )
+    if language == ENGLISH:
+        builder = builder.filter(tantivy.Filter.custom_stopword(STOP_WORDS))
+    elif language in _STOPPED:
+        builder = builder.filter(tantivy.Filter.stopword(language))
+    if language != "none":
+        builder = builder.filter(tantivy.Filter.stemmer(language))
+    return builder.build()
 
 
 def searchable(text: str) -> str:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from connector.documents import Document, document_text
 from connector.embedding.embedder import Embedder
+from connector.engines.index_record import INDEX_AGAIN, cause_and_mend
 from connector.errors import EngineError, MissingExtraError
 
 __all__ = ["VECTORS_FILE", "Vectors"]
@@ -71,7 +72,7 @@ class Vectors:
             EngineError: no; the message names the setting.
         """
         own, where = self.record(), self._path.parent
-        mend = "remove the folder and index again"
+        mend = INDEX_AGAIN
         if found is None:
             raise EngineError(
                 f"the index in {where} was made without vectors, and engine.embedder is {own['embedder']}; "
@@ -98,8 +99,7 @@ class Vectors:
         """
         if self.count() < documents:
             raise EngineError(
-                f"{self._path} has {self.count()} vectors for {documents} documents; it is damaged: remove "
-                f"the folder and index again"
+                f"{self._path} has {self.count()} vectors for {documents} documents; it is damaged; {INDEX_AGAIN}"
             )
 
     def key(self, document: Document) -> int:
@@ -202,7 +202,4 @@ class Vectors:
         try:
             yield
         except (OSError, RuntimeError, AssertionError) as error:
-            said = " ".join(str(error).split())[-200:]
-            raise EngineError(
-                f"cannot {what} {self._path}: {said}; if it is damaged, remove the folder and index again"
-            ) from None
+            raise EngineError(f"cannot {what} {self._path}: {cause_and_mend(error)}") from None

@@ -14,6 +14,7 @@ from connector.errors import DataError, EngineError
 from connector.evaluation.collections import Collection
 from connector.evaluation.runs import Run, RunEntry
 from connector.sections import CLUSTER_KINDS, Settings
+from connector.storage_faults import storage_mend
 
 __all__ = ["first_stage", "indexed_first_stage", "open_collection_engine"]
 
@@ -121,6 +122,8 @@ def open_collection_engine(collection: Collection, settings: Settings) -> Engine
     if settings.engine.embedder is not None:
         # One beside that of words alone. A model that says the same of its name makes it anew.
         folder = folder.with_name(f"{folder.name}-{Path(settings.engine.embedder).name}")
+    if settings.engine.language is not None:
+        folder = folder.with_name(f"{folder.name}-{settings.engine.language}")
     if folder.is_dir():
         try:
             return open_engine(_engine_settings(settings, folder))
@@ -131,7 +134,8 @@ def open_collection_engine(collection: Collection, settings: Settings) -> Engine
         _make_index(collection, settings, folder)
     except OSError as error:
         raise EngineError(
-            f"cannot keep the index of {collection.name} in {root}: {error.strerror or error}; set cache.path"
+            f"cannot keep the index of {collection.name} in {root}: {error.strerror or error}; "
+            f"{storage_mend(error, 'set cache.path to another folder')}"
         ) from None
     return open_engine(_engine_settings(settings, folder))
 

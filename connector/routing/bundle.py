@@ -22,6 +22,7 @@ from connector.heads.probe import ProbeSignal
 from connector.heads.readouts import HeadSignal
 from connector.heads.routes import Absolute, Route
 from connector.heads.signals import Signal
+from connector.installation import this_installation
 from connector.routing.metadata import METADATA_KEY, ProbeMember, RouterMetadata
 
 __all__ = ["INPUT", "OUTPUTS", "PROBE", "Bundle", "Provider", "seal", "shipped_bundle"]
@@ -33,12 +34,6 @@ PROBE = "probe_{}"
 """Output with the weights of a probe, by its number among the pool's: float32 [layers, hidden]; constant."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_FIXES = {
-    "cpu": "install it with: pip install 'rh-connector[cpu]'",
-    "cuda": "set router.provider to cpu, or exchange onnxruntime for its CUDA build: "
-    "pip install 'rh-connector[gpu]', then "
-    "pip uninstall -y onnxruntime, then pip install --force-reinstall --no-deps onnxruntime-gpu",
-}
 # ModelProto.metadata_props is field 14; its entry has key (field 1) and value (field 2), 64 hexadecimal digits here.
 _TAIL = b"\x72\x4a\x0a\x06digest\x12\x40"
 _HEX = 64
@@ -208,7 +203,7 @@ def _session(data: bytes, path: Path, provider: Provider) -> Any:
     if wanted not in available:
         raise BackboneError(
             f"router.provider is {provider}, but this ONNX Runtime has no {wanted}, only {', '.join(available)}; "
-            f"{_FIXES[provider]}"
+            f"set it to cpu, or run: {this_installation().exchanging_onnx_runtime()}"
         )
     options = onnxruntime.SessionOptions()
     # A router is a few small products: threads cost more than they save, and requests run beside each other.
@@ -226,7 +221,7 @@ def _session(data: bytes, path: Path, provider: Provider) -> Any:
     if wanted not in taken:
         raise BackboneError(
             f"router.provider is {provider}, but ONNX Runtime could not start {wanted} and took {', '.join(taken)}; "
-            f"check CUDA and cuDNN, or: {_FIXES[provider]}"
+            "check CUDA and cuDNN, or set it to cpu"
         )
     return session
 

@@ -6,11 +6,15 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from connector.errors import DataError
+from connector.storage_faults import storage_mend
 
 __all__ = ["Arrays", "load_table", "save_table"]
 
@@ -19,12 +23,22 @@ T = TypeVar("T")
 
 
 def save_table(path: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
-    """Write a table; a kill leaves the old file, or none."""
+    """Write a table; a kill leaves the old file, or none.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
     told = np.frombuffer(json.dumps(record).encode(), dtype=np.uint8)
     temporary = path.with_suffix(f".{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays, record=told)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays, record=told)
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        mend = storage_mend(error, "set cache.path to another folder")
+        raise DataError(f"cannot keep what was gathered in {path}: {error.strerror or error}; {mend}") from None
 
 
 def load_table(path: Path, make: Callable[[dict[str, Any], Arrays], T | None]) -> T | None:

@@ -19,6 +19,7 @@ from connector.documents import Document
 from connector.engines.embedded import EmbeddedEngine
 from connector.engines.engine import IndexReport
 from connector.errors import EngineError
+from connector.sections import LANGUAGES, Language
 
 ANIMALS = {
     "cat": {"title": "Cats", "text": "Adult cats sleep twelve hours a day."},
@@ -449,3 +450,57 @@ def test_every_document_comes_once(tmp_path: Path) -> None:
     engine.index([Document("d3", {"text": "another"})])
     found = {document.id: document for document in engine.documents()}
     assert len(found) == 25 and found["d3"].fields == {"text": "another"} and found["d4"] == given_documents[4]
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "query", "found"),
+    [
+        ("german", "Die Häuser am Fluss", "haus", True),
+        ("german", "Die Häuser am Fluss", "die", False),
+        ("english", "Die Häuser am Fluss", "haus", False),
+        ("french", "Les chevaux couraient", "courir cheval", True),
+        ("spanish", "las canciones", "canción", True),
+        ("russian", "большие города", "город", True),
+        ("none", "Running dogs", "run", False),
+        ("none", "Running dogs of the", "THE", True),
+        ("turkish", "kitaplar", "kitap", True),
+    ],
+)
+def test_words_are_found_in_the_forms_of_the_index_language(
+    tmp_path: Path, language: Language, text: str, query: str, found: bool
+) -> None:
+    with EmbeddedEngine(tmp_path / "index", language=language) as engine:
+        engine.index([Document("1", {"text": text})])
+    # Whoever opens it says nothing of its language.
+    with EmbeddedEngine(tmp_path / "index") as engine:
+        assert [hit.id for hit in engine.search(query, 5)] == (["1"] if found else [])
+        engine.index([Document("2", {"text": text})])
+        assert len(engine.search(query, 5)) == (2 if found else 0)
+
+
+def test_another_language_than_the_index_has_is_told(tmp_path: Path) -> None:
+    with EmbeddedEngine(tmp_path / "index", language="german") as engine:
+        engine.index([Document("1", {"text": "Haus"})])
+    for act in (
+        lambda: EmbeddedEngine(tmp_path / "index", language="french"),
+        lambda: EmbeddedEngine(tmp_path / "index", language="english"),
+    ):
+        with pytest.raises(EngineError, match="made with engine.language german, and it is .*leave it out, or index"):
+            act()
+    assert EmbeddedEngine(tmp_path / "index", language="german").count() == 1
+
+
+def test_an_index_in_english_is_what_it_was_before_there_were_languages(tmp_path: Path) -> None:
+    EmbeddedEngine(tmp_path / "index", language="english").index([Document("1", {"text": "cats"})])
+    record = json.loads((tmp_path / "index" / "rh-index.json").read_text())
+    assert record == {"format": 2, "slots": {"text": 0}}
+    EmbeddedEngine(tmp_path / "other", language="german").index([Document("1", {"text": "Katzen"})])
+    # An older version refuses it: it would cut queries into other terms.
+    assert json.loads((tmp_path / "other" / "rh-index.json").read_text())["format"] == 4
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_is_one_that_tantivy_has(tmp_path: Path, language: Language) -> None:
+    engine = EmbeddedEngine(tmp_path / "index", language=language)
+    engine.index([Document("1", {"text": "word"})])
+    assert engine.count() == 1

@@ -66,3 +66,10 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> 
 def test_an_address_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="takes a folder"):
         open_engine(made(tmp_path, url="https://localhost:9200"))
+
+
+@pytest.mark.parametrize("kind", ["opensearch", "elasticsearch"])
+def test_a_cluster_analyzes_by_its_own_mapping(kind: str) -> None:
+    given = {"engine.kind": kind, "engine.language": "german"}
+    with pytest.raises(SettingsError, match="engine.language = german: it is for the embedded engine.*mapping"):
+        open_engine(load_settings("/dev/null", given, {}))

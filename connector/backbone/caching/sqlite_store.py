@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 
 from connector.errors import BackboneError
+from connector.storage_faults import os_error_of, storage_mend
 
 __all__ = ["DamagedPassageError", "PassageStore", "StoreStatus", "remove_store", "store_path"]
 
@@ -289,6 +290,7 @@ class PassageStore:
                 raise
 
 
+_ELSEWHERE = "set cache.path to another folder"
 _MEND = "begin a new one with: rh-connector cache prune --all"
 
 
@@ -298,13 +300,16 @@ def _telling(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise BackboneError(f"the document cache {path} cannot be used now: {error}") from error
+        fault = os_error_of(error)
+        mend = "another process may be writing; try again" if fault is None else storage_mend(fault, _ELSEWHERE)
+        raise BackboneError(f"the document cache {path} cannot be used now: {error}; {mend}") from error
     except sqlite3.DatabaseError as error:
         raise BackboneError(f"the document cache {path} is damaged: {error}; {_MEND}") from error
     except sqlite3.Error as error:
         raise BackboneError(f"the document cache {path} cannot be used: {error}") from error
     except OSError as error:
-        raise BackboneError(f"the document cache {path} cannot be used: {error.strerror or error}") from error
+        mend = storage_mend(error, _ELSEWHERE)
+        raise BackboneError(f"the document cache {path} cannot be used: {error.strerror or error}; {mend}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:

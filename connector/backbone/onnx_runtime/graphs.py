@@ -14,6 +14,7 @@ import numpy.typing as npt
 from connector.backbone.onnx_runtime.folder import ROWS, ExportedBackbone, graph_name
 from connector.backbone.prompt.tail import TokenIds
 from connector.errors import BackboneError, MissingExtraError
+from connector.installation import this_installation
 
 __all__ = ["Array", "LayerStates", "OnnxGraphs", "Seen", "thread_count"]
 
@@ -73,8 +74,8 @@ class OnnxGraphs:
         has_cuda = _CUDA in onnxruntime.get_available_providers()
         if device == "cuda" and not has_cuda:
             raise BackboneError(
-                "backbone.device = cuda: this ONNX Runtime has no CUDA; exchange onnxruntime for "
-                "onnxruntime-gpu as docs/onnx.md says, or set it to cpu or auto"
+                "backbone.device = cuda: this ONNX Runtime has no CUDA; set it to cpu or auto, or run: "
+                f"{this_installation().exchanging_onnx_runtime()}"
             )
         providers = [_CPU] if device == "cpu" or not has_cuda else [_CUDA, _CPU]
         options = onnxruntime.SessionOptions()

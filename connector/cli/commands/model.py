@@ -12,13 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from connector.backbone.onnx_runtime.folder import RECORD, exported_folder
 from connector.checkpoints.catalogue import CATALOGUE, parameters_text
 from connector.checkpoints.model_facts import describe
-from connector.checkpoints.pulling import find_local, obtain
+from connector.checkpoints.pulling import find_damage, find_local, obtain
 from connector.cli.context import Context, pass_context
-from connector.diagnosis.model import ranking
+from connector.diagnosis.model import identity, ranking
 from connector.errors import BackboneError
 from connector.sections import Settings
+
+_EXPORTS = ("float32", "int8")
 
 
 @click.group("model")
@@ -50,7 +53,7 @@ def list_models(context: Context) -> None:
             f"{row['layers']} x {row['heads']}",
             row["template"],
             row["licence"],
-            "yes" if row["here"] else "no",
+            _here(row),
         )
     Console().print(table)
 
@@ -94,13 +97,14 @@ def show(context: Context, name: str | None) -> None:
     settings = context.settings(backbone__model=name)
     model = settings.backbone.model
     if model in CATALOGUE and find_local(model, cache=settings.cache.path) is None:
-        raise BackboneError(f"{model} is not here; run: rh-connector model pull {model}")
+        damage = find_damage(model, cache=settings.cache.path)
+        raise BackboneError(damage or f"{model} is not here; run: rh-connector model pull {model}")
     with _progress() as (report, _):
         checkpoint = obtain(model, cache=settings.cache.path, offline=True, progress=report)
         report("checking the files", None)
         facts = describe(checkpoint)
         with suppress(BackboneError):
-            facts["ranks_by"] = ranking(settings, checkpoint)
+            facts["ranks_by"] = ranking(settings, identity(settings, checkpoint))
     if context.as_json:
         context.print_json(facts)
         return
@@ -124,7 +128,19 @@ def _row(name: str, settings: Settings) -> dict[str, Any]:
         "heads": entry.heads,
         "template": entry.template,
         "here": find_local(name, cache=settings.cache.path) is not None,
+        "exported": [
+            dtype for dtype in _EXPORTS if (exported_folder(name, settings.cache.path, dtype) / RECORD).is_file()
+        ],
+        "damage": find_damage(name, cache=settings.cache.path),
     }
+
+
+def _here(row: dict[str, Any]) -> str:
+    if row["damage"]:
+        return "damaged"
+    if row["exported"]:
+        return "yes, and as ONNX" if row["here"] else "as ONNX"
+    return "yes" if row["here"] else "no"
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

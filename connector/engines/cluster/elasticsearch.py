@@ -18,6 +18,7 @@ from connector.engines.cluster.connection import (
     reason_of,
 )
 from connector.errors import EngineError
+from connector.installation import this_installation
 from connector.sections import EngineSettings
 
 __all__ = ["ElasticsearchConnection"]
@@ -127,7 +128,7 @@ def _wrong_client(url: str, said: str) -> str:
     major = int(number.split(".")[0]) - 1
     return (
         f"the Elasticsearch client {number} is newer than the server at {url} ({said}); "
-        f"install its own: pip install 'elasticsearch>={major},<{major + 1}'"
+        f"install its own: {this_installation().changing(f'elasticsearch>={major},<{major + 1}')}"
     )
 
 

@@ -1,0 +1,94 @@
+"""What stands beside an embedded index: which field has which slot, its language, and how its vectors were made."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from connector.engines.text_analysis import ENGLISH
+from connector.errors import EngineError
+from connector.sections import LANGUAGES, Language
+from connector.storage_faults import is_storage_fault, os_error_of, storage_mend
+
+__all__ = ["INDEX_AGAIN", "RECORD", "IndexRecord", "cause_and_mend"]
+
+RECORD = "rh-index.json"
+INDEX_AGAIN = "index again under another name: rh-connector index SOURCE --index NAME"
+"""The way on where an index cannot be used as it is. It may be whole all the same, so nothing is removed."""
+
+# They go up when the schema or the analyzer changes. An index in English is what it was before there were languages.
+_PLAIN, _WITH_VECTORS, _WITH_LANGUAGE = 2, 3, 4
+
+
+def cause_and_mend(error: BaseException) -> str:
+    """What a library said of an index, and the way on, as the end of a message."""
+    fault = os_error_of(error)
+    if fault is not None and is_storage_fault(fault):
+        return f"{fault.strerror}; {storage_mend(fault, 'choose another folder (cache.path, engine.url)')}"
+    return f"{' '.join(str(error).split())[:300]}; {INDEX_AGAIN}"
+
+
+@dataclass(frozen=True)
+class IndexRecord:
+    """One record.
+
+    Attributes:
+        slots: field -> number of its slot in the schema; grows while documents come.
+        language: of the analysis.
+        vectors: ``Vectors.record`` of the index; None: it has none.
+    """
+
+    slots: dict[str, int] = field(default_factory=dict)
+    language: Language = ENGLISH
+    vectors: Mapping[str, Any] | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> IndexRecord:
+        """The record of an index.
+
+        Raises:
+            EngineError: it is damaged, or of another version.
+        """
+        try:
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            found, language, made = record["format"], record.get("language", ENGLISH), record.get("vectors")
+            slots = {str(name): int(slot) for name, slot in record["slots"].items()}
+            if made is not None:
+                made = {"embedder": made["embedder"], "digest": str(made["digest"]), "fields": list(made["fields"])}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise EngineError(f"{folder / RECORD} is damaged; {INDEX_AGAIN}") from None
+        own = cls(slots, language, made)
+        if found != own._format or language not in LANGUAGES:
+            raise EngineError(
+                f"the index in {folder} has format {found}, this version reads {_PLAIN} to {_WITH_LANGUAGE}; "
+                f"{INDEX_AGAIN}"
+            )
+        return own
+
+    def write(self, folder: Path) -> None:
+        """Write it, whole or not at all.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        record: dict[str, Any] = {"format": self._format, "slots": self.slots}
+        if self.language != ENGLISH:
+            record["language"] = self.language
+        if self.vectors is not None:
+            record["vectors"] = self.vectors
+        temporary = folder / f"{RECORD}.{os.getpid()}.part"
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(record, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / RECORD)
+
+    @property
+    def _format(self) -> int:
+        if self.language != ENGLISH:
+            return _WITH_LANGUAGE
+        return _PLAIN if self.vectors is None else _WITH_VECTORS

@@ -1,0 +1,1 @@
+"""What processes of the program take: measured from outside."""
