@@ -216,10 +216,10 @@ class DialectRequest(JsonRequest):
         if not self.scores_every_text:
             return
         if self.top_n and self.top_n < count:
+            asked = f"{self.key_of('top_n')} is {self.top_n} and there are {count} texts"
             raise ServiceError(
                 Failure.INCONSISTENT,
-                f"{self.key_of('top_n')} is {self.top_n} and there are {count} texts; this route gives a score of each:"
-                " leave it out, or use /v1/rerank",
+                f"{asked}; this route gives a score of each: leave it out, or use /v1/rerank",
             )
         for key, value in (("score_threshold", self.score_threshold), ("results_order", self.results_order)):
             if value not in (None, "input"):
