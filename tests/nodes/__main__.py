@@ -22,10 +22,13 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=9200, help="0: a free one")
     parser.add_argument("--homes", type=Path, default=node_folder(), help="where fetched nodes are kept")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the node would outlive us
     try:
         with running(given.version, port=given.port, homes=given.homes) as node:
             print(f"{releases[given.version].product} {node.version} at {node.url}, Ctrl-C ends it", flush=True)
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            signal.pause()
+    except KeyboardInterrupt:
+        return 0
     except NodeError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

@@ -122,6 +122,21 @@ def test_scores_of_any_size(make_client: ClientFactory, route: str, raw: dict[st
 
 
 @pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("other", ["use_activation", "activation", "softmax"])
+def test_raw_scores_and_its_opposite_contradict(client: TestClient, route: str, other: str) -> None:
+    for value in (True, False):
+        refused = post(client, route, raw_scores=value, **{other: value})
+        assert refused.status_code == 422 and told(refused).startswith(f"raw_scores and {other} are both ")
+        assert post(client, route, raw_scores=value, **{other: not value}).status_code == 200
+
+
+def test_a_refusal_has_the_name_that_the_caller_gave(client: TestClient) -> None:
+    assert told(post(client, "/v1/rerank_scores", limit=1)).startswith("limit is 1 and there are 3 texts")
+    unequal = {"queries": ["a", "b"], "documents": ["a", "b", "c"]}
+    assert told(client.post("/score", json=unequal)).startswith("queries has 2 texts and documents has 3")
+
+
+@pytest.mark.parametrize("route", ROUTES)
 def test_keys_without_effect_are_told(client: TestClient, route: str) -> None:
     response = post(client, route, user="x", **{"späß\ne": 1, "priority": 0, "empty": None})
     assert response.headers["x-ignored-keys"] == "user, sp\\xe4\\xdf e, priority"
@@ -173,7 +188,7 @@ def test_pairs_that_were_cut_are_named_by_their_places(make_client: ClientFactor
 def test_texts_that_must_not_be_cut(make_client: ClientFactory, route: str, key: str) -> None:
     refused = post(make_client(odds(1.0, 2.0, 3.0, cut=[1])), route, **{key: False})
     assert refused.status_code == 422
-    assert told(refused).startswith("documents[1] is too long to be read whole")
+    assert told(refused).startswith(f"documents[1] is too long to be read whole, and {key} is false")
     assert post(make_client(odds(1.0, 2.0, 3.0)), route, **{key: False}).status_code == 200
     assert post(make_client(odds(1.0, 2.0, 3.0, cut=[1])), route, **{key: True}).status_code == 200
 

@@ -20,15 +20,17 @@ class Notes:
         texts: of which only the beginning was read: ``query``, ``instruction``.
         documents: places of documents of which only the beginning was read, from 0.
         ignored: keys that had no effect.
+        name: of a document by its place, for the header.
     """
 
     texts: Sequence[str] = ()
     documents: Sequence[int] = ()
     ignored: Sequence[str] = ()
+    name: str = "documents[{}]"
 
     def headers(self) -> dict[str, str]:
         """``X-Truncated`` and ``X-Ignored-Keys``, where there is something to tell."""
-        cut = [*self.texts, *self._named("documents[{}]")]
+        cut = [*self.texts, *self._named(self.name)]
         told = {"X-Truncated": ", ".join(cut), "X-Ignored-Keys": one_line(", ".join(self.ignored))}
         return {name: value for name, value in told.items() if value}
 

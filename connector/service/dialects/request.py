@@ -54,6 +54,11 @@ class JsonRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     _ignored: tuple[str, ...] = PrivateAttr(())
+    _names: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def key_of(self, field: str) -> str:
+        """The name under which the request gave a field that has several."""
+        return self._names.get(field, field)
 
     @property
     def ignored(self) -> Sequence[str]:
@@ -162,9 +167,10 @@ class DialectRequest(JsonRequest):
         texts += ["instruction"] * any(result.instruction_truncated for result in results)
         if self.truncation is False and (texts or documents):
             what = f"the {texts[0]}" if texts else f"documents[{documents[0]}]"
+            key = self.key_of("truncation")
             raise ServiceError(
                 Failure.INCONSISTENT,
-                f"{what} is too long to be read whole, and truncation is false; send a shorter text, or true",
+                f"{what} is too long to be read whole, and {key} is false; send a shorter text, or true",
             )
         return Notes(texts, documents, self.without_effect(results))
 
@@ -196,7 +202,7 @@ class DialectRequest(JsonRequest):
         return min((limit for limit in limits if limit), default=None)
 
     def check_limits(self, count: int) -> None:
-        """Refuse keys that leave results out, where there is one score a text.
+        """Refuse keys that contradict one another, or leave results out where there is one score a text.
 
         Args:
             count: of texts.
@@ -204,13 +210,16 @@ class DialectRequest(JsonRequest):
         Raises:
             ServiceError: they would.
         """
+        if self.raw_scores is not None and self.raw_scores is self.use_activation:
+            both = f"raw_scores and {self.key_of('use_activation')} are both {json.dumps(self.raw_scores)}"
+            raise ServiceError(Failure.INCONSISTENT, f"{both}, and one is the other's opposite; give one of them")
         if not self.scores_every_text:
             return
         if self.top_n and self.top_n < count:
+            asked = f"{self.key_of('top_n')} is {self.top_n} and there are {count} texts"
             raise ServiceError(
                 Failure.INCONSISTENT,
-                f"top_n is {self.top_n} and there are {count} texts; this route gives a score of each: leave it out,"
-                " or use /v1/rerank",
+                f"{asked}; this route gives a score of each: leave it out, or use /v1/rerank",
             )
         for key, value in (("score_threshold", self.score_threshold), ("results_order", self.results_order)):
             if value not in (None, "input"):
@@ -290,6 +299,7 @@ def read_request(kind: type[RequestT], payload: Mapping[str, Any]) -> RequestT:
     """
     chosen: dict[str, Any] = {}
     known: set[str] = set()
+    called: dict[str, str] = {}
     for name, field in kind.model_fields.items():
         names = _aliases(field.validation_alias) or [name]
         known.update(names)
@@ -300,10 +310,13 @@ def read_request(kind: type[RequestT], payload: Mapping[str, Any]) -> RequestT:
                     Failure.INCONSISTENT, f"{given[0]} and {other} are one key with two values; give one of them"
                 )
         chosen.update({own: payload[own] for own in given[:1] or names if own in payload})
+        if given:
+            called[name] = given[0]
     try:
         request = kind.model_validate(chosen)
     except ValidationError as error:
         raise ServiceError(Failure.INVALID, _explain(error, kind)) from None
+    request._names = called
     request._ignored = tuple(own for own, value in payload.items() if own not in known and value is not None)
     return request
 

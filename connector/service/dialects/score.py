@@ -22,7 +22,7 @@ __all__ = ["ScoreAnswer", "ScoreRequest", "ScoredPair"]
 class ScoreRequest(DialectRequest):
     """Scores as vLLM has them: one query with N texts, or N pairs.
 
-    A score compares a text with the others of the same query, so pairs are scored in groups of equal queries.
+    Pairs are scored in groups of equal queries: except in the layout solo, a score compares a text with its group's.
     """
 
     scores_every_text: ClassVar[bool] = True
@@ -95,7 +95,8 @@ class ScoreRequest(DialectRequest):
         if len(queries) != count:
             raise ServiceError(
                 Failure.INCONSISTENT,
-                f"text_1 has {len(queries)} texts and text_2 has {count}; give one text_1, or one a text_2",
+                f"{self.key_of('text_1')} has {len(queries)} texts and {self.key_of('text_2')} has {count}; give one"
+                " query, or one a text",
             )
         groups: dict[str, list[int]] = {}
         for place, query in enumerate(queries):

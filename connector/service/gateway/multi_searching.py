@@ -184,7 +184,8 @@ class MultiSearching:
         whole = Edit(found[0].start, found[-1].end, ",".join(elements))
         response = answer.response(encode(edited(text, [whole])))
         flags = [reason is None for reason in reasons]
-        return marked(response, flags, _reasons(reasons), first_stage, time.monotonic() - began)
+        reranking = time.monotonic() - began
+        return marked(response, flags, _reasons(reasons), first_stage, reranking, list(results.values()))
 
     async def _unforeseen(
         self,

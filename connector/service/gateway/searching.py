@@ -121,7 +121,8 @@ class Searching:
         edits, mark = ranked_edits(text, answer, plan, result, policy, missing, own.answer if own else None, passages)
         shown = own or window
         response = shown.found.response(encode(edited(shown.text, edits)))
-        return marked(response, [mark.reranked], mark.reason, first_stage, time.monotonic() - began)
+        ranked = [] if result is None else [result]
+        return marked(response, [mark.reranked], mark.reason, first_stage, time.monotonic() - began, ranked)
 
     async def _texts(self, incoming: Incoming, asked: ClusterRequest, plan: Rerank) -> Texts | None:
         """The documents of the hits; None where the cluster does not give them."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from connector.documents import RankedHit, RerankResult, has_text
 from connector.sections import Mode
 from connector.sentences import shown_sentences
+from connector.service.dialects.notes import Notes
 from connector.service.dialects.request import JsonRequest, Milliseconds, Text
 from connector.service.errors import Failure, ServiceError
 from connector.service.scoring import RerankJob
@@ -118,6 +119,19 @@ class HighlightRequest(JsonRequest):
                 reasons.append(_NO_HEADS)
         many = self.inputs or not pairs
         return {"highlights": found if many else found[0], "reason": reasons[0] if reasons else None}
+
+    def notes(self, results: Sequence[RerankResult]) -> Notes:
+        """Texts of which only the beginning was read, and keys that had no effect; ``results``: one a job."""
+        cut = sorted(
+            places[hit.index]
+            for places, result in zip(self._groups().values(), results, strict=True)
+            for hit in result.hits
+            if hit.truncated
+        )
+        texts = ["question"] * any(result.query_truncated for result in results)
+        if self.inputs:
+            return Notes(texts, cut, self.ignored, "inputs[{}].context")
+        return Notes([*texts, *["context"] * len(cut)], (), self.ignored)
 
     def _groups(self) -> dict[str, list[int]]:
         """Question -> places of its documents; blank questions are not asked."""

@@ -12,7 +12,6 @@ from connector.sections import Settings
 from connector.service.admission import ClientGone, while_connected
 from connector.service.bodies import parse_object, read_plain_body
 from connector.service.deadlines import scope_of
-from connector.service.dialects.notes import Notes
 from connector.service.dialects.request import read_request
 from connector.service.errors import ServiceError, SupersetError
 from connector.service.gateway.ranking import rank_all
@@ -66,4 +65,4 @@ async def _answer(request: Request, loading: Loading, settings: Settings) -> Res
     asked.check(settings.serve.max_documents)
     scope = scope_of(request.headers, settings, started, asked.deadline_ms)
     results = await while_connected(request, lambda: rank_all(request, loading, asked.jobs(), scope), scope)
-    return AsciiJSONResponse(asked.answer(results), headers=Notes(ignored=asked.ignored).headers())
+    return AsciiJSONResponse(asked.answer(results), headers=asked.notes(results).headers())

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from connector.reranker import Reranker
 from tests.nodes.process import Node
 from tests.service.gateway.conftest import gateway_settings
 from tests.service.gateway.test_passages import looks_at_cats
@@ -207,6 +208,33 @@ def test_errors_are_the_clusters_own(client: Any, gateway: str, node: tuple[str,
         assert answer.status_code == 400
         assert answer.json() == direct(node, body)
     assert httpx2.post(f"{gateway}/gw-none/_search", json=CATS, timeout=30).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "reasons"),
+    [
+        ("", {"empty documents"}),
+        ("text", {"empty documents", "the documents' text could not be fetched"}),
+        ("nothing", {"empty documents", "the documents' text could not be fetched"}),
+    ],
+)
+def test_an_index_that_keeps_no_texts_comes_as_the_cluster_gives_it(
+    node: tuple[str, str], reranker: Reranker, fields: str, reasons: set[str]
+) -> None:
+    index = f"{node[1]}/gw-sourceless"
+    mapping = {"mappings": {"_source": {"enabled": False}, "properties": {"text": {"type": "text"}}}}
+    httpx2.put(index, json=mapping, timeout=30).raise_for_status()
+    try:
+        for text in ("cats sleep", "cats", "dogs"):
+            httpx2.post(f"{index}/_doc?refresh=true", json={"text": text}, timeout=30).raise_for_status()
+        settings = gateway_settings(node[1], {"engine.fields": fields, "serve.host": "127.0.0.1"}, node[0])
+        with serving(reranker, settings) as (url, _):
+            answer = httpx2.post(f"{url}/gw-sourceless/_search", json=CATS, timeout=30)
+        plain = httpx2.post(f"{index}/_search", json=CATS, timeout=30).json()
+    finally:
+        httpx2.delete(index, timeout=30)
+    assert answer.headers["X-Reranked"] == "false" and answer.headers["X-Rerank-Reason"] in reasons
+    assert len(plain["hits"]["hits"]) == 2 and answer.json()["hits"] == plain["hits"]
 
 
 def test_a_window_larger_than_the_index_allows(gateway: str, node: tuple[str, str]) -> None:

@@ -4,12 +4,15 @@ import gzip
 import json
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from connector.cancelling import CancelScope
+from connector.documents import FirstStage, RankedHit, RerankResult
 from tests.service.gateway.conftest import GatewayFactory, shuffling
 from tests.service.gateway.fake_cluster import FakeCluster, hit
 from tests.service.standin import StandIn
@@ -48,6 +51,22 @@ def test_a_search_is_asked_for_with_the_whole_window_and_answered_with_its_page(
     assert json.loads(asked.body) == CATS
     assert standin.asked[-1][0] == "cats sleep"
     assert standin.asked[-1][2] == [float(10 - at) for at in range(9)] + [1.0]
+
+
+def test_what_was_cut_is_told(make_gateway: GatewayFactory) -> None:
+    def cutting(query: str, documents: Sequence[Any], first_stage: FirstStage, scope: CancelScope) -> RerankResult:
+        hits = [RankedHit(at, -float(at), truncated=at in (0, 9)) for at in range(len(documents))]
+        return RerankResult(tuple(hits), True, query_truncated="sleep" in query)
+
+    client = make_gateway({}, reranker=StandIn(cutting))
+    assert client.post("/books/_search?size=3", json=CATS).headers["X-Truncated"] == "query, 2 hits"
+    assert "X-Truncated" not in client.post("/books/_search", json=CATS, headers={"X-Rerank": "false"}).headers
+    bodies = [{}, CATS, {}, {"query": {"match": {"text": "cats"}}}]
+    lines = "".join(json.dumps(body) + "\n" for body in bodies)
+    answer = client.post("/books/_msearch", content=lines, headers=NDJSON)
+    assert answer.headers["X-Reranked"] == "true,true" and answer.headers["X-Truncated"] == "query, 4 hits"
+    one = make_gateway({"rerank.window": 5}, reranker=StandIn(cutting)).post("/books/_search?q=cats")
+    assert one.headers["X-Truncated"] == "1 hit"
 
 
 def test_every_page_asks_the_same_copies_of_the_shards(make_gateway: GatewayFactory, cluster: FakeCluster) -> None:

@@ -130,6 +130,20 @@ def test_keys_without_effect_are_named(looking: TestClient) -> None:
     assert "x-ignored-keys" not in looking.post(ROUTE, json={"question": "q", "context": "cats"}).headers
 
 
+def test_texts_that_were_cut_are_named(make_client: ClientFactory) -> None:
+    def cutting(query: str, documents: Sequence[Any], first_stage: FirstStage, scope: CancelScope) -> RerankResult:
+        hits = [RankedHit(at, -float(at), truncated="long" in text) for at, text in enumerate(documents)]
+        return RerankResult(tuple(reversed(hits)), True, heads=((1, 2),), query_truncated="long" in query)
+
+    client = make_client(StandIn(cutting))
+    one = client.post(ROUTE, json={"question": "long", "context": "long"})
+    assert one.headers["x-truncated"] == "question, context"
+    inputs = [("q", "a"), ("r", "long"), ("q", "b"), ("q", "long")]
+    many = client.post(ROUTE, json={"inputs": [{"question": own, "context": text} for own, text in inputs]})
+    assert many.headers["x-truncated"] == "inputs[1].context, inputs[3].context"
+    assert "x-truncated" not in client.post(ROUTE, json={"question": "q", "context": "a"}).headers
+
+
 def test_a_body_may_be_compressed(looking: TestClient) -> None:
     body = gzip.compress(json.dumps({"question": "q", "context": "cats"}).encode())
     assert looking.post(ROUTE, content=body, headers={"Content-Encoding": "gzip"}).json()["highlights"]
