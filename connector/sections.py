@@ -310,6 +310,11 @@ class RouterSettings(_Section):
         None, description="File of the router or head set; null: the one shipped for the model and layout."
     )
     provider: Literal["cpu", "cuda"] = Field("cpu", description="ONNX Runtime provider of the router.")
+    embedder: str | None = Field(
+        None,
+        min_length=1,
+        description="Embedding model beside the LLM whose cosines a router may weigh too: a folder, or a known name.",
+    )
 
 
 class RerankSettings(_Section):

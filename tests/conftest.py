@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from connector.checkpoints.checkpoint import Checkpoint
@@ -21,6 +22,12 @@ from tests.tiers import MARKERS, give_markers, nodes_of, refuse_unmarked
 
 if TYPE_CHECKING:
     from tests.backbone.tiny_exports import TinyExports
+
+# How fast a machine is, is nothing that a test fails for.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 _SAME = {"backbone.dtype": "float32", "backbone.runtime": "torch"}
 _NODES = pytest.StashKey[SessionNodes]()

@@ -17,6 +17,8 @@ from connector.backbone.reader import Reader
 from connector.backbone.runtime import Runtime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.pulling import obtain
+from connector.embedding.embedder import Embedder
+from connector.embedding.similarity import Similarity
 from connector.errors import BackboneError, MissingExtraError, SettingsError
 from connector.sections import Settings
 
@@ -41,6 +43,7 @@ def open_reader(settings: Settings, progress: Callable[[str, float | None], None
         SettingsError: the cache's number format does not go with the layout.
         BackboneError: the weights are missing, damaged, not licensed, or of a kind that is not read; or the export is
             missing, damaged, or of other weights.
+        DataError: the embedding model (``router.embedder``) cannot be used.
         MissingExtraError: torch, transformers or ONNX Runtime is not installed.
     """
     runtime, folder, digest = _open(settings, progress)
@@ -59,7 +62,13 @@ def open_reader(settings: Settings, progress: Callable[[str, float | None], None
         readings=ReadingCache(settings.cache.scores_mb * 1_000_000),
         max_document_tokens=backbone.max_document_tokens,
         max_passages=backbone.max_passages,
+        similarity=_similarity(settings),
     )
+
+
+def _similarity(settings: Settings) -> Similarity | None:
+    named = settings.router.embedder
+    return None if named is None else Similarity(Embedder.load(named, offline=settings.backbone.offline))
 
 
 def reader_from(source: Reader | Callable[[Settings], Reader], settings: Settings) -> Reader:

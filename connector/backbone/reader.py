@@ -29,6 +29,8 @@ from connector.backbone.step_times import Clock
 from connector.cancelling import CancelScope
 from connector.checkpoints.shape import BackboneShape
 from connector.documents import has_text
+from connector.embedding.embedder import Embedder
+from connector.embedding.similarity import Similarity
 from connector.errors import BackboneError
 from connector.heads.row_groups import QUERY_GROUPS
 from connector.sections import Layout
@@ -59,7 +61,7 @@ class Reader:
         readings: what was read before; None: every query is read anew.
         max_document_tokens: longest passage; longer documents are split evenly.
         max_passages: passages read of one document.
-
+        similarity: an embedding model beside the LLM, where there is one.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Reader:
         readings: ReadingCache | None = None,
         max_document_tokens: int = 512,
         max_passages: int = 8,
+        similarity: Similarity | None = None,
     ) -> None:
         self._runtime, self._layout, self._digest = runtime, layout, digest
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
@@ -87,6 +90,7 @@ class Reader:
         )
         self._passages = Passages(tokenizer, max_document_tokens, max_passages, _REMEMBERED_BYTES)
         self._readings = ReadingCache(0) if readings is None else readings
+        self._similarity = similarity
         self._budget, self._max_passages = max_document_tokens, max_passages
         self._not_applicable = tokenizer.encode_user([NOT_APPLICABLE])[0].ids
         longest = len(template.prefix) + max_document_tokens + len(template.before_query) + _MAX_QUERY_TOKENS
@@ -111,7 +115,13 @@ class Reader:
             DocumentCache(self._cache.statistics().limit),
             max_document_tokens=self._budget,
             max_passages=self._max_passages,
+            similarity=self._similarity,
         )
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """The embedding model beside the LLM, where there is one."""
+        return None if self._similarity is None else self._similarity.embedder
 
     @property
     def runtime(self) -> Runtime:
@@ -237,7 +247,8 @@ class Reader:
             )
 
         # What the rows depend on; the passages' keys hold weights, template, layout and formats.
-        asked = query_ids.tobytes() + json.dumps([instruction_ids.tolist(), before, astuple(needs)]).encode()
+        read_of = [instruction_ids.tolist(), before, astuple(replace(needs, similarity=False))]
+        asked = query_ids.tobytes() + json.dumps(read_of).encode()
         key = self._reading_key(asked, order, pool) if self._readings else b""
         known = self._readings.get(key) if self._readings else None
         if known is not None:
@@ -248,10 +259,16 @@ class Reader:
             found, cached, encoded = self._read_apart(tail, before, order, needs, pool, clock, scope)
         if self._readings and known is None:
             self._readings.put(key, found)
+        near = np.zeros(len(order) if needs.similarity else 0, dtype=np.float32)
+        if needs.similarity:
+            for own, places in zip(self.similarities(query, read), documents, strict=True):
+                near[list(places)] = own
+            clock.lap("embed")
         return Reading(
             rows=found.rows,
             states=found.states,
             log_probabilities=found.log_probabilities,
+            similarities=near,
             layers=needs.layers,
             groups=needs.groups,
             lengths=np.array([passage.tokens for passage in order], dtype=np.int64),
@@ -267,6 +284,17 @@ class Reader:
             query_truncated=len(whole_query) > len(query_ids),
             instruction_truncated=len(told) > len(instruction_ids),
         )
+
+    def similarities(self, query: str, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """Cosines of the query and each passage of each text, by the embedding model: float32 [passages] a text.
+
+        Raises:
+            BackboneError: the reader has no embedding model.
+        """
+        if self._similarity is None:
+            raise BackboneError("this needs an embedding model beside the LLM; set router.embedder")
+        split = zip(texts, self._passages.of(texts), strict=True)
+        return self._similarity.of_parts(query, [own.parts(text) for text, own in split])
 
     def precompute(self, texts: Sequence[str], pool: Needs) -> tuple[int, int]:
         """Encode documents before anyone asks for them; returns when the cache has them, on disk where it has one.

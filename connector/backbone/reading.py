@@ -24,6 +24,7 @@ class Reading:
         rows: float32 [heads, groups, tokens]; equal passages are read once.
         states: float32 [layers, passages, hidden]: of the query behind each passage, mean of its tokens.
         log_probabilities: float32 [passages, query tokens]: of each of the query's tokens, behind each passage.
+        similarities: float32 [passages]: cosines of the reader's embedding model; none where not asked for.
         layers: whose states they are.
         groups: names of the row groups, in the order of ``rows``.
         lengths: int64 [passages]: tokens of each passage, in the order of ``rows``.
@@ -41,6 +42,7 @@ class Reading:
     rows: Rows
     states: Rows
     log_probabilities: Rows
+    similarities: Rows
     layers: tuple[int, ...]
     groups: tuple[RowGroup, ...]
     lengths: npt.NDArray[np.int64]

@@ -42,7 +42,7 @@ from connector.heads.head_sets import StaticHeads
 from connector.routing.bundle import Bundle
 from connector.routing.opening import open_reader
 from connector.routing.query_embedding import QueryEmbedding
-from connector.routing.selection import likelihood_route, load_bundle, static_heads
+from connector.routing.selection import check_embedder, likelihood_route, load_bundle, static_heads
 from connector.sections import CLUSTER_KINDS, Settings
 from connector.statistics.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
 from connector.statistics.signal_tables import gather_signals
@@ -222,6 +222,9 @@ class _Parts:
                 raise SettingsError(f"evaluate: {given} is no router; give the .onnx file that train wrote")
         router = load_bundle(settings, reader.identity, options.bundle)
         without = load_bundle(settings, reader.identity, options.left_out) if options.left_out else None
+        for bundle in (router, without):
+            if bundle is not None:
+                check_embedder(bundle, reader)
         if without is not None and trained_on(without.metadata, collection.name):
             notes.append(
                 f"{without.path.name} was trained on {collection.name}: its row left-out is none; train it with "

@@ -21,12 +21,14 @@ class Needs:
         groups: the row groups that are wanted of them.
         layers: whose entering hidden states are wanted, each once; as many as the LLM has: those that leave the last.
         likelihood: whether the log-probabilities of the query's tokens are wanted.
+        similarity: whether the cosines of the embedding model are wanted that the reader has beside the LLM.
     """
 
     heads: tuple[Head, ...] = ()
     groups: tuple[RowGroup, ...] = ROW_GROUPS
     layers: tuple[int, ...] = ()
     likelihood: bool = False
+    similarity: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         """What both need."""
@@ -36,6 +38,7 @@ class Needs:
             tuple(name for name in ROW_GROUPS if name in groups),
             tuple(sorted({*self.layers, *other.layers})),
             self.likelihood or other.likelihood,
+            self.similarity or other.similarity,
         )
 
     @property

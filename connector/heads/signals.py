@@ -47,6 +47,11 @@ class Observed(Protocol):
         """float32 [passages, query tokens]: of each of the query's tokens, behind each passage."""
         ...
 
+    @property
+    def similarities(self) -> npt.NDArray[np.float32]:
+        """float32 [passages]: cosines of query and passage in an embedding model."""
+        ...
+
     def group(self, name: RowGroup) -> npt.NDArray[np.float32]:
         """Attention of a row group: float32 [heads, tokens], passages side by side.
 

@@ -22,8 +22,9 @@ from connector.heads.probe import ProbeSignal
 from connector.heads.readouts import HeadSignal
 from connector.heads.routes import Absolute, Route
 from connector.heads.signals import Signal
+from connector.heads.similarity import SimilaritySignal
 from connector.installation import this_installation
-from connector.routing.metadata import METADATA_KEY, ProbeMember, RouterMetadata
+from connector.routing.metadata import METADATA_KEY, ProbeMember, RouterMetadata, SimilarityMember
 
 __all__ = ["INPUT", "OUTPUTS", "PROBE", "Bundle", "Provider", "seal", "shipped_bundle"]
 
@@ -273,6 +274,8 @@ def _signals(session: Any, metadata: RouterMetadata, path: Path) -> tuple[Signal
             if not np.isfinite(weights).all():
                 raise BackboneError(f"the router bundle {path} has weights of {member.probe} that are not finite")
             found.append(ProbeSignal(member.probe, member.layers, weights))
+        elif isinstance(member, SimilarityMember):
+            found.append(SimilaritySignal(member.similarity))
         else:
             found.append(LikelihoodSignal(member.likelihood))
     return tuple(found)

@@ -27,6 +27,7 @@ __all__ = [
     "Member",
     "ProbeMember",
     "RouterMetadata",
+    "SimilarityMember",
     "StaticSet",
     "member_name",
 ]
@@ -74,7 +75,19 @@ class LikelihoodMember(_Frozen):
     likelihood: Literal["sum", "mean"]
 
 
-Member = HeadSignal | ProbeMember | LikelihoodMember
+class SimilarityMember(_Frozen):
+    """The cosine in an embedding model as a member of the pool: see ``SimilaritySignal``.
+
+    Attributes:
+        similarity: name of the embedding model.
+        digest: sha256 of its graph; another one is refused.
+    """
+
+    similarity: str = Field(min_length=1)
+    digest: _Sha256
+
+
+Member = HeadSignal | ProbeMember | LikelihoodMember | SimilarityMember
 
 
 class AbsoluteRecord(_Frozen):
@@ -129,7 +142,7 @@ class RouterMetadata(_Frozen):
         fingerprint: sha256 of weights, tokenizer, template and layout; another one is refused.
         layout: the layout in which the router was trained.
         template: sha256 of the prompt template.
-        pool: (layer, head, read-out), a probe or the likelihood, each once.
+        pool: (layer, head, read-out), a probe, the likelihood or a similarity, each once.
         scales: for each member, how far its scores of one window usually lie apart; above 0.
         most_heads: P; most members that a query gets.
         activation: how logits become gates; see ``Router``.
@@ -205,6 +218,11 @@ class RouterMetadata(_Frozen):
     def probes(self) -> tuple[ProbeMember, ...]:
         """The probes of the pool."""
         return tuple(member for member in self.pool if isinstance(member, ProbeMember))
+
+    @property
+    def similarities(self) -> tuple[SimilarityMember, ...]:
+        """The similarities of the pool."""
+        return tuple(member for member in self.pool if isinstance(member, SimilarityMember))
 
     @property
     def likelihoods(self) -> tuple[LikelihoodMember, ...]:
@@ -287,11 +305,31 @@ class RouterMetadata(_Frozen):
                     f"{source} embeds queries at layer {layer}, which this backbone of {layers} layers lacks; {mend}"
                 )
 
+    def check_embedder(self, name: str | None, digest: str | None) -> None:
+        """Refuse to weigh cosines of another embedding model than those of the training.
+
+        Args:
+            name: of the one that is there; None: there is none.
+            digest: sha256 of its graph.
+
+        Raises:
+            BackboneError: the pool has a similarity, and it is of another model.
+        """
+        for member in self.similarities:
+            if member.digest != digest:
+                there = "there is none" if digest is None else f"router.embedder is {name} ({digest[:12]})"
+                raise BackboneError(
+                    f"the router weighs similarities in the embedding model {member.similarity} "
+                    f"({member.digest[:12]}), and {there}; set router.embedder to it, or router.bundle to another"
+                )
+
 
 def member_name(member: Member) -> str:
     """A member of the pool in a word."""
     if isinstance(member, HeadSignal):
         return f"{member.layer}.{member.head}/{member.readout}"
+    if isinstance(member, SimilarityMember):
+        return f"similarity/{member.similarity}"
     return member.probe if isinstance(member, ProbeMember) else f"likelihood/{member.likelihood}"
 
 

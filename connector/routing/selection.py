@@ -19,7 +19,15 @@ from connector.routing.bundle import Bundle, shipped_bundle
 from connector.routing.query_embedding import QueryEmbedding
 from connector.sections import MODES, Mode, ReadOut, Settings
 
-__all__ = ["Routes", "choose_routes", "fixed_route", "likelihood_route", "load_bundle", "static_heads"]
+__all__ = [
+    "Routes",
+    "check_embedder",
+    "choose_routes",
+    "fixed_route",
+    "likelihood_route",
+    "load_bundle",
+    "static_heads",
+]
 
 
 class Routes:
@@ -30,6 +38,9 @@ class Routes:
         default: the mode of requests that name none.
         fixed: routes that are the same for every query.
         bundle: the router, for the mode ``routed``.
+
+    Raises:
+        BackboneError: the router weighs an embedding model that the reader does not have.
     """
 
     def __init__(
@@ -41,6 +52,7 @@ class Routes:
         self._fixed = dict(fixed)
         self._embedding = None
         if bundle is not None:
+            check_embedder(bundle, reader)
             made = bundle.metadata.embedding
             self._embedding = QueryEmbedding(made.form, made.layers, made.pooling, made.features)
 
@@ -167,6 +179,16 @@ def fixed_route(heads: HeadSet, readout: ReadOut) -> Route:
     """A head set as a route: every head counts the same."""
     signals = tuple(HeadSignal(layer, head, readout) for layer, head in heads.heads)
     return Route(signals, (1.0,) * len(signals), heads.weight, heads.scales)
+
+
+def check_embedder(bundle: Bundle, reader: Reader) -> None:
+    """Can this reader give what the router weighs?
+
+    Raises:
+        BackboneError: see ``RouterMetadata.check_embedder``.
+    """
+    own = reader.embedder
+    bundle.metadata.check_embedder(own.name if own else None, own.digest if own else None)
 
 
 def static_heads(settings: Settings, identity: BackboneIdentity) -> tuple[StaticHeads | None, str | None]:

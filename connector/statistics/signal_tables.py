@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class SignalTable:
         query: the query's text.
         qrels: judgments of the query, by document id.
         source: where the query comes from.
+        similarities: float32 [passages]: cosines of the reader's embedding model, which are not stored; none where
+            they were not asked for.
     """
 
     query_id: str
@@ -63,6 +65,7 @@ class SignalTable:
     query: str
     qrels: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
+    similarities: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
     @property
     def heads(self) -> tuple[tuple[int, int], ...]:
@@ -170,24 +173,32 @@ def gather_signals(
         reader: the LLM, in the layout ``solo``.
         queries: with their hits; a window without text is passed over.
         folder: where the tables are kept; made if missing.
-        needs: the layers whose states are kept, and whether likelihoods are.
+        needs: the layers whose states are kept, and whether likelihoods are; and whether similarities are wanted.
         fields: fields of the hits that are read; empty: all text fields.
 
     Raises:
         BackboneError: the LLM failed, or reads in another layout.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # Similarities are not stored, and are made of all documents below.
+    stored_needs = replace(needs, similarity=False)
     for searched in queries:
         own = _looked_up(reader, searched, folder, needs, fields)
         if own is None:
             continue
         stored = own.stored
         if own.new:
-            read = _Stored.of(list(own.new), reader.read(searched.query, list(own.new.values()), needs))
+            read = _Stored.of(list(own.new), reader.read(searched.query, list(own.new.values()), stored_needs))
             stored = read if stored is None else stored.joined(read)
             stored.save(own.path)
         assert stored is not None
-        yield stored.table(searched, own.keys, tuple(needs.layers))
+        table = stored.table(searched, own.keys, tuple(needs.layers))
+        if needs.similarity:
+            near = np.zeros(len(table.lengths), dtype=np.float32)
+            for found, places in zip(reader.similarities(searched.query, own.texts), table.documents, strict=True):
+                near[list(places)] = found
+            table = replace(table, similarities=near)
+        yield table
 
 
 def unread_texts(
@@ -207,6 +218,7 @@ class _LookedUp:
     """What is on disk of a window, and what is not: the texts that are to be read, by their hashes."""
 
     path: Path
+    texts: Sequence[str]
     keys: Sequence[str]
     stored: _Stored | None
     new: Mapping[str, str]
@@ -225,7 +237,7 @@ def _looked_up(
     stored = _Stored.load(path)
     known = stored.documents if stored is not None else {}
     new = {key: text for key, text in zip(keys, texts, strict=True) if text and key not in known}
-    return _LookedUp(path, keys, stored, new)
+    return _LookedUp(path, texts, keys, stored, new)
 
 
 def _digest(value: Any) -> str:

@@ -212,6 +212,7 @@ def _train_signals(
         options.seed,
         _shown_heads(settings.backbone.model, max(probe_layers(reader.runtime.shape.layers))),
         lambda text: progress.say(f"{text} ..."),
+        reader.embedder,
     )
     return _written(trained, target)
 
@@ -242,7 +243,8 @@ def _judged_signals(
     reader = reader_from(reader, settings)
     folder = statistics_folder(settings.cache.path, reader)
     merge_tables(options.merge, folder, progress)
-    needs = Needs(groups=(), layers=probe_layers(reader.runtime.shape.layers))
+    layers = probe_layers(reader.runtime.shape.layers)
+    needs = Needs(groups=(), layers=layers, similarity=reader.embedder is not None)
     part, parts = options.shard
     every = [(_all_windows(source, settings, options), source.count or options.queries) for source in named]
     if options.queries_file is not None and options.qrels is not None:

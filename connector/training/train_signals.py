@@ -16,10 +16,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from connector.embedding.embedder import Embedder
 from connector.errors import DataError
 from connector.heads.fusion import standardize
 from connector.heads.needs import Head
-from connector.routing.metadata import AbsoluteRecord, EmbeddingRecipe, ProbeMember, RouterMetadata, StaticSet
+from connector.routing.metadata import (
+    AbsoluteRecord,
+    EmbeddingRecipe,
+    Member,
+    ProbeMember,
+    RouterMetadata,
+    SimilarityMember,
+    StaticSet,
+)
 from connector.statistics.head_tables import first_stage_scores
 from connector.statistics.signal_tables import SignalTable
 from connector.training.gain import Gain
@@ -35,6 +44,8 @@ WHOLE = 20
 
 _FOLDS = 4
 _STRENGTHS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
+# Of an embedding model beside the probe, in deviations.
+_SIMILARITY = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 _FIRST_STAGE = tuple(round(0.1 * at, 1) for at in range(13))
 # Where no judged query tells: what judged queries of thirteen collections taught the shipped router.
 _UNTAUGHT = 0.1
@@ -64,11 +75,12 @@ class JudgedWindow(NamedTuple):
 
 @dataclass(frozen=True)
 class _Data:
-    """Windows as numbers: for each, grades, standardized first stage, and the collection."""
+    """Windows as numbers: for each, grades, standardized first stage, similarities or none, and the collection."""
 
     windows: Windows
     grades: list[Floats]
     first_stage: list[Floats]
+    near: list[Floats]
     collections: list[str]
 
 
@@ -88,6 +100,7 @@ def train_signals(
     seed: int = 0,
     shown: Sequence[Head] = (),
     say: Callable[[str], None] = lambda text: None,
+    embedder: Embedder | None = None,
 ) -> Trained:
     """Fit a probe, and all that makes a router of it.
 
@@ -98,6 +111,7 @@ def train_signals(
         shown: see ``RouterMetadata.shown``.
         seed: of the folds.
         say: called with what is being done.
+        embedder: gave the windows' similarities; they come into the pool where they make it rank better.
 
     Raises:
         DataError: no such window, or windows of one collection and query only.
@@ -113,6 +127,11 @@ def train_signals(
     whole = [at for at in every if useful[at].whole] or every
     judged_only = [at for at in whole if not useful[at].made]
     tried = {strength: _cross_fitted(data, strength, held) for strength in _STRENGTHS}
+    share = 0.0
+    if embedder is not None:
+        strength, _ = _chosen(data, tried, every, judged_only)
+        share = _share(data, tried[strength], whole)
+        tried = {strength: _beside(data, scores, share, whole) for strength, scores in tried.items()}
     strength, weight = _chosen(data, tried, every, judged_only)
     scores = tried[strength]
     weights = fit_probe(data.windows, strength)
@@ -121,8 +140,14 @@ def train_signals(
     slope, bias = _logistic(data, [(own - mean) / scale for own in scores], [window.others for window in useful])
     # The probe itself is fitted on all windows: its own numbers are brought to the mean and scale of those it had.
     own = _scores(data, weights)
-    scale, mean = _spread(own, whole), float(np.concatenate(own).mean())
-    router = _router(weights, slope, weight)
+    members: list[Member] = [ProbeMember(probe=_PROBE, layers=useful[0].table.layers)]
+    parts, shares = [own], [1.0]
+    if embedder is not None and share:
+        members.append(SimilarityMember(similarity=embedder.name, digest=embedder.digest))
+        parts, shares = [own, data.near], [1.0, share]
+    together = _spread(_beside(data, own, share, whole), whole) if share else 1.0
+    gates = [slope * one / together for one in shares]
+    router = _router(weights, gates, weight)
     gain = _held_out_gain(data, tried, held, whole, judged_only, seed)
     gains = {
         "measure": "nDCG@10 on train queries of collections that the probe was not fitted on, in windows of "
@@ -134,22 +159,30 @@ def train_signals(
         "gain": gain.to_json(),
         "strength": strength,
     }
+    if embedder is not None:
+        gains["similarity"] = {
+            "embedding model": embedder.name,
+            "alone": round(_mean_ndcg(data, data.near, 0.0, whole), 4),
+            "share": share,
+        }
     hidden = weights.shape[1]
     metadata = RouterMetadata(
         model=backbone.model,
         fingerprint=backbone.fingerprint,
         layout=backbone.layout,
         template=backbone.template,
-        pool=(ProbeMember(probe=_PROBE, layers=useful[0].table.layers),),
-        scales=(scale,),
-        most_heads=1,
+        pool=tuple(members),
+        scales=tuple(_spread(part, whole) for part in parts),
+        most_heads=len(members),
         activation="relu",
         # Nothing depends on the query: no pass over it is made.
         embedding=EmbeddingRecipe(form="query", layers=(0,), pooling="mean", features=False, dimension=hidden),
         kappa=0.0,
         deepest_layer=max(useful[0].table.layers) - 1,
-        static=StaticSet(members=[0], gates=[slope], first_stage=weight),
-        absolute=AbsoluteRecord(means=(mean,), bias=bias, spread=slope),
+        static=StaticSet(members=list(range(len(members))), gates=gates, first_stage=weight),
+        absolute=AbsoluteRecord(
+            means=tuple(float(np.concatenate(part).mean()) for part in parts), bias=bias, spread=slope
+        ),
         shown=tuple(shown),
         training={**record, "queries": dict(Counter(data.collections)), "mode": "probe"},
         gains=gains,
@@ -171,11 +204,13 @@ def _arranged(tables: Sequence[SignalTable]) -> _Data:
     layers, _, hidden = tables[0].states.shape
     states = torch.zeros(len(tables), most, layers, hidden)
     grades, there = (torch.zeros(len(tables), most) for _ in range(2))
-    own_grades, own_first = [], []
+    own_grades, own_first, own_near = [], [], []
     for at, (table, places) in enumerate(zip(tables, with_text, strict=True)):
         passages = [table.documents[place][0] for place in places]
         states[at, : len(places)] = torch.from_numpy(table.states[:, passages].swapaxes(0, 1).copy())
         own_grades.append(np.array([max(table.qrels.get(table.ids[place], 0), 0) for place in places], dtype=float))
+        if len(table.similarities):
+            own_near.append(table.similarities[passages].astype(np.float64))
         own_first.append(standardize(first_stage_scores(table.first_stage[places])))
         grades[at, : len(places)] = torch.from_numpy(own_grades[-1])
         there[at, : len(places)] = 1
@@ -183,7 +218,7 @@ def _arranged(tables: Sequence[SignalTable]) -> _Data:
     counts = Counter(collections)
     # Every collection counts the same, whatever it has of queries.
     weights = torch.tensor([len(tables) / len(counts) / counts[name] for name in collections])
-    return _Data(Windows(states, grades, there.bool(), weights), own_grades, own_first, collections)
+    return _Data(Windows(states, grades, there.bool(), weights), own_grades, own_first, own_near, collections)
 
 
 def _held_out(collections: Sequence[str], seed: int) -> list[list[int]]:
@@ -209,6 +244,21 @@ def _cross_fitted(data: _Data, strength: float, held_out: Sequence[Sequence[int]
 def _scores(data: _Data, weights: npt.NDArray[np.float32]) -> list[Floats]:
     scores = torch.einsum("qdlh,lh->qd", data.windows.states, torch.from_numpy(weights)).double().numpy()
     return [row[: len(grades)] for row, grades in zip(scores, data.grades, strict=True)]
+
+
+def _share(data: _Data, scores: Sequence[Floats], of: Sequence[int]) -> float:
+    """How much of the similarities ranks best beside the scores, with the best of the first stage."""
+    worth = {
+        own: max(_mean_ndcg(data, _beside(data, scores, own, of), one, of) for one in _FIRST_STAGE)
+        for own in _SIMILARITY
+    }
+    return max(_SIMILARITY, key=lambda own: worth[own])
+
+
+def _beside(data: _Data, scores: Sequence[Floats], share: float, of: Sequence[int]) -> list[Floats]:
+    """Scores with so much of the similarities, both in deviations."""
+    spread, near = _spread(scores, of), _spread(data.near, of)
+    return [own / spread + share * close / near for own, close in zip(scores, data.near, strict=True)]
 
 
 def _spread(scores: Sequence[Floats], of: Sequence[int]) -> float:
@@ -300,9 +350,9 @@ def _missed(found: Floats, x: Floats, relevant: Floats, weights: Floats) -> floa
     return float((weights * (np.logaddexp(0, odds) - relevant * odds)).sum())
 
 
-def _router(weights: npt.NDArray[np.float32], gate: float, first_stage: float) -> Router:
-    router = Router(weights.shape[1], 1, 1, 1)
+def _router(weights: npt.NDArray[np.float32], gates: Sequence[float], first_stage: float) -> Router:
+    router = Router(weights.shape[1], 1, len(gates), len(gates))
     with torch.no_grad():
-        router.prior.copy_(torch.tensor([gate, first_stage]))
+        router.prior.copy_(torch.tensor([*gates, first_stage]))
     router.probes = (torch.from_numpy(weights),)
     return router

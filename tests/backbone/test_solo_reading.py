@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,9 +13,12 @@ from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
+from connector.embedding.embedder import Embedder
+from connector.embedding.similarity import Similarity
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
 from connector.heads.row_groups import QUERY_GROUPS
+from tests.embedding.tiny_model import save_embedder
 
 QUERY = "how long do cats sleep"
 NEEDS = Needs(groups=(), layers=(4, 8), likelihood=True)
@@ -133,6 +138,33 @@ def test_an_instruction_is_read_before_the_query_and_only_the_query_is_told(
     both = reader.read("cat " * 400, cats, NEEDS, instruction="cat " * 300)
     assert both.instruction_truncated and both.query_truncated
     assert not reader.read("cat " * 400, cats, NEEDS).query_truncated
+
+
+def test_an_embedding_model_beside_it(
+    smollm2: Checkpoint, runtime: TorchRuntime, cats: list[str], tmp_path: Path
+) -> None:
+    similarity = Similarity(Embedder.load(str(save_embedder(tmp_path / "tiny"))))
+    needs = NEEDS | Needs(similarity=True)
+    tokenizer = Tokenizer.from_folder(smollm2.path)
+    template = PromptTemplate.from_folder(smollm2.path, tokenizer)
+    cache = DocumentCache(400_000_000)
+    reader = Reader(
+        runtime, tokenizer, template, "solo", smollm2.digest(), cache, max_document_tokens=32, similarity=similarity
+    )
+    long = " ".join(["bread and flour to bake"] * 8 + ["cats sleep for hours a day"] * 8)
+    window = [*cats[:3], long, "", cats[0]]
+    whole = reader.read("how many hours do cats sleep", window, needs)
+    assert len(whole.similarities) == len(whole.lengths) and "embed" in whole.timings_ms
+    near = [whole.similarities[list(places)] for places in whole.documents]
+    assert [len(own) for own in near][4:] == [0, 1] and near[0] == near[5]
+    # Its end is nearer than its beginning: passages are embedded, not documents.
+    assert len(near[3]) > 2 and near[3][-1] > near[3][0] + 0.1
+    assert near[1][0] == similarity.cosines("how many hours do cats sleep", [cats[1]])[0]
+    again = reader.read("how many hours do cats sleep", [long], needs)
+    assert again.similarities[list(again.documents[0])].tobytes() == near[3].tobytes()
+    assert not len(reader.read("how many hours do cats sleep", window, NEEDS).similarities)
+    with pytest.raises(BackboneError, match="router.embedder"):
+        open_reader(smollm2, runtime).read(QUERY, cats, needs)
 
 
 def test_of_a_document_so_many_tokens_are_read_as_are_asked_for(

@@ -23,7 +23,7 @@ class Arrays:
         rows: float32 [heads, groups, tokens], in the order of ``ROW_GROUPS``.
         lengths: int64 [passages].
         heads: (layer, head) of each row; default: of layer 0.
-        layers, states, log_probabilities: see ``Observed``.
+        layers, states, log_probabilities, similarities: see ``Observed``.
     """
 
     rows: npt.NDArray[np.float32]
@@ -32,6 +32,7 @@ class Arrays:
     layers: Sequence[int] = ()
     states: npt.NDArray[np.float32] = field(default_factory=_nothing)
     log_probabilities: npt.NDArray[np.float32] = field(default_factory=_nothing)
+    similarities: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
     def group(self, name: RowGroup) -> npt.NDArray[np.float32]:
         return self.rows[:, ROW_GROUPS.index(name)]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.documents import Hit
+from connector.embedding.embedder import Embedder
 from connector.errors import BackboneError, DataError
 from connector.heads.fusion import fuse
 from connector.heads.probe import ProbeSignal
@@ -24,6 +25,7 @@ from connector.training.train_router import Backbone, Trained
 from connector.training.train_signals import JudgedWindow, probe_layers, train_signals
 from connector.training.windows import TrainWindows, short_windows
 from router_export import export
+from tests.embedding.tiny_model import save_embedder
 
 HIDDEN, DOCUMENTS, LAYERS = 12, 8, (16, 20)
 BACKBONE = Backbone("made-up", "f" * 64, "e" * 64, "solo", 30)
@@ -99,6 +101,53 @@ def test_scores_are_odds_whatever_comes_with_a_document(trained: Trained, tmp_pa
     assert abs(np.average(probabilities, weights=weights) - np.average(relevant, weights=weights)) < 0.03
     sure = probabilities > 0.5
     assert np.average(relevant[sure], weights=weights[sure]) > 0.4
+
+
+@pytest.fixture
+def embedder(tmp_path: Path) -> Embedder:
+    return Embedder.load(str(save_embedder(tmp_path / "tiny")))
+
+
+def beside(judged: list[JudgedWindow], worth: float) -> list[JudgedWindow]:
+    """With cosines that know so much of the grades."""
+    random = np.random.default_rng(4)
+    found = []
+    for window in judged:
+        grades = np.array([window.table.qrels[own] for own in window.table.ids])
+        near = (0.5 + 0.1 * (worth * grades + random.standard_normal(len(grades)))).astype(np.float32)
+        found.append(window._replace(table=replace(window.table, similarities=near)))
+    return found
+
+
+def test_an_embedding_model_beside_the_probe(embedder: Embedder, tmp_path: Path) -> None:
+    alone = train_signals(windows(noise=3), BACKBONE, {})
+    both = train_signals(beside(windows(noise=3), 1.0), BACKBONE, {}, embedder=embedder)
+    gains = both.metadata.gains
+    assert gains["similarity"]["share"] > 0
+    assert gains["probe and first stage"] > alone.metadata.gains["probe and first stage"]
+    bundle = export(both.router, both.metadata, tmp_path / "r.onnx").bundle
+    (member,) = bundle.metadata.similarities
+    assert (member.similarity, member.digest) == ("tiny", embedder.digest)
+    bundle.metadata.check_embedder("tiny", embedder.digest)
+    for name, digest, told in ((None, None, "there is none"), ("bge", "0" * 64, r"is bge \(000000000000\)")):
+        with pytest.raises(BackboneError, match=f"tiny .*{told}; set router.embedder"):
+            bundle.metadata.check_embedder(name, digest)
+    route = bundle.static_route()
+    assert str(route.signals[1]) == "similarity/tiny" and route.needs.similarity
+    odds, right = [], []
+    for table, _, _ in beside(windows(noise=3, seed=9), 1.0):
+        scores, _ = route_scores(route, table.signal_scores(route.signals), table.documents)
+        odds.append(1 / (1 + np.exp(-scores)))
+        right.append([table.qrels[own] > 0 for own in table.ids])
+    probabilities, relevant = np.concatenate(odds), np.concatenate(right)
+    weights = np.where(relevant, 1.0, 3.0)
+    assert abs(np.average(probabilities, weights=weights) - np.average(relevant, weights=weights)) < 0.03
+
+
+def test_an_embedding_model_that_knows_nothing_is_left_out(embedder: Embedder) -> None:
+    trained = train_signals(beside(windows(), 0.0), BACKBONE, {}, embedder=embedder)
+    assert trained.metadata.gains["similarity"]["share"] == 0
+    assert not trained.metadata.similarities and len(trained.metadata.pool) == 1
 
 
 def test_a_file_gives_the_same_numbers(trained: Trained, tmp_path: Path) -> None:

@@ -77,6 +77,10 @@ class SplitText:
     passages: tuple[Passage, ...]
     truncated: bool
 
+    def parts(self, text: str) -> list[str]:
+        """The passages as they stand in their text."""
+        return [text[int(own.spans[0, 0]) : int(own.spans[-1, 1])] for own in self.passages]
+
 
 def split_text(encoding: EncodedText, budget: int, most: int) -> SplitText:
     """Cut a text into passages of equal length.
