@@ -32,11 +32,11 @@ from connector.statistics.table_files import save_table
 pytestmark = pytest.mark.slow
 
 _RUN = "from connector.cli import main; main()"
-_LLM = "torch,transformers,safetensors,gguf,accelerate,huggingface_hub,filelock"
+_LLM = "torch,transformers,accelerate"
 _CLUSTERS = "opensearchpy,elasticsearch,elastic_transport,tenacity"
-_SERVICE = "fastapi,starlette,uvicorn,httpx2,msgspec,prometheus_client"
-_REST = "onnxruntime,onnx,onnxscript,faiss,boto3,botocore,ir_measures,scipy"
-BASE = ",".join([_LLM, _CLUSTERS, _SERVICE, _REST])
+_REST = "onnxscript,faiss,boto3,botocore,ir_measures,matplotlib,scipy"
+# What an install without any extra lacks.
+BASE = ",".join([_LLM, _CLUSTERS, _REST])
 CLUSTER = ("engine.url=http://127.0.0.1:9", "engine.retry_ms=0", "engine.fields=text")
 OPENSEARCH = (*CLUSTER, "engine.kind=opensearch")
 ELASTICSEARCH = (*CLUSTER, "engine.kind=elasticsearch")
@@ -94,11 +94,14 @@ def told(done: subprocess.CompletedProcess[str], code: int) -> str:
         (BASE, ELASTICSEARCH, "search cats", "elasticsearch", "elasticsearch"),
         ("tenacity", ELASTICSEARCH, "index docs.jsonl", "tenacity", "elasticsearch"),
         ("boto3", (*OPENSEARCH, "engine.aws_region=x"), "search cats", "boto3", "aws"),
-        (BASE, (), "serve", "fastapi", "serve"),
+        ("fastapi", (), "serve", "fastapi", "serve"),
         ("httpx2", (), "serve --get /info", "httpx2", "serve"),
         ("prometheus_client", (), "serve --port 0", None, "serve"),
-        (BASE, (), "model pull smollm2-135m", None, "torch"),
+        ("filelock", (), "model pull smollm2-135m", "filelock", "cpu"),
+        (f"onnx,{_LLM}", (), "model pull smollm2-135m", "onnx", "cpu"),
         (BASE, (), "bench", None, "torch"),
+        (BASE, (), "train docs.jsonl:made", None, "train"),
+        (BASE, (), "evaluate docs.jsonl --report r.html", None, "evaluate"),
     ],
 )
 def test_a_package_that_is_missing(
@@ -117,10 +120,14 @@ def test_with_the_extra_a_cluster_is_asked(run: Run, settings: tuple[str, ...]) 
     assert "cannot reach http://127.0.0.1:9" in told(run("search", "cats", settings=settings), 3)
 
 
-def test_a_base_install_searches_nothing_and_says_what_it_lacks(run: Run) -> None:
+def test_a_base_install_without_a_model_says_how_to_get_one(run: Run) -> None:
     assert run("index", "docs.jsonl", without=BASE).returncode == 0
-    done = run("search", "cats", without=BASE)
-    assert done.returncode == 4 and "install it with" in done.stderr and "Traceback" not in done.stderr
+    offline = run("search", "cats", without=BASE, settings=("backbone.offline=true",))
+    assert "backbone.offline" in told(offline, 4)
+    doctor = run("doctor", without=BASE)
+    assert doctor.returncode == 4
+    assert re.search(r"^FAIL +model: smollm2-135m is not here", doctor.stdout, re.MULTILINE)
+    assert "rh-connector model pull smollm2-135m" in doctor.stdout and "torch" not in doctor.stdout
     for command in ("model list", "cache status", "settings", "doctor"):
         assert "Traceback" not in run(*command.split(), without=BASE).stderr
 

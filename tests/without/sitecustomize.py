@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -25,6 +25,12 @@ class _Without:
             return None
         found = (finder.find_spec(name, path, target) for finder in self._finders)
         return next((spec for spec in found if spec is not None), None)
+
+    def find_distributions(self, context: Any) -> Iterator[Any]:
+        """What importlib.metadata knows of packages."""
+        for finder in self._finders:
+            if hasattr(finder, "find_distributions"):
+                yield from finder.find_distributions(context)
 
     def invalidate_caches(self) -> None:
         """The import system asks it of every finder."""
