@@ -360,4 +360,4 @@ def test_without_torch_model_and_network_the_way_out_is_named(runtime: str, tmp_
     alone = ("--set", f"backbone.runtime={runtime}", "--set", "backbone.offline=true")
     done = without_torch(tmp_path, *alone, "rerank", given=given)
     assert done.returncode == 4
-    assert "backbone.offline is set; pull the model once with the network" in done.stderr
+    assert "backbone.offline is set; pull the model once online" in done.stderr
