@@ -6,7 +6,11 @@ Names are imported when they are asked for: ``import connector`` loads no librar
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime reads it at its import, and would tell its maker what runs here. Nothing of ours reports to anybody.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from connector.documents import Document, Hit, RerankResult

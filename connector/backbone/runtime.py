@@ -111,6 +111,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def readable_layers(self) -> int:
+        """Layers that can be run: all, or those that an export holds. With all, likelihoods can be had too."""
+        ...
+
+    @property
     def requests_together(self) -> int:
         """Most requests that ``read`` takes in one pass; 1: each needs its own on this machine."""
         ...

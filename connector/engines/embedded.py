@@ -11,9 +11,10 @@ With an embedding model an index holds a vector of each document too, and hits c
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -39,6 +40,7 @@ _SLOTS = 24
 _ALL = "all_text"
 _WRITER_BYTES = 64_000_000
 _MOST_TERMS = 1024
+_LISTS = ("meta.json", ".managed.json")
 
 
 def embedded_indexes(folder: Path) -> list[str]:
@@ -166,6 +168,7 @@ class EmbeddedEngine:
                         taken[document.id] = document
                 with self._with_vectors(taken), self._failures("write to"):
                     writer.commit()
+                self._let_others_read()
                 indexed = report.taken + len(bulk) - len(failures)
                 report = IndexReport(indexed, before + indexed - self.count(), tuple(failures))
                 if committed is not None:
@@ -173,10 +176,17 @@ class EmbeddedEngine:
             with self._failures("write to"):
                 # Merges run in the background; a process must not end before they are through.
                 writer.wait_merging_threads()
+            self._let_others_read()
             return report
         finally:
             # Ends the writer's threads and gives the lock back, also while an exception passes.
             del writer
+
+    def _let_others_read(self) -> None:
+        """Give tantivy's lists, which only their maker may read, the rights of all other files here."""
+        for name in _LISTS:
+            with suppress(OSError):
+                (self._path / name).chmod(stat.S_IMODE((self._path / RECORD).stat().st_mode))
 
     @contextmanager
     def _with_vectors(self, documents: Mapping[str, Document]) -> Iterator[None]:

@@ -213,10 +213,17 @@ class _Parts:
 
     @classmethod
     def load(cls, collection: Collection, settings: Settings, options: EvaluateOptions, reader: Reader) -> _Parts:
-        layers = options.layers
+        layers, there = options.layers, reader.runtime.readable_layers
+        lacking = layers is None and there < reader.runtime.shape.layers
+        layers = there if lacking else layers
         cut = None if layers is None or layers >= reader.runtime.shape.layers else layers
         static, source = static_heads(settings, reader.identity)
         static, notes = _within(static, cut)
+        if lacking:
+            notes.append(
+                f"no rows likelihood and all: ONNX Runtime has the first {there} layers here; for these rows install "
+                "the extra torch, and set backbone.runtime=torch"
+            )
         for given in (options.bundle, options.left_out):
             if given is not None and given.suffix != ".onnx":
                 raise SettingsError(f"evaluate: {given} is no router; give the .onnx file that train wrote")

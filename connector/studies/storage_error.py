@@ -74,6 +74,10 @@ class EncodedOnce:
         return self._runtime.threads
 
     @property
+    def readable_layers(self) -> int:
+        return self._runtime.readable_layers
+
+    @property
     def requests_together(self) -> int:
         return 1
 

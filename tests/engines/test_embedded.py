@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,6 +53,19 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedEngine:
 
 def ids(engine: EmbeddedEngine, query: str, size: int = 10) -> list[str]:
     return [hit.id for hit in engine.search(query, size)]
+
+
+def test_whoever_may_read_one_file_may_read_all(tmp_path: Path) -> None:
+    for name, mask in (("ours", 0o022), ("own", 0o077)):
+        before = os.umask(mask)
+        try:
+            with EmbeddedEngine(tmp_path / name) as engine:
+                engine.index(documents(ANIMALS), batch=1)
+                engine.index(documents({"cow": {"text": "A cow."}}))
+        finally:
+            os.umask(before)
+        rights = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / name).iterdir()}
+        assert set(rights.values()) == {0o666 & ~mask}, rights
 
 
 def test_words_are_found_in_any_form_and_best_first(engine: EmbeddedEngine) -> None:

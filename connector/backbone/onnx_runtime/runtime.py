@@ -158,6 +158,11 @@ class OnnxRuntime:
             )
 
     @property
+    def readable_layers(self) -> int:
+        """See ``Runtime.readable_layers``; there is no LM head, so never all of them."""
+        return min(self._exported.layers, self._shape.layers - 1)
+
+    @property
     def requests_together(self) -> int:
         """See ``Runtime.requests_together``."""
         return 1

@@ -165,6 +165,11 @@ class TorchRuntime:
             yield TorchEncodedDocument(length, states, self.kind, kept)
 
     @property
+    def readable_layers(self) -> int:
+        """See ``Runtime.readable_layers``."""
+        return self.shape.layers
+
+    @property
     def requests_together(self) -> int:
         """See ``Runtime.requests_together``."""
         return _REQUESTS_TOGETHER if self._sequences.plan.most else 1

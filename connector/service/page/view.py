@@ -236,7 +236,7 @@ def _terms(hit: HitExplanation, explanation: Explanation | None) -> list[Term]:
         spread = explanation.heads
         how = f"rank {hit.head_standing:.0f} of the LLM's scores"
         if spread is not None:
-            how = f"({hit.head_score:.4g} − mean {spread.mean:.4g}) / deviation {spread.deviation:.4g}"
+            how = f"({hit.head_score:.4g} − mean {_minus(spread.mean)}) / deviation {spread.deviation:.4g}"
         terms.append(Term("LLM", how, hit.head_counted))
     first = explanation.first_stage
     if hit.first_stage_counted is not None and hit.standing is not None and first is not None:
@@ -255,6 +255,11 @@ def _signals(hit: HitExplanation, explanation: Explanation | None) -> list[Term]
     return _signal_terms(hit, explanation) if hit.signals else []
 
 
+def _minus(value: float) -> str:
+    """To be taken away: what is below 0 in brackets."""
+    return f"{value:.4g}" if value >= 0 else f"(−{-value:.4g})"
+
+
 def _widest(rows: Mapping[int, Sequence[Term]]) -> float:
     return max((abs(term.counted) for terms in rows.values() for term in terms), default=0.0)
 
@@ -262,7 +267,11 @@ def _widest(rows: Mapping[int, Sequence[Term]]) -> float:
 def _signal_terms(hit: HitExplanation, explanation: Explanation) -> list[Term]:
     own = explanation.workings
     terms = [
-        Term(signal.name, f"{gate:.4g} × ({signal.value:.4g} − mean {mean:.4g}) / scale {scale:.4g}", signal.counted)
+        Term(
+            signal.name,
+            f"{gate:.4g} × ({signal.value:.4g} − mean {_minus(mean)}) / scale {scale:.4g}",
+            signal.counted,
+        )
         for signal, gate, mean, scale in zip(hit.signals, own.gates, own.means, own.scales, strict=True)
     ]
     terms.sort(key=lambda term: -abs(term.counted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from tests.backbone.reading import read_one, token_ids
 from tests.backbone.tiny import FAMILIES
 from tests.backbone.tiny_exports import TinyExports
 from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, POSITION, PREFIX, VARIANTS, tail
+from tests.evaluation.folders import write_collection
 
 TOLERANCE = 1e-5
 # Reading them takes torch's blocks, and ours in parts.
@@ -352,6 +354,26 @@ def test_rerank_search_and_serve_need_no_torch(
     assert found.returncode == 0 and json.loads(found.stdout)["reranked"], found.stderr
     ready = without_torch(smollm2_export, "serve", "--get", "/ready")
     assert ready.returncode == 0, ready.stdout + ready.stderr
+
+
+@pytest.mark.parametrize("layout", ["solo", "block"])
+def test_evaluate_needs_no_torch(smollm2_export: Path, tmp_path: Path, layout: str) -> None:
+    folder = write_collection(tmp_path / "animals")
+    settings = ("--set", f"backbone.layout={layout}", "--set", "rerank.window=3")
+    done = without_torch(smollm2_export, *settings, "evaluate", str(folder), "--timed", "0", "--all-rows")
+    assert done.returncode == 0, done.stderr
+    assert "no rows likelihood and all: ONNX Runtime has the first" in done.stderr.replace("\n", " ")
+    assert "routed+first-stage" in done.stdout
+
+
+@pytest.mark.parametrize(("given", "told"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")])
+def test_onnx_runtime_reports_nothing_unless_it_is_told_to(given: dict[str, str], told: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    program = "import connector, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == told
 
 
 @pytest.mark.parametrize("runtime", ["auto", "onnx"])

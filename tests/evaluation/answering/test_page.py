@@ -116,7 +116,7 @@ def test_what_to_set_is_a_command_where_it_is_no_default() -> None:
 )
 def test_no_gain_nothing_to_set(rows: dict[tuple[str, str], tuple[int, int]]) -> None:
     texts = Parsed(page_of(rows=rows)).texts
-    assert "Nothing: these queries show no gain from reranking." in texts and "0 queries won" in texts
+    assert "Nothing: these queries do not show that reranking gains." in texts and "0 queries won" in texts
 
 
 def test_of_many_queries_those_that_changed_most() -> None:
