@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connector.backbone.caching.document_cache import DocumentCache
-from connector.backbone.open_reader import open_reader
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
@@ -15,6 +14,7 @@ from connector.backbone.runtime import Runtime
 from connector.checkpoints.pulling import obtain
 from connector.heads.head_sets import HeadSet
 from connector.reranker import Reranker
+from connector.routing.opening import open_reader
 from connector.routing.selection import Routes
 from connector.sections import Layout, Settings
 

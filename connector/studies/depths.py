@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 
-from connector.backbone.open_reader import open_reader
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.benchmark.measuring import Way, alternate
@@ -24,6 +23,7 @@ from connector.checkpoints.pulling import obtain
 from connector.evaluation.provenance import processor_name, today
 from connector.evaluation.text_lines import write_text
 from connector.heads.needs import Needs
+from connector.routing.opening import open_reader
 from connector.settings import load_settings
 
 __all__ = ["depths_chart", "label", "measure"]
