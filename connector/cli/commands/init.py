@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _KINDS = ("embedded", *CLUSTER_KINDS)
 # They are read from the environment; the file goes into repositories and images.
 _CREDENTIALS = ("username", "password", "api_key", "bearer_token")
+_TITLES = frozenset({"title", "name", "headline", "subject"})
 _WORDS = 6
 _NEW_INDEX = "rh-connector index SOURCE"
 
@@ -161,7 +162,9 @@ def _text_fields(settings: Settings) -> list[str]:
 
         with closing(connect(settings.engine)) as connection:
             mappings = connection.request("GET", f"/{quote(settings.engine.index, safe='*,-_.')}/_mapping")
-        return list(dict.fromkeys(field.name for field in text_fields(mappings)))
+        names = dict.fromkeys(field.name for field in text_fields(mappings))
+        # Clusters tell them by the alphabet; the LLM reads them in this order, and lists show the first.
+        return sorted(names, key=lambda name: name.rpartition(".")[2].lower() not in _TITLES)
     from connector.engines.index_record import IndexRecord
     from connector.engines.open_engine import index_folder
 
