@@ -189,8 +189,9 @@ def counted(there: Installed) -> Iterator[Finding]:
     seen = f"{statistics['count']} pages reranked, {statistics['failed']} failed, since the nodes started"
     if statistics["failed"]:
         mend = (
-            "these came in the cluster's order: a search or count without query text counts too, under a default "
-            "pipeline; else look at the service's log, or raise writeback.timeout_s"
+            "these came in the cluster's order: the proofs of each pipeline install count too (4), and under a default "
+            "pipeline searches and counts without query text; for others look at the service's log, or raise "
+            "writeback.timeout_s"
         )
         yield Finding("failures", "warn", seen, mend)
     else:
