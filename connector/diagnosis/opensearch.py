@@ -189,7 +189,7 @@ def counted(there: Installed) -> Iterator[Finding]:
     seen = f"{statistics['count']} pages reranked, {statistics['failed']} failed, since the nodes started"
     if statistics["failed"]:
         mend = (
-            "these came in the cluster's order: the proofs of each pipeline install count too (4), and under a default "
+            "these came in the cluster's order: four proofs of each pipeline install count too, and under a default "
             "pipeline searches and counts without query text; for others look at the service's log, or raise "
             "writeback.timeout_s"
         )
