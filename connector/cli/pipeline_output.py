@@ -37,8 +37,11 @@ def show_calls(context: Context, calls: Iterable[Call], url: str) -> None:
     if context.as_json:
         context.print_json([{"method": c.method, "path": c.path, "body": c.body, "why": c.why} for c in calls])
         return
-    for call in calls:
-        click.echo(f"# {call.why}\n{curl(call, url)}")
+    lines = [f"# {call.why}\n{curl(call, url)}" for call in calls]
+    if any("$RH_KEY" in line for line in lines):
+        click.echo("# RH_KEY: a key of rh-connector serve (serve.api_keys); unset where it has none")
+    for line in lines:
+        click.echo(line)
     if not calls:
         click.echo("# nothing to do")
 
