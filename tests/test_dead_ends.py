@@ -101,7 +101,6 @@ def told(done: subprocess.CompletedProcess[str], code: int) -> str:
         ("prometheus_client", (), "serve --port 0", None, "serve"),
         ("filelock", (), "model pull smollm2-135m", "filelock", "cpu"),
         (f"onnx,{_LLM}", (), "model pull smollm2-135m", "onnx", "cpu"),
-        (BASE, (), "bench", None, "torch"),
         (BASE, (), "train docs.jsonl:made", None, "train"),
         (BASE, (), "evaluate docs.jsonl --report r.html", None, "evaluate"),
     ],
