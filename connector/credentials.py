@@ -37,8 +37,12 @@ def cut(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
-        raise ValueError("a line break or another control character stands within it; give the credential alone")
+    # Bytes that are no UTF-8 come as surrogates.
+    if any(ord(letter) < 32 or ord(letter) == 127 or 0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+        raise ValueError(
+            "a line break, another control character or a byte that is no UTF-8 stands within it; "
+            "give the credential alone"
+        )
     return text
 
 

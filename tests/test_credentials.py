@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from connector.cli.commands.train import _portable
 from connector.credentials import HIDDEN, cut, redacted, without_user
 from connector.errors import SettingsError
+from connector.evaluation.provenance import portable_command
 from connector.sections import Settings
 from connector.settings import load_settings, settings_table
 
@@ -113,7 +115,7 @@ def test_what_nobody_catches_is_shown_without_secrets(fails: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("key", SECRET_KEYS)
-@pytest.mark.parametrize("value", [f"{MARKER}\nx", [[MARKER]], {"a": MARKER}, f"[{MARKER}"])
+@pytest.mark.parametrize("value", [f"{MARKER}\nx", f"{MARKER}\udcff", [[MARKER]], {"a": MARKER}, f"[{MARKER}"])
 def test_a_wrong_secret_is_not_told(key: str, value: object) -> None:
     try:
         found = load_settings("/dev/null", {key: value}, {})
@@ -144,6 +146,16 @@ def test_a_broken_file_is_not_quoted(text: str, tmp_path: Path) -> None:
     assert MARKER not in str(caught.value)
     if "password" in text:
         assert "line " in str(caught.value), "where it is broken is told"
+
+
+def test_a_command_that_is_published_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"engine.username": "ann", "engine.password": MARKER, "serve.api_keys": f"{MARKER}2, {MARKER}3"}
+    load_settings("/dev/null", given, {})
+    words = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+    words += ["--set", f"engine.url=https://ann:{MARKER}4@host/x", "train", "FOLDER:train"]
+    monkeypatch.setattr(sys, "argv", ["rh-connector", *words])
+    for command in (portable_command(words, "FOLDER"), _portable()):
+        assert MARKER not in command and command.endswith("train FOLDER:train") and "engine.password=" in command
 
 
 def test_white_space_around_credentials_is_cut() -> None:

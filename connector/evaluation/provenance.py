@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from connector.credentials import redacted
+
 __all__ = ["Provenance", "installed_versions", "memory_in_use", "portable_command", "processor_name", "today"]
 
 _PACKAGES = ("rh-connector", "torch", "transformers", "tokenizers", "numpy", "scipy", "ir-measures", "tantivy")
@@ -123,7 +125,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def portable_command(arguments: Sequence[str], collection: Path | str) -> str:
-    """The command line as it may be published: ``DATA`` stands for the folder of the collections.
+    """The command line as it may be published, without secrets: ``DATA`` stands for the folder of the collections.
 
     Args:
         arguments: of ``rh-connector``, without its name.
@@ -142,7 +144,7 @@ def portable_command(arguments: Sequence[str], collection: Path | str) -> str:
         path = Path(argument).resolve()
         return f"{_FOLDER}/{path.relative_to(beside)}" if path.is_relative_to(beside) else path.name
 
-    return " ".join(["rh-connector", *(shlex.quote(shown(argument)) for argument in arguments)])
+    return " ".join(["rh-connector", *(shlex.quote(shown(redacted(argument))) for argument in arguments)])
 
 
 def memory_in_use() -> dict[str, int]:

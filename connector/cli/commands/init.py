@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -86,7 +87,8 @@ def command(
         count = engine.count()
         words = query or _first_words(engine)
         hits = len(engine.search(words, 10)) if words else 0
-    next_command = f'rh-connector search "{words or "WORDS"}"' if count else _NEW_INDEX
+    # Words of a document are no part of a shell's language.
+    next_command = f"rh-connector search -- {shlex.quote(words or 'WORDS')}" if count else _NEW_INDEX
     told = _told(settings, out)
     _write(out, settings, context, _Written(**told, documents=count, query=words, hits=hits, next=next_command))
 
@@ -233,5 +235,5 @@ def _write(out: Path, settings: Settings, context: Context, written: _Written) -
     click.echo(f"Wrote {out}")
     for name in written.variables:
         click.echo(f"Keep {name} set: it is not in the file.")
-    at = "" if out == Path("config.yaml") else f" --config {out}"
+    at = "" if out == Path("config.yaml") else f" --config {shlex.quote(str(out))}"
     click.echo(f"Next: {written.next.replace('rh-connector', f'rh-connector{at}', 1)}")

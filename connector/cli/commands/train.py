@@ -15,6 +15,7 @@ from rich.table import Table
 
 from connector.cli.context import Context, pass_context
 from connector.cli.progress import ConsoleProgress
+from connector.credentials import redacted
 from connector.errors import SettingsError
 from connector.sections import LAYOUTS, Settings
 
@@ -261,8 +262,8 @@ def _readouts(text: str) -> tuple[ReadOut, ...]:
 
 
 def _portable() -> str:
-    """The command line as it was typed, but for folders: of paths the last part only."""
-    return " ".join(["rh-connector", *(_last(word) for word in sys.argv[1:])])
+    """The command line as it was typed, without secrets; of paths the last part only."""
+    return " ".join(["rh-connector", *(_last(redacted(word)) for word in sys.argv[1:])])
 
 
 def _last(word: str) -> str:

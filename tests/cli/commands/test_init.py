@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -63,11 +64,18 @@ def test_an_embedded_index_that_is_there(tmp_path: Path) -> None:
     fill(tmp_path, "pets")
     found = init(tmp_path)
     assert (found["index"], found["fields"], found["documents"]) == ("pets", ["title", "text"], 2)
-    assert found["hits"] >= 1 and found["next"].startswith('rh-connector search "')
+    assert found["hits"] >= 1 and found["next"].startswith("rh-connector search -- ")
     assert written(tmp_path) == {"engine": {"kind": "embedded", "index": "pets", "fields": ["title", "text"]}}
     # What was written is what the next command reads.
     settings = load_settings(tmp_path / "config.yaml", {}, {})
     assert settings.engine.index == "pets"
+
+
+def test_the_next_command_holds_no_shell_of_a_document(tmp_path: Path) -> None:
+    fill(tmp_path, "pets")
+    words = """-x costs $HOME `id` "it's" more"""
+    command = init(tmp_path, "--query", words)["next"]
+    assert shlex.split(command) == ["rh-connector", "search", "--", words]
 
 
 def test_with_nothing_there_the_next_command_makes_an_index(tmp_path: Path) -> None:
@@ -172,5 +180,5 @@ def test_on_a_terminal_it_asks(tmp_path: Path, repository: Path) -> None:
     os.close(ours)
     os.close(theirs)
     assert process.returncode == 0
-    assert "Wrote config.yaml" in out and out.splitlines()[-1].startswith('Next: rh-connector search "')
+    assert "Wrote config.yaml" in out and out.splitlines()[-1].startswith("Next: rh-connector search -- ")
     assert written(tmp_path)["engine"] == {"kind": "embedded", "index": "plants", "fields": ["title"]}
