@@ -64,8 +64,7 @@ class Installation:
         """The command that adds extras of rh-connector, or without any what itself needs; what is there stays."""
         extras = tuple(extra for extra in extras if extra not in _EMPTY)
         if self.kind == "image":
-            every = ",".join(dict.fromkeys((*self.has, *extras)))
-            return f"docker build -f {self.dockerfile} --build-arg EXTRAS={every} -t {_NAME} . (in the repository)"
+            return self._built(self.dockerfile, *extras)
         if self.kind == "uv tool":
             # It makes the environment anew, with what it is told alone.
             named = _with(_NAME, dict.fromkeys((*self.has, *extras)))
@@ -77,7 +76,8 @@ class Installation:
     def exchanging_onnx_runtime(self) -> str:
         """The commands that put ONNX Runtime with CUDA in the place of the one without: they share their files."""
         if self.kind == "image":
-            return "docker build -f deploy/docker/Dockerfile.gpu -t rh-connector . (in the repository)"
+            # Of that image torch is what runs on the GPU.
+            return self._built("deploy/docker/Dockerfile.gpu", "torch")
         # rh-connector itself asks for the one without: what is installed last overwrites the shared files.
         anew = "--reinstall" if self.kind in ("uv", "uv tool") else "--force-reinstall"
         return " && ".join(
@@ -94,6 +94,10 @@ class Installation:
         if self.kind == "image":
             return f"docker build, of a file with: FROM this image, USER root, RUN pip install {' '.join(given)}"
         return self._pip("install", *given)
+
+    def _built(self, dockerfile: str, *extras: str) -> str:
+        every = ",".join(dict.fromkeys((*self.has, *extras)))
+        return f"docker build -f {dockerfile} --build-arg EXTRAS={every} -t {_NAME} . (in the repository)"
 
     def _pip(self, command: str, *arguments: str) -> str:
         given = " ".join(arguments)
@@ -127,8 +131,8 @@ def find_installation(prefix: Path, root: Path, python: str, has_pip: bool) -> I
     """
     image, receipt = prefix / IMAGE_RECORD, prefix / "uv-receipt.toml"
     if image.is_file():
-        dockerfile, extras = image.read_text(encoding="utf-8").split()
-        return Installation("image", python, has=tuple(extras.split(",")), dockerfile=dockerfile)
+        dockerfile, _, extras = image.read_text(encoding="utf-8").strip().partition("\n")
+        return Installation("image", python, has=tuple(filter(None, extras.split(","))), dockerfile=dockerfile)
     checkout = root if (root / "pyproject.toml").is_file() else None
     if receipt.is_file() and checkout is None:
         extras_of, source = _of_receipt(receipt)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -177,3 +178,12 @@ def cats() -> list[str]:
 def repository() -> Path:
     """The root of the working tree."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real one, without a window."""
+    from connector.studies.page_pictures import open_browser
+
+    with open_browser() as driver:
+        yield driver

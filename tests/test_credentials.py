@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from connector.cli.commands.train import _portable
 from connector.credentials import HIDDEN, cut, redacted, without_user
 from connector.errors import SettingsError
 from connector.evaluation.provenance import portable_command
@@ -148,13 +147,12 @@ def test_a_broken_file_is_not_quoted(text: str, tmp_path: Path) -> None:
         assert "line " in str(caught.value), "where it is broken is told"
 
 
-def test_a_command_that_is_published_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_is_published_tells_no_secret() -> None:
     given = {"engine.username": "ann", "engine.password": MARKER, "serve.api_keys": f"{MARKER}2, {MARKER}3"}
     load_settings("/dev/null", given, {})
     words = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
     words += ["--set", f"engine.url=https://ann:{MARKER}4@host/x", "train", "FOLDER:train"]
-    monkeypatch.setattr(sys, "argv", ["rh-connector", *words])
-    for command in (portable_command(words, "FOLDER"), _portable()):
+    for command in (portable_command(words, "FOLDER"), portable_command(words)):
         assert MARKER not in command and command.endswith("train FOLDER:train") and "engine.password=" in command
 
 

@@ -229,6 +229,12 @@ def test_a_cache_folder_that_is_none(tmp_path: Path) -> None:
     assert "made at first use" in found.seen and not (tmp_path / "inner").exists()
 
 
+def test_a_router_that_is_not_there_hides_nothing_else(tmp_path: Path) -> None:
+    findings = list(diagnose(settings(router__bundle=tmp_path / "none.onnx", cache__path=tmp_path)))
+    levels = {finding.check: finding.level for finding in findings}
+    assert levels["heads"] == "fail" and "index" in levels
+
+
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     secret = "swordfish"
     more = settings(

@@ -78,7 +78,13 @@ def test_an_image_is_built_with_one_more_extra(tmp_path: Path, repository: Path,
     )
     assert "ARG EXTRAS=" in dockerfile.read_text()
     assert "RUN pip install 'elasticsearch>=8,<9'" in here.changing("elasticsearch>=8,<9")
-    assert "Dockerfile.gpu" in here.exchanging_onnx_runtime()
+    assert "Dockerfile.gpu --build-arg EXTRAS=cpu,serve,torch " in here.exchanging_onnx_runtime()
+
+
+def test_an_image_without_extras(tmp_path: Path) -> None:
+    (tmp_path / IMAGE_RECORD).write_text("deploy/docker/Dockerfile\n\n")
+    here = found(tmp_path)
+    assert here.has == () and "EXTRAS=aws " in here.adding("aws")
 
 
 def test_one_onnx_runtime_is_removed_before_the_other_comes() -> None:

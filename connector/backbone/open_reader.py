@@ -16,6 +16,8 @@ from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.backbone.runtime import Runtime
 from connector.checkpoints.checkpoint import Checkpoint
+from connector.checkpoints.licences import accepting
+from connector.checkpoints.package_files import Progress
 from connector.checkpoints.pulling import obtain
 from connector.embedding.embedder import Embedder
 from connector.embedding.similarity import Similarity
@@ -33,7 +35,7 @@ class _Opened(NamedTuple):
     digest: str
 
 
-def open_reader(settings: Settings, progress: Callable[[str, float | None], None] | None = None) -> Reader:
+def open_reader(settings: Settings, progress: Progress | None = None) -> Reader:
     """Load the backbone that the settings name; its weights are fetched first where that is needed and allowed.
 
     ``backbone.runtime`` ``auto`` is torch where torch and transformers are installed, else the export of the model if
@@ -86,7 +88,7 @@ def reader_from(source: Reader | Callable[[Settings], Reader], settings: Setting
     return reader
 
 
-def _open(settings: Settings, progress: Callable[[str, float | None], None] | None) -> _Opened:
+def _open(settings: Settings, progress: Progress | None) -> _Opened:
     backbone = settings.backbone
     folder = _exported_folder(settings)
     named = (Path(backbone.model).expanduser() / RECORD).is_file()
@@ -120,13 +122,13 @@ def _exported_folder(settings: Settings) -> Path:
     return small if backbone.dtype == "int8" or only_small else whole
 
 
-def _open_torch(settings: Settings, progress: Callable[[str, float | None], None] | None) -> _Opened:
+def _open_torch(settings: Settings, progress: Progress | None) -> _Opened:
     backbone = settings.backbone
     checkpoint = obtain(
         backbone.model,
         cache=settings.cache.path,
         offline=backbone.offline,
-        accept_license=(lambda name, terms: True) if backbone.accept_license else None,
+        accept_license=accepting(backbone.accept_license),
         progress=progress,
     )
     from connector.backbone.torch_runtime.runtime import TorchRuntime

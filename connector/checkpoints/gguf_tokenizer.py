@@ -42,6 +42,7 @@ def write_tokenizer(weights: GgufWeights, folder: Path) -> None:
     """
     try:
         tokenizer, special = _tokenizer(weights)
+        template = str(weights.fact("tokenizer.chat_template") or "")
         tokenizer.save(str(folder / "tokenizer.json"))
     except (BackboneError, OSError):
         raise
@@ -50,7 +51,6 @@ def write_tokenizer(weights: GgufWeights, folder: Path) -> None:
         raise BackboneError(f"cannot read {weights.source}: {' '.join(str(error).split())}") from error
     record = json.dumps({**special, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=1, ensure_ascii=False)
     (folder / "tokenizer_config.json").write_text(record + "\n", encoding="utf-8")
-    template = weights.fact("tokenizer.chat_template")
     if template:
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 

@@ -13,9 +13,6 @@ from connector.errors import BackboneError, MissingExtraError
 
 __all__ = ["ARCHITECTURES", "GgufWeights"]
 
-ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3", "gemma2", "gemma3"})
-"""``general.architecture`` of the GGUF files that come out right; others must come as safetensors."""
-
 # Dimension of a head in the Gemmas whose attention is scaled by it.
 _GEMMA_HEAD = 256
 # Of Gemma 3's layers with a window, whose base of positions the file does not hold.
@@ -30,6 +27,8 @@ _CLASSES = {
     "gemma2": "Gemma2ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
 }
+ARCHITECTURES = frozenset(_CLASSES)
+"""``general.architecture`` of the GGUF files that come out right; others must come as safetensors."""
 _PARTS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -72,11 +71,11 @@ class GgufWeights:
             import gguf
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "gguf", "cpu") from None
-        with source.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise BackboneError(f"{source} is not a GGUF file")
         self.source = source
         try:
+            with source.open("rb") as file:
+                if file.read(4) != b"GGUF":
+                    raise BackboneError(f"{source} is not a GGUF file")
             reader = gguf.GGUFReader(source)
             self.facts: Mapping[str, Any] = dict(reader.fields)
             self._architecture = _architecture(source, self.facts)
@@ -84,6 +83,8 @@ class GgufWeights:
             self._config = self._read_config()
         except BackboneError:
             raise
+        except OSError as error:
+            raise BackboneError(f"cannot read {source}: {error.strerror or error}") from None
         except Exception as error:
             # The reader raises whatever comes up in a damaged file: IndexError, ValueError, struct.error, ...
             raise BackboneError(f"cannot read {source}: {' '.join(str(error).split())}") from error
@@ -110,7 +111,8 @@ class GgufWeights:
         stored = self._tensors[name]
         try:
             found: Array = dequantize(stored.data, stored.tensor_type).astype(np.float32, copy=False)
-        except (ValueError, NotImplementedError, IndexError) as error:
+        except (ValueError, RuntimeError, IndexError) as error:
+            # A RuntimeError: the library does not know how these numbers are packed.
             raise BackboneError(f"cannot read {name} from {self.source}: {error}") from error
         if self._architecture.startswith("gemma") and name.endswith("norm.weight"):
             # llama.cpp stores what Gemma multiplies by, transformers what it adds to one.

@@ -12,10 +12,15 @@ from connector.checkpoints.catalogue import CatalogueEntry
 from connector.checkpoints.file_hashes import write_json
 from connector.errors import BackboneError
 
-__all__ = ["AcceptLicense", "is_accepted", "plain_text", "require_licence"]
+__all__ = ["AcceptLicense", "accepting", "is_accepted", "plain_text", "require_licence"]
 
 AcceptLicense = Callable[[str, str], bool]
 """(model name, terms as plain text) -> whether they are accepted."""
+
+
+def accepting(accepted: bool) -> AcceptLicense | None:
+    """Says yes to all terms where ``backbone.accept_license`` is set; None: they have to be asked for."""
+    return (lambda name, terms: True) if accepted else None
 
 
 def is_accepted(entry: CatalogueEntry, cache: Path) -> bool:

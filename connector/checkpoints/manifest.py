@@ -61,12 +61,8 @@ class Manifest:
         except (OSError, ValueError, TypeError):
             return None
 
-    def is_whole(self, folder: Path) -> bool:
-        """Whether every file is there with its size: cheap, for each start."""
-        return self.wrong_sizes(folder) is None
-
     def wrong_sizes(self, folder: Path) -> str | None:
-        """The first file that is missing or has another size, as words; None: there is none."""
+        """The first file that is missing or has another size, in words; None: there is none. Cheap."""
         for name, size in self.sizes.items():
             try:
                 found = (folder / name).stat().st_size

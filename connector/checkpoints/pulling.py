@@ -32,7 +32,7 @@ from connector.checkpoints.package_files import Progress, append_file
 from connector.errors import BackboneError, MissingExtraError
 from connector.storage_faults import is_storage_fault, os_error_of, storage_mend
 
-__all__ = ["find_damage", "find_local", "locked", "obtain", "with_gguf"]
+__all__ = ["find_damage", "find_local", "gguf_sha256", "locked", "obtain", "with_gguf"]
 
 _MADE_ANEW = "run rh-connector model pull {model}: it is made anew"
 
@@ -208,13 +208,22 @@ def _obtain_gguf(path: Path, cache: Path, progress: Progress, verify: bool) -> C
     return _convert_once(_gguf_origin(path, cache), cache, progress, verify, lambda workplace: path)
 
 
-def _gguf_origin(path: Path, cache: Path) -> _Origin:
+def gguf_sha256(path: Path, cache: Path) -> str:
+    """SHA-256 of a GGUF file, remembered in the cache folder.
+
+    Raises:
+        BackboneError: it is not there, or cannot be read.
+    """
     if not path.is_file():
         raise BackboneError(f"{path} does not exist; give the path of a GGUF file")
     try:
-        digest = file_hashes([path], cache)[path.name]
+        return file_hashes([path], cache)[path.name]
     except OSError as error:
-        raise BackboneError(f"cannot read {path}: {error.strerror}") from None
+        raise BackboneError(f"cannot read {path}: {error.strerror}; give this user the right to read it") from None
+
+
+def _gguf_origin(path: Path, cache: Path) -> _Origin:
+    digest = gguf_sha256(path, cache)
     return _Origin(f"gguf-{digest[:16]}", path.stem, f"file {path.name}", None, digest)
 
 
@@ -296,7 +305,7 @@ def _converted(cache: Path, origin: _Origin, verify: bool = False) -> Checkpoint
     manifest = Manifest.read(folder)
     if manifest is None or manifest.conversion != CONVERSION or manifest.gguf_sha256 != origin.sha256:
         return None
-    if not manifest.is_whole(folder):
+    if manifest.wrong_sizes(folder) is not None:
         return None
     try:
         checkpoint = Checkpoint.open(folder, origin.name, cache)

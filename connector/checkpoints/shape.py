@@ -8,7 +8,7 @@ from typing import Any
 
 from connector.errors import BackboneError
 
-__all__ = ["BackboneShape"]
+__all__ = ["BackboneShape", "decoder_config"]
 
 _NAMES = (
     "model_type",
@@ -19,6 +19,12 @@ _NAMES = (
     "hidden_size",
     "max_position_embeddings",
 )
+
+
+def decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config says of the decoder: models with a vision part keep it one level down."""
+    found: Mapping[str, Any] = config.get("text_config") or config
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,7 @@ class BackboneShape:
         Raises:
             BackboneError: it lacks the shape of a decoder.
         """
-        # Models with a vision part keep the decoder's numbers one level down.
-        decoder = config.get("text_config") or config
+        decoder = decoder_config(config)
         try:
             layers, heads = int(decoder["num_hidden_layers"]), int(decoder["num_attention_heads"])
             hidden, positions = int(decoder["hidden_size"]), int(decoder["max_position_embeddings"])

@@ -111,5 +111,5 @@ def _places(file: Path) -> dict[str, _Place]:
             for name, entry in header.items()
             if name != "__metadata__"
         }
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
         raise BackboneError(f"{file} is damaged ({error}); fetch the model again") from None

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from connector.engines.embedded import EmbeddedEngine
-from connector.engines.index_record import cause_and_mend
 from connector.engines.standard_library import standard_library_documents
 from connector.errors import EngineError
+from connector.storage_faults import storage_mend
 
 __all__ = ["open_demo_index"]
 
@@ -69,7 +69,8 @@ def open_demo_index(path: Path, announce: Callable[[str], None]) -> tuple[Embedd
                 if _marker(path) != wanted:
                     raise
     except OSError as error:
-        raise EngineError(f"cannot make the demo's index in {path}: {cause_and_mend(error)}") from None
+        mend = storage_mend(error, "give another name with: rh-connector demo --index NAME")
+        raise EngineError(f"cannot make the demo's index in {path}: {error.strerror or error}; {mend}") from None
     return EmbeddedEngine(path), False
 
 

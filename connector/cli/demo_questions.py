@@ -112,6 +112,7 @@ def summary_of(found: Sequence[Found], window: int) -> Summary:
     first = (sum(each.before == 1 for each in found), sum(each.after == 1 for each in found))
     there = sum(each.before is not None for each in found)
     won, lost = sum(each.gain > 0 for each in found), sum(each.gain < 0 for each in found)
+    equal = count - won - lost
     return Summary(
         questions=count,
         ndcg=ndcg,
@@ -120,13 +121,13 @@ def summary_of(found: Sequence[Found], window: int) -> Summary:
         found=there,
         won=won,
         lost=lost,
-        equal=count - won - lost,
+        equal=equal,
         answer=answer_of(comparison),
         p_value=comparison.p_value,
         interval=comparison.interval,
         lines=(
             by_how_much(comparison, *ndcg),
-            f"Of {count} questions {won} won, {lost} lost, {count - won - lost} equal. The first hit is right for "
+            f"Of {count} questions {won} won, {lost} lost, {equal} equal. The first hit is right for "
             f"{first[1]}, without reranking for {first[0]}. MRR@10: {mrr[1]:.4f}, without {mrr[0]:.4f}.",
             f"For {count - there} the right document is not among the {window} hits of the first stage: reranking "
             f"cannot help there, and they count.",

@@ -10,6 +10,7 @@ from typing import Any
 
 from connector.documents import FirstStage
 from connector.errors import RequestError
+from connector.json_kinds import json_kind
 from connector.sections import MODES, Mode
 
 __all__ = ["LineRequest", "read_request"]
@@ -51,7 +52,7 @@ def read_request(line: bytes) -> LineRequest:
     except (ValueError, RecursionError) as error:
         raise RequestError(f"not JSON ({error}); give one object a line") from None
     if not isinstance(value, dict):
-        raise RequestError(f"a JSON {type(value).__name__}; give one object a line, with query and documents")
+        raise RequestError(f"{json_kind(value)}; give one object a line, with query and documents")
     query, documents = value.get("query"), value.get("documents")
     if not isinstance(query, str):
         raise RequestError(f"query is {_kind(value, 'query')}; give text")
@@ -59,9 +60,7 @@ def read_request(line: bytes) -> LineRequest:
         raise RequestError(f"documents is {_kind(value, 'documents')}; give a list of texts or objects")
     for at, document in enumerate(documents):
         if not isinstance(document, str | dict):
-            raise RequestError(
-                f"documents[{at}] is {type(document).__name__}; give text or an object with text fields"
-            )
+            raise RequestError(f"documents[{at}] is {json_kind(document)}; give text or an object with text fields")
     ignored = [key for key, given in value.items() if key not in _KEYS and given is not None]
     echoed = {**_identity(value), **({"ignored_keys": ignored} if ignored else {})}
     return LineRequest(query, documents, _first_stage(value), _deadline(value), _mode(value), echoed)
@@ -76,7 +75,7 @@ def _first_stage(value: Mapping[str, Any]) -> FirstStage:
     if scores is None:
         return "order" if order else None
     if not isinstance(scores, list):
-        raise RequestError(f"first_stage_scores is {type(scores).__name__}; give one number for each document")
+        raise RequestError(f"first_stage_scores is {json_kind(scores)}; give one number for each document")
     return [_number(score, f"first_stage_scores[{at}]") for at, score in enumerate(scores)]
 
 
@@ -104,7 +103,7 @@ def _identity(value: Mapping[str, Any]) -> dict[str, str | int]:
     if identity is None:
         return {}
     if isinstance(identity, bool) or not isinstance(identity, str | int):
-        raise RequestError(f"id is {type(identity).__name__}; give text or a whole number")
+        raise RequestError(f"id is {json_kind(identity)}; give text or a whole number")
     return {"id": identity}
 
 
@@ -120,7 +119,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def _kind(value: Mapping[str, Any], key: str) -> str:
-    return type(value[key]).__name__ if key in value else "missing"
+    return json_kind(value[key]) if key in value else "missing"
 
 
 def _no_constant(name: str) -> None:

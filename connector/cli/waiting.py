@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-__all__ = ["Progress", "waiting"]
+if TYPE_CHECKING:
+    from connector.checkpoints.package_files import Progress
 
-Progress = Callable[[str, float | None], None]
-"""(what is being done, fraction done or None where it isn't known)."""
+__all__ = ["waiting"]
 
 # Seconds after which somebody wonders whether anything happens, and after which a line is not enough.
 _LINE, _BAR = 0.4, 3.0

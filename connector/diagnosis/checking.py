@@ -46,8 +46,12 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 
 def _findings(settings: Settings, load: Load | None) -> Iterator[Finding]:
-    export = exported.export_that_runs(settings)
-    yield from (_torch(settings, load) if export is None else _onnx(settings, export, load))
+    try:
+        export = exported.export_that_runs(settings)
+    except RhConnectorError as error:
+        yield failed("heads", error)
+    else:
+        yield from (_torch(settings, load) if export is None else _onnx(settings, export, load))
     if settings.engine.kind == "embedded":
         yield from run("index", lambda: _embedded(settings))
         return

@@ -23,7 +23,7 @@ def export_that_runs(settings: Settings) -> Path | None:
     """Folder of the export that is run with these settings, made or not; None: torch runs the weights.
 
     Raises:
-        BackboneError: see ``takes_onnx``.
+        BackboneError, MissingExtraError: see ``takes_onnx``.
     """
     if not takes_onnx(settings):
         return None

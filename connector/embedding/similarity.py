@@ -32,6 +32,8 @@ class Similarity:
 
     def of_parts(self, query: str, parts: Sequence[Sequence[str]]) -> list[Floats]:
         """Of each text, in parts, its parts' cosines: float32 [parts]."""
+        if not parts:
+            return []
         found = self.cosines(query, [part for own in parts for part in own])
         return np.split(found, np.cumsum([len(own) for own in parts])[:-1])
 

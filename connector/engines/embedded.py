@@ -206,8 +206,9 @@ class EmbeddedEngine:
         with self._failures("read"):
             self._reload(index)
             searcher = index.searcher()
-            asked = tantivy.Query.all_query()
-            if ids is not None:
+            if ids is None:
+                asked = tantivy.Query.all_query()
+            else:
                 asked = tantivy.Query.term_set_query(self._schema, "id", list(ids))
             hits = searcher.search(asked, max(int(searcher.num_docs), 1)).hits
             return {vector_key(searcher.doc(address)) for _, address in hits}

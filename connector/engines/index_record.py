@@ -51,7 +51,7 @@ class IndexRecord:
         """The record of an index.
 
         Raises:
-            EngineError: it is damaged, or of another version.
+            EngineError: it cannot be read, is damaged, or is of another version.
         """
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -59,7 +59,9 @@ class IndexRecord:
             slots = {str(name): int(slot) for name, slot in record["slots"].items()}
             if made is not None:
                 made = {"embedder": made["embedder"], "digest": str(made["digest"]), "fields": list(made["fields"])}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except OSError as error:
+            raise EngineError(f"cannot read {folder / RECORD}: {cause_and_mend(error)}") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise EngineError(f"{folder / RECORD} is damaged; {INDEX_AGAIN}") from None
         own = cls(slots, language, made)
         if found != own._format or language not in LANGUAGES:

@@ -124,15 +124,15 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def portable_command(arguments: Sequence[str], collection: Path | str) -> str:
+def portable_command(arguments: Sequence[str], collection: Path | str | None = None) -> str:
     """The command line as it may be published, without secrets: ``DATA`` stands for the folder of the collections.
 
     Args:
         arguments: of ``rh-connector``, without its name.
         collection: folder of the collection; whatever lies beside it is shown below ``DATA``. Of other absolute
-            paths only the last part stays.
+            paths only the last part stays. None: there is no such folder.
     """
-    beside = Path(collection).resolve().parent
+    beside = None if collection is None else Path(collection).resolve().parent
 
     def shown(argument: str) -> str:
         option, equals, value = argument.partition("=")
@@ -142,7 +142,9 @@ def portable_command(arguments: Sequence[str], collection: Path | str) -> str:
         if argument == os.devnull or (not os.path.isabs(argument) and not argument.startswith("..")):
             return argument
         path = Path(argument).resolve()
-        return f"{_FOLDER}/{path.relative_to(beside)}" if path.is_relative_to(beside) else path.name
+        if beside is None or not path.is_relative_to(beside):
+            return path.name
+        return f"{_FOLDER}/{path.relative_to(beside)}"
 
     return " ".join(["rh-connector", *(shlex.quote(shown(redacted(argument))) for argument in arguments)])
 

@@ -43,10 +43,8 @@ def needs_likelihood(settings: Settings) -> bool:
     if layout != "solo":
         return False
     bundle = shipped_bundle(settings.backbone.model, layout) if named is None else named
-    if settings.router.mode == "static" or bundle is None or bundle.suffix != ".onnx":
-        heads = shipped_path(settings.backbone.model, layout) if named is None else named
-        if bundle is None or bundle.suffix != ".onnx":
-            return heads is None
+    if bundle is None or bundle.suffix != ".onnx":
+        return named is None and shipped_path(settings.backbone.model, layout) is None
     return bool(Bundle.load(bundle).metadata.likelihoods)
 
 

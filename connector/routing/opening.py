@@ -127,7 +127,8 @@ def takes_onnx(settings: Settings) -> bool:
         return False
     of_torch = backbone.dtype in _OF_TORCH or settings.cache.dtype in _CACHED_BY_TORCH
     deep = settings.router.mode == "all" or backbone.layout != "solo"
-    return not (of_torch or deep or backbone.device == "cuda" or has_cuda() or multiplies_bfloat16())
+    on_gpu = backbone.device == "cuda" or (backbone.device == "auto" and has_cuda())
+    return not (of_torch or deep or on_gpu or multiplies_bfloat16())
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import anyio
 from starlette.requests import ClientDisconnect, Request
 
+from connector.json_kinds import json_kind
 from connector.service.admission import ClientGone
 from connector.service.errors import Failure, ServiceError
 
@@ -147,7 +148,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise _malformed(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise _malformed(f"the body must be a JSON object, not {_name(value)}")
+        raise _malformed(f"the body must be a JSON object, not {json_kind(value)}")
     if not _is_shallow(value):
         raise _malformed(f"the body is nested deeper than {_DEEPEST} levels")
     return value
@@ -194,16 +195,6 @@ def _is_shallow(value: Any) -> bool:
         if not level:
             return True
     return False
-
-
-def _name(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, list):
-        return "a list"
-    return "text" if isinstance(value, str) else "a number"
 
 
 def _malformed(message: str) -> ServiceError:

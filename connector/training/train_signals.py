@@ -108,17 +108,20 @@ def train_signals(
         judged: windows, each with a document of a higher grade than another; all with the same layers.
         backbone: what the router is bound to.
         record: what is told of the training (collections, seeds, command).
-        shown: see ``RouterMetadata.shown``.
         seed: of the folds.
+        shown: see ``RouterMetadata.shown``.
         say: called with what is being done.
         embedder: gave the windows' similarities; they come into the pool where they make it rank better.
 
     Raises:
-        DataError: no such window, or windows of one collection and query only.
+        DataError: fewer such windows than folds, which are four.
     """
     useful = [window for window in judged if _tells(window.table)]
     if len(useful) < _FOLDS:
-        raise DataError(f"{len(useful)} windows hold a relevant document and another; give more judged queries")
+        raise DataError(
+            f"{len(useful)} windows hold a relevant document and another, {_FOLDS} are needed; "
+            "give more judged queries"
+        )
     data = _arranged([window.table for window in useful])
     say(f"fitting the probe on {len(useful)} windows")
     held = _held_out(data.collections, seed)
@@ -127,13 +130,8 @@ def train_signals(
     whole = [at for at in every if useful[at].whole] or every
     judged_only = [at for at in whole if not useful[at].made]
     tried = {strength: _cross_fitted(data, strength, held) for strength in _STRENGTHS}
-    share = 0.0
-    if embedder is not None:
-        strength, _ = _chosen(data, tried, every, judged_only)
-        share = _share(data, tried[strength], whole)
-        tried = {strength: _beside(data, scores, share, whole) for strength, scores in tried.items()}
-    strength, weight = _chosen(data, tried, every, judged_only)
-    scores = tried[strength]
+    strength, share, weight = _chosen(data, tried, every, whole, judged_only)
+    scores = _beside(data, tried[strength], share, whole)
     weights = fit_probe(data.windows, strength)
     scale = _spread(scores, whole)
     mean = float(np.concatenate(scores).mean())
@@ -145,6 +143,7 @@ def train_signals(
     if embedder is not None and share:
         members.append(SimilarityMember(similarity=embedder.name, digest=embedder.digest))
         parts, shares = [own, data.near], [1.0, share]
+    # Alone, the probe is scaled by the pool itself.
     together = _spread(_beside(data, own, share, whole), whole) if share else 1.0
     gates = [slope * one / together for one in shares]
     router = _router(weights, gates, weight)
@@ -256,7 +255,9 @@ def _share(data: _Data, scores: Sequence[Floats], of: Sequence[int]) -> float:
 
 
 def _beside(data: _Data, scores: Sequence[Floats], share: float, of: Sequence[int]) -> list[Floats]:
-    """Scores with so much of the similarities, both in deviations."""
+    """Scores with so much of the similarities, both in deviations; without any, as they are."""
+    if not share:
+        return list(scores)
     spread, near = _spread(scores, of), _spread(data.near, of)
     return [own / spread + share * close / near for own, close in zip(scores, data.near, strict=True)]
 
@@ -267,18 +268,24 @@ def _spread(scores: Sequence[Floats], of: Sequence[int]) -> float:
 
 
 def _chosen(
-    data: _Data, tried: Mapping[float, list[Floats]], every: Sequence[int], judged_only: Sequence[int]
-) -> tuple[float, float]:
-    """The penalty, and the first stage's weight, that rank these windows best."""
+    data: _Data,
+    tried: Mapping[float, list[Floats]],
+    every: Sequence[int],
+    whole: Sequence[int],
+    judged_only: Sequence[int],
+) -> tuple[float, float, float]:
+    """Of these windows what ranks them best: the penalty, the share of similarities, the first stage's weight."""
 
     def best(strength: float) -> float:
         return max(_mean_ndcg(data, tried[strength], weight, every) for weight in _FIRST_STAGE)
 
     strength = max(tried, key=best)
+    share = _share(data, tried[strength], whole) if data.near else 0.0
     # Made queries cannot teach how far to trust a first stage: its strength there comes from how they were made.
     if not judged_only:
-        return strength, _UNTAUGHT
-    return strength, max(_FIRST_STAGE, key=lambda one: _mean_ndcg(data, tried[strength], one, judged_only))
+        return strength, share, _UNTAUGHT
+    scores = _beside(data, tried[strength], share, whole)
+    return strength, share, max(_FIRST_STAGE, key=lambda one: _mean_ndcg(data, scores, one, judged_only))
 
 
 def _held_out_gain(
@@ -289,17 +296,20 @@ def _held_out_gain(
     judged_only: Sequence[int],
     seed: int,
 ) -> Gain:
-    """What is gained over the first stage in whole windows; penalty and weight are chosen without those held out."""
+    """What is gained over the first stage in whole windows; all that is chosen is chosen without those held out."""
     before, after = {}, {}
     for held in held_out:
         rest = sorted(set(range(len(data.grades))) - set(held))
-        strength, weight = _chosen(data, tried, rest, [at for at in judged_only if at not in held])
-        spread = _spread(tried[strength], rest)
+        whole_rest = [at for at in whole if at not in held] or rest
+        judged_rest = [at for at in judged_only if at not in held]
+        strength, share, weight = _chosen(data, tried, rest, whole_rest, judged_rest)
+        scores = _beside(data, tried[strength], share, whole_rest)
+        spread = _spread(scores, rest)
         for at in set(held) & set(whole):
             grades, first = data.grades[at], data.first_stage[at]
             ideal = ideal_gain(grades)
             before[str(at)] = float(ndcg(first, grades, ideal))
-            after[str(at)] = float(ndcg(tried[strength][at] / spread + weight * first, grades, ideal))
+            after[str(at)] = float(ndcg(scores[at] / spread + weight * first, grades, ideal))
     return Gain.of(before, after, seed)
 
 

@@ -33,9 +33,11 @@ def cut(whole: Path, folder: Path, layers: int) -> None:
         doors = {f"{name}.{layer - 1}" for name in DOORS} if layer else set()
         nodes, inputs, constants = _behind(ends, doors | given, makers, tensors)
         order = [node for node in graph.node if id(node) in nodes]
-        if not inputs <= {*COMMON, *doors, f"keys.{layer - 1}", f"values.{layer - 1}"}:
+        odd = inputs - {*COMMON, *doors, f"keys.{layer - 1}", f"values.{layer - 1}"}
+        odd |= set(ends) - known.keys()
+        if odd:
             raise BackboneError(
-                f"this family cannot be exported: layer {layer} needs {', '.join(sorted(inputs - doors))}; "
+                f"this family cannot be exported: layer {layer} needs {', '.join(sorted(odd))}; "
                 "set backbone.runtime to torch"
             )
         part = onnx.helper.make_graph(
@@ -70,7 +72,7 @@ def _behind(
 
 
 def _plain(onnx: Any, node: Any) -> Any:
-    """The node without what the exporter says about its origin, which is most of the file and names our folders."""
+    """The node without what the exporter says about its origin, which is most of the file and names folders."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     del copy.metadata_props[:]

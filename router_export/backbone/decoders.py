@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from connector.checkpoints.shape import BackboneShape
+from connector.checkpoints.shape import BackboneShape, decoder_config
 from connector.checkpoints.weights import Array
 from connector.errors import BackboneError
 
@@ -72,7 +72,7 @@ class Decoder:
             BackboneError: it is no decoder's.
         """
         whole_shape = BackboneShape.from_config(config, source)
-        config = config.get("text_config") or config
+        config = decoder_config(config)
         family = str(config.get("model_type", whole_shape.family))
         if family not in WRITTEN or whole_shape.family not in WRITTEN:
             raise UnwrittenError(f"{source}: the family {whole_shape.family} is none of {', '.join(WRITTEN)}")
@@ -84,11 +84,12 @@ class Decoder:
         needed += ["head_dim"] if family == "qwen3" else []
         needed += ["attn_logit_softcapping"] if family == "gemma2" else []
         missing = [name for name in needed if name not in config]
-        odd = named if named not in _ACTIVATIONS else None
+        key = "hidden_activation" if gemma else "hidden_act"
+        odd = f"{key} = {named}" if named not in _ACTIVATIONS else None
         odd = "attention in both directions" if config.get("use_bidirectional_attention") else odd
         if missing or odd:
             raise UnwrittenError(f"{source} " + (f"leaves out {missing[0]}" if missing else f"has {odd}"))
-        types = _layer_types(config, family, whole_shape.layers)
+        types = _layer_types(config, family, whole_shape.layers, source)
         window = config.get("sliding_window")
         scalar = config["query_pre_attn_scalar"] if gemma else whole_shape.head_dim
         bases = {kind: _frequencies(config, family, kind, whole_shape.head_dim, source) for kind in set(types)}
@@ -107,7 +108,7 @@ class Decoder:
         )
 
 
-def _layer_types(config: Mapping[str, Any], family: str, layers: int) -> Sequence[str]:
+def _layer_types(config: Mapping[str, Any], family: str, layers: int, source: str) -> Sequence[str]:
     """``sliding_attention`` or ``full_attention``, of each layer; older configs leave them out."""
     if family == "llama":
         return [_FULL] * layers
@@ -118,7 +119,7 @@ def _layer_types(config: Mapping[str, Any], family: str, layers: int) -> Sequenc
     if given := config.get("layer_types"):
         odd = set(given) - {_SLIDING, _FULL}
         if odd or len(given) < layers:
-            raise UnwrittenError(f"the config's layer_types name {', '.join(odd) or 'too few layers'}")
+            raise UnwrittenError(f"{source}: its layer_types name {', '.join(sorted(odd)) or 'too few layers'}")
         return list(given)
     if family.startswith("qwen"):
         full = int(config.get("max_window_layers", 28))
@@ -141,12 +142,15 @@ def _frequencies(config: Mapping[str, Any], family: str, kind: str, dimension: i
         raise UnwrittenError(f"{source} turns only a part of each head")
     kind_of_scale = given.get("rope_type") or given.get("type") or "default"
     found = float(base) ** (-np.arange(0, dimension, 2) / dimension)
-    if kind_of_scale == "linear":
-        found = found / float(given["factor"])
-    elif kind_of_scale == "llama3":
-        found = _llama3(found, given, int(config["max_position_embeddings"]))
-    elif kind_of_scale != "default":
+    if kind_of_scale not in ("default", "linear", "llama3"):
         raise UnwrittenError(f"{source} scales its positions by {kind_of_scale}")
+    try:
+        if kind_of_scale == "linear":
+            found = found / float(given["factor"])
+        elif kind_of_scale == "llama3":
+            found = _llama3(found, given, int(config["max_position_embeddings"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnwrittenError(f"{source}: of its scaled positions ({kind_of_scale}): {error!r}") from None
     return found.astype(np.float32)
 
 

@@ -42,8 +42,16 @@ def onnx_library() -> Any:
 
 
 def store(onnx: Any, name: str, array: npt.NDArray[Any], weights: IO[bytes]) -> Any:
-    """A constant of a graph; a large one's numbers go to the end of the common file of weights."""
-    data = np.ascontiguousarray(array)
+    """A constant of a graph; a large one's numbers go to the end of the common file of weights.
+
+    Args:
+        onnx: see ``onnx_library``.
+        name: of the constant.
+        array: its numbers, of any shape.
+        weights: the common file, open for writing.
+    """
+    # Not ascontiguousarray, which makes lists of single numbers.
+    data = np.asarray(array, order="C")
     if data.nbytes < _SMALL:
         return onnx.numpy_helper.from_array(data, name)
     weights.write(b"\0" * (-weights.tell() % _PAGE))
@@ -62,7 +70,15 @@ def store(onnx: Any, name: str, array: npt.NDArray[Any], weights: IO[bytes]) -> 
 
 
 def write_rows(folder: Path, softcap: float | None) -> None:
-    """The graph of ``OnnxGraphs.rows``: softmax over all keys, averaged over the tail's tokens."""
+    """Write the graph of ``OnnxGraphs.rows``: softmax over all keys, averaged over the tail's tokens.
+
+    Args:
+        folder: where it goes.
+        softcap: of the logits, or None.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+    """
     onnx = onnx_library()
     helper, floats = onnx.helper, onnx.TensorProto.FLOAT
     nodes = [

@@ -16,7 +16,7 @@ from typing import Any
 
 from connector.backbone.onnx_runtime.folder import WEIGHTS, graph_name
 from connector.errors import MissingExtraError
-from router_export.backbone.graph_files import store
+from router_export.backbone.graph_files import onnx_library, store
 
 __all__ = ["quantize"]
 
@@ -25,18 +25,18 @@ def quantize(folder: Path, layers: int, widest: int) -> None:
     """Rewrite the graphs in a folder, and the one file of their weights.
 
     Args:
-        folder: of float32 graphs, see ``onnx_folder``.
+        folder: of float32 graphs, see ``connector.backbone.onnx_runtime.folder``.
         layers: how many.
         widest: size of the vectors inside of the MLP; products that take these stay as they are.
 
     Raises:
         MissingExtraError: onnx or ONNX Runtime is not installed.
     """
+    onnx = onnx_library()
     try:
-        import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "export") from None
+        raise MissingExtraError(error.name or "onnxruntime", "cpu") from None
     made = folder / f"{WEIGHTS}.int8"
     with tempfile.TemporaryDirectory(prefix="rh-int8-") as scratch, made.open("wb") as weights:
         for layer in range(layers):

@@ -15,7 +15,7 @@ from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone
 from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import Needs, ReadRequest, Runtime, torch_is_installed
-from connector.checkpoints.shape import BackboneShape
+from connector.checkpoints.shape import BackboneShape, decoder_config
 from connector.checkpoints.weights import Array
 from connector.errors import BackboneError, MissingExtraError
 from connector.sections import Layout
@@ -38,7 +38,7 @@ INT8_TOLERANCE = 0.25
 """Of the states behind int8 weights: length of the difference from torch's, as part of their own length.
 
 SmolLM2-135M has .09 at its 20th layer. Weights of 8 bits instead of 7 would overflow on some processors, and keys be
-off by .88 (see ``backbone_int8``).
+off by .88 (see ``router_export.backbone.int8``).
 """
 
 
@@ -93,10 +93,11 @@ def export_backbone(
     Raises:
         MissingExtraError: onnx or ONNX Runtime is not installed; or torch or onnxscript, which the family needs.
         BackboneError: the family cannot be exported, the graphs do not give torch's numbers, the folder holds
-            something else, or it cannot be written. An older export stays then.
+            something else, or it cannot be written. An older export stays, unless the last step, which removes it and
+            names the new one, fails.
     """
     shape = BackboneShape.from_config(source.weights.config, source.name)
-    layers = shape.layers if layers is None else layers
+    folder, layers = folder.absolute(), shape.layers if layers is None else layers
     if not 1 <= layers <= shape.layers:
         raise BackboneError(
             f"export: --layers {layers}: {source.name} has {shape.layers} layers; give 1 to {shape.layers}"
@@ -116,13 +117,9 @@ def export_backbone(
         embedding: float | None = None
         if states is None:
             rows, embedding = _compared(source, work, exported, vocabulary)
-        else:
-            _check(
-                "the length of the states",
-                _apart(states, _states(work, exported, vocabulary)),
-                exported,
-                INT8_TOLERANCE,
-            )
+        elif precision == "int8":
+            apart = _apart(states, _states(work, exported, vocabulary))
+            _check("the length of the states", apart, exported, INT8_TOLERANCE)
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     except OSError as error:
@@ -185,8 +182,8 @@ def _rounded(source: Source, work: Path, exported: ExportedBackbone) -> Exported
     """The same with int8 weights."""
     from router_export.backbone.int8 import quantize
 
-    config = source.weights.config
-    quantize(work, exported.layers, int((config.get("text_config") or config).get("intermediate_size") or 0))
+    widest = decoder_config(source.weights.config).get("intermediate_size") or 0
+    quantize(work, exported.layers, int(widest))
     (work / RECORD).unlink()
     exported = replace(exported, dtype="int8", files=_sizes(work))
     exported.write(work)

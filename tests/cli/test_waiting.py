@@ -19,6 +19,18 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
+def after(monkeypatch: pytest.MonkeyPatch, name: str) -> threading.Event:
+    """Set when a method of the steps is through."""
+    done, real = threading.Event(), getattr(module._Steps, name)
+
+    def told(steps: Any) -> None:
+        real(steps)
+        done.set()
+
+    monkeypatch.setattr(module._Steps, name, told)
+    return done
+
+
 def test_quick_steps_are_not_told(said: list[str]) -> None:
     with waiting("loading") as report:
         report("reading", None)
@@ -27,14 +39,7 @@ def test_quick_steps_are_not_told(said: list[str]) -> None:
 
 def test_slow_steps_are_told_once(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LINE", 0.0)
-    first = threading.Event()
-    say = module._Steps.say
-
-    def told(steps: Any) -> None:
-        say(steps)
-        first.set()
-
-    monkeypatch.setattr(module._Steps, "say", told)
+    first = after(monkeypatch, "say")
     with waiting("loading") as report:
         assert first.wait(60)
         for fraction in (None, 0.5, 1.0):
@@ -54,14 +59,7 @@ def test_a_bar_comes_where_it_takes_long(monkeypatch: pytest.MonkeyPatch, capfd:
     monkeypatch.setattr(module, "_LINE", 0.0)
     monkeypatch.setattr(module, "_BAR", 0.0)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    drawn = threading.Event()
-    draw = module._Steps.draw
-
-    def told(steps: Any) -> None:
-        draw(steps)
-        drawn.set()
-
-    monkeypatch.setattr(module._Steps, "draw", told)
+    drawn = after(monkeypatch, "draw")
     with waiting("loading") as report:
         assert drawn.wait(60)
         report("downloading", 0.5)

@@ -40,6 +40,7 @@ def test_texts_in_parts(embedder: Embedder) -> None:
     assert [len(own) for own in found] == [2, 0, 1]
     np.testing.assert_array_equal(np.concatenate(found), similarity.cosines("cats", ["cats", "sleep", "bread"]))
     assert [len(own) for own in similarity.of_parts("cats", [[], []])] == [0, 0]
+    assert similarity.of_parts("cats", []) == []
 
 
 def test_vectors_are_made_once(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ def settings_of(**options: str) -> Settings:
         ({"bfloat16": True}, {}, False),
         ({"cuda": True}, {}, False),
         ({}, {"backbone__device": "cuda"}, False),
+        ({"cuda": True}, {"backbone__device": "cpu"}, True),
         ({}, {"backbone__dtype": "bfloat16"}, False),
         ({}, {"cache__dtype": "int4"}, False),
         ({}, {"backbone__layout": "block"}, False),

@@ -8,11 +8,11 @@ from typing import Literal
 
 from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone, exported_folder
 from connector.checkpoints.catalogue import CATALOGUE
-from connector.checkpoints.file_hashes import file_hashes
-from connector.checkpoints.licences import AcceptLicense
+from connector.checkpoints.licences import AcceptLicense, accepting
 from connector.checkpoints.manifest import gguf_digest
 from connector.checkpoints.package_files import Progress
-from connector.checkpoints.pulling import find_local, locked, obtain, with_gguf
+from connector.checkpoints.pulling import find_local, gguf_sha256, locked, obtain, with_gguf
+from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError, MissingExtraError
 from connector.sections import Settings
 
@@ -63,16 +63,18 @@ def prepare_export(
 
         def write(source: Source) -> None:
             report(_LABEL, 0.0)
+            # A router of a deeper model is refused where it is taken.
+            deepest = BackboneShape.from_config(source.weights.config, source.name).layers
             export_backbone(
                 source,
                 folder,
-                layers,
+                None if layers is None else min(layers, deepest),
                 precision,
                 compare=False,
                 progress=lambda fraction: report(_LABEL, fraction),
             )
 
-        accept = accept_license or ((lambda name, terms: True) if backbone.accept_license else None)
+        accept = accept_license or accepting(backbone.accept_license)
         fetched = backbone.model in CATALOGUE or named.suffix.lower() == ".gguf"
         checkpoint = find_local(backbone.model, cache=cache)
         if checkpoint is None and not fetched:
@@ -114,7 +116,7 @@ def _digest(settings: Settings) -> str | None:
         # A checkpoint that somebody changed is taken as it is; the router tells.
         return None if find_local(model, cache=cache) else gguf_digest(CATALOGUE[model].sha256)
     if path.suffix.lower() == ".gguf" and path.is_file():
-        return gguf_digest(file_hashes([path], cache)[path.name])
+        return gguf_digest(gguf_sha256(path, cache))
     if path.is_dir():
         return obtain(model, cache=cache, offline=True).digest()
     return None

@@ -93,7 +93,7 @@ def command(
         backbone = SharedBackbone.open(settings)
         needed = large if with_growth or "large" in plan.parts else middle
         bench = Bench(backbone, read_texts(folder, backbone.tokenizer, needed, length), plan, progress)
-        report = bench.run(portable_command(sys.argv[1:], folder or Path()))
+        report = bench.run(portable_command(sys.argv[1:], folder))
         if with_growth:
             lengths = (12, 24) if quick else _GROWTH_TOKENS
             report["growth"] = growth(

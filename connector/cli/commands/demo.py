@@ -26,14 +26,15 @@ from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable
 from connector.cli.models import Models
 from connector.cli.progress import progress
 from connector.documents import RerankResult
-from connector.errors import DataError, MissingExtraError, SettingsError
+from connector.errors import DataError, SettingsError
 from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.engines.engine import Engine
     from connector.reranker import Reranker
 
-# Settings of the demo, each unless --set gives it: passages short enough for all questions in a minute on two cores.
+# Settings of the demo, whatever file and environment say, unless --set gives them: passages short enough for all
+# questions in a minute on two cores.
 _SIZES = {"backbone.max_document_tokens": 128, "backbone.max_passages": 1}
 _SHOWN = 5
 _PORT = 8080
@@ -73,8 +74,6 @@ def command(context: Context, queries: tuple[str, ...], window: int, index: str,
     settings = _settings(context, window, index)
     if any(not query.strip() for query in queries):
         raise SettingsError("demo: --query is empty; give a question in plain words")
-    if serve:
-        _need_server()
     console = Console(stderr=True, highlight=False) if context.as_json else text_console()
     seconds: dict[str, float] = {}
     with _open_index(settings, console, seconds) as engine:
@@ -165,9 +164,10 @@ def _settings(context: Context, window: int, index: str) -> Settings:
 
 def _open_index(settings: Settings, console: Console, seconds: dict[str, float]) -> Engine:
     from connector.cli.demo_index import open_demo_index
+    from connector.engines.open_engine import index_folder
 
     started = time.perf_counter()
-    path = settings.cache.path / "indexes" / settings.engine.index
+    path = index_folder(settings)
     engine, was_there = open_demo_index(path, lambda what: console.print(f"{what} ...", markup=False))
     seconds["index"] = time.perf_counter() - started
     state = "from before" if was_there else "indexed"
@@ -361,15 +361,6 @@ def _reporting() -> Iterator[Callable[[str, float | None], None]]:
 
     with bar:
         yield report
-
-
-def _need_server() -> None:
-    # Told before minutes of work.
-    import importlib.util
-
-    for package in ("fastapi", "uvicorn"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "serve")
 
 
 def _serve(context: Context, settings: Settings, reranker: Reranker) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.console import Console
 from connector.cli.context import Context, pass_context
 from connector.cli.progress import ConsoleProgress
 from connector.sections import LAYOUTS
+
+if TYPE_CHECKING:
+    from connector.evaluation.answering.evaluation import Evaluation
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -74,7 +77,6 @@ def command(
     from connector.engines.index_names import naming_indexes
     from connector.evaluation.evaluate import EvaluateOptions, evaluate
     from connector.evaluation.provenance import portable_command
-    from connector.evaluation.report import render_controls, render_table
 
     if report is not None:
         check_charts()
@@ -94,11 +96,18 @@ def command(
         measured.write_per_query(per_query)
     if runs is not None:
         measured.write_runs(runs)
-    if report is not None:
-        measured.write_page(report)
     if context.as_json:
         context.print_json(measured.to_json())
-        return
+    else:
+        _print(measured, all_rows)
+    if report is not None:
+        # Last: where no row stands for a setting there is no page, and all else is told.
+        measured.write_page(report)
+
+
+def _print(measured: Evaluation, all_rows: bool) -> None:
+    from connector.evaluation.report import render_controls, render_table
+
     verdict = measured.verdict()
     if verdict is not None:
         click.echo("\n".join(verdict.lines))

@@ -102,6 +102,7 @@ def _export_backbone(
     context: Context, out: Path | None, layers: int | None, precision: Literal["float32", "int8"]
 ) -> None:
     from connector.backbone.onnx_runtime.folder import exported_folder
+    from connector.checkpoints.licences import accepting
     from connector.checkpoints.pulling import obtain
     from connector.routing.needed_layers import layers_read
     from router_export import export_backbone
@@ -111,7 +112,7 @@ def _export_backbone(
         settings.backbone.model,
         cache=settings.cache.path,
         offline=settings.backbone.offline,
-        accept_license=(lambda name, terms: True) if settings.backbone.accept_license else None,
+        accept_license=accepting(settings.backbone.accept_license),
     )
     folder = out or exported_folder(settings.backbone.model, settings.cache.path, precision)
     written = export_backbone(checkpoint, folder, layers or layers_read(settings), precision)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from connector.cli.context import Context, pass_context
+from connector.cli.hit_table import printable
+from connector.documents import clean_text
 from connector.errors import DataError, EngineError, MissingExtraError, SettingsError
 from connector.sections import CLUSTER_KINDS, EngineSettings, Settings
 
@@ -24,7 +26,6 @@ _KINDS = ("embedded", *CLUSTER_KINDS)
 _CREDENTIALS = ("username", "password", "api_key", "bearer_token")
 _TITLES = frozenset({"title", "name", "headline", "subject"})
 _WORDS = 6
-_NEW_INDEX = "rh-connector index SOURCE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +72,20 @@ def command(
         raise SettingsError(f"{out} is there already; give --force to write over it, or --out for another file")
     asks = sys.stdin.isatty() and sys.stderr.isatty()
     given = context.settings(engine__kind=kind, engine__index=index, engine__fields=fields)
+    # What a file, the environment or --set names counts as an option does.
+    if "index" in given.engine.model_fields_set:
+        index = given.engine.index
+    if given.engine.fields:
+        fields = ",".join(given.engine.fields)
     if url is None and asks and kind != "embedded" and given.engine.url is None:
         url = click.prompt("URL of the cluster (empty: the embedded index)", default="", show_default=False, err=True)
     settings = _reached(context, given, (url or "").strip() or given.engine.url, kind)
     settings, names = _with_index(settings, index, asks)
+    program = "rh-connector" if out == Path("config.yaml") else f"rh-connector --config {shlex.quote(str(out))}"
+    new_index = f"{program} index SOURCE"
     if settings.engine.index not in names:
-        _write(
-            out, settings, context, _Written(**_told(settings, out), documents=0, query=None, hits=0, next=_NEW_INDEX)
-        )
+        told = _told(settings, out)
+        _write(out, settings, context, _Written(**told, documents=0, query=None, hits=0, next=new_index))
         return
     settings = _with_fields(settings, fields, asks)
     from connector.engines.open_engine import open_engine
@@ -88,7 +95,7 @@ def command(
         words = query or _first_words(engine)
         hits = len(engine.search(words, 10)) if words else 0
     # Words of a document are no part of a shell's language.
-    next_command = f"rh-connector search -- {shlex.quote(words or 'WORDS')}" if count else _NEW_INDEX
+    next_command = f"{program} search -- {shlex.quote(words or 'WORDS')}" if count else new_index
     told = _told(settings, out)
     _write(out, settings, context, _Written(**told, documents=count, query=words, hits=hits, next=next_command))
 
@@ -125,7 +132,7 @@ def _with_index(settings: Settings, index: str | None, asks: bool) -> tuple[Sett
     names = index_names(settings)
     if index is not None or not names:
         if index is not None and names and index not in names:
-            raise SettingsError(f"--index {index}: there is no such index; there are: {', '.join(names)}")
+            raise SettingsError(f"engine.index = {index}: there is no such index; there are: {', '.join(names)}")
         return settings, names
     if len(names) == 1:
         return _changed(settings, index=names[0]), names
@@ -180,7 +187,8 @@ def _first_words(engine: Engine) -> str | None:
     with closing(iter(engine.documents())) as documents:  # type: ignore[type-var]
         for document in documents:
             for _, text in texts_of(document.fields):
-                return " ".join(text.split()[:_WORDS]).replace('"', "")
+                # Half a character may stand in a document, and in no command.
+                return " ".join(clean_text(text).split()[:_WORDS])
     return None
 
 
@@ -228,12 +236,11 @@ def _write(out: Path, settings: Settings, context: Context, written: _Written) -
         context.print_json(asdict(written))
         return
     if written.query:
-        found = f"{written.hits} hit{'' if written.hits == 1 else 's'} for: {written.query}"
+        found = f"{written.hits} hit{'' if written.hits == 1 else 's'} for: {printable(written.query)}"
         click.echo(f"{written.index}: {written.documents} documents, fields {', '.join(written.fields)}; {found}")
     else:
         click.echo(f"{written.index}: no documents yet")
     click.echo(f"Wrote {out}")
     for name in written.variables:
         click.echo(f"Keep {name} set: it is not in the file.")
-    at = "" if out == Path("config.yaml") else f" --config {shlex.quote(str(out))}"
-    click.echo(f"Next: {written.next.replace('rh-connector', f'rh-connector{at}', 1)}")
+    click.echo(f"Next: {printable(written.next)}")

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence, Set
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,18 +125,18 @@ def _rerank_run(
     assert queries is not None
     texts = read_queries(queries)
     windows = {entry.id for entries in run.values() for entry in entries[: settings.rerank.window]}
-    fields = _fields(settings, collection, windows)
     console = Console(stderr=True)
-    outcomes = rerank_run(
-        run,
-        texts,
-        fields,
-        lambda: context.models.reranker(settings),
-        out,
-        window=settings.rerank.window,
-        tag=tag,
-    )
-    done = list(progress(console, f"reranking {run_path.name}", outcomes, len(run)))
+    with ExitStack() as opened:
+        outcomes = rerank_run(
+            run,
+            texts,
+            _fields(settings, collection, windows, opened),
+            lambda: context.models.reranker(settings),
+            out,
+            window=settings.rerank.window,
+            tag=tag,
+        )
+        done = list(progress(console, f"reranking {run_path.name}", outcomes, len(run)))
     unchanged = [outcome for outcome in done if outcome.reason is not None]
     kept = sum(outcome.kept for outcome in done)
     if unchanged:
@@ -153,13 +153,13 @@ def _rerank_run(
         click.echo(f"{len(done)} queries in {out}, {kept} of them from before", err=True)
 
 
-def _fields(settings: Settings, collection: Path | None, ids: Set[str]) -> FieldsById:
-    """Fields of documents by id: of a corpus file, read once, or of the configured engine."""
+def _fields(settings: Settings, collection: Path | None, ids: Set[str], opened: ExitStack) -> FieldsById:
+    """Fields of documents by id: of a corpus file, read once, or of the engine, which ``opened`` closes."""
     if collection is None:
         from connector.engines.index_names import naming_indexes
         from connector.engines.open_engine import open_engine
 
-        engine = open_engine(settings)
+        engine = opened.enter_context(open_engine(settings))
 
         def of_engine(wanted: Sequence[str]) -> dict[str, Mapping[str, Any]]:
             with naming_indexes(settings):
@@ -181,6 +181,8 @@ def _fields(settings: Settings, collection: Path | None, ids: Set[str]) -> Field
 def _tag(settings: Settings) -> str:
     """Names what the order depends on, so that a run made with other settings is not continued by mistake."""
     rerank, router = settings.rerank, settings.router
+    read = ("dtype", "max_document_tokens", "max_passages")
+    own = settings.backbone.model_dump(include=set(read), exclude_defaults=True)
     parts = [
         "rh",
         Path(settings.backbone.model).name,
@@ -189,5 +191,6 @@ def _tag(settings: Settings) -> str:
         rerank.readout,
         str(rerank.fusion),
         f"w{rerank.window}",
+        *(f"{name}-{own[name]}" for name in read if name in own),
     ]
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", "-".join(parts))

@@ -13,12 +13,13 @@ from rich.console import Console
 from connector.cli.context import Context, pass_context
 from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
 from connector.cli.models import Models
-from connector.cli.waiting import Progress, waiting
+from connector.cli.waiting import waiting
 from connector.documents import Hit, RerankResult, UsedHead, has_text
 from connector.errors import SettingsError
 from connector.sections import MODES, Settings
 
 if TYPE_CHECKING:
+    from connector.checkpoints.package_files import Progress
     from connector.explanation import Explanation, HitExplanation
 
 _SHOWN_HEADS = 16

@@ -15,7 +15,6 @@ from rich.table import Table
 
 from connector.cli.context import Context, pass_context
 from connector.cli.progress import ConsoleProgress
-from connector.credentials import redacted
 from connector.errors import SettingsError
 from connector.sections import LAYOUTS, Settings
 
@@ -72,6 +71,8 @@ def command(context: Context, /, **options: Any) -> None:
     """
     chosen = _Chosen(**options)
     part = _shard(chosen.shard)
+    if chosen.static and part is not None:
+        raise SettingsError(f"train: --static and --shard {chosen.shard}: head sets are found at once; leave one out")
     settings = context.settings(
         rerank__window=chosen.window, backbone__layout=chosen.layout, backbone__model=chosen.model
     )
@@ -119,6 +120,7 @@ class _Chosen:
     out: Path | None
 
     def train_options(self, shard: tuple[int, int] = (0, 1)) -> TrainOptions:
+        from connector.evaluation.provenance import portable_command
         from connector.training.train import TrainOptions
 
         return TrainOptions(
@@ -137,7 +139,7 @@ class _Chosen:
             leave_out=self.leave_out,
             measured=not self.quick,
             force=self.force,
-            command=_portable(),
+            command=portable_command(sys.argv[1:]),
         )
 
     def target(self, settings: Settings, suffix: str) -> Path:
@@ -259,13 +261,3 @@ def _readouts(text: str) -> tuple[ReadOut, ...]:
     if len(chosen) != len(names):
         raise SettingsError(f"train: --readouts {text}: give some of {', '.join(READOUTS)}, with commas")
     return chosen
-
-
-def _portable() -> str:
-    """The command line as it was typed, without secrets; of paths the last part only."""
-    return " ".join(["rh-connector", *(_last(redacted(word)) for word in sys.argv[1:])])
-
-
-def _last(word: str) -> str:
-    key, equals, value = word.rpartition("=")
-    return f"{key}{equals}{Path(value).name}" if "/" in value else word

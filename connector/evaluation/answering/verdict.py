@@ -77,7 +77,7 @@ def verdict_of(report: Report, settings: Settings) -> Verdict | None:
             f"(p = {gain.p_value:.4f}); check it on other queries."
         )
     elif answer == "better":
-        advice = f"Set: {assigned(wanted)}." if wanted else "Set: nothing, the defaults do this."
+        advice = f"Set: {assigned(wanted)}."
     elif answer == "worse":
         advice = (
             "Set: nothing, keep the first stage. A router of your own may help: rh-connector train FOLDER:train "
@@ -106,7 +106,7 @@ def verdict_of(report: Report, settings: Settings) -> Verdict | None:
 
 
 def assigned(settings: Mapping[str, Any] | None) -> str:
-    """Settings on one line, as ``--set`` takes them."""
+    """Settings on one line, for reading."""
     return ", ".join(f"{key}={value}" for key, value in (settings or {}).items()) or "nothing, the defaults do this"
 
 

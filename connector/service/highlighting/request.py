@@ -87,7 +87,7 @@ class HighlightRequest(JsonRequest):
             raise ServiceError(
                 Failure.INCONSISTENT, "inputs and question with context are both given; give one of them"
             )
-        if self.inputs is None and not self.pairs:
+        if not self.pairs and (self.inputs is None or self.question or self.context):
             missing = "question" if self.question is None else "context"
             raise ServiceError(Failure.INVALID, f"{missing} is missing; give question and context, or inputs")
         if len(self.pairs) > most:

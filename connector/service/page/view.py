@@ -59,7 +59,7 @@ class Row:
 
     Attributes:
         key: number of the hit in the first stage, from 0: the same in both lists.
-        place: in the first stage and after reranking, from 1.
+        before, place: in the first stage and after reranking, from 1.
         id, title, snippet, text: of the document; what was looked at is marked.
         first_stage: its score there, in words, or None.
         score: in words, or None where nothing was reranked.
@@ -109,7 +109,6 @@ class View:
         before, after: the hits in both orders.
         stages, total_ms: where the time went.
         explanation: how scores were computed; None where nothing was reranked.
-        unit: what the scores' unit is.
         moved_up, moved_down: how many hits moved.
         cached, encoded: passages from the cache, and encoded for this search.
         reranked: the order is the reranker's.

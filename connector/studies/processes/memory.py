@@ -36,7 +36,7 @@ class MemoryRow:
         process: ``serve`` or ``rerank``.
         memory_mb: ``cache.memory_mb``.
         documents: that were reranked.
-        begun: MB resident when the model was loaded; None: not seen.
+        begun: MB resident when the model was loaded, of ``rerank`` after the first window; None: not seen.
         peak: most MB that were resident.
         cached: MB in the document cache at the end; None: not seen.
     """
@@ -66,6 +66,8 @@ def measure_server(texts: Sequence[str], options: Sequence[str], memory_mb: int)
         assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]
         while not _is_ready(url):
+            if process.poll() is not None:
+                raise click.ClickException("serve ended while it was loading; run it alone to see why")
             time.sleep(0.2)
         begun = resident(process.pid, "VmRSS")
         for window in _windows(texts):

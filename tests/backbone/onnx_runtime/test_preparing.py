@@ -62,6 +62,19 @@ def test_more_layers_are_written_when_they_are_read(tiny: Settings) -> None:
     assert ExportedBackbone.read(folder).layers == 2
 
 
+def test_a_router_of_a_deeper_model_is_refused_by_itself(tiny: Settings) -> None:
+    assert ExportedBackbone.read(prepare_export(tiny, 40)).layers == 2
+
+
+def test_a_file_that_cannot_be_read_is_named(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("connector.checkpoints.pulling.file_hashes", refused)
+    with pytest.raises(BackboneError, match=r"cannot read .*tiny.gguf: Permission denied; give this user the right"):
+        prepare_export(tiny, 1)
+
+
 @pytest.mark.parametrize("damage", ["cut", "record"])
 def test_a_damaged_one_is_written_again(tiny: Settings, damage: str) -> None:
     folder = prepare_export(tiny, 1)

@@ -331,8 +331,8 @@ def test_unknown_layer_kinds_are_refused(tmp_path: Path) -> None:
         TorchRuntime.load(tmp_path)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_a_missing_gpu_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_gpu_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BackboneError, match=r"backbone\.device = cuda"):
         TorchRuntime.load(tmp_path, device="cuda")
 

@@ -50,6 +50,11 @@ def run(cache: Path, models: LoadedModels) -> Callable[..., int]:
     return call
 
 
+def test_an_index_has_a_plain_name(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--index", "a/b") == 2
+    assert "engine.index = 'a/b': give a plain name" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_first_and_second_run(
     run: Callable[..., int], cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

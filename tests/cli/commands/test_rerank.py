@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from connector.cli import main
+from connector.cli.commands.rerank import _tag
 from connector.cli.context import Context
 from connector.cli.models import Models
 from connector.evaluation.runs import read_run
+from connector.settings import load_settings
 from tests.evaluation.folders import DOCUMENTS, write_collection, write_jsonl
 from tests.loaded_models import LoadedModels
 
@@ -55,6 +57,13 @@ def test_a_line_is_answered_as_the_design_says(
     assert {hit["first_stage_rank"] for hit in answer["hits"]} == set(range(1, len(cats) + 1))
     assert {"hits", "reranked", "reason", "heads", "timings_ms"} <= answer.keys()
     assert all("head_score" in hit and "truncated" in hit for hit in answer["hits"])
+
+
+def test_a_tag_tells_what_was_read() -> None:
+    usual = _tag(load_settings("/dev/null", {}, {}))
+    assert usual.endswith("-w20")
+    short = _tag(load_settings("/dev/null", {"backbone.max_passages": 1, "backbone.dtype": "float32"}, {}))
+    assert short == f"{usual}-dtype-float32-max_passages-1"
 
 
 def test_keys_without_effect_are_named(

@@ -127,6 +127,7 @@ def test_what_is_wrong_is_told(cache: Path, collection: Path, trained: Path, tmp
     for arguments, error, says in (
         (("train",), SettingsError, "give a SOURCE"),
         (("train", f"{collection}:train", "--shard", "3/2"), SettingsError, "--shard 3/2"),
+        (("train", f"{collection}:train", "--static", "--shard", "1/2"), SettingsError, "--static and --shard 1/2"),
         (("train", f"{collection}:train", "--readouts", "sum"), SettingsError, "--readouts sum"),
         (("train", f"{collection}:train", "--out", "x.json"), SettingsError, "ends in .onnx"),
         (("train", "engine:train"), SettingsError, "engine:made"),

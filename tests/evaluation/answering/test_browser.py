@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from connector.studies.page_pictures import find_browser, open_browser, resize, take_report_picture
+from connector.studies.page_pictures import resize, take_report_picture
+from tests.browsing import DESKTOP, NEEDS_BROWSER, PHONE
 from tests.evaluation.answering.test_page import page_of
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        find_browser() is None,
-        reason="chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver",
-    ),
-]
-DESKTOP, PHONE = (1280, 900), (390, 844)
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +19,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(page_of(), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as driver:
-        yield driver
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,8 @@ from connector.checkpoints.pulling import obtain
 from connector.errors import BackboneError
 from router_export import export_backbone
 from router_export.backbone import writing
-from router_export.backbone.decoders import WRITTEN
+from router_export.backbone.decoders import WRITTEN, Decoder, UnwrittenError
+from router_export.backbone.graph_files import onnx_library, store
 from router_export.backbone.sources import Source
 from router_export.backbone.writing import EMBEDDING_TOLERANCE, TOLERANCE
 from tests.backbone.tiny import FAMILIES, WINDOW, config_of
@@ -152,6 +154,44 @@ def test_families_that_are_not_written_need_torch(
     with pytest.raises(BackboneError, match=r"granite is none of gemma2, .*set backbone.runtime to torch"):
         export_backbone(alone, tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"rope_parameters": {"rope_type": "linear"}},
+            r"tiny: of its scaled positions \(linear\): KeyError\('factor'",
+        ),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 2}}, r"\(llama3\): KeyError\('low_freq_factor'"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "tiny scales its positions by yarn"),
+        ({"hidden_act": "relu"}, "tiny has hidden_act = relu"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "layer_types": ["b", "a"] * 4}, "tiny: .* name a, b"),
+    ],
+)
+def test_what_is_not_written_is_named(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UnwrittenError, match=told):
+        Decoder.of(config_of("llama").to_dict() | options, "tiny")
+
+
+def test_a_single_number_stays_one(tmp_path: Path) -> None:
+    onnx = onnx_library()
+    with (tmp_path / "weights").open("wb") as file:
+        for array in (np.array(3), np.array([3]), np.ones((40, 40), dtype=np.float32).T[:, ::2]):
+            kept = store(onnx, "x", array, file)
+            assert tuple(kept.dims) == array.shape
+        file.flush()
+        assert (tmp_path / "weights").stat().st_size == 40 * 20 * 4
+
+
+def test_an_empty_folder_may_be_the_one_that_one_is_in(
+    smollm2: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = changed("llama", tmp_path / "tiny", smollm2.path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert export_backbone(checkpoint, Path(), compare=False).folder == tmp_path / "here"
+    assert ExportedBackbone.read(tmp_path / "here").layers == checkpoint.config()["num_hidden_layers"]
 
 
 def test_weights_that_are_not_finite_are_not_written(smollm2: Checkpoint, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def test_places_are_counted_as_java_counts(looking: TestClient) -> None:
         ({}, "question is missing; give question and context, or inputs"),
         ({"question": "q"}, "context is missing"),
         ({"context": "c"}, "question is missing"),
+        ({"inputs": [], "question": "q"}, "context is missing"),
         ({"question": 7, "context": "c"}, "question is 7; give the query"),
         ({"inputs": [{"question": "q"}]}, "inputs[0].context is missing; give a list of objects"),
         ({"inputs": "x"}, 'inputs is "x"'),

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from connector.reranker import Reranker
-from connector.studies.page_pictures import find_browser, open_browser, resize, take_pictures
+from connector.studies.page_pictures import resize, take_pictures
+from tests.browsing import DESKTOP, NEEDS_BROWSER, PHONE
 from tests.service.live import serving
 from tests.service.page.conftest import QUERY, settings_of
 from tests.service.waiting import wait_until
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        find_browser() is None,
-        reason="chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver",
-    ),
-]
-DESKTOP, PHONE = (1280, 900), (390, 844)
+pytestmark = NEEDS_BROWSER
 ADDRESS = "/ui?q=how+long+do+cats+sleep"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as driver:
-        yield driver
 
 
 @pytest.fixture
