@@ -1,6 +1,7 @@
 """Is one ranking better than another? Paired tests over queries, in numpy: the light install runs them too.
 
-The tests hold the numbers against scipy's ``permutation_test`` and ``bootstrap``, which draw in the same way.
+The tests hold the numbers against scipy's ``permutation_test`` and ``bootstrap``, which draw in the same way. scipy
+itself would add 143 MB to an install of 313 MB.
 """
 
 from __future__ import annotations
