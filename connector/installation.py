@@ -29,7 +29,7 @@ _EMPTY = ("cpu", "serve")
 # The extra that brings a package, by its import name; of two extras, the one that most need.
 _EXTRAS = {
     "torch": ("torch", "transformers", "accelerate"),
-    "cpu": ("onnxruntime", "onnx", "gguf", "safetensors", "filelock", "huggingface_hub"),
+    "cpu": ("onnxruntime", "onnx", "gguf", "ml_dtypes", "safetensors", "filelock", "huggingface_hub"),
     "serve": ("fastapi", "starlette", "uvicorn", "httpx2", "msgspec", "prometheus_client"),
     "vectors": ("faiss",),
     "opensearch": ("opensearchpy", "tenacity"),

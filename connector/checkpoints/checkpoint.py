@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from connector.checkpoints.file_hashes import file_hashes
 from connector.checkpoints.manifest import Manifest, gguf_digest
 from connector.errors import BackboneError, MissingExtraError
 
-__all__ = ["FAMILIES", "Checkpoint"]
+__all__ = ["FAMILIES", "Checkpoint", "open_tensors"]
 
 FAMILIES = frozenset(
     ["gemma2", "gemma3", "gemma3_text", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"]
@@ -183,20 +185,32 @@ def _refuse_own_code(config: dict[str, Any], path: Path) -> None:
         )
 
 
-def _check_weights(files: tuple[Path, ...]) -> None:
+@contextmanager
+def open_tensors(file: Path) -> Iterator[Any]:
+    """A safetensors file; its header is compared with its size.
+
+    Raises:
+        BackboneError: it is damaged, or cannot be read.
+        MissingExtraError: a library is not installed.
+    """
     try:
+        # numpy learns of bfloat16 from it.
+        import ml_dtypes  # noqa: F401
         from safetensors import SafetensorError, safe_open
-    except ModuleNotFoundError:
-        raise MissingExtraError("safetensors", "cpu") from None
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "safetensors", "cpu") from None
+    try:
+        with safe_open(file, framework="np") as tensors:
+            yield tensors
+    except (OSError, SafetensorError) as error:
+        raise BackboneError(f"{file} is damaged ({' '.join(str(error).split())}); fetch the model again") from None
+
+
+def _check_weights(files: tuple[Path, ...]) -> None:
     for file in files:
-        try:
-            # Opening reads the header and compares it with the file's size: a cut file shows at once.
-            with safe_open(file, framework="np"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise BackboneError(
-                f"{file} is damaged ({' '.join(str(error).split())}); fetch the model again"
-            ) from None
+        # Opening shows at once that a file was cut.
+        with open_tensors(file):
+            pass
 
 
 def _without_weights(path: Path) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Models"]
 
 # The settings that a reader and a reranker depend on.
-_READER: dict[str, Any] = {"backbone": True, "cache": True}
+_READER: dict[str, Any] = {"backbone": True, "cache": True, "router": {"embedder": True}}
 _RERANKER: dict[str, Any] = {**_READER, "router": True, "rerank": True, "engine": {"fields": True}}
 
 

@@ -8,15 +8,13 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +23,7 @@ from connector.cli.demo_questions import Found, demo_questions, examples, summar
 from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
 from connector.cli.models import Models
 from connector.cli.progress import progress
+from connector.cli.waiting import waiting
 from connector.documents import RerankResult
 from connector.errors import DataError, SettingsError
 from connector.sections import Settings
@@ -181,8 +180,7 @@ def _open_index(settings: Settings, console: Console, seconds: dict[str, float])
 
 def _load(models: Models, settings: Settings, console: Console, seconds: dict[str, float]) -> Reranker:
     started = time.perf_counter()
-    with _reporting() as report:
-        report(f"loading {settings.backbone.model}", None)
+    with waiting(f"loading {settings.backbone.model}") as report:
         reranker = models.reranker(settings, report)
     seconds["model"] = time.perf_counter() - started
     routes, every = reranker.routes, len(reranker.reader.runtime.shape.all_heads())
@@ -341,26 +339,6 @@ def _print_json(found: dict[str, Any]) -> None:
 
 def _step(console: Console, text: str, seconds: float) -> None:
     console.print(f"{text} ({seconds:.1f} s)", markup=False)
-
-
-@contextmanager
-def _reporting() -> Iterator[Callable[[str, float | None], None]]:
-    """A bar on standard error for what is fetched and loaded."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("", total=None)
-    said = set()
-
-    def report(label: str, fraction: float | None) -> None:
-        bar.update(task, description=label, total=None if fraction is None else 1.0, completed=fraction or 0.0)
-        if bar.disable and label not in said:
-            # Where standard error is a file, a bar is noise; what takes long is still said once.
-            said.add(label)
-            console.print(label, markup=False, highlight=False)
-
-    with bar:
-        yield report
 
 
 def _serve(context: Context, settings: Settings, reranker: Reranker) -> None:
