@@ -85,7 +85,7 @@ class _LayerGraph:
         )
 
     def _embedded(self) -> str:
-        batch = self._node("Unsqueeze", ["ids", self._ints("first", (0,))])
+        batch = self._node("Reshape", ["ids", self._ints("one", (1, -1))])
         table = self._constant(self._prefix + _EMBEDDINGS)
         hidden = self._node("Gather", [table, batch], axis=0)
         if not self._decoder.gemma:
@@ -115,30 +115,38 @@ class _LayerGraph:
         return self._node("Add", [middle, out])
 
     def _attention(self, layer: int) -> str:
-        """[1, tokens, heads x d]. Queries of a group share their keys, which are not repeated."""
+        """[1, tokens, heads x d]: each document's over its own keys. Queries of a group share keys, not repeated."""
         decoder, shape = self._decoder, self._decoder.shape
+        groups = shape.heads // shape.kv_heads
         scaled = self._node("Mul", [f"q.{layer}", self._number("scaling", np.float32(decoder.scaling))])
-        grouped = self._node("Reshape", [scaled, self._ints("by_group", (shape.kv_heads, -1, shape.head_dim))])
-        logits = self._node("MatMul", [grouped, self._node("Transpose", [f"keys.{layer}"], perm=[0, 2, 1])])
-        sizes = self._node("Shape", [logits])
-        tokens = self._node("Shape", [f"q.{layer}"], start=1, end=2)
-        each = self._node("Concat", [self._ints("heads", (shape.heads,)), tokens, self._ints("rest", (-1,))], axis=0)
-        logits = self._node("Reshape", [logits, each])
+        bias = self._bias(layer)
+        each = self._node("Shape", [bias], start=0, end=2)
+        sizes = [self._ints("by_group", (shape.kv_heads, groups)), each, self._ints("dim", (shape.head_dim,))]
+        apart = self._node("Reshape", [scaled, self._node("Concat", sizes, axis=0)])
+        apart = self._node("Transpose", [apart], perm=[2, 0, 1, 3, 4])
+        grouped = self._node("Reshape", [apart, self._ints("grouped", (0, 0, -1, shape.head_dim))])
+        logits = self._node("MatMul", [grouped, self._node("Transpose", [f"keys.{layer}"], perm=[0, 1, 3, 2])])
+        together = self._node("Shape", [logits])
+        rows = self._node("Shape", [bias], start=1, end=2)
+        heads = [self._ints("heads", (0, shape.heads)), rows, self._ints("rest", (-1,))]
+        by_head = self._node("Concat", heads, axis=0)
+        logits = self._node("Reshape", [logits, by_head])
         if decoder.softcap is not None:
             cap = self._number("softcap", np.float32(decoder.softcap))
             logits = self._node("Mul", [self._node("Tanh", [self._node("Div", [logits, cap])]), cap])
-        seen = self._node("Softmax", [self._node("Add", [logits, self._bias(layer)])], axis=-1)
-        values = self._node("MatMul", [self._node("Reshape", [seen, sizes]), f"values.{layer}"])
-        values = self._node("Reshape", [values, self._ints("by_query", (shape.heads, -1, shape.head_dim))])
-        together = self._node("Transpose", [values], perm=[1, 0, 2])
-        return self._node("Reshape", [together, self._ints("flat", (1, -1, shape.heads * shape.head_dim))])
+        hidden = self._node("Unsqueeze", [bias, self._ints("second", (1,))])
+        seen = self._node("Softmax", [self._node("Add", [logits, hidden])], axis=-1)
+        values = self._node("MatMul", [self._node("Reshape", [seen, together]), f"values.{layer}"])
+        values = self._node("Reshape", [values, by_head])
+        values = self._node("Transpose", [values], perm=[0, 2, 1, 3])
+        return self._node("Reshape", [values, self._ints("flat", (1, -1, shape.heads * shape.head_dim))])
 
     def _bias(self, layer: int) -> str:
         return "bias" if self._decoder.windows[layer] is None else "window_bias"
 
     def _angles(self) -> list[str]:
         """Cosines and sines of the rotary embedding, [1, tokens, d / 2]."""
-        steps = self._node("Unsqueeze", ["positions", self._ints("around", (0, 2))])
+        steps = self._node("Reshape", ["positions", self._ints("column", (1, -1, 1))])
         steps = self._node("Cast", [steps], to=self._onnx.TensorProto.FLOAT)
         angles = self._node("Mul", [steps, self._number("frequencies", self._decoder.frequencies[self._layer])])
         return [self._node("Cos", [angles]), self._node("Sin", [angles])]
@@ -176,12 +184,13 @@ class _LayerGraph:
     def _inputs(self) -> list[Any]:
         layer, shape = self._layer, self._decoder.shape
         whole = self._onnx.TensorProto.INT64
-        values = [self._value("positions", ["tokens"], whole)]
+        each = ["documents", "each"]
+        values = [self._value("positions", each, whole)]
         if layer == 0:
-            return [self._value("ids", ["tokens"], whole), *values]
-        seen: list[int | str] = [shape.kv_heads, "keys", shape.head_dim]
+            return [self._value("ids", each, whole), *values]
+        seen: list[int | str] = ["documents", shape.kv_heads, "keys", shape.head_dim]
         return [
-            self._value(self._bias(layer - 1), ["tokens", "keys"]),
+            self._value(self._bias(layer - 1), ["documents", "each", "keys"]),
             self._value(f"h.{layer - 1}", [1, "tokens", shape.hidden]),
             self._value(f"keys.{layer - 1}", seen),
             *values,

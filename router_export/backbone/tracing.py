@@ -21,7 +21,7 @@ from router_export.backbone.graph_files import COMMON, DOORS, OPSET
 
 __all__ = ["Traced", "first_layers", "trace"]
 
-_TOKENS, _KEYS = 5, 7
+_DOCUMENTS, _EACH, _KEYS = 3, 5, 7
 Tensor = torch.Tensor
 
 
@@ -77,16 +77,20 @@ class _Doors(AttentionPass):
             # What comes of it is no output, and is left out of the graph.
             return q
         keys, values = self._keys[layer], self._values[layer]
+        bias = self._bias if options.sliding_window is None else self._window_bias
+        documents, each = bias.shape[:2]
+        groups = q.shape[0] // k.shape[0]
         # Queries of a group share their keys, which are not repeated.
-        grouped = (q * options.scaling).reshape(k.shape[0], (q.shape[0] // k.shape[0]) * q.shape[1], k.shape[2])
-        logits = torch.matmul(grouped, keys.transpose(1, 2)).view(q.shape[0], q.shape[1], -1)
+        grouped = (q * options.scaling).reshape(k.shape[0], groups, documents, each, k.shape[2])
+        grouped = grouped.permute(2, 0, 1, 3, 4).reshape(documents, k.shape[0], groups * each, k.shape[2])
+        logits = torch.matmul(grouped, keys.transpose(2, 3)).view(documents, q.shape[0], each, -1)
         if options.softcap is not None:
             logits = torch.tanh(logits / options.softcap) * options.softcap
-        bias = self._bias if options.sliding_window is None else self._window_bias
-        weights = torch.softmax(logits + bias, dim=-1)
+        weights = torch.softmax(logits + bias[:, None], dim=-1)
         # Only the tokens' number may be worked out: the keys' would be taken from some other layer's.
-        grouped_weights = weights.reshape(k.shape[0], (q.shape[0] // k.shape[0]) * q.shape[1], -1)
-        return torch.matmul(grouped_weights, values).view(q.shape)
+        grouped_weights = weights.reshape(documents, k.shape[0], groups * each, -1)
+        out = torch.matmul(grouped_weights, values).view(documents, q.shape[0], each, k.shape[2])
+        return out.transpose(0, 1).reshape(q.shape)
 
 
 class _Traceable(torch.nn.Module):
@@ -112,7 +116,7 @@ class _Traceable(torch.nn.Module):
     ) -> list[Tensor]:
         doors = _Doors(keys, values, bias, window_bias, self._hidden)
         with active(doors):
-            self.decoder(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+            self.decoder(input_ids=ids.reshape(1, -1), position_ids=positions.reshape(1, -1), use_cache=False)
         self.options = doors.options
         return doors.outputs
 
@@ -134,17 +138,18 @@ def trace(decoder: Any, path: Path) -> Traced:
     between = range(len(decoder.layers) - 1)
     module = _Traceable(decoder)
     example = (
-        [torch.randn(kv_heads, _KEYS, dim) for _ in between],
-        [torch.randn(kv_heads, _KEYS, dim) for _ in between],
-        torch.zeros(_TOKENS, _KEYS),
-        torch.zeros(_TOKENS, _KEYS),
+        [torch.randn(_DOCUMENTS, kv_heads, _KEYS, dim) for _ in between],
+        [torch.randn(_DOCUMENTS, kv_heads, _KEYS, dim) for _ in between],
+        torch.zeros(_DOCUMENTS, _EACH, _KEYS),
+        torch.zeros(_DOCUMENTS, _EACH, _KEYS),
         # Last: the exporter takes the number of tokens from the last input that has it, and every graph has these.
-        torch.arange(_TOKENS),
-        torch.arange(_TOKENS),
+        torch.arange(_EACH).repeat(_DOCUMENTS, 1),
+        torch.arange(_EACH).repeat(_DOCUMENTS, 1),
     )
     free = torch.export.Dim.DYNAMIC
-    each, bias = [{1: free} for _ in between], {0: free, 1: free}
-    shapes = (each, each, bias, bias, {0: free}, {0: free})
+    seen, tokens = [{0: free, 2: free} for _ in between], {0: free, 1: free}
+    bias = {0: free, 1: free, 2: free}
+    shapes = (seen, seen, bias, bias, tokens, tokens)
     inputs = [*(f"{name}.{layer}" for name in ("keys", "values") for layer in between), *COMMON]
     outputs = [f"{name}.{layer}" for layer in range(len(decoder.layers)) for name in DOORS]
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -254,13 +254,17 @@ def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tu
 
     prefix, documents = tuple(ids(9).tolist()), [ids(count) for count in (37, 1, 120, 12)]
     shared, variants = ids(6), (ids(8), ids(3))
-    total = len(shared) + sum(map(len, variants))
     position = len(prefix) + max(map(len, documents))
-    tail = Tail.of(shared, variants, np.eye(total, dtype=np.float32), position, len(prefix))
+
+    def laid_out(parts: Sequence[TokenIds], position: int) -> Tail:
+        every = np.eye(len(shared) + sum(map(len, parts)), dtype=np.float32)
+        return Tail.of(shared, parts, every, position, len(prefix))
+
     needs = Needs(tuple((layer, head) for layer in range(layers) for head in range(theirs.shape.heads)))
     largest = 0.0
-    layouts: tuple[Layout, ...] = ("block", "late")
-    for layout in layouts:
+    together, apart = laid_out(variants, position), laid_out(variants[:1], 0)
+    layouts: Mapping[Layout, Tail] = {"block": together, "late": together, "solo": apart}
+    for layout, tail in layouts.items():
         rows = []
         for runtime in (theirs, ours):
             encoded = list(runtime.encode(prefix, documents, needs, layout=layout))

@@ -30,7 +30,7 @@ __all__ = ["RECORD", "ROWS", "WEIGHTS", "ExportedBackbone", "exported_folder", "
 RECORD = "backbone.json"
 ROWS = "rows.onnx"
 WEIGHTS = "weights.bin"
-_FORMAT = "rh-backbone-onnx-1"
+_FORMAT = "rh-backbone-onnx-2"
 
 
 def graph_name(layer: int) -> str:

@@ -39,7 +39,7 @@ class LayerStates:
 
 
 class Seen(Protocol):
-    """All keys and values that a layer's queries may see, its own among them: float32 [kv heads, keys, d]."""
+    """All keys and values that a layer's queries may see, its own among them."""
 
     def __call__(self, layer: int, states: LayerStates) -> tuple[Array, Array]: ...
 
@@ -114,16 +114,41 @@ class OnnxGraphs:
         biases: Mapping[int | None, Array],
         seen: Seen,
     ) -> Iterator[tuple[int, LayerStates]]:
-        """Tokens through the layers; a layer is run when it is asked for.
+        """Tokens of one sequence through the layers; a layer is run when it is asked for.
 
         Args:
             ids: int32 [tokens].
             positions: int64 [tokens].
             biases: sliding window in tokens (or None) -> float32 [tokens, keys], for ``seen``.
-            seen: called once a layer, when the next one is asked for.
+            seen: called once a layer, when the next one is asked for; float32 [kv heads, keys, d].
 
         Yields:
             Layer and its states.
+        """
+
+        def alone(layer: int, states: LayerStates) -> tuple[Array, Array]:
+            keys, values = seen(layer, states)
+            return keys[None], values[None]
+
+        return self.run_each(ids[None], positions[None], {size: bias[None] for size, bias in biases.items()}, alone)
+
+    def run_each(
+        self,
+        ids: TokenIds,
+        positions: npt.NDArray[np.int64],
+        biases: Mapping[int | None, Array],
+        seen: Seen,
+    ) -> Iterator[tuple[int, LayerStates]]:
+        """The same for some documents side by side, none of which sees another.
+
+        Args:
+            ids: int32 [documents, tokens].
+            positions: int64 [documents, tokens].
+            biases: sliding window in tokens (or None) -> float32 [documents, tokens, keys], for ``seen``.
+            seen: as above; float32 [documents, kv heads, keys, d].
+
+        Yields:
+            Layer and its states, of one document's tokens behind the other's.
         """
         common: dict[str, Any] = {"ids": ids.astype(np.int64), "positions": positions}
         common.update({"bias" if size is None else "window_bias": bias for size, bias in biases.items()})

@@ -122,7 +122,7 @@ class OnnxRuntime:
             "number_format": self._exported.dtype,
             "provider": self._graphs.provider,
             "graph_optimization": self._graphs.optimization,
-            "batches": "each sequence by itself",
+            "batches": "documents by themselves" if self._reads_together else "each sequence by itself",
             "threads": str(self._threads),
         }
 
@@ -186,7 +186,13 @@ class OnnxRuntime:
         self._deepest(request.needs)
         groups = self._shape.heads // self._shape.kv_heads
         states, windows = self._prefix_states(prefix), self._exported.windows
-        return read_alone(self._graphs, own, states, request.tail, request.needs, windows, groups)
+        together = self._reads_together
+        return read_alone(self._graphs, own, states, request.tail, request.needs, windows, groups, together=together)
+
+    @property
+    def _reads_together(self) -> bool:
+        # int8 weights round activations by a scale of the run.
+        return self._exported.dtype == "float32"
 
     def _read(
         self, prefix: Sequence[int], request: ReadRequest, own: Sequence[OnnxEncodedDocument], *, late: bool

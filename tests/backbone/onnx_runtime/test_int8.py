@@ -19,6 +19,7 @@ from connector.heads.needs import Needs
 from connector.sections import Layout, Settings
 from router_export import export_backbone
 from tests.backbone.onnx_runtime.test_runtime import DOCUMENTS, PREFIX, tail, with_backbone
+from tests.backbone.onnx_runtime.test_solo import read as read_alone
 from tests.backbone.reading import read_one
 from tests.backbone.tiny_exports import TinyExports
 
@@ -79,6 +80,15 @@ def test_batch_equals_single_bit_for_bit(folders: dict[str, Path], layout: Layou
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
     rows = [read_one(runtime, PREFIX, tail(), states, heads, layout=layout) for states in (batch, single)]
     np.testing.assert_array_equal(*rows)
+
+
+def test_documents_read_alone_are_alone(folders: dict[str, Path]) -> None:
+    runtime = loaded(folders["int8"])
+    needs = Needs(((1, 0),), ("query",), (0, 2))
+    whole = read_alone(runtime, DOCUMENTS, needs)
+    assert runtime.plan["batches"] == "each sequence by itself"
+    for number, document in enumerate(DOCUMENTS):
+        np.testing.assert_array_equal(read_alone(runtime, [document], needs).states[:, 0], whole.states[:, number])
 
 
 def test_documents_of_the_other_precision_are_refused(folders: dict[str, Path]) -> None:
