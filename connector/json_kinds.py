@@ -8,7 +8,7 @@ __all__ = ["json_kind"]
 
 
 def json_kind(value: Any) -> str:
-    """``null``, ``true or false``, ``a list``, ``an object``, ``text`` or ``a number``."""
+    """``null``, ``true or false``, ``a list``, ``an object``, ``text`` or ``a number``; YAML also has ``a date``."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -17,4 +17,6 @@ def json_kind(value: Any) -> str:
         return "a list"
     if isinstance(value, dict):
         return "an object"
-    return "text" if isinstance(value, str) else "a number"
+    if isinstance(value, int | float):
+        return "a number"
+    return "text" if isinstance(value, str) else f"a {type(value).__name__}"

@@ -18,6 +18,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from connector.credentials import HIDDEN, keep_secret, redacted
 from connector.errors import SettingsError
+from connector.json_kinds import json_kind
 from connector.sections import Settings
 
 __all__ = ["ENVIRONMENT_PREFIX", "Setting", "load_settings", "settings_table"]
@@ -121,7 +122,7 @@ def _read_file(path: Path | str | None) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise SettingsError(f"{path} must hold sections such as 'engine:', not {type(loaded).__name__}")
+        raise SettingsError(f"{path} must hold sections such as 'engine:', not {json_kind(loaded)}")
     # An empty section ("engine:" with every key commented out) is YAML's null.
     return {str(key): {} if value is None else value for key, value in loaded.items()}
 
@@ -140,7 +141,7 @@ def _set(values: dict[str, Any], key: str, value: Any, known: set[str], source: 
     section, name = key.split(".", 1)
     inner = values.setdefault(section, {})
     if not isinstance(inner, dict):
-        raise SettingsError(f"'{section}' must hold keys such as {key}, not {type(inner).__name__}")
+        raise SettingsError(f"'{section}' must hold keys such as {key}, not {json_kind(inner)}")
     # The environment has no null: an empty value stands for it.
     inner[name] = None if value == "" and _may_be_null(key) else value
 

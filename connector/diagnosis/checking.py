@@ -15,7 +15,7 @@ from connector.diagnosis import cluster, exported, machine, model
 from connector.diagnosis.findings import Check, Finding, failed, run
 from connector.diagnosis.model import Load
 from connector.engines.cluster.connect import connect
-from connector.engines.cluster.connection import Connection
+from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import BackboneError, RhConnectorError
 from connector.sections import Settings
 
@@ -137,7 +137,10 @@ def _opensearch(connection: Connection, settings: Settings, wanted: bool) -> _Re
 
     usable = yield from _watched("plugins", lambda: opensearch.plugins(connection, wanted))
     if not wanted or not usable:
-        yield Finding("pipeline", "ok", "not tried: a plugin is missing" if wanted else _NO_SERVICE)
+        if wanted:
+            yield Finding("pipeline", "ok", "not tried: a plugin is missing")
+        else:
+            yield from run("pipeline", lambda: _unchecked("pipeline", connection, settings, "/_search/pipeline"))
         return None
     try:
         there = opensearch.installed(connection, settings)
@@ -175,7 +178,7 @@ def _elasticsearch(connection: Connection, settings: Settings, wanted: bool) -> 
         return None
     yield from run("licence", lambda: elasticsearch.licence(connection))
     if not wanted:
-        yield Finding("endpoint", "ok", _NO_SERVICE)
+        yield from run("endpoint", lambda: _unchecked("endpoint", connection, settings, "/_inference/rerank"))
         return None
     try:
         finding, reached = elasticsearch.endpoint(connection, settings)
@@ -183,6 +186,24 @@ def _elasticsearch(connection: Connection, settings: Settings, wanted: bool) -> 
         finding, reached = failed("endpoint", error), None
     yield finding
     return reached
+
+
+def _unchecked(piece: str, connection: Connection, settings: Settings, path: str) -> Iterator[Finding]:
+    """What stands in the cluster under our name though the settings ask for nothing."""
+    name = settings.writeback.name
+    try:
+        connection.request("GET", f"{path}/{name}")
+    except ClusterError as error:
+        if error.status in (403, 404):
+            yield Finding(piece, "ok", _NO_SERVICE)
+            return
+        raise
+    yield Finding(
+        piece,
+        "warn",
+        f"{name} is installed and was not checked: writeback.service_url is not set",
+        "set writeback.service_url to the service's URL as the cluster sees it",
+    )
 
 
 def _embedded(settings: Settings) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 
 from connector.documents import Document, clean_text
 from connector.errors import DataError
+from connector.json_kinds import json_kind
 
 __all__ = ["BadLine", "Source"]
 
@@ -156,7 +157,7 @@ class Source:
         except (ValueError, RecursionError) as error:
             raise _NoDocumentError(f"not JSON ({error})") from None
         if not isinstance(value, dict):
-            raise _NoDocumentError(f"a JSON {type(value).__name__}; give one object a line")
+            raise _NoDocumentError(f"{json_kind(value)}; give one object a line")
         key = "_id" if "_id" in value else "id"
         identity = _identity(value, key)
         fields = {name: inner for name, inner in value.items() if name != key}
@@ -203,7 +204,7 @@ def _identity(value: dict[str, Any], key: str) -> str:
     if identity is None:
         raise _NoDocumentError("no _id; give each document an _id that is text")
     if isinstance(identity, bool) or not isinstance(identity, str | int):
-        raise _NoDocumentError(f"{key} is {type(identity).__name__}; give text")
+        raise _NoDocumentError(f"{key} is {json_kind(identity)}; give text")
     try:
         text = str(identity)
     except ValueError:

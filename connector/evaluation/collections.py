@@ -169,7 +169,9 @@ def _qrels_path(folder: Path, split: str, given: Path | str | None) -> Path:
     splits = sorted(
         {found.stem.removeprefix("qrels_") for found in [*folder.glob("qrels_*.tsv"), *folder.glob("qrels/*.tsv")]}
     )
-    others = f"; other files of judgments: {', '.join(splits)}" if splits else ""
+    if split != "test" and (folder / "qrels.tsv").is_file():
+        splits.append("test (qrels.tsv)")
+    others = f"; there are those of {', '.join(splits)}" if splits else ""
     raise DataError(f"{folder} has no judgments for the split {split} ({' or '.join(names)}){others}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from connector.errors import DataError
+from connector.json_kinds import json_kind
 
 __all__ = ["json_objects", "numbered_lines", "object_id", "object_text", "write_text"]
 
@@ -46,7 +47,7 @@ def json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not JSON ({error}); give one JSON object a line") from None
         if not isinstance(value, dict):
-            raise DataError(f"{where}: a JSON {type(value).__name__}; give one JSON object a line")
+            raise DataError(f"{where}: {json_kind(value)}; give one JSON object a line")
         yield where, value
 
 
@@ -72,7 +73,7 @@ def object_text(value: dict[str, Any], key: str, where: str) -> str:
     if text is None:
         return ""
     if not isinstance(text, str):
-        raise DataError(f"{where}: {key} is {type(text).__name__}; give text")
+        raise DataError(f"{where}: {key} is {json_kind(text)}; give text")
     return text
 
 

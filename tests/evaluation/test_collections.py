@@ -61,7 +61,7 @@ def test_excluded_pairs_leave_the_judgments(tmp_path: Path) -> None:
         ("qrels.tsv", "query-id\tcorpus-id\tscore\n", "holds no judgments"),
         ("qrels.tsv", "query-id\tcorpus-id\tscore\nq1\tcats\t0\n", "grade above 0"),
         ("qrels.tsv", "query-id\tcorpus-id\tscore\nq7\tcats\t1\n", r"query q7 is not in queries\.jsonl"),
-        ("queries.jsonl", '{"_id": "q1", "text": "a"}\n[1]\n', r"queries\.jsonl, line 2: a JSON list"),
+        ("queries.jsonl", '{"_id": "q1", "text": "a"}\n[1]\n', r"queries\.jsonl, line 2: a list"),
         ("queries.jsonl", '{"_id": "q1", "text": "a"}\n{"_id"\n', r"queries\.jsonl, line 2: not JSON"),
         ("queries.jsonl", '{"_id": "q1", "text": " "}\n', "query q1 has no text"),
         ("queries.jsonl", '{"_id": "q1", "text": "a"}\n\n{"_id": "q1", "text": "b"}\n', "line 3: query q1 is there"),
@@ -79,7 +79,7 @@ def test_wrong_files_are_named(tmp_path: Path, name: str, content: str, message:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"_id": "a", "text": 3}\n', "line 1: text is int"),
+        (b'{"_id": "a", "text": 3}\n', "line 1: text is a number"),
         (b'{"_id": "a", "text": "x"}\n{"_id": "a", "text": "y"}\n', "line 2: document a is there already"),
         (b'{"_id": "a", "text": "x"}\n{"_id": "b", "text": "\xff"}\n', "line 2: not UTF-8"),
         (b"[" * 100_000 + b"\n", "line 1: not JSON"),

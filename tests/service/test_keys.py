@@ -143,14 +143,20 @@ def test_keys_without_effect_are_told(client: TestClient, route: str) -> None:
     meta = response.json().get("meta") if isinstance(response.json(), dict) else None
     if meta is not None:
         assert meta["warnings"] == ["keys without effect: user, sp\\xe4\\xdf e, priority"]
+    if route != "/score":
+        assert post(client, route, model=5).headers["x-ignored-keys"] == "model"
     plain = post(client, route, model="m")
     assert "x-ignored-keys" not in plain.headers and "warnings" not in plain.text
+
+
+DOCUMENTS_KEYS = {"/rerank texts": "texts", "/score": "text_2", "/v1/score": "text_2"}
 
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_what_was_cut_is_told(make_client: ClientFactory, route: str) -> None:
     response = post(make_client(odds(1.0, 2.0, 3.0, cut=[2, 0], query=True)), route)
-    assert response.headers["x-truncated"] == "query, documents[0], documents[2]"
+    name = DOCUMENTS_KEYS.get(route, "documents")
+    assert response.headers["x-truncated"] == f"query, {name}[0], {name}[2]"
     if route in ("/v1/rerank", "/v2/rerank"):
         assert response.json()["meta"]["warnings"] == [
             "the query is too long: only its beginning was read",
@@ -174,13 +180,13 @@ def test_an_instruction_that_was_cut_is_told_as_one(reranker: Reranker, make_cli
 def test_of_many_that_were_cut_some_are_named(make_client: ClientFactory) -> None:
     client = make_client(odds(*map(float, range(30)), cut=range(30)))
     response = client.post("/rerank", json={"query": "q", "texts": ["t"] * 30})
-    assert response.headers["x-truncated"].endswith("documents[19], and 10 more")
+    assert response.headers["x-truncated"].endswith("texts[19], and 10 more")
 
 
 def test_pairs_that_were_cut_are_named_by_their_places(make_client: ClientFactory) -> None:
     client = make_client(odds(1.0, 2.0, cut=[1]))
     pairs = {"text_1": ["cats", "dogs", "cats", "dogs"], "text_2": ["a", "b", "c", "d"]}
-    assert client.post("/score", json=pairs).headers["x-truncated"] == "documents[2], documents[3]"
+    assert client.post("/score", json=pairs).headers["x-truncated"] == "text_2[2], text_2[3]"
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -188,7 +194,9 @@ def test_pairs_that_were_cut_are_named_by_their_places(make_client: ClientFactor
 def test_texts_that_must_not_be_cut(make_client: ClientFactory, route: str, key: str) -> None:
     refused = post(make_client(odds(1.0, 2.0, 3.0, cut=[1])), route, **{key: False})
     assert refused.status_code == 422
-    assert told(refused).startswith(f"documents[1] is too long to be read whole, and {key} is false")
+    assert told(refused).startswith(
+        f"{DOCUMENTS_KEYS.get(route, 'documents')}[1] is too long to be read whole, and {key} is false"
+    )
     assert post(make_client(odds(1.0, 2.0, 3.0)), route, **{key: False}).status_code == 200
     assert post(make_client(odds(1.0, 2.0, 3.0, cut=[1])), route, **{key: True}).status_code == 200
 

@@ -70,6 +70,8 @@ class DialectRequest(JsonRequest):
     """A rerank request in one API's shape."""
 
     style: ClassVar[Style] = Style.SUPERSET
+    documents_field: ClassVar[str] = "documents"
+    """What holds the documents."""
     scores_every_text: ClassVar[bool] = False
     """Whether the answer has one score a text, so that nothing can be left out of it or moved."""
 
@@ -166,17 +168,20 @@ class DialectRequest(JsonRequest):
         texts = ["query"] * any(result.query_truncated for result in results)
         texts += ["instruction"] * any(result.instruction_truncated for result in results)
         if self.truncation is False and (texts or documents):
-            what = f"the {texts[0]}" if texts else f"documents[{documents[0]}]"
+            what = f"the {texts[0]}" if texts else f"{self.key_of(self.documents_field)}[{documents[0]}]"
             key = self.key_of("truncation")
             raise ServiceError(
                 Failure.INCONSISTENT,
                 f"{what} is too long to be read whole, and {key} is false; send a shorter text, or true",
             )
-        return Notes(texts, documents, self.without_effect(results))
+        name = f"{self.key_of(self.documents_field)}[{{}}]"
+        return Notes(texts, documents, self.without_effect(results), name)
 
     def without_effect(self, results: Sequence[RerankResult]) -> list[str]:
         """Keys of the request that changed nothing, as they came."""
         keys = list(self.ignored)
+        if self.model is not None and not isinstance(self.model, str):
+            keys.append("model")
         if self.score_threshold is not None and not all(result.reranked for result in results):
             # Of what was not reranked nothing is known: all of it goes back.
             keys.append("score_threshold")

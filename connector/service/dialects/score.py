@@ -38,6 +38,8 @@ class ScoreRequest(DialectRequest):
         }
     )
 
+    documents_field: ClassVar[str] = "text_2"
+
     text_1: Text | list[Text] = Field(
         validation_alias=AliasChoices("text_1", "queries", "data_1"),
         description="the query, as text, or a list of queries, one a text",

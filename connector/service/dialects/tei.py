@@ -31,6 +31,7 @@ class TeiRerankRequest(DialectRequest):
     )
 
     style: ClassVar[Style] = Style.TEI
+    documents_field: ClassVar[str] = "texts"
 
     query: Text = Field(description="the query, as text")
     texts: list[Text] = Field(description="a list of documents, each text")

@@ -171,6 +171,10 @@ def test_options_of_the_installation_are_no_drift(
         _, rows = doctor(options)
         assert rows["pipeline"]["level"] == "ok", rows["pipeline"]
         assert rows["service from the cluster"]["level"] == "fail"
+        # Whoever sets no URL still learns that searches may go through it.
+        _, rows = doctor(given(node))
+        assert rows["pipeline"]["level"] == "warn" and "is installed and was not checked" in rows["pipeline"]["seen"]
+        assert "writeback.service_url" in rows["pipeline"]["mend"]
     finally:
         pipeline.uninstall()
 
