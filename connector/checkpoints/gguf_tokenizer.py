@@ -21,6 +21,8 @@ _DIGITS_FIRST = frozenset({"smollm", "starcoder", "refact", "command-r", "codesh
 _GPT2 = frozenset({"gpt-2", "gpt2", "olmo"})
 _LLAMA3 = frozenset({"llama3", "llama-v3", "llama-bpe", "smaug-bpe", "dbrx"})
 _QWEN2 = frozenset({"qwen2", "deepseek-r1-qwen"})
+# Qwen's own tokenizers compose letters and their accents first; the file does not say so.
+_COMPOSED = frozenset({"qwen2"})
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
 _BLANKS = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 # tokenizer.ggml.token_type: control tokens, and those that are matched whole wherever they stand.
@@ -94,6 +96,8 @@ def _byte_level(weights: GgufWeights, tokens: Sequence[str]) -> Tokenizer:
         (left, right) for left, right in (str(merge).split(" ") for merge in weights.fact("tokenizer.ggml.merges"))
     ]
     tokenizer = Tokenizer(BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
+    if weights.fact("tokenizer.ggml.pre") in _COMPOSED:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _cut(weights)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer

@@ -12,7 +12,7 @@ from connector.checkpoints.package_files import Progress
 from connector.errors import BackboneError, MissingExtraError
 from connector.storage_faults import is_storage_fault, os_error_of, storage_mend
 
-__all__ = ["is_hub_id", "obtain_from_hub"]
+__all__ = ["is_hub_id", "noted_snapshot", "obtain_from_hub"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WANTED = [
@@ -24,7 +24,8 @@ _WANTED = [
     "*.safetensors",
     "*.safetensors.index.json",
 ]
-_BY_HAND = "check the network and HTTPS_PROXY, or name a folder that holds the model (backbone.model)"
+_ELSE = "set backbone.model to a folder or GGUF file that holds it"
+_BY_HAND = f"check the network and HTTPS_PROXY, or {_ELSE}"
 # Other exports of the same weights: in folders, and Mistral's own format.
 _UNWANTED = ["*/*", "consolidated*"]
 
@@ -41,14 +42,8 @@ def obtain_from_hub(model: str, *, cache: Path, offline: bool, progress: Progres
         BackboneError: offline and not here, no such model, not reachable, no safetensors weights.
         MissingExtraError: huggingface_hub is not installed.
     """
-    marker = cache / "models" / "hub" / f"{model.replace('/', '--')}.json"
-    if (known := _known(marker)) is not None:
-        try:
-            return Checkpoint.open(known, model, cache)
-        except BackboneError:
-            # The hub's cache was cleaned in between. Where nothing can be written, the note stays and is passed over.
-            with suppress(OSError):
-                marker.unlink(missing_ok=True)
+    if (found := noted_snapshot(model, cache)) is not None:
+        return found
     folder = _snapshot(model, offline=offline, progress=progress)
     try:
         checkpoint = Checkpoint.open(folder, model, cache)
@@ -65,8 +60,29 @@ def obtain_from_hub(model: str, *, cache: Path, offline: bool, progress: Progres
         # What an offline call finds may be the rest of somebody's broken download: only a whole one is noted.
         # Where the note cannot be written (a read-only cache, a full disk), the next call asks the hub again.
         with suppress(OSError):
-            write_json(marker, {"model": model, "path": str(folder)})
+            write_json(_marker(model, cache), {"model": model, "path": str(folder)})
     return checkpoint
+
+
+def noted_snapshot(model: str, cache: Path) -> Checkpoint | None:
+    """The hub's checkpoint where it was found whole before: the hub is not asked.
+
+    Raises:
+        MissingExtraError: safetensors is not installed.
+    """
+    marker = _marker(model, cache)
+    if (known := _known(marker)) is not None:
+        try:
+            return Checkpoint.open(known, model, cache)
+        except BackboneError:
+            # The hub's cache was cleaned in between. Where nothing can be written, the note stays and is passed over.
+            with suppress(OSError):
+                marker.unlink(missing_ok=True)
+    return None
+
+
+def _marker(model: str, cache: Path) -> Path:
+    return cache / "models" / "hub" / f"{model.replace('/', '--')}.json"
 
 
 def _known(marker: Path) -> Path | None:
@@ -112,7 +128,7 @@ def _snapshot(model: str, *, offline: bool, progress: Progress) -> Path:
             setting = "the environment variable HF_HUB_OFFLINE" if variable else "backbone.offline"
             raise BackboneError(
                 f"{model} is not in the hub's cache and {setting} is set; run once with the network and without it: "
-                f"rh-connector model pull {model}"
+                f"rh-connector model pull {model}; or {_ELSE}"
             ) from None
         raise BackboneError(f"cannot reach the hub for {model}: {_one_line(error)}; {_BY_HAND}") from None
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.hub import is_hub_id
+from connector.checkpoints.identifying import entry_of
 from connector.checkpoints.manifest import Manifest
 from connector.checkpoints.shape import BackboneShape
 
@@ -26,11 +28,17 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     config = checkpoint.config()
     shape = BackboneShape.from_config(config, str(checkpoint.path / "config.json"))
     weights = checkpoint.weight_files()
+    entry = entry_of(checkpoint)
+    from_hub = is_hub_id(checkpoint.name) or entry is not None and entry.name == checkpoint.name
     return {
         "name": checkpoint.name,
         "path": str(checkpoint.path),
-        "source": manifest.source if manifest else "hub" if is_hub_id(checkpoint.name) else "folder",
-        "licence": manifest.licence if manifest else None,
+        "source": manifest.source if manifest else "hub" if from_hub else "folder",
+        "format_of": entry.name if entry else None,
+        "hub": entry.hub if entry else None,
+        "licence": (manifest.licence if manifest else None) or (entry.licence if entry else None),
+        "languages": entry.languages if entry else None,
+        "measured": asdict(entry.measured) if entry else None,
         "gguf_sha256": manifest.gguf_sha256 if manifest else None,
         "digest": checkpoint.digest(),
         "verified": verified,

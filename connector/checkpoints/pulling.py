@@ -18,6 +18,7 @@ import difflib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -25,7 +26,7 @@ from connector.checkpoints.catalogue import CATALOGUE, CatalogueEntry, PackageFi
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.file_hashes import file_hashes, sha256_of
 from connector.checkpoints.gguf_conversion import convert_gguf
-from connector.checkpoints.hub import is_hub_id, obtain_from_hub
+from connector.checkpoints.hub import is_hub_id, noted_snapshot, obtain_from_hub
 from connector.checkpoints.licences import AcceptLicense, is_accepted, not_accepted, require_licence
 from connector.checkpoints.manifest import CONVERSION, MANIFEST, Manifest
 from connector.checkpoints.package_files import Progress, append_file
@@ -78,7 +79,13 @@ def obtain(
 def find_local(model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE) -> Checkpoint | None:
     """The checkpoint if a catalogue model is here already and whole: no network, no conversion."""
     entry = catalogue.get(model)
-    return _converted(cache, _origin(entry)) if entry else None
+    if entry is None or entry.parts:
+        return _converted(cache, _origin(entry)) if entry else None
+    snapshot = noted_snapshot(entry.hub, cache)
+    if snapshot is not None:
+        return replace(snapshot, name=entry.name)
+    origins = (_Origin(_gguf_folder(digest), entry.name, "", None, digest) for digest in entry.digests)
+    return next((found for origin in origins if (found := _converted(cache, origin))), None)
 
 
 def with_gguf(
@@ -94,7 +101,7 @@ def with_gguf(
     """Fetch a GGUF file, checked, for as long as it is used; nothing of it stays when all went well.
 
     Args:
-        model: catalogue name, or .gguf file, which is used where it is.
+        model: catalogue name of one that comes in packages, or .gguf file, which is used where it is.
         use: called with the file, the model's name and the file's SHA-256.
         cache: the cache folder.
         offline: never touch the network.
@@ -126,14 +133,14 @@ def find_damage(model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEnt
         What is damaged, and the command that makes it anew.
     """
     entry = catalogue.get(model)
-    if entry is None or _converted(cache, _origin(entry)) is not None:
+    if entry is None or not entry.parts or _converted(cache, _origin(entry)) is not None:
         return None
     folder = cache / "models" / entry.name
     manifest = Manifest.read(folder)
     if manifest is None:
         # Without one, a folder is what an earlier version or somebody else put there.
         found = f"it has no {MANIFEST} that can be read" if folder.is_dir() else None
-    elif manifest.conversion != CONVERSION or manifest.gguf_sha256 != entry.sha256:
+    elif manifest.conversion != CONVERSION or manifest.gguf_sha256 != entry.digests[0]:
         found = "it was made by another version of rh-connector"
     elif wrong := manifest.wrong_sizes(folder):
         found = wrong
@@ -156,6 +163,13 @@ def _obtain_entry(
     progress: Progress,
     verify: bool,
 ) -> Checkpoint:
+    if not entry.parts:
+        here = find_local(entry.name, cache=cache, catalogue={entry.name: entry})
+        if here is not None and verify:
+            here.verify()
+        return here or replace(
+            obtain_from_hub(entry.hub, cache=cache, offline=offline, progress=progress), name=entry.name
+        )
     assemble = _assembling(entry, cache, offline, accept, progress)
     try:
         return _convert_once(_origin(entry), cache, progress, verify, assemble)
@@ -189,7 +203,7 @@ def _assembling(
             for part in entry.parts:
                 append(part, workplace, file)
         progress("checking the download", None)
-        if sha256_of(target) != entry.sha256:
+        if sha256_of(target) != entry.digests[0]:
             shutil.rmtree(workplace / "downloads", ignore_errors=True)
             raise BackboneError(
                 f"the weights of {entry.name} from {entry.source} are not the expected ones (SHA-256 differs); "
@@ -201,7 +215,7 @@ def _assembling(
 
 
 def _origin(entry: CatalogueEntry) -> _Origin:
-    return _Origin(entry.name, entry.name, entry.source, entry.licence, entry.sha256)
+    return _Origin(entry.name, entry.name, entry.source, entry.licence, entry.digests[0])
 
 
 def _obtain_gguf(path: Path, cache: Path, progress: Progress, verify: bool) -> Checkpoint:
@@ -224,7 +238,11 @@ def gguf_sha256(path: Path, cache: Path) -> str:
 
 def _gguf_origin(path: Path, cache: Path) -> _Origin:
     digest = gguf_sha256(path, cache)
-    return _Origin(f"gguf-{digest[:16]}", path.stem, f"file {path.name}", None, digest)
+    return _Origin(_gguf_folder(digest), path.stem, f"file {path.name}", None, digest)
+
+
+def _gguf_folder(sha256: str) -> str:
+    return f"gguf-{sha256[:16]}"
 
 
 class _Origin(NamedTuple):

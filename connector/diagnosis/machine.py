@@ -13,7 +13,7 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.diagnosis.findings import Finding, Level
 from connector.errors import BackboneError
 from connector.installation import this_installation
-from connector.routing.bundle import shipped_bundle
+from connector.routing.shipped_files import shipped_router
 from connector.sections import Settings
 
 __all__ = ["PROGRAM_BYTES", "cache_folder", "free_memory", "machine", "packages", "weights"]
@@ -61,7 +61,7 @@ def packages(settings: Settings, *, exported: bool = False) -> Iterator[Finding]
     """
     onnx_runtime = "gpu" if settings.router.provider == "cuda" or settings.backbone.device == "cuda" else "cpu"
     named = settings.router.bundle
-    routed = shipped_bundle(settings.backbone.model, settings.backbone.layout) if named is None else named
+    routed = shipped_router(settings) if named is None else named
     needed = dict.fromkeys(("torch", "transformers", "safetensors"), "torch")
     if exported:
         needed = {"onnxruntime": onnx_runtime}

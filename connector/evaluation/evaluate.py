@@ -217,7 +217,7 @@ class _Parts:
         lacking = layers is None and there < reader.runtime.shape.layers
         layers = there if lacking else layers
         cut = None if layers is None or layers >= reader.runtime.shape.layers else layers
-        static, source = static_heads(settings, reader.identity)
+        static, source = static_heads(settings, reader.identity, reader)
         static, notes = _within(static, cut)
         if lacking:
             notes.append(
@@ -227,8 +227,8 @@ class _Parts:
         for given in (options.bundle, options.left_out):
             if given is not None and given.suffix != ".onnx":
                 raise SettingsError(f"evaluate: {given} is no router; give the .onnx file that train wrote")
-        router = load_bundle(settings, reader.identity, options.bundle)
-        without = load_bundle(settings, reader.identity, options.left_out) if options.left_out else None
+        router = load_bundle(settings, reader.identity, options.bundle, reader)
+        without = load_bundle(settings, reader.identity, options.left_out, reader) if options.left_out else None
         for bundle in (router, without):
             if bundle is not None:
                 check_embedder(bundle, reader)

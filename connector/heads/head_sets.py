@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from connector.errors import BackboneError
+from connector.heads.reference import ReferenceScores
 from connector.sections import READOUTS, ReadOut
 
 __all__ = ["HeadSet", "StaticHeads", "shipped_path"]
@@ -44,6 +45,7 @@ class StaticHeads:
         sets: read-out -> head set.
         all_weights: read-out -> first-stage weight for all heads together.
         found: how: collections, splits, queries, criterion, command.
+        reference: read-out -> scores of built-in documents with its set; where one lacks, other formats are refused.
     """
 
     model: str
@@ -52,6 +54,7 @@ class StaticHeads:
     sets: Mapping[str, HeadSet]
     all_weights: Mapping[str, float] = field(default_factory=dict)
     found: Mapping[str, Any] = field(default_factory=dict)
+    reference: Mapping[str, ReferenceScores] = field(default_factory=dict)
 
     def for_readout(self, readout: ReadOut) -> HeadSet:
         """The set of one read-out.
@@ -66,13 +69,13 @@ class StaticHeads:
             )
         return self.sets[readout]
 
-    def check(self, fingerprint: str, shape_layers: int, shape_heads: int, source: str) -> None:
-        """Refuse heads that were found for something else.
+    def check(self, fingerprint: str | None, shape_layers: int, shape_heads: int, source: str) -> None:
+        """Refuse heads that were found for something else; without a fingerprint, their scores are checked instead.
 
         Raises:
             BackboneError: the fingerprint differs, or a head does not exist.
         """
-        if self.fingerprint != fingerprint:
+        if fingerprint is not None and self.fingerprint != fingerprint:
             raise BackboneError(
                 f"{source} was found for {self.model} {self.layout} ({self.fingerprint[:12]}), not for this "
                 f"backbone, template and layout ({fingerprint[:12]}); run: rh-connector train --static"
@@ -98,6 +101,7 @@ class StaticHeads:
                 for readout, entry in self.sets.items()
             },
             "all_heads_first_stage_weights": dict(self.all_weights),
+            "reference": {readout: asdict(scores) for readout, scores in self.reference.items()},
             "found": dict(self.found),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +132,12 @@ class StaticHeads:
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError("model, fingerprint and layout must be text")
             weights = {readout: float(weight) for readout, weight in record["all_heads_first_stage_weights"].items()}
+            reference = {
+                readout: ReferenceScores(own["texts"], tuple(tuple(map(float, row)) for row in own["scores"]))
+                for readout, own in record.get("reference", {}).items()
+            }
             model, fingerprint, layout = texts
-            return cls(model, fingerprint, layout, sets, weights, record.get("found") or {})
+            return cls(model, fingerprint, layout, sets, weights, record.get("found") or {}, reference)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BackboneError(f"the head set {path} is damaged: {error!r}") from None
 

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from connector.backbone.reader import EmbeddedForm
 from connector.errors import BackboneError
 from connector.heads.readouts import HeadSignal
+from connector.heads.reference import ReferenceScores
 from connector.routing.query_embedding import FEATURES, Pooling
 from connector.sections import Layout
 
@@ -152,6 +153,7 @@ class RouterMetadata(_Frozen):
         absolute: what makes head scores absolute; None: they are standardized over a window.
         shown: (layer, head) whose attention says where in a document the answer stands; they count nothing.
         static: indices into the pool, their gates, and the first stage's gate.
+        reference: scores of built-in documents with the static set; None: other formats of the model are refused.
         training: collections, splits, counts, seeds, command; free JSON.
         gains: what was measured, with controls; free JSON.
         created_at: ISO date or date and time.
@@ -170,6 +172,7 @@ class RouterMetadata(_Frozen):
     kappa: float = Field(ge=0)
     deepest_layer: int
     static: StaticSet
+    reference: ReferenceScores | None = None
     absolute: AbsoluteRecord | None = None
     shown: tuple[tuple[_Index, _Index], ...] = ()
     training: dict[str, JsonValue]
@@ -264,11 +267,11 @@ class RouterMetadata(_Frozen):
         except ValidationError as error:
             raise BackboneError(f"{source} is damaged: {_first_line(error)}") from None
 
-    def check(self, fingerprint: str, template: str, layers: int, heads: int, source: str) -> None:
+    def check(self, fingerprint: str | None, template: str, layers: int, heads: int, source: str) -> None:
         """Refuse a router that was trained for something else.
 
         Args:
-            fingerprint: of the backbone, template and layout in use.
+            fingerprint: of the backbone, template and layout in use; None: its scores are checked instead.
             template: sha256 of the prompt template in use.
             layers: the backbone's layers.
             heads: its query heads a layer.
@@ -283,7 +286,7 @@ class RouterMetadata(_Frozen):
                 f"{source} was trained with another template ({self.template[:12]}) than this one "
                 f"({template[:12]}); {mend}"
             )
-        if self.fingerprint != fingerprint:
+        if fingerprint is not None and self.fingerprint != fingerprint:
             raise BackboneError(
                 f"{source} was trained for {self.model} {self.layout} ({self.fingerprint[:12]}), not for this "
                 f"backbone, template and layout ({fingerprint[:12]}); {mend}"

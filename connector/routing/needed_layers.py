@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from connector.heads.head_sets import StaticHeads, shipped_path
-from connector.routing.bundle import Bundle, shipped_bundle
+from connector.heads.head_sets import StaticHeads
+from connector.routing.bundle import Bundle
+from connector.routing.shipped_files import shipped_heads, shipped_router
 from connector.sections import LAYOUTS, Settings
 
 __all__ = ["layers_read", "needs_likelihood"]
@@ -42,16 +43,16 @@ def needs_likelihood(settings: Settings) -> bool:
     named = settings.router.bundle
     if layout != "solo":
         return False
-    bundle = shipped_bundle(settings.backbone.model, layout) if named is None else named
+    bundle = shipped_router(settings) if named is None else named
     if bundle is None or bundle.suffix != ".onnx":
-        return named is None and shipped_path(settings.backbone.model, layout) is None
+        return named is None and shipped_heads(settings) is None
     return bool(Bundle.load(bundle).metadata.likelihoods)
 
 
 def _files(settings: Settings) -> Iterator[Path]:
     if settings.router.bundle is not None:
         yield settings.router.bundle
-    for find in (shipped_path, shipped_bundle):
+    for find in (shipped_heads, shipped_router):
         for layout in LAYOUTS:
-            if (path := find(settings.backbone.model, layout)) is not None:
+            if (path := find(settings, layout)) is not None:
                 yield path

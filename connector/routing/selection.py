@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
@@ -9,15 +10,18 @@ from pathlib import Path
 
 from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.backbone.reader import Reader
+from connector.checkpoints.identifying import known_as
 from connector.errors import BackboneError, RequestError
-from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
+from connector.heads.head_sets import HeadSet, StaticHeads
 from connector.heads.likelihood import LikelihoodSignal
 from connector.heads.needs import Needs
 from connector.heads.readouts import HeadSignal
 from connector.heads.routes import Route
-from connector.routing.bundle import Bundle, shipped_bundle
+from connector.routing.bundle import Bundle
+from connector.routing.formats import check_format, usable
 from connector.routing.query_embedding import QueryEmbedding
-from connector.sections import MODES, Mode, ReadOut, Settings
+from connector.routing.shipped_files import shipped_heads, shipped_router
+from connector.sections import MODES, READOUTS, Mode, ReadOut, Settings
 
 __all__ = [
     "Routes",
@@ -28,6 +32,8 @@ __all__ = [
     "load_bundle",
     "static_heads",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 class Routes:
@@ -64,7 +70,7 @@ class Routes:
     @classmethod
     def from_settings(cls, settings: Settings, reader: Reader) -> Routes:
         """The routes that the settings name: see ``choose_routes``."""
-        return cls(reader, *choose_routes(settings, reader.identity))
+        return cls(reader, *choose_routes(settings, reader.identity, reader))
 
     def check(self, mode: Mode | None) -> None:
         """Refuse a mode that cannot be taken.
@@ -122,10 +128,17 @@ class Routes:
         return reduce(or_, routes)
 
 
-def choose_routes(settings: Settings, identity: BackboneIdentity) -> tuple[Mode, dict[Mode, Route], Bundle | None]:
+def choose_routes(
+    settings: Settings, identity: BackboneIdentity, reader: Reader | None = None
+) -> tuple[Mode, dict[Mode, Route], Bundle | None]:
     """The mode, fixed routes and router that the settings name, or those shipped for the model and layout.
 
     ``router.mode`` ``auto`` is ``routed``, or ``static`` where there is no router for the model and layout.
+
+    Args:
+        settings: see ``load_settings``.
+        identity: of the LLM.
+        reader: the LLM, by which heads of another format of it are checked; None: what was never checked passes.
 
     Raises:
         BackboneError: a file is missing, damaged or made for something else, or there is none for the mode.
@@ -135,8 +148,8 @@ def choose_routes(settings: Settings, identity: BackboneIdentity) -> tuple[Mode,
     alone = settings.backbone.layout == "solo"
     # A head set that is named replaces the router; what is not asked for is not loaded.
     wanted = mode == "routed" or alone or settings.router.bundle is not None
-    bundle = load_bundle(settings, identity) if wanted else None
-    static, _ = static_heads(settings, identity)
+    bundle = load_bundle(settings, identity, reader=reader) if wanted else None
+    static, _ = static_heads(settings, identity, reader)
     readout: ReadOut = settings.rerank.readout
     fixed: dict[Mode, Route] = {}
     weight = static.all_weights.get(readout, 1.0) if static else 1.0
@@ -191,23 +204,38 @@ def check_embedder(bundle: Bundle, reader: Reader) -> None:
     bundle.metadata.check_embedder(own.name if own else None, own.digest if own else None)
 
 
-def static_heads(settings: Settings, identity: BackboneIdentity) -> tuple[StaticHeads | None, str | None]:
+def static_heads(
+    settings: Settings, identity: BackboneIdentity, reader: Reader | None = None
+) -> tuple[StaticHeads | None, str | None]:
     """The static head sets that the settings name, or those shipped for the model and layout, and their file's name.
+
+    Args:
+        settings, identity, reader: see ``choose_routes``.
 
     Raises:
         BackboneError: the file is missing, damaged, or was made for something else.
     """
     named = settings.router.bundle
-    path = shipped_path(settings.backbone.model, settings.backbone.layout) if _is_router(named) else named
+    path = shipped_heads(settings) if _is_router(named) else named
     if path is None:
         return None, None
     static = StaticHeads.load(path)
-    static.check(identity.fingerprint, identity.shape.layers, identity.shape.heads, str(path))
+    try:
+        _check_heads(static, settings, identity, reader, str(path))
+    except BackboneError as error:
+        _pass_over(settings, error)
+        return None, None
     return static, path.name
 
 
-def load_bundle(settings: Settings, identity: BackboneIdentity, path: Path | None = None) -> Bundle | None:
+def load_bundle(
+    settings: Settings, identity: BackboneIdentity, path: Path | None = None, reader: Reader | None = None
+) -> Bundle | None:
     """The router in a file, or the one that the settings name, or the one shipped for the model and layout.
+
+    Args:
+        settings, identity, reader: see ``choose_routes``.
+        path: the file; None: what the settings say.
 
     Raises:
         BackboneError: the file is missing, damaged, or was made for something else.
@@ -215,13 +243,60 @@ def load_bundle(settings: Settings, identity: BackboneIdentity, path: Path | Non
     named = path or settings.router.bundle
     path = named if named is not None and _is_router(named) else None
     if named is None:
-        path = shipped_bundle(settings.backbone.model, settings.backbone.layout)
+        path = shipped_router(settings)
     if path is None:
         return None
     bundle = Bundle.load(path, settings.router.provider)
-    shape = identity.shape
-    bundle.metadata.check(identity.fingerprint, identity.template_hash, shape.layers, shape.heads, str(path))
+    try:
+        _check_router(bundle, settings, identity, reader)
+    except BackboneError as error:
+        if path == named:
+            # Named by the settings, or by a caller.
+            raise
+        _pass_over(settings, error)
+        return None
     return bundle
+
+
+def _check_heads(
+    static: StaticHeads, settings: Settings, identity: BackboneIdentity, reader: Reader | None, source: str
+) -> None:
+    stored = [
+        (fixed_route(heads, readout), reference)
+        for readout in READOUTS
+        if (heads := static.sets.get(readout)) and (reference := usable(static.reference.get(readout)))
+    ]
+    another = static.fingerprint != identity.fingerprint and static.layout == settings.backbone.layout
+    checkable = another and len(stored) == len(static.sets)
+    own = None if checkable else identity.fingerprint
+    static.check(own, identity.shape.layers, identity.shape.heads, source)
+    if checkable:
+        check_format(identity.fingerprint, reader, stored, settings.cache.path, source, static.model)
+
+
+def _check_router(bundle: Bundle, settings: Settings, identity: BackboneIdentity, reader: Reader | None) -> None:
+    metadata, shape, source = bundle.metadata, identity.shape, str(bundle.path)
+    another = metadata.fingerprint != identity.fingerprint and metadata.layout == settings.backbone.layout
+    reference = usable(metadata.reference) if another else None
+    own = identity.fingerprint if reference is None else None
+    metadata.check(own, identity.template_hash, shape.layers, shape.heads, source)
+    if reference is not None:
+        if reader is not None:
+            check_embedder(bundle, reader)
+        stored = [(bundle.static_route(), reference)]
+        check_format(identity.fingerprint, reader, stored, settings.cache.path, source, metadata.model)
+
+
+def _pass_over(settings: Settings, error: BackboneError) -> None:
+    """Nobody asked for what is shipped for another format of the model: it is taken where it fits.
+
+    Raises:
+        BackboneError: it was named, or is the model's own.
+    """
+    model = settings.backbone.model
+    if settings.router.bundle is not None or known_as(model, settings.cache.path) == model:
+        raise error
+    logger.warning("ranking without it: %s", error)
 
 
 def _is_router(path: Path | None) -> bool:

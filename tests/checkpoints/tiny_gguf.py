@@ -122,9 +122,11 @@ def entry_of(
     return CatalogueEntry(
         name=name,
         title="Tiny",
+        hub="tiny/Tiny",
         licence="Tiny Terms",
+        languages="none",
+        digests=(hashlib.sha256(content).hexdigest(),),
         parts=parts,
-        sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
         parameters=0,
         layers=2,

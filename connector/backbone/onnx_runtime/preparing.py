@@ -75,7 +75,8 @@ def prepare_export(
             )
 
         accept = accept_license or accepting(backbone.accept_license)
-        fetched = backbone.model in CATALOGUE or named.suffix.lower() == ".gguf"
+        entry = CATALOGUE.get(backbone.model)
+        fetched = bool(entry and entry.parts) or named.suffix.lower() == ".gguf"
         checkpoint = find_local(backbone.model, cache=cache)
         if checkpoint is None and not fetched:
             checkpoint = obtain(backbone.model, cache=cache, offline=backbone.offline, progress=report)
@@ -112,9 +113,10 @@ def _digest(settings: Settings) -> str | None:
     """Of the weights that the model stands for; None: they need not be here, or cannot have changed."""
     model, cache = settings.backbone.model, settings.cache.path
     path = Path(model).expanduser()
-    if model in CATALOGUE:
+    if (entry := CATALOGUE.get(model)) is not None:
         # A checkpoint that somebody changed is taken as it is; the router tells.
-        return None if find_local(model, cache=cache) else gguf_digest(CATALOGUE[model].sha256)
+        here = not entry.parts or find_local(model, cache=cache)
+        return None if here else gguf_digest(entry.digests[0])
     if path.suffix.lower() == ".gguf" and path.is_file():
         return gguf_digest(gguf_sha256(path, cache))
     if path.is_dir():

@@ -1,0 +1,24 @@
+"""The router and head set that the package ships for what ``backbone.model`` names, in whatever format it comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from connector.checkpoints.identifying import known_as
+from connector.heads.head_sets import shipped_path
+from connector.routing.bundle import shipped_bundle
+from connector.sections import Layout, Settings
+
+__all__ = ["shipped_heads", "shipped_router"]
+
+
+def shipped_router(settings: Settings, layout: Layout | None = None) -> Path | None:
+    """Of a layout; None: of the layout of the settings."""
+    model = known_as(settings.backbone.model, settings.cache.path)
+    return shipped_bundle(model, layout or settings.backbone.layout)
+
+
+def shipped_heads(settings: Settings, layout: Layout | None = None) -> Path | None:
+    """Of a layout; None: of the layout of the settings."""
+    model = known_as(settings.backbone.model, settings.cache.path)
+    return shipped_path(model, layout or settings.backbone.layout)
