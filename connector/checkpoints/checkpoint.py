@@ -14,7 +14,7 @@ from connector.checkpoints.file_hashes import file_hashes
 from connector.checkpoints.manifest import Manifest, gguf_digest
 from connector.errors import BackboneError, MissingExtraError
 
-__all__ = ["FAMILIES", "Checkpoint", "open_tensors"]
+__all__ = ["FAMILIES", "INDEX", "Checkpoint", "open_tensors"]
 
 FAMILIES = frozenset(
     ["gemma2", "gemma3", "gemma3_text", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"]
@@ -22,7 +22,8 @@ FAMILIES = frozenset(
 """``model_type`` of the decoders that are tried; others may work and are not refused for their name."""
 
 _PULL_AGAIN = "run rh-connector model pull again: it is made anew"
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
+"""Where weights come in several files: which of them holds which tensor."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TEXT_FILES = (
     "config.json",
@@ -96,7 +97,7 @@ class Checkpoint:
         Raises:
             BackboneError: none, or only some of them are here, or the weights are pickled.
         """
-        index = self.path / _INDEX
+        index = self.path / INDEX
         if index.is_file():
             try:
                 names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))

@@ -123,6 +123,10 @@ class GgufWeights:
             return _unpaired(found, self._config["num_key_value_heads"])
         return found
 
+    def parameters(self, name: str) -> int:
+        """Numbers in one of the tensors; nothing is read for it."""
+        return int(self._tensors[name].n_elements)
+
     def fact(self, name: str, default: Any = None) -> Any:
         """A field's content; ``default`` where the file lacks it."""
         field = self.facts.get(name)

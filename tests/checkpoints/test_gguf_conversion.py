@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from connector.checkpoints import gguf_conversion
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.gguf_conversion import convert_gguf
 from connector.errors import BackboneError
@@ -49,6 +50,21 @@ def test_every_weight_is_as_it_was(family: str, request: pytest.FixtureRequest) 
     ids = torch.tensor([[1, 20, 30, 40, 50]])
     with torch.inference_mode():
         torch.testing.assert_close(converted(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_large_model_comes_in_several_files(
+    llama: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more than one of them is ever in memory."""
+    source, model = llama[0].parent / "tiny.gguf", llama[1]
+    monkeypatch.setattr(gguf_conversion, "_FILE_BYTES", 20_000)
+    convert_gguf(source, tmp_path / "out")
+    files = Checkpoint.open(tmp_path / "out", "tiny").weight_files()
+    assert len(files) > 2 and not (tmp_path / "out" / "model.safetensors").exists()
+    assert all(file.stat().st_size < 60_000 for file in files)
+    converted = AutoModelForCausalLM.from_pretrained(tmp_path / "out", local_files_only=True, use_safetensors=True)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(converted.state_dict()[name], weight, rtol=0, atol=0)
 
 
 def test_the_fast_tokenizer_and_the_product_s_agree(llama: tuple[Path, Any], gemma: tuple[Path, Any]) -> None:

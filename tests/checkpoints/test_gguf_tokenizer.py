@@ -8,12 +8,12 @@ from typing import Any
 import gguf
 import pytest
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from connector.checkpoints.gguf_tokenizer import write_tokenizer
 from connector.checkpoints.gguf_weights import GgufWeights
 from connector.errors import BackboneError
-from tests.checkpoints.tiny_gguf import write_gemma3, write_llama
+from tests.checkpoints.tiny_gguf import MERGES, write_gemma3, write_llama
 
 TEXTS = [
     "hello hel  he 1",
@@ -67,6 +67,21 @@ def test_byte_level_vocabularies(pre: str, tmp_path: Path) -> None:
     ours = same_ids(tmp_path)
     for text in TEXTS:
         assert ours.decode(ours.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_qwen_composes_accents_first(tmp_path: Path) -> None:
+    """As its own tokenizer does; transformers' reading of GGUF files knows it by the architecture alone."""
+    write_llama(tmp_path / "qwen.gguf", pre="qwen2")
+    ours = written(tmp_path / "qwen.gguf", tmp_path / "out")
+    theirs = Qwen2Tokenizer(
+        vocab=ours.get_vocab(with_added_tokens=False), merges=[tuple(merge.split()) for merge in MERGES]
+    )
+    for text in ("cafe\u0301", "caf\u00e9", "hello"):
+        assert ours.encode(text).ids == theirs(text).input_ids
+    assert ours.encode("cafe\u0301").ids == ours.encode("caf\u00e9").ids
+    write_llama(tmp_path / "other.gguf", pre="llama-bpe")
+    other = written(tmp_path / "other.gguf", tmp_path / "other")
+    assert other.encode("cafe\u0301").ids != other.encode("caf\u00e9").ids
 
 
 def test_gemma_s_pieces(tmp_path: Path) -> None:

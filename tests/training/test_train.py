@@ -13,6 +13,7 @@ from connector.errors import DataError, SettingsError
 from connector.evaluation.evaluate import EvaluateOptions, evaluate
 from connector.heads.head_sets import StaticHeads
 from connector.reranker import Reranker
+from connector.routing.formats import built_in_scores
 from connector.routing.selection import Routes
 from connector.sections import Settings
 from connector.training.sources import TrainSource
@@ -82,6 +83,10 @@ def test_a_router_is_trained_written_and_taken(
     result = train([f"{collection}:train"], out, own_settings, SMALL, reader=reranker.reader, progress=told)
     assert result.bundle.path == out and out.with_suffix(".safetensors").is_file()
     assert result.trained.metadata.training["command"] == "connector.train"
+    stored = result.bundle.metadata.reference
+    assert stored is not None
+    # By these, another format of the model is known: they are the scores of the bundle as it was written.
+    assert stored.difference(built_in_scores(reranker.reader, result.bundle.static_route())) < 1e-3
     assert told.tracked == {"head scores, animals:train": len(ANIMALS)}
     # The head scores are on disk now: nothing is read again, and the file is the same.
     again = train(
@@ -113,6 +118,7 @@ def test_static_heads_are_found_and_saved(
     assert set(found.ndcg) == {"query", "share", "icr"} and 0 < found.ndcg["query"] <= 1
     found.heads.save(tmp_path / "heads.json")
     assert StaticHeads.load(tmp_path / "heads.json") == found.heads
+    assert set(found.heads.reference) == {"query", "share", "icr"}
 
 
 def test_what_does_not_go_together_is_told_before_anything_is_read(own_settings: Settings, tmp_path: Path) -> None:

@@ -25,10 +25,19 @@ def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(CATALOGUE)
     assert not any(row["here"] for row in rows)
-    assert all(len(row["gguf_sha256"]) == 64 for row in rows)
+    assert all(len(digest) == 64 for row in rows for digest in row["digests"])
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["smollm2-135m"]["measured"]["gain"] == 0.0656
+    assert by_name["qwen2.5-coder-0.5b"]["hub"] == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+    assert by_name["qwen2.5-coder-0.5b"]["download_bytes"] is None
+    # What was not measured is nothing, and no number.
+    assert set(by_name["qwen2.5-coder-1.5b"]["measured"].values()) == {None}
     assert run("--set", f"cache.path={tmp_path}", "model", "list") == 0
     text = capsys.readouterr().out
-    for part in ("smollm2-135m", "Apache-2.0", "30 x 9", "93 MB", "chat", "gemma3-270m", "18 x 4", "plain"):
+    for part in (
+        *("smollm2-135m", "Apache-2.0", "30 x 9", "93 MB", "gemma3-270m", "18 x 4", "from hub"),
+        *("google/gemma-3-270m", "over 140", "2.3 GB", "+0.066", "1.9 / 0.22", "-0.003"),
+    ):
         assert part in text
 
 
@@ -53,6 +62,8 @@ def test_show(smollm2: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
         "head_dim": 64,
         "max_positions": 8192,
         "template": "chat",
+        "hub": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "languages": "English",
         "parameters": CATALOGUE["smollm2-135m"].parameters,
     }
     assert expected.items() <= facts.items()
@@ -60,6 +71,7 @@ def test_show(smollm2: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert smollm2.digest() in text
     assert "30 x 9 (3 key/value heads)" in text
+    assert "gain +0.066, 1.9 / 0.22 s a window (layout solo)" in text
     assert "probe; 16 of 30 layers are run (layout solo, router smollm2-135m.solo.onnx)" in text
 
 
