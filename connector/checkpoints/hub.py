@@ -24,7 +24,7 @@ _WANTED = [
     "*.safetensors",
     "*.safetensors.index.json",
 ]
-_ELSE = "set backbone.model to a folder or GGUF file that holds it"
+_ELSE = "name a folder or GGUF file that holds the model (backbone.model)"
 _BY_HAND = f"check the network and HTTPS_PROXY, or {_ELSE}"
 # Other exports of the same weights: in folders, and Mistral's own format.
 _UNWANTED = ["*/*", "consolidated*"]

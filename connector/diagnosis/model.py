@@ -113,7 +113,10 @@ def heads(settings: Settings, identity: BackboneIdentity) -> Iterator[Finding]:
     """Do router and head set fit this model, template and layout?"""
     mode, _, bundle = choose_routes(settings, identity)
     layout = f"{settings.backbone.model}, layout {settings.backbone.layout}"
-    if mode == "routed" and bundle is not None:
+    if mode == "routed" and bundle is not None and bundle.metadata.fingerprint != identity.fingerprint:
+        seen = f"router {bundle.path.name} was made with another format of {layout}; loading checks its scores"
+        yield Finding("heads", "ok", seen)
+    elif mode == "routed" and bundle is not None:
         yield Finding("heads", "ok", f"router {bundle.path.name} fits {layout}")
     elif mode == "all":
         yield Finding("heads", "ok", f"all heads of {layout}")

@@ -81,4 +81,4 @@ def test_offline_and_not_here_the_id_and_the_ways_out_are_told(entry: CatalogueE
         obtain("tiny", cache=tmp_path, offline=True, catalogue={"tiny": entry})
     told = str(refused.value)
     assert "tiny/Tiny" in told and "\n" not in told
-    assert "backbone.model to a folder or GGUF file" in told
+    assert "name a folder or GGUF file that holds the model (backbone.model)" in told

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from connector.backbone.open_reader import open_reader
 from connector.checkpoints.checkpoint import Checkpoint
+from connector.diagnosis.model import heads
 from connector.errors import BackboneError
 from connector.heads.head_sets import StaticHeads, shipped_path
 from connector.reranker import Reranker
@@ -73,6 +74,8 @@ def test_another_rounding_takes_the_router_and_is_checked_once(
     own = Reranker.from_settings(settings, reader=reader)
     assert reader.fingerprint != reranker.reader.fingerprint
     assert own.routes.default == "routed"
+    (finding,) = heads(settings, reader.identity)
+    assert (finding.level, "made with another format" in finding.seen) == ("ok", True)
     scores, expected = ([hit.head_score for hit in one.rerank(QUERY, cats).hits] for one in (own, reranker))
     np.testing.assert_allclose(scores, expected, atol=0.2)
     (memory,) = (tmp_path / "formats").iterdir()
@@ -126,9 +129,9 @@ def test_weights_with_a_scrambled_layer_are_refused_each_time(scrambled: Path, t
 
 def test_without_stored_scores_another_format_is_refused_as_ever(rounded: Path, tmp_path: Path) -> None:
     assert HEADS is not None
-    heads = StaticHeads.load(HEADS)
-    for name, reference in (("none", {}), ("some", {"query": heads.reference["query"]})):
-        replace(heads, reference=reference).save(tmp_path / f"{name}.json")
+    found = StaticHeads.load(HEADS)
+    for name, reference in (("none", {}), ("some", {"query": found.reference["query"]})):
+        replace(found, reference=reference).save(tmp_path / f"{name}.json")
         settings = settings_of(
             rounded, tmp_path, backbone__layout="block", router__bundle=str(tmp_path / f"{name}.json")
         )
