@@ -190,6 +190,8 @@ class _Following:
 
     def _encode_pending(self) -> None:
         pending = self._known.pending()
+        if not pending:
+            return
         before = self._reader.statistics()
         # What others left there may go; what this index has there may not.
         others = max(0, before.disk_entries - self._known.passages())

@@ -143,7 +143,14 @@ def page(hits: int, total: int, successful: int = 2) -> tuple[int, Any]:
 )
 def test_half_an_index_is_none(opener: Opener, answers: list[tuple[int, Any]], message: str) -> None:
     with doubling("opensearch", "2.19.1") as double:
-        double.settings = {"a": {"settings": {"index.uuid": "u"}}}
+        double.settings = (200, {"a": {"settings": {"index.uuid": "u"}}})
         double.answers = answers
         with pytest.raises(EngineError, match=message):
             now(opener(double.url, "opensearch", "a"))
+
+
+def test_whoever_may_not_see_settings_is_told(opener: Opener) -> None:
+    with doubling("elasticsearch", "8.17.0") as double:
+        double.settings = (403, {"error": {"reason": "action [indices:monitor/settings/get] is unauthorized"}})
+        with pytest.raises(EngineError, match="unauthorized; .*view_index_metadata"):
+            IndexVersions(opener(double.url, "elasticsearch", "a"))
