@@ -324,6 +324,10 @@ class Reader:
         self._cache.flush()
         return len(order) - len(missing), len(missing)
 
+    def keys(self, texts: Sequence[str], pool: Needs) -> list[list[bytes]]:
+        """The document cache's keys of each text's passages, as ``precompute`` keeps them."""
+        return [self._keys(text.passages, pool) for text in self._passages.of(texts)]
+
     def seconds_to_encode(self, texts: Sequence[str], layers: int | None = None) -> float:
         """About how long these texts will take on this machine, equal ones once: two short passes are timed.
 

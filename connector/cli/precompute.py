@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from connector.engines.sources import Source
     from connector.reranker import Reranker
 
-__all__ = ["Precomputed", "check_precompute", "precompute"]
+__all__ = ["Precomputed", "check_keeps", "check_precompute", "precompute"]
 
 # Documents that become durable together: what an interruption costs at most.
 _BATCH = 8
@@ -46,14 +46,25 @@ def check_precompute(settings: Settings, source: str) -> None:
     Raises:
         SettingsError: there is no disk cache, the source cannot be read twice, or the layout keeps no documents.
     """
-    if not settings.cache.disk_mb:
-        raise SettingsError(
-            "--precompute keeps documents on disk; set cache.disk_mb, as in --set cache.disk_mb=20000"
-        )
-    if settings.backbone.layout == "joint":
-        raise SettingsError("--precompute: backbone.layout = joint keeps no documents; set it to block or late")
+    check_keeps(settings, "--precompute")
     if source == "-":
         raise SettingsError("--precompute reads the documents a second time; give a file instead of -")
+
+
+def check_keeps(settings: Settings, command: str) -> None:
+    """Refuse settings that keep no documents on disk.
+
+    Args:
+        settings: see ``load_settings``.
+        command: what the user called, for the message.
+
+    Raises:
+        SettingsError: there is no disk cache, or the layout keeps no documents.
+    """
+    if not settings.cache.disk_mb:
+        raise SettingsError(f"{command} keeps documents on disk; set cache.disk_mb, as in --set cache.disk_mb=20000")
+    if settings.backbone.layout == "joint":
+        raise SettingsError(f"{command}: backbone.layout = joint keeps no documents; set it to block or late")
 
 
 def precompute(

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+from connector.backbone.caching.sqlite_files import MEND, connect, number, telling, transaction
 from connector.errors import BackboneError
-from connector.storage_faults import os_error_of, storage_mend
 
-__all__ = ["DamagedPassageError", "PassageStore", "StoreStatus", "remove_store", "store_path"]
+__all__ = ["DamagedPassageError", "PassageStore", "StoreStatus", "drop_passage", "remove_store", "store_path"]
 
 # "RHDC" in the file's header, and the version of the tables: a file of another one is not read.
 _APPLICATION = 0x52484443
@@ -29,8 +29,6 @@ _VERSION = 1
 _PAGE = 8_192
 # Log that is kept beside the file.
 _LOG_BYTES = 8 * 1024 * 1024
-# Writers of other processes are waited for so long; readers wait for nobody, but for a file that is being made.
-_PATIENCE_S = 10.0
 # Pages that a passage may need beyond its own bytes: tables, their indexes, the map of pages.
 _SPARE_PAGES = 8
 _TABLES = (
@@ -79,7 +77,7 @@ def remove_store(path: Path) -> None:
     Raises:
         BackboneError: the files cannot be deleted.
     """
-    with _telling(path):
+    with telling(path):
         for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
             path.with_name(name).unlink(missing_ok=True)
 
@@ -103,15 +101,15 @@ class PassageStore:
         self.path = path
         self.limit = limit
         self._reading, self._writing = Lock(), Lock()
-        with _telling(path):
+        with telling(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = _connect(path)
+            self._writer = connect(path)
             try:
                 _prepare(self._writer, path)
-                held = _number(self._writer, "PRAGMA page_count")
+                held = number(self._writer, "PRAGMA page_count")
                 # A bound of SQLite's own, should ours fail; a file that is larger already shrinks by evicting.
                 self._writer.execute(f"PRAGMA max_page_count = {max(limit // _PAGE, held, 16)}")
-                self._reader = _connect(path)
+                self._reader = connect(path)
             except BaseException:
                 self._writer.close()
                 raise
@@ -123,7 +121,7 @@ class PassageStore:
             DamagedPassageError: they are not those that were written; ``drop`` it.
             BackboneError: the store cannot be read.
         """
-        with _telling(self.path), self._reading:
+        with telling(self.path), self._reading:
             found = self._reader.execute(
                 "SELECT bytes, checksum, data FROM passages JOIN states USING (number) WHERE key = ?", (key,)
             ).fetchone()
@@ -140,7 +138,7 @@ class PassageStore:
         Raises:
             BackboneError: the store cannot be read.
         """
-        with _telling(self.path), self._reading:
+        with telling(self.path), self._reading:
             return self._reader.execute("SELECT 1 FROM passages WHERE key = ?", (key,)).fetchone() is not None
 
     def put(self, key: bytes, data: bytes, tokens: int, uses: Mapping[bytes, float] | None = None) -> int:
@@ -188,8 +186,7 @@ class PassageStore:
             BackboneError: the store cannot be written.
         """
         with self._transaction() as db:
-            for (number,) in db.execute("SELECT number FROM passages WHERE key = ?", (key,)).fetchall():
-                _delete(db, number)
+            drop_passage(db, key)
 
     def shrink(self, limit: int) -> int:
         """Evict the least recently used passages until so many bytes are left, and give the room back to the disk.
@@ -202,7 +199,7 @@ class PassageStore:
         """
         with self._transaction() as db:
             evicted = _evict(db, limit // _PAGE)
-        with _telling(self.path), self._writing:
+        with telling(self.path), self._writing:
             # It frees one page a step and gives no rows: only a script is stepped to its end.
             self._writer.executescript("PRAGMA incremental_vacuum")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -220,7 +217,7 @@ class PassageStore:
         Raises:
             BackboneError: more is damaged than passages; the whole store must go.
         """
-        with _telling(self.path), self._reading:
+        with telling(self.path), self._reading:
             keys = [key for (key,) in self._reader.execute("SELECT key FROM passages ORDER BY number")]
         damaged = 0
         for key in passing(keys):
@@ -229,10 +226,10 @@ class PassageStore:
             except DamagedPassageError:
                 self.drop(key)
                 damaged += 1
-        with _telling(self.path), self._reading:
+        with telling(self.path), self._reading:
             (told,) = self._reader.execute("PRAGMA quick_check(1)").fetchone()
         if told != "ok":
-            raise BackboneError(f"the document cache {self.path} is damaged: {told}; {_MEND}")
+            raise BackboneError(f"the document cache {self.path} is damaged: {told}; {MEND}")
         return len(keys), damaged
 
     def entries(self) -> int:
@@ -241,8 +238,8 @@ class PassageStore:
         Raises:
             BackboneError: the store cannot be read.
         """
-        with _telling(self.path), self._reading:
-            return _number(self._reader, "SELECT count(*) FROM passages")
+        with telling(self.path), self._reading:
+            return number(self._reader, "SELECT count(*) FROM passages")
 
     def used_bytes(self) -> int:
         """Bytes of the file that are in use: what the limit bounds.
@@ -250,7 +247,7 @@ class PassageStore:
         Raises:
             BackboneError: the store cannot be read.
         """
-        with _telling(self.path), self._reading:
+        with telling(self.path), self._reading:
             return _used_pages(self._reader) * _PAGE
 
     def status(self) -> StoreStatus:
@@ -259,12 +256,12 @@ class PassageStore:
         Raises:
             BackboneError: the store cannot be read.
         """
-        with _telling(self.path), self._reading:
+        with telling(self.path), self._reading:
             entries, tokens, size, oldest, newest = self._reader.execute(
                 "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(bytes), 0), min(used), max(used)"
                 " FROM passages"
             ).fetchone()
-            free = _number(self._reader, "PRAGMA freelist_count") * _PAGE
+            free = number(self._reader, "PRAGMA freelist_count") * _PAGE
             files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
             held = sum(file.stat().st_size for file in files if file.is_file())
         times = [None if used is None else used / 1e9 for used in (oldest, newest)]
@@ -278,43 +275,8 @@ class PassageStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _telling(self.path), self._writing:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-                self._writer.execute("COMMIT")
-            except BaseException:
-                # SQLite may have rolled back by itself (a full disk), then this is one error more.
-                with suppress(sqlite3.Error):
-                    self._writer.execute("ROLLBACK")
-                raise
-
-
-_ELSEWHERE = "set cache.path to another folder"
-_MEND = "begin a new one with: rh-connector cache prune --all"
-
-
-@contextmanager
-def _telling(path: Path) -> Iterator[None]:
-    """Whatever SQLite or the file system says, as one line that names the file."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        fault = os_error_of(error)
-        mend = "another process may be writing; try again" if fault is None else storage_mend(fault, _ELSEWHERE)
-        raise BackboneError(f"the document cache {path} cannot be used now: {error}; {mend}") from error
-    except sqlite3.DatabaseError as error:
-        raise BackboneError(f"the document cache {path} is damaged: {error}; {_MEND}") from error
-    except sqlite3.Error as error:
-        raise BackboneError(f"the document cache {path} cannot be used: {error}") from error
-    except OSError as error:
-        mend = storage_mend(error, _ELSEWHERE)
-        raise BackboneError(f"the document cache {path} cannot be used: {error.strerror or error}; {mend}") from error
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # No transactions but those that are begun here; locks of our own keep threads apart.
-    return sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+        with telling(self.path), self._writing, transaction(self._writer):
+            yield self._writer
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
@@ -322,13 +284,13 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
 
     Pages are not mapped into memory: of a file that was cut short, reading then is an error, not the process's end.
     """
-    if not _number(db, "SELECT count(*) FROM sqlite_schema"):
+    if not number(db, "SELECT count(*) FROM sqlite_schema"):
         # Both must stand before the first table does.
         db.execute(f"PRAGMA page_size = {_PAGE}")
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("BEGIN IMMEDIATE")
         # Another process may have been first.
-        if not _number(db, "SELECT count(*) FROM sqlite_schema"):
+        if not number(db, "SELECT count(*) FROM sqlite_schema"):
             for statement in (
                 *_TABLES,
                 f"PRAGMA application_id = {_APPLICATION}",
@@ -336,12 +298,12 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             ):
                 db.execute(statement)
         db.execute("COMMIT")
-    application, version = _number(db, "PRAGMA application_id"), _number(db, "PRAGMA user_version")
+    application, version = number(db, "PRAGMA application_id"), number(db, "PRAGMA user_version")
     if application != _APPLICATION:
-        raise BackboneError(f"{path} is no document cache; move it away, or {_MEND}")
+        raise BackboneError(f"{path} is no document cache; move it away, or {MEND}")
     if version != _VERSION:
         raise BackboneError(
-            f"the document cache {path} has version {version}, this program reads version {_VERSION}; {_MEND}"
+            f"the document cache {path} has version {version}, this program reads version {_VERSION}; {MEND}"
         )
     db.execute("PRAGMA journal_mode = WAL").fetchall()
     for pragma in (
@@ -353,12 +315,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         db.execute(f"PRAGMA {pragma}").fetchall()
 
 
-def _number(db: sqlite3.Connection, query: str) -> int:
-    return int(db.execute(query).fetchone()[0])
-
-
 def _used_pages(db: sqlite3.Connection) -> int:
-    return _number(db, "PRAGMA page_count") - _number(db, "PRAGMA freelist_count")
+    return number(db, "PRAGMA page_count") - number(db, "PRAGMA freelist_count")
 
 
 def _note_uses(db: sqlite3.Connection, uses: Mapping[bytes, float]) -> None:
@@ -378,6 +336,14 @@ def _evict(db: sqlite3.Connection, pages: int) -> int:
     return evicted
 
 
-def _delete(db: sqlite3.Connection, number: int) -> None:
-    db.execute("DELETE FROM passages WHERE number = ?", (number,))
-    db.execute("DELETE FROM states WHERE number = ?", (number,))
+def drop_passage(db: sqlite3.Connection, key: bytes) -> bool:
+    """Forget a passage in a transaction of the caller's; False: it was not there."""
+    found = db.execute("SELECT number FROM passages WHERE key = ?", (key,)).fetchone()
+    if found is not None:
+        _delete(db, found[0])
+    return found is not None
+
+
+def _delete(db: sqlite3.Connection, passage: int) -> None:
+    db.execute("DELETE FROM passages WHERE number = ?", (passage,))
+    db.execute("DELETE FROM states WHERE number = ?", (passage,))

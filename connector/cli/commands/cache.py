@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from connector.cli.context import Context, pass_context
-from connector.errors import BackboneError, SettingsError
+from connector.cli.progress import progress
+from connector.credentials import redacted
+from connector.errors import BackboneError, EngineError, SettingsError
 from connector.sections import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ _MILLION = 1_000_000
 
 @click.group("cache")
 def command() -> None:
-    """The encoded documents on disk: what is there, make it smaller, check it."""
+    """The encoded documents on disk: what is there, make it smaller, check it, follow a cluster's index."""
 
 
 @command.command("status")
@@ -47,6 +49,7 @@ def status(context: Context) -> None:
 @pass_context
 def prune(context: Context, to_mb: int | None, everything: bool) -> None:
     """Remove the documents that were not used for longest, and give their room back to the disk."""
+    from connector.backbone.caching.followed_index import forget_followed
     from connector.backbone.caching.sqlite_store import remove_store, store_path
 
     settings = context.settings()
@@ -59,6 +62,8 @@ def prune(context: Context, to_mb: int | None, everything: bool) -> None:
     try:
         with _existing(settings) as store:
             if store is not None:
+                if everything:
+                    forget_followed(store.path)
                 removed = store.shrink(keep)
             facts = _facts(settings, store)
     except BackboneError:
@@ -76,8 +81,6 @@ def prune(context: Context, to_mb: int | None, everything: bool) -> None:
 @pass_context
 def verify(context: Context) -> None:
     """Read every document, and drop those that are damaged: they are encoded again when they are needed."""
-    from connector.cli.progress import progress
-
     settings = context.settings()
     started = time.perf_counter()
     checked = damaged = 0
@@ -90,6 +93,63 @@ def verify(context: Context) -> None:
         context.print_json({"checked": checked, "damaged": damaged, "seconds": seconds})
     else:
         click.echo(f"checked {checked:,} passages, {damaged:,} damaged and dropped ({seconds:.1f} s)")
+
+
+@command.command("sync")
+@click.option("--index", metavar="NAME", help="Index that is followed (engine.index).")
+@click.option(
+    "--by", default="seq_no", metavar="FIELD", show_default=True, help="Look only at new dates of this field."
+)
+@click.option("--every", type=click.FloatRange(min=1), metavar="SECONDS", help="Go on, with so much time in between.")
+@pass_context
+def follow(context: Context, index: str | None, by: str, every: float | None) -> None:
+    """Follow a cluster's index: encode new and changed documents, drop what changed or deleted ones had.
+
+    By default the sequence numbers of all documents are compared with those of the last time. --by FIELD asks the
+    index only for documents with a new date in that field, and looks at all where their number is another than
+    expected. A document that is changed without a new date is then not seen.
+
+    When it was interrupted, the same command continues.
+    """
+    from connector.cli.sync import Synced, check_sync, sync
+    from connector.engines.index_names import naming_indexes
+    from connector.engines.open_engine import open_engine
+
+    settings = context.settings(engine__index=index)
+    check_sync(settings)
+    field = None if by in ("seq_no", "_seq_no") else by
+    console = Console(stderr=True)
+
+    def tell(done: Synced) -> None:
+        if context.as_json:
+            context.print_json({"index": settings.engine.index, **asdict(done)})
+        else:
+            click.echo(
+                f"{done.documents:,} documents of {settings.engine.index} in the cache: {done.added:,} new, "
+                f"{done.changed:,} changed, {done.deleted:,} deleted; encoded {done.encoded:,} passages, dropped "
+                f"{done.dropped:,} ({done.seconds:.1f} s); the cache takes {decimal(done.file_bytes)}"
+            )
+
+    with naming_indexes(settings), open_engine(settings) as engine:
+        # A missing index is told before the model is loaded.
+        engine.get([])
+        reranker = context.models.reranker(settings)
+
+        def once() -> Synced:
+            return sync(
+                reranker, settings, engine, field, lambda names: progress(console, "encoding", names, len(names))
+            )
+
+        try:
+            tell(once())
+            while every is not None:
+                time.sleep(every)
+                try:
+                    tell(once())
+                except EngineError as error:
+                    click.echo(f"{redacted(str(error))}; once more in {every:g} s", err=True)
+        finally:
+            reranker.reader.close()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -90,24 +90,38 @@ class ClusterEngine:
         for start in range(0, len(wanted), _PAGE):
             part = wanted[start : start + _PAGE]
             body = {"query": {"ids": {"values": part}}, "size": len(part), "track_total_hits": False}
-            for hit in self._search(body)["hits"]["hits"]:
+            for hit in self.ask(body)["hits"]["hits"]:
                 found[hit["_id"]] = Document(hit["_id"], hit.get("_source") or {})
         return found
 
     def documents(self) -> Iterator[Document]:
         """See ``Engine.documents``."""
-        body = {"query": {"match_all": {}}, "sort": ["_doc"], "size": _PAGE}
+        pages = self.pages({"query": {"match_all": {}}, "size": _PAGE})
         try:
-            answer = self._search(body, {"scroll": _SCROLL})
+            first = list(islice(pages, 1))
         except ClusterError as error:
             if _is_missing(error):
                 return
             raise
+        for answer in chain(first, pages):
+            for hit in answer["hits"]["hits"]:
+                yield Document(hit["_id"], hit.get("_source") or {})
+
+    def pages(self, body: Mapping[str, Any], params: Mapping[str, str] | None = None) -> Iterator[Any]:
+        """Answers with all hits of a search as the index is now, ``size`` of them each, in no particular order.
+
+        Args:
+            body: the search, without an order.
+            params: further URL parameters of the first request.
+
+        Raises:
+            EngineError: there is no such index, or the cluster failed.
+        """
+        answer = self.ask({**body, "sort": ["_doc"]}, {"scroll": _SCROLL, **(params or {})})
         scroll = answer.get("_scroll_id")
         try:
-            while hits := answer["hits"]["hits"]:
-                for hit in hits:
-                    yield Document(hit["_id"], hit.get("_source") or {})
+            while answer["hits"]["hits"]:
+                yield answer
                 more = {"scroll": _SCROLL, "scroll_id": scroll}
                 answer = self._retrying(partial(self.connection.request, "POST", "/_search/scroll", more))
                 scroll = answer.get("_scroll_id", scroll)
@@ -139,7 +153,7 @@ class ClusterEngine:
         finally:
             if report.indexed:
                 # Searches see the documents from here on, also after an interruption.
-                self._request("POST", "/_refresh")
+                self.request("POST", "/_refresh")
         self._fields = None
         return report
 
@@ -147,10 +161,38 @@ class ClusterEngine:
         """See ``Engine.count``."""
         try:
             # Not _count: a search pipeline that the index has by default fails at its answers.
-            return int(self._search({"size": 0, "track_total_hits": True})["hits"]["total"]["value"])
+            return int(self.ask({"size": 0, "track_total_hits": True})["hits"]["total"]["value"])
         except ClusterError as error:
             if _is_missing(error):
                 return 0
+            raise
+
+    def ask(self, body: Mapping[str, Any], params: Mapping[str, str] | None = None) -> Any:
+        """The answer of a search request; it goes past a search pipeline that reranks.
+
+        Raises:
+            EngineError: there is no such index, or the cluster refuses.
+        """
+        return self.request("POST", "/_search", body, {**self._past_reranking(), **(params or {})})
+
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, params: Mapping[str, Any] | None = None
+    ) -> Any:
+        """The answer of a request about the index: its path follows the index's; tried again as the settings say.
+
+        Raises:
+            EngineError: there is no such index, or the cluster refuses.
+        """
+        self._greet()
+        try:
+            return self._retrying(partial(self.connection.request, method, self._path + path, body, params))
+        except ClusterError as error:
+            if _is_missing(error):
+                message = (
+                    f"there is no index {self._index} at {self.connection.url}; make it with: "
+                    f"rh-connector index SOURCE, or set engine.index"
+                )
+                raise MissingIndex(message, error.status, error.body) from None
             raise
 
     def close(self) -> None:
@@ -168,7 +210,7 @@ class ClusterEngine:
         while True:
             body = self._body(" ".join(words))
             try:
-                hits = self._search({**body, "size": size, "from": 0})["hits"]["hits"]
+                hits = self.ask({**body, "size": size, "from": 0})["hits"]["hits"]
                 return list(hits)
             except ClusterError as error:
                 too_many = "too_many" in str(error.body) or "maxClauseCount" in str(error.body)
@@ -190,15 +232,12 @@ class ClusterEngine:
     def _text_fields(self) -> list[TextField]:
         now = time.monotonic()
         if self._fields is None or now - self._fields[0] > _MAPPING_SECONDS:
-            self._fields = (now, text_fields(self._request("GET", "/_mapping")))
+            self._fields = (now, text_fields(self.request("GET", "/_mapping")))
         return self._fields[1]
 
     def _check_there(self, asks: bool) -> None:
         if not asks:
-            self._search({"size": 0, "track_total_hits": False})
-
-    def _search(self, body: Mapping[str, Any], params: Mapping[str, str] | None = None) -> Any:
-        return self._request("POST", "/_search", body, {**self._past_reranking(), **(params or {})})
+            self.ask({"size": 0, "track_total_hits": False})
 
     def _past_reranking(self) -> dict[str, str]:
         if self._reranking_pipeline is None:
@@ -206,7 +245,7 @@ class ClusterEngine:
         now = time.monotonic()
         if self._past is None or now - self._past[0] > _MAPPING_SECONDS:
             try:
-                found = self._request("GET", f"/_settings/{_DEFAULT_PIPELINE}", None, {"flat_settings": "true"})
+                found = self.request("GET", f"/_settings/{_DEFAULT_PIPELINE}", None, {"flat_settings": "true"})
                 names = {index["settings"].get(_DEFAULT_PIPELINE) for index in found.values()}
             except ClusterError as error:
                 # Whoever may search need not be allowed to see settings.
@@ -245,21 +284,6 @@ class ClusterEngine:
                     return
                 if analyzer == "standard" or "analyzer" not in str(error.body):
                     raise
-
-    def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, params: Mapping[str, Any] | None = None
-    ) -> Any:
-        self._greet()
-        try:
-            return self._retrying(partial(self.connection.request, method, self._path + path, body, params))
-        except ClusterError as error:
-            if _is_missing(error):
-                message = (
-                    f"there is no index {self._index} at {self.connection.url}; make it with: "
-                    f"rh-connector index SOURCE, or set engine.index"
-                )
-                raise MissingIndex(message, error.status, error.body) from None
-            raise
 
 
 def _new_index(analyzer: str) -> dict[str, Any]:

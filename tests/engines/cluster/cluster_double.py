@@ -22,7 +22,8 @@ def counted(number: int) -> Answer:
 class ClusterDouble(ThreadingHTTPServer):
     """Answers ``GET /`` as its product does, and everything else from ``answers``, the last one for ever.
 
-    Its indexes have no settings of their own.
+    Attributes:
+        settings: what ``/_settings/`` answers; no settings unless set.
     """
 
     daemon_threads = True
@@ -34,6 +35,7 @@ class ClusterDouble(ThreadingHTTPServer):
         if product == "opensearch":
             about["distribution"] = "opensearch"
         self.about = {"version": about, "tagline": "You Know, for Search"}
+        self.settings: Answer = (200, {})
         self.answers: list[Answer] = [(200, {})]
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
 
@@ -53,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/":
             status, value = 200, self.server.about
         elif "/_settings/" in self.path:
-            status, value = 200, {}
+            status, value = self.server.settings
         else:
             status, value = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
         text = b"" if self.command == "HEAD" else json.dumps(value).encode()
