@@ -83,7 +83,7 @@ def test_a_damaged_index_is_made_again(collection: Collection, cached: Settings)
 
 def test_an_interrupted_index_leaves_nothing(collection: Collection, cached: Settings) -> None:
     write_jsonl(collection.path / "corpus.jsonl", [*DOCUMENTS, {"_id": "bad", "text": 3}])
-    with pytest.raises(DataError, match="line 5: text is int"):
+    with pytest.raises(DataError, match="line 5: text is a number"):
         open_collection_engine(collection, cached)
     assert list((cached.cache.path / "collections").iterdir()) == []
 

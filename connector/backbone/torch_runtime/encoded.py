@@ -80,6 +80,19 @@ class StoredTensor:
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in (self.data, self.scale, self.mean) if tensor is not None)
 
+    def on(self, device: torch.device, *, pinned: bool = False) -> StoredTensor:
+        """A copy on a device; pinned host memory is what a GPU copies from by itself."""
+
+        def copied(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            if tensor is None:
+                return None
+            there = tensor.to(device, non_blocking=device.type == "cuda", copy=True)
+            return there.pin_memory() if pinned else there
+
+        data = copied(self.data)
+        assert data is not None
+        return StoredTensor(data, copied(self.scale), copied(self.mean))
+
     @property
     def coded(self) -> CodedKeys | None:
         """The parts of int4."""
@@ -123,6 +136,10 @@ class TorchEncodedDocument:
         states = {layer: StoredTensor.store(one.widen(torch.float32), dtype) for layer, one in self.states.items()}
         return replace(self, states=states)
 
+    def on(self, device: torch.device, *, pinned: bool = False) -> TorchEncodedDocument:
+        """A copy on a device; see ``StoredTensor.on``."""
+        return replace(self, states={layer: one.on(device, pinned=pinned) for layer, one in self.states.items()})
+
     def to_bytes(self) -> bytes:
         """safetensors with a metadata record."""
         tensors: dict[str, torch.Tensor] = {}
@@ -137,13 +154,13 @@ class TorchEncodedDocument:
         return save_tensors(tensors, metadata={"rh": json.dumps(record)})
 
     @classmethod
-    def from_bytes(cls, data: bytes, kind: str, device: torch.device | None = None) -> TorchEncodedDocument:
+    def from_bytes(cls, data: bytes, kind: str, *, pinned: bool = False) -> TorchEncodedDocument:
         """The inverse of ``to_bytes``.
 
         Args:
             data: the bytes.
             kind: of the backbone that will read it.
-            device: where it is kept; a GPU gets it through pinned memory, which it copies from by itself.
+            pinned: keep it where a GPU copies from by itself.
 
         Raises:
             BackboneError: damaged bytes, another format, or another kind of backbone.
@@ -161,8 +178,8 @@ class TorchEncodedDocument:
                 f"an encoded document was made by '{record.get('kind')}' ({record.get('format')}), "
                 f"this backbone is '{kind}' ({_FORMAT}); drop it and encode again"
             )
-        if device is not None and device.type == "cuda":
-            tensors = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
+        if pinned:
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
         states = {
             int(name): StoredTensor(tensor, tensors.get(f"{name}.scale"), tensors.get(f"{name}.mean"))
             for name, tensor in tensors.items()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.cpu.operations import multiplies_bfloat16
 from connector.backbone.torch_runtime.cpu.plan import CpuPlan, prepare
 from connector.backbone.torch_runtime.decoder import Decoder, load_decoder
+from connector.backbone.torch_runtime.device_memory import DeviceMemory
 from connector.backbone.torch_runtime.encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
 from connector.backbone.torch_runtime.fixed_states import FixedStates
 from connector.backbone.torch_runtime.read_passes import FixedPass, LatePass, ReadPass, SideBySidePass
@@ -38,6 +39,8 @@ _REQUESTS_TOGETHER = 8
 # States of tails without their queries, for as many places of a tail as there is room for.
 _FIXED_BYTES = 64_000_000
 _Prefix = dict[int, tuple[torch.Tensor, torch.Tensor]]
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 class TorchRuntime:
@@ -47,8 +50,11 @@ class TorchRuntime:
     states are equal to rounding.
     """
 
-    def __init__(self, decoder: Decoder, *, cache_dtype: CacheDtype = "float16") -> None:
+    def __init__(
+        self, decoder: Decoder, *, cache_dtype: CacheDtype = "float16", memory: DeviceMemory | None = None
+    ) -> None:
         model, self._likelihood = decoder
+        self._memory = memory
         self._cache_dtype = cache_dtype
         self._dtype: torch.dtype = model.dtype
         self._device: torch.device = model.device
@@ -92,8 +98,15 @@ class TorchRuntime:
             dtype = "bfloat16" if device == "cuda" or multiplies_bfloat16() else "float32"
         if cache_dtype == "auto":
             cache_dtype = "bfloat16" if dtype == "bfloat16" else "float16"
-        decoder = CoreSharing.of_process().run(lambda: load_decoder(path, device, getattr(torch, dtype)))
-        return cls(decoder, cache_dtype=cache_dtype)
+        try:
+            decoder = CoreSharing.of_process().run(lambda: load_decoder(path, device, getattr(torch, dtype)))
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition("\n")[0]
+            raise BackboneError(
+                f"{device} has too little memory for the weights ({reason}); free some, take a smaller model "
+                "(backbone.model), or set backbone.device to cpu"
+            ) from None
+        return cls(decoder, cache_dtype=cache_dtype, memory=DeviceMemory.of(decoder.layers.device))
 
     @property
     def shape(self) -> BackboneShape:
@@ -137,10 +150,14 @@ class TorchRuntime:
         prefix_states = self._sharing.run(lambda: self._prefix_states(prefix))
         kept = self._kept(pool.heads) if late else None
 
-        def encoded(batch: Sequence[TokenIds]) -> list[TorchEncodedDocument]:
+        def some(batch: Sequence[TokenIds]) -> list[TorchEncodedDocument]:
             encode = EncodePass(batch, len(prefix), prefix_states, kept, deepest, self._device)
             self._sequences.run(encode)
-            return list(self._store(encode, [len(document) for document in batch], deepest + solo, kept))
+            stored = list(self._store(encode, [len(document) for document in batch], deepest + solo, kept))
+            return stored if self._memory is None else [self._memory.hosted(document) for document in stored]
+
+        def encoded(batch: Sequence[TokenIds]) -> list[TorchEncodedDocument]:
+            return list(chain.from_iterable(self._in_parts(batch, some)))
 
         for batch in self._sharing.map(encoded, list(self._sequences.batches(documents, self._sharing.width()))):
             yield from batch
@@ -190,19 +207,35 @@ class TorchRuntime:
         states = {layer: torch.cat(both) for layer, both in self._prefix_states(prefix).items()}
         found = []
         for request in requests:
+            tail, needs, depth = request.tail, request.needs, request.needs.depth(self._shape.layers)
+
+            def some(
+                documents: Sequence[TorchEncodedDocument], tail: Tail = tail, needs: Needs = needs, depth: int = depth
+            ) -> Observations:
+                read = SoloPass(states, self._there(documents), tail, needs, self._likelihood, depth)
+                self._sequences.run(read)
+                return _observed(read, needs)
+
             documents = [document for document in request.documents if isinstance(document, TorchEncodedDocument)]
-            together = max(self._sequences.plan.most // len(request.tail.ids), 1)
-            depth = request.needs.depth(self._shape.layers)
-            passes = [
-                SoloPass(states, documents[at : at + together], request.tail, request.needs, self._likelihood, depth)
-                for at in range(0, len(documents), together)
-            ]
-            for each in passes:
-                self._sequences.run(each)
-            found.append(_observed(passes, request.needs))
+            together = max(self._sequences.plan.most // len(tail.ids), 1)
+            parts = [documents[at : at + together] for at in range(0, len(documents), together)]
+            found.append(_joined([one for part in parts for one in self._in_parts(part, some)]))
         return found
 
     def _rows(self, prefix: Sequence[int], requests: Sequence[ReadRequest], layout: Layout) -> list[Observations]:
+        parts = self._in_parts(requests, lambda some: self._some_rows(prefix, some, layout))
+        return list(chain.from_iterable(parts))
+
+    def _in_parts(self, items: Sequence[_Item], work: Callable[[Sequence[_Item]], _Found]) -> list[_Found]:
+        """See ``DeviceMemory``; a CPU's memory is not tried."""
+        return [work(items)] if self._memory is None else self._memory.in_parts(items, work)
+
+    def _there(self, documents: Sequence[TorchEncodedDocument]) -> Sequence[TorchEncodedDocument]:
+        return documents if self._memory is None else self._memory.there(documents)
+
+    def _some_rows(
+        self, prefix: Sequence[int], requests: Sequence[ReadRequest], layout: Layout
+    ) -> list[Observations]:
         found = [self._pass(prefix, request, layout) for request in requests]
         going: list[ReadPass | LatePass] = []
         for read in found:
@@ -217,7 +250,7 @@ class TorchRuntime:
         """The pass that reads a request."""
         tail, states = request.tail, self._prefix_states(prefix)
         documents = [document for document in request.documents if isinstance(document, TorchEncodedDocument)]
-        packed = PackedDocuments.pack(documents, len(prefix), self._dtype, self._device)
+        packed = PackedDocuments.pack(self._there(documents), len(prefix), self._dtype, self._device)
         if layout != "late":
             return ReadPass(states, packed, tail, request.needs.heads)
         fixed = self._fixed_states(prefix, tail, request.needs.deepest_head)
@@ -250,7 +283,8 @@ class TorchRuntime:
             both = torch.stack([torch.stack((state.mean(dim=0), state[-1])) for state in own])
             return np.asarray(both.cpu().numpy(), dtype=np.float32)
 
-        return self._sharing.run(pooled)
+        (found,) = self._in_parts([tokens], lambda _: self._sharing.run(pooled))
+        return found
 
     def lookups(self) -> Mapping[str, Lookups]:
         """See ``Runtime.lookups``."""
@@ -258,7 +292,7 @@ class TorchRuntime:
 
     def load_document(self, data: bytes) -> EncodedDocument:
         """See ``Runtime.load_document``."""
-        return TorchEncodedDocument.from_bytes(data, self.kind, self._device)
+        return TorchEncodedDocument.from_bytes(data, self.kind, pinned=self._device.type == "cuda")
 
     def _prefix_states(self, prefix: Sequence[int]) -> _Prefix:
         key = tuple(prefix)
@@ -278,12 +312,19 @@ class TorchRuntime:
         return {layer: sorted(kv_heads) for layer, kv_heads in sorted(kept.items())}
 
 
-def _observed(passes: Sequence[SoloPass], needs: Needs) -> Observations:
-    """What the passes of one request found, as one."""
+def _observed(read: SoloPass, needs: Needs) -> Observations:
+    """What a pass found."""
     nothing = np.zeros((0, len(needs.groups), 0), dtype=np.float32)
-    rows = [row for one in passes for row in one.rows]
     return Observations(
-        torch.cat(rows, dim=2).cpu().numpy() if rows else nothing,
-        torch.cat([one.states for one in passes], dim=1).cpu().numpy() if needs.layers else nothing,
-        torch.cat([one.log_probabilities for one in passes]).cpu().numpy(),
+        torch.cat(read.rows, dim=2).cpu().numpy() if read.rows else nothing,
+        read.states.cpu().numpy() if needs.layers else nothing,
+        read.log_probabilities.cpu().numpy(),
     )
+
+
+def _joined(parts: Sequence[Observations]) -> Observations:
+    """What was found of the documents of one request, some after the others."""
+    if len(parts) == 1:
+        return parts[0]
+    of_each = zip(*(part.arrays for part in parts), strict=True)
+    return Observations(*(np.concatenate(each, axis=axis) for each, axis in zip(of_each, (2, 1, 0), strict=True)))
