@@ -84,6 +84,7 @@ serve: $(INSTALLED)
 # docs/results.md and docs/performance.md from the committed reports, docs/reference.md from the program itself.
 docs: $(INSTALLED)
 	@$(BIN)/python -m connector.studies.results_page docs/results docs/results.md
+	@$(BIN)/python -m connector.studies.results_page docs/results/every-query docs/results-every-query.md
 	@$(BIN)/python -m connector.studies.performance_page docs/performance docs/results docs/performance.md
 	@$(BIN)/python -m connector.studies.reference_page > docs/reference.md
 

@@ -20,7 +20,7 @@ __all__ = ["main", "results_page"]
 _TITLE = "# Results\n"
 _INTRODUCTION = """\
 What reranking did to the first stage on judged collections, good or bad. `make docs` makes this page from the files
-in `docs/results/`; do not edit it by hand.
+in `{folder}/`; do not edit it by hand.
 """
 _EMPTY = """\
 There are no results yet: `docs/results/` holds no reports. Make one with
@@ -70,13 +70,17 @@ _Key = tuple[str, str | None]
 _Group = tuple[str, str, int, bool, str | None]
 
 
-def results_page(reports: Sequence[Report]) -> str:
+def results_page(reports: Sequence[Report], folder: str = "docs/results") -> str:
     """The page in Markdown: for every model and layout the means over collections, then each collection.
+
+    Args:
+        reports: what it is made from.
+        folder: where they lie in the repository.
 
     Raises:
         DataError: one model, layout and window has two reports of the same collection and split.
     """
-    parts = [_TITLE, _INTRODUCTION]
+    parts = [_TITLE, _INTRODUCTION.format(folder=folder)]
     if not reports:
         return "\n".join([*parts, _EMPTY])
     parts.append(_READING)
@@ -100,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     folder, page = map(Path, arguments)
     try:
-        text = results_page(read_reports(folder))
+        text = results_page(read_reports(folder), folder.as_posix())
         page.write_text(text, encoding="utf-8", newline="\n")
     except RhConnectorError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -21,9 +21,13 @@ from tests.studies.condensed import condensed
 
 
 @pytest.mark.slow
-def test_the_committed_page_is_what_the_committed_results_give(repository: Path) -> None:
-    committed = (repository / "docs" / "results.md").read_text(encoding="utf-8")
-    assert committed == results_page(read_reports(repository / "docs" / "results")), "run: make docs"
+@pytest.mark.parametrize(
+    ("page", "folder"),
+    [("results.md", "docs/results"), ("results-every-query.md", "docs/results/every-query")],
+)
+def test_the_committed_page_is_what_the_committed_results_give(repository: Path, page: str, folder: str) -> None:
+    committed = (repository / "docs" / page).read_text(encoding="utf-8")
+    assert committed == results_page(read_reports(repository / folder), folder), "run: make docs"
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -82,7 +86,7 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
     folder, page = tmp_path / "results", tmp_path / "results.md"
     condensed(folder, make_report("one"))
     assert main([str(folder), str(page)]) == 0
-    assert page.read_text() == results_page([make_report("one")])
+    assert page.read_text() == results_page([make_report("one")], str(folder))
     (folder / "two.json").write_text("{")
     assert main([str(folder), str(page)]) == 5
     assert "two.json is not an evaluation report" in capsys.readouterr().err
