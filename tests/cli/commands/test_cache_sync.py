@@ -280,7 +280,12 @@ def test_it_goes_on_until_it_is_stopped(on_opensearch: Index, settings: Settings
         on_opensearch, "cache", "sync", "--every", 1, **{"cache.path": with_weights(tmp_path / "cache", settings)}
     )
     with subprocess.Popen(
-        [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whatever a shell starts in the background ignores it, and so would what is started here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         told = iter(process.stdout)
