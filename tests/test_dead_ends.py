@@ -9,8 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
@@ -28,6 +27,7 @@ from connector.errors import DataError, EngineError, SettingsError
 from connector.installation import this_installation
 from connector.settings import load_settings
 from connector.statistics.table_files import save_table
+from tests.disks import mounted, read_only
 
 pytestmark = pytest.mark.slow
 
@@ -163,32 +163,6 @@ def test_an_install_without_torch_has_a_clean_bill(run: Run, export: Path) -> No
     (export / WEIGHTS).write_bytes(b"cut")
     done = run("doctor", without=_LLM)
     assert done.returncode == 4 and "weights.bin is missing or damaged; export again" in done.stdout
-
-
-@contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    folder.mkdir(exist_ok=True)
-    if shutil.which("mount") is None or subprocess.run(["mount", *options, folder], capture_output=True).returncode:
-        pytest.skip("nothing may be mounted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
-@contextmanager
-def read_only(folder: Path) -> Iterator[Path]:
-    """A folder that nobody may write; rights alone do not stop root."""
-    if os.geteuid():
-        folder.chmod(0o555)
-        try:
-            yield folder
-        finally:
-            folder.chmod(0o755)
-        return
-    with mounted(folder, "--bind", str(folder)):
-        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
-        yield folder
 
 
 def test_a_full_disk(run: Run, tmp_path: Path) -> None:

@@ -14,14 +14,7 @@ from connector.checkpoints.identifying import known_as
 from connector.checkpoints.model_facts import describe
 from connector.checkpoints.pulling import find_damage, find_local, obtain
 from connector.errors import BackboneError
-from tests.checkpoints.tiny_gguf import entry_of, write_llama
-
-
-@pytest.fixture(scope="module")
-def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gguf") / "Tiny.Q0.gguf"
-    write_llama(path)
-    return path
+from tests.checkpoints.tiny_gguf import entry_of
 
 
 @pytest.fixture

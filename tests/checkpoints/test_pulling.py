@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -21,16 +20,10 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.manifest import CONVERSION, Manifest
 from connector.checkpoints.pulling import find_local, obtain
 from connector.errors import BackboneError
-from tests.checkpoints.tiny_gguf import entry_of, write_llama, write_wheel
+from tests.checkpoints.tiny_gguf import entry_of, write_wheel
+from tests.disks import read_only
 
 Pull = Callable[..., Checkpoint]
-
-
-@pytest.fixture(scope="module")
-def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gguf") / "Tiny.Q0.gguf"
-    write_llama(path)
-    return path
 
 
 @pytest.fixture
@@ -331,11 +324,9 @@ def test_a_text_file_is_no_gguf(tmp_path: Path, cache: Path) -> None:
         obtain(str(tmp_path / "notes.gguf"), cache=cache)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_cache_that_cannot_be_written(gguf: Path, tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(BackboneError, match=r"cache\.path"):
-        obtain(str(gguf), cache=tmp_path / "cache")
+    with read_only(tmp_path) as folder, pytest.raises(BackboneError, match=r"cache\.path"):
+        obtain(str(gguf), cache=folder / "cache")
 
 
 def test_a_file_where_the_cache_should_be(gguf: Path, tmp_path: Path) -> None:

@@ -114,17 +114,7 @@ class OnnxGraphs:
         biases: Mapping[int | None, Array],
         seen: Seen,
     ) -> Iterator[tuple[int, LayerStates]]:
-        """Tokens of one sequence through the layers; a layer is run when it is asked for.
-
-        Args:
-            ids: int32 [tokens].
-            positions: int64 [tokens].
-            biases: sliding window in tokens (or None) -> float32 [tokens, keys], for ``seen``.
-            seen: called once a layer, when the next one is asked for; float32 [kv heads, keys, d].
-
-        Yields:
-            Layer and its states.
-        """
+        """``run_each`` of one sequence: all arguments, and what ``seen`` gives, have no axis of documents."""
 
         def alone(layer: int, states: LayerStates) -> tuple[Array, Array]:
             keys, values = seen(layer, states)
@@ -139,13 +129,13 @@ class OnnxGraphs:
         biases: Mapping[int | None, Array],
         seen: Seen,
     ) -> Iterator[tuple[int, LayerStates]]:
-        """The same for some documents side by side, none of which sees another.
+        """Tokens behind documents that do not see each other, through the layers; each is run when it is asked for.
 
         Args:
             ids: int32 [documents, tokens].
             positions: int64 [documents, tokens].
             biases: sliding window in tokens (or None) -> float32 [documents, tokens, keys], for ``seen``.
-            seen: as above; float32 [documents, kv heads, keys, d].
+            seen: called once a layer, when the next one is asked for; float32 [documents, kv heads, keys, d].
 
         Yields:
             Layer and its states, of one document's tokens behind the other's.
