@@ -3,6 +3,9 @@
 Unlike ``evaluate``, which reads every head, this asks the reranker that requests are answered with, through all of
 its short cuts. Each query's largest window is read once untimed, so that its documents are encoded; then each window
 is ranked and timed. One JSON line a query and window is appended to a file as it comes: what was killed goes on.
+
+With ``--picked-from 200`` the layout ``late``, which is fast in long windows, orders so many hits first. The windows
+are the beginnings of its order, and "first stage" is that order.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ from connector.evaluation.provenance import installed_versions, portable_command
 from connector.evaluation.running import drawn_queries
 from connector.evaluation.significance import compare
 from connector.reranker import Reranker
+from connector.sections import Settings
 from connector.settings import load_settings
 
-__all__ = ["WindowRow", "main", "read_lines", "summary", "sweep"]
+__all__ = ["WindowRow", "main", "picked", "read_lines", "summary", "sweep"]
 
 WINDOWS = (20, 50, 100, 300, 1000)
 _MEASURE = "nDCG@10"
@@ -176,6 +180,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--keep", type=click.Path(path_type=Path), required=True, help="File of one line a query and window.")
 @click.option("--window", "sizes", type=int, multiple=True, default=WINDOWS, show_default=True)
+@click.option("--picked-from", type=int, help="Hits that the layout late orders before; default: none.")
 @click.option("--limit", type=int, help="Queries; default: all.")
 @click.option("--split", default="test", show_default=True)
 @click.option("--seed", default=0, show_default=True)
@@ -185,6 +190,7 @@ def main(
     folder: Path,
     keep: Path,
     sizes: tuple[int, ...],
+    picked_from: int | None,
     limit: int | None,
     split: str,
     seed: int,
@@ -203,6 +209,7 @@ def main(
         if missing:
             asked = {query: text for query, text in collection.queries.items() if query in missing}
             assert reranker is not None
+            late = _late(settings) if picked_from else None
             # Query by query: a thousand hits of each at once would be a lot of text.
             with keep.open("a", encoding="utf-8") as file:
                 # What was cut off by a kill must not run into what comes.
@@ -210,7 +217,9 @@ def main(
                     file.write("\n")
                 for query, text in asked.items():
                     one = replace(collection, queries={query: text}, qrels={query: collection.qrels[query]})
-                    windows = first_stage(one, max(sizes), engine=engine)
+                    windows = first_stage(one, picked_from or max(sizes), engine=engine)
+                    if late is not None:
+                        windows = {query: picked(late, text, windows.get(query, []))}
                     for line in sweep(reranker, one, windows, sizes, done):
                         file.write(json.dumps(line) + "\n")
                         lines.append(line)
@@ -227,6 +236,7 @@ def main(
             "collection": collection.name,
             "split": split,
             "limit": limit,
+            "picked_from": picked_from,
             "seed": seed,
             "layout": settings.backbone.layout,
             "model": settings.backbone.model,
@@ -239,6 +249,20 @@ def main(
             "rows": [asdict(row) for row in rows],
         }
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def picked(late: Reranker, query: str, hits: Sequence[Hit]) -> list[Hit]:
+    """Hits in the order of another reranker, with the scores of the first stage.
+
+    Raises:
+        DataError: they could not be reranked.
+    """
+    return [hits[hit.index] for hit in _checked(late.rerank(query, hits), query).hits] if hits else []
+
+
+def _late(settings: Settings) -> Reranker:
+    backbone = settings.backbone.model_copy(update={"layout": "late"})
+    return Reranker.from_settings(settings.model_copy(update={"backbone": backbone}))
 
 
 def table(rows: Sequence[WindowRow]) -> str:

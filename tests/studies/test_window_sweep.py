@@ -12,7 +12,7 @@ from connector.evaluation.collections import load_collection
 from connector.evaluation.first_stage import first_stage, open_collection_engine
 from connector.reranker import Reranker
 from connector.sections import Settings
-from connector.studies.window_sweep import main, read_lines, summary, sweep
+from connector.studies.window_sweep import main, picked, read_lines, summary, sweep
 from tests.evaluation.folders import write_collection
 
 
@@ -65,3 +65,14 @@ def test_the_command_goes_on_where_it_was(settings: Settings, tmp_path: Path) ->
     assert sorted(line["query"] for line in read_lines(keep)) == ["q1", "q2"]
     report = json.loads(out.read_text())
     assert report["rows"][0]["queries"] == 2 and str(tmp_path) not in report["command"]
+
+
+def test_another_ranking_picks_the_hits_that_are_read(reranker: Reranker, settings: Settings, tmp_path: Path) -> None:
+    collection = load_collection(write_collection(tmp_path / "world"))
+    own = settings.model_copy(update={"cache": settings.cache.model_copy(update={"path": tmp_path})})
+    hits = first_stage(collection, 4, engine=open_collection_engine(collection, own))["q1"]
+    found = picked(reranker, collection.queries["q1"], hits)
+    result = reranker.rerank(collection.queries["q1"], hits)
+    assert [hit.id for hit in found] == [hits[hit.index].id for hit in result.hits]
+    assert {hit.id: hit.score for hit in found} == {hit.id: hit.score for hit in hits}
+    assert picked(reranker, "nothing", []) == []
