@@ -50,6 +50,7 @@ _FORBIDDEN |= {("service", "training"), ("service", "evaluation"), ("service", "
 
 # Where a library may be imported: folders, and the few modules that a folder's question does not cover.
 _TORCH_ROOMS = [
+    "connector/studies/relevance/*",
     "connector/backbone/torch_runtime/*",
     # Asks whether it is installed.
     "connector/backbone/open_reader.py",
