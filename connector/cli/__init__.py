@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 from connector import __version__
 from connector.cli.allocator import keep_big_buffers
 from connector.cli.context import Context
-from connector.cli.global_options import CLIENT_LOGS, global_options, log_every_step, with_global_options
+from connector.cli.global_options import CLIENT_LOGS, OFFLINE, global_options, log_every_step, with_global_options
 from connector.credentials import Redacting, redact_tracebacks, redacted
 from connector.errors import DataError, MissingExtraError, RhConnectorError
 from connector.installation import extra_of
@@ -70,7 +70,9 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rh-connector")
 @click.pass_context
-def cli(ctx: click.Context, config: str | None, assignments: tuple[str, ...], as_json: bool, debug: bool) -> None:
+def cli(
+    ctx: click.Context, config: str | None, assignments: tuple[str, ...], offline: bool, as_json: bool, debug: bool
+) -> None:
     """Rerank search hits with what a frozen language model knows.
 
     The options stand before a command's name or behind it.
@@ -86,6 +88,8 @@ def cli(ctx: click.Context, config: str | None, assignments: tuple[str, ...], as
         log_every_step()
     # Whoever calls from Python may bring models that are loaded.
     given = ctx.obj if isinstance(ctx.obj, Context) else Context()
+    if offline:
+        assignments = (*assignments, OFFLINE)
     ctx.obj = replace(given, config=config, assignments=assignments, as_json=as_json, debug=debug)
 
 

@@ -12,12 +12,15 @@ from click.shell_completion import CompletionItem
 
 from connector.cli.context import Context
 
-__all__ = ["CLIENT_LOGS", "global_options", "log_every_step", "with_global_options"]
+__all__ = ["CLIENT_LOGS", "OFFLINE", "global_options", "log_every_step", "with_global_options"]
 
 CLIENT_LOGS = ("opensearch", "elasticsearch", "elastic_transport")
 """Loggers of the clusters' clients."""
 
-_EPILOG = "Options of every command: --config, --set, --json, --debug; see rh-connector --help."
+OFFLINE = "backbone.offline=true"
+"""The setting that ``--offline`` stands for."""
+
+_EPILOG = "Options of every command: --config, --set, --offline, --json, --debug; see rh-connector --help."
 
 
 class _Unlisted(click.Option):
@@ -40,7 +43,7 @@ class _Setting(click.ParamType[str]):
 
 
 def global_options(kind: type[click.Option] = click.Option, **more: Any) -> list[click.Parameter]:
-    """``--config``, ``--set``, ``--json`` and ``--debug``.
+    """``--config``, ``--set``, ``--offline``, ``--json`` and ``--debug``.
 
     Args:
         kind: of option.
@@ -57,6 +60,7 @@ def global_options(kind: type[click.Option] = click.Option, **more: Any) -> list
             help="One setting, as in rerank.window=50.",
             **more,
         ),
+        kind(["--offline"], is_flag=True, help="Use what is here; never touch the network.", **more),
         kind(["--json", "as_json"], is_flag=True, help="Print JSON on standard output.", **more),
         kind(["--debug"], is_flag=True, help="Show tracebacks and log every step.", **more),
     ]
@@ -88,6 +92,7 @@ def _add(ctx: click.Context, option: click.Parameter, value: Any) -> None:
     changes: dict[str, Callable[[], Context]] = {
         "config": lambda: replace(given, config=value),
         "assignments": lambda: replace(given, assignments=(*given.assignments, *value)),
+        "offline": lambda: replace(given, assignments=(*given.assignments, OFFLINE)),
         "as_json": lambda: replace(given, as_json=True),
         "debug": lambda: replace(given, debug=True),
     }

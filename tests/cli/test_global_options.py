@@ -65,6 +65,11 @@ def test_a_wrong_setting_behind_the_command_is_told_as_before_it() -> None:
     assert str(before.exception) == str(behind.exception) and "option a is not a setting" in str(behind.exception)
 
 
+@pytest.mark.parametrize("line", [["--offline", "settings", "--json"], ["settings", "--json", "--offline"]])
+def test_offline_is_a_setting_on_either_side(line: list[str]) -> None:
+    assert settings("--config", os.devnull, *line)["backbone.offline"] is True
+
+
 def test_behind_two_dashes_it_is_the_query() -> None:
     done = CliRunner().invoke(cli, ["--config", os.devnull, "search", "--", "--json", "more"])
     assert done.exit_code == 2 and "more" in done.output
@@ -90,7 +95,7 @@ def test_every_command_takes_them_and_none_has_another_of_that_name() -> None:
     context = click.Context(cli, info_name="rh-connector", **cli.context_settings)
     for path, command in commands(cli, context):
         options = [option for parameter in command.params for option in parameter.opts]
-        for name in ("--config", "--set", "--json", "--debug"):
+        for name in ("--config", "--set", "--offline", "--json", "--debug"):
             assert options.count(name) == 1, (path, name)
 
 

@@ -78,16 +78,15 @@ def list_models(context: Context) -> None:
 @command.command("pull")
 @click.argument("name")
 @click.option("--accept-license", is_flag=True, help="Accept the model's terms without being asked.")
-@click.option("--offline", is_flag=True, default=None, help="Use what is here; never touch the network.")
 @pass_context
-def pull(context: Context, name: str, accept_license: bool, offline: bool | None) -> None:
+def pull(context: Context, name: str, accept_license: bool) -> None:
     """Fetch a model, check it, and make it ready for this machine, once.
 
     NAME is a name of `model list`, a folder, a .gguf file, or owner/name of the hub.
     """
     from connector.routing.opening import pull_model
 
-    settings = context.settings(backbone__offline=offline, backbone__model=name)
+    settings = context.settings(backbone__model=name)
     accepted = accept_license or settings.backbone.accept_license
     with _progress() as (report, pause):
 
