@@ -49,7 +49,8 @@ def command(
     """Search with QUERY, rerank, and show what moved.
 
     Hits behind the window follow in the engine's order. A query that starts with a dash goes after --. When
-    reranking fails, the engine's order is shown, and standard error says why.
+    reranking fails, the engine's order is shown, and standard error says why. A model that is not here, or a router
+    that does not fit it, is an error before anything is searched.
     """
     settings = context.settings(
         rerank__window=window, engine__index=index, router__mode=mode, engine__query_json=query_json
