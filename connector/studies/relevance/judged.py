@@ -102,6 +102,23 @@ class Judged:
         row = {**more, "alone": self.mean(self.ndcg(scores)), "fused": self.mean(fused), "weight": weight}
         return {**row, **({} if other is None else self.against(fused, other))}, fused
 
+    def beside(
+        self, scores: Floats, others: Floats, compared: Floats | None, shares: Sequence[float]
+    ) -> dict[str, Any]:
+        """The row of two ways to score, standardized in each window, the other at the best of some shares.
+
+        Args:
+            scores, others: float64 [queries, documents].
+            compared: float64 [queries]: nDCG@10 of what it is compared with.
+            shares: that are tried.
+        """
+        mixed = {share: np.zeros_like(scores) for share in shares}
+        for at, there in enumerate(self.windows.there.numpy()):
+            for share, values in mixed.items():
+                values[at][there] = standardize(scores[at][there]) + share * standardize(others[at][there])
+        best = max(shares, key=lambda share: self.mean(self.fused(mixed[share])[1]))
+        return self.row(mixed[best], compared, share=best)[0]
+
     def against(self, values: Floats, other: Floats) -> dict[str, float]:
         """Mean difference of two measured ways, its standard error, and the p-value over queries."""
         differences = (values - other) * self._weights

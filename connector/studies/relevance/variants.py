@@ -27,7 +27,6 @@ from connector.cli.allocator import keep_big_buffers
 from connector.cli.progress import ConsoleProgress
 from connector.documents import document_text
 from connector.evaluation.provenance import installed_versions, processor_name, today
-from connector.heads.fusion import standardize
 from connector.heads.needs import Needs
 from connector.sections import Settings
 from connector.statistics.head_tables import SearchedQuery, statistics_folder
@@ -183,18 +182,18 @@ def study(asking: Asking, queries: Sequence[SearchedQuery], say: Callable[[str],
         row, fused = judged.row(scores, plain)
         plain = fused if plain is None else plain
         told(name, row)
-        told(f"probe and {name}", _beside(judged, probe, scores, in_use))
+        told(f"probe and {name}", judged.beside(probe, scores, in_use, _SHARES))
     for name in ("asked as a question", "asked for a query", "a demonstration before"):
         tables = asking.tables(VARIANTS[name], queries)
         other = Judged.of(tables)
         scores, strength = _probe(other)
         told(f"probe, {name}", judged.row(scores, in_use, strength=strength)[0])
-        told(f"probe, mean with: {name}", _beside(judged, probe, scores, in_use, (1.0,)))
+        told(f"probe, mean with: {name}", judged.beside(probe, scores, in_use, (1.0,)))
         likely = _laid_out(
             judged, [table.log_probabilities.astype(np.float64).sum(axis=1) for table in tables], tables
         )
         told(f"likelihood, {name}", judged.row(likely, plain)[0])
-        told(f"likelihood, mean with: {name}", _beside(judged, likelihoods["likelihood"], likely, plain, (1.0,)))
+        told(f"likelihood, mean with: {name}", judged.beside(likelihoods["likelihood"], likely, plain, (1.0,)))
     _apart(asking, queries, told)
     for name, row in pooled_passages(asking.tables(VARIANTS["passages"], queries, asking.states_only)).items():
         told(name, row)
@@ -217,8 +216,8 @@ def _apart(asking: Asking, queries: Sequence[SearchedQuery], told: Callable[[str
     row, in_use = judged.row(scores["in use"], queries=len(whole))
     told("windows with titles, both in one", row)
     told("text alone", judged.row(scores["text"], in_use)[0])
-    told("title and text, each read alone", _beside(judged, scores["text"], scores["title"], in_use))
-    told("both in one, and the title alone", _beside(judged, scores["in use"], scores["title"], in_use))
+    told("title and text, each read alone", judged.beside(scores["text"], scores["title"], in_use, _SHARES))
+    told("both in one, and the title alone", judged.beside(scores["in use"], scores["title"], in_use, _SHARES))
 
 
 def _probe(judged: Judged) -> tuple[Floats, float]:
@@ -227,19 +226,6 @@ def _probe(judged: Judged) -> tuple[Floats, float]:
     tried = {one: held_out(judged, splits, one_vector(judged, one)) for one in _STRENGTHS}
     strength = max(tried, key=lambda one: judged.mean(judged.fused(tried[one])[1]))
     return tried[strength], strength
-
-
-def _beside(
-    judged: Judged, scores: Floats, others: Floats, compared: Floats | None, shares: Sequence[float] = _SHARES
-) -> dict[str, Any]:
-    """Both, standardized in each window, the other at the best of some shares."""
-    mixed = {}
-    for share in shares:
-        mixed[share] = np.zeros_like(scores)
-        for at, there in enumerate(judged.windows.there.numpy()):
-            mixed[share][at][there] = standardize(scores[at][there]) + share * standardize(others[at][there])
-    best = max(shares, key=lambda share: judged.mean(judged.fused(mixed[share])[1]))
-    return judged.row(mixed[best], compared, share=best)[0]
 
 
 def _likelihoods(

@@ -11,29 +11,12 @@ from connector.statistics.signal_tables import SignalTable
 from connector.studies.relevance.judged import Floats, Judged, held_out, one_vector, whole_collections
 from connector.studies.relevance.routing import bilinear, gates, others, study
 from connector.studies.relevance.states import StudyQuery
+from tests.studies.relevance.worlds import HIDDEN, routed
 from tests.training.test_train_signals import windows
-
-_HIDDEN = 12
-
-
-def _routed(queries: int = 240) -> list[StudyQuery]:
-    """Which sign of a direction means relevance, the query's own state says."""
-    random = np.random.default_rng(3)
-    direction = random.standard_normal((2, 1, _HIDDEN)).astype(np.float32)
-    found = []
-    for number, window in enumerate(windows(queries, noise=0.5)):
-        sign = 1.0 if number // 6 % 2 else -1.0
-        table = window.table
-        grades = np.array([table.qrels[own] for own in table.ids], dtype=np.float32)
-        noise = 0.5 * random.standard_normal(table.states.shape).astype(np.float32)
-        own = np.full((2, _HIDDEN), sign, dtype=np.float32) + 0.1 * random.standard_normal((2, _HIDDEN))
-        states = sign * direction * grades[None, :, None] + noise
-        found.append(StudyQuery(replace(table, states=states.astype(np.float32)), own.astype(np.float32)))
-    return found
 
 
 def test_a_form_with_the_querys_state_beats_a_vector_where_the_query_decides() -> None:
-    queries = _routed()
+    queries = routed()
     judged, own = (
         Judged.of([query.table for query in queries]),
         np.stack([query.own.reshape(-1) for query in queries]),
@@ -44,10 +27,10 @@ def test_a_form_with_the_querys_state_beats_a_vector_where_the_query_decides() -
         return judged.mean(judged.ndcg(scores))
 
     plain = value(held_out(judged, splits, one_vector(judged, 0.02)))
-    routed = value(held_out(judged, splits, bilinear(judged, own, 0.02)))
+    by_query = value(held_out(judged, splits, bilinear(judged, own, 0.02)))
     permuted = value(held_out(judged, splits, bilinear(judged, own[others(judged, 0)], 0.02)))
-    assert routed > 0.9 > plain + 0.15
-    assert permuted < routed - 0.15
+    assert by_query > 0.9 > plain + 0.15
+    assert permuted < by_query - 0.15
 
 
 def test_each_query_gets_the_state_of_another_of_its_collection() -> None:
@@ -59,7 +42,7 @@ def test_each_query_gets_the_state_of_another_of_its_collection() -> None:
 
 @pytest.mark.slow
 def test_all_rows_and_no_routing_where_there_is_nothing_to_route() -> None:
-    queries = [StudyQuery(window.table, np.ones((2, _HIDDEN), dtype=np.float32)) for window in windows()]
+    queries = [StudyQuery(window.table, np.ones((2, HIDDEN), dtype=np.float32)) for window in windows()]
     rows = study(queries, lambda text: None)
     assert rows["one vector"]["fused"] > rows["first stage"] + 0.05
     assert rows["gates"]["kappa"] == 0
@@ -69,7 +52,7 @@ def test_all_rows_and_no_routing_where_there_is_nothing_to_route() -> None:
 
 def test_gates_are_those_of_the_router() -> None:
     judged = Judged.of([window.table for window in windows(60)])
-    found = gates(judged, np.ones((60, 2 * _HIDDEN + 11), dtype=np.float32), 0.04)
+    found = gates(judged, np.ones((60, 2 * HIDDEN + 11), dtype=np.float32), 0.04)
     # The same embedding for all: the query cannot route.
     assert found["routed"] == pytest.approx(found["permuted"])
 
