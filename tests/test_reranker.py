@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -453,3 +454,22 @@ def test_what_has_no_text_is_as_unlikely_alone_as_in_a_list(reranker: Reranker, 
     assert mixed.calibrated and [hit.index for hit in mixed.hits[-2:]] == [len(cats), len(cats) + 1]
     alone = reranker.rerank(QUERY, ["\u200b"])
     assert not alone.reranked and max(alone.hits[0].score, mixed.hits[-1].score) < -25 < mixed.hits[-3].score
+
+
+@pytest.mark.parametrize("name", ["reranker", "block_reranker"])
+def test_what_a_request_held_goes_with_it(name: str, request: pytest.FixtureRequest) -> None:
+    own: Reranker = request.getfixturevalue(name)
+    hits = [Hit(str(at), 2.0 - at, {"text": f"Text {at} of {name} that nobody has encoded."}) for at in range(3)]
+    gc.collect()
+    gc.disable()
+    try:
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        assert own.rerank("what is new", hits).reranked
+        gc.collect()
+        kept = [found for found in gc.garbage if type(found).__module__.startswith(("connector.", "torch", "numpy"))]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    # A cycle would keep states of megabytes until Python looks for cycles, which it does by the number of objects.
+    assert kept == []

@@ -27,7 +27,7 @@ class PassageInFlight:
     Attributes:
         key: the cache's.
         ids: its tokens.
-        wanted_by: works of living requests, in the order in which they came.
+        wanted_by: works of living requests, in the order in which they came; none once it has a state.
         taken: a batch is to encode it.
         state: what came of it.
     """
@@ -74,7 +74,9 @@ class PassagesInFlight:
         """Give a passage's state to all who want it; the first of them counts it as encoded, the others as cached."""
         passage.state = state
         del self._by_key[passage.key]
-        for at, work in enumerate(passage.wanted_by):
+        # Works hold their passages: a passage that held them, too, would keep its state until Python looks for cycles.
+        works, passage.wanted_by = passage.wanted_by, []
+        for at, work in enumerate(works):
             work.encoded += at == 0
             work.left -= 1
             if work.done:
