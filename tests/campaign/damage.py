@@ -1,0 +1,133 @@
+"""Bits that flip and files that are cut: each is refused or made anew, and named; nothing is ranked by it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from connector.backbone.caching.sqlite_store import DamagedPassageError, PassageStore
+from connector.engines.embedded import EmbeddedEngine
+from connector.errors import RhConnectorError
+from connector.routing.bundle import Bundle, shipped_bundle
+from connector.statistics.table_files import load_table, save_table
+from tests.campaign.kills import fill_index, passage, table
+from tests.campaign.rows import Row, Tally
+
+__all__ = ["damage"]
+
+_PART = "damage"
+_PASSAGES = 40
+_DOCUMENTS = 200
+
+
+def damage(rounds: int, seed: int = 0) -> Iterator[Row]:
+    """Two rows for each kind of file: a flipped bit, and a cut.
+
+    Args:
+        rounds: of each.
+        seed: of the places.
+    """
+    drawn = random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="rh-campaign-") as folder:
+        for name, make, check in (
+            ("a router bundle", _bundle, _check_bundle),
+            ("the document cache", _cache, _check_cache),
+            ("a table of statistics", _table, _check_table),
+            ("a file of an index", _index, _check_index),
+        ):
+            whole = Path(folder) / name.replace(" ", "-")
+            whole.mkdir()
+            make(whole)
+            for what, harm in (("a bit flipped", _flip), ("cut", _cut)):
+                tally = Tally()
+                for number in range(rounds):
+                    copy = whole.with_name(f"{whole.name}-{number}")
+                    shutil.copytree(whole, copy)
+                    files = sorted(path for path in copy.rglob("*") if path.is_file() and path.stat().st_size)
+                    harm(drawn.choice(files), drawn)
+                    tally.add(check(copy))
+                    shutil.rmtree(copy)
+                yield tally.row(_PART, f"{name}, {what}")
+
+
+def _flip(path: Path, drawn: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[drawn.randrange(len(data))] ^= 1 << drawn.randrange(8)
+    path.write_bytes(data)
+
+
+def _cut(path: Path, drawn: random.Random) -> None:
+    with path.open("r+b") as file:
+        file.truncate(drawn.randrange(path.stat().st_size))
+
+
+def _bundle(folder: Path) -> None:
+    shipped = shipped_bundle("smollm2-135m", "solo")
+    assert shipped is not None
+    shutil.copy(shipped, folder / "router.onnx")
+
+
+def _check_bundle(folder: Path) -> str | None:
+    try:
+        Bundle.load(folder / "router.onnx")
+    except RhConnectorError as error:
+        return None if "router.onnx" in str(error) else f"the message names no file: {error}"
+    return "a damaged bundle was loaded"
+
+
+def _cache(folder: Path) -> None:
+    with closing(PassageStore(folder / "passages.sqlite", 100_000_000)) as store:
+        for number in range(_PASSAGES):
+            store.put(*passage(number), 1)
+
+
+def _check_cache(folder: Path) -> str | None:
+    path = folder / "passages.sqlite"
+    try:
+        with closing(PassageStore(path, 100_000_000)) as store:
+            for number in range(_PASSAGES):
+                key, data = passage(number)
+                try:
+                    found = store.get(key)
+                except DamagedPassageError:
+                    continue
+                if found not in (None, data):
+                    return "states that are not those that were written"
+    except RhConnectorError as error:
+        return None if path.name in str(error) else f"the message names no file: {error}"
+    return None
+
+
+def _table(folder: Path) -> None:
+    save_table(folder / "table.npz", {"number": 7}, table(7))
+
+
+def _check_table(folder: Path) -> str | None:
+    kept = load_table(folder / "table.npz", lambda record, arrays: (record, {key: arrays[key] for key in table(7)}))
+    if kept is None:
+        return None
+    whole = kept[0] == {"number": 7} and all(np.array_equal(kept[1][key], value) for key, value in table(7).items())
+    return None if whole else "a table with other numbers was read"
+
+
+def _index(folder: Path) -> None:
+    fill_index(folder, 0, _DOCUMENTS)
+
+
+def _check_index(folder: Path) -> str | None:
+    try:
+        engine = EmbeddedEngine(folder)
+        count = engine.count()
+        for number in range(0, _DOCUMENTS, 20):
+            found = engine.search(f"number {number}", 3)
+            if not found or found[0].id != str(number) or found[0].fields != {"text": f"cat number {number}"}:
+                return "another document, or another text, was found"
+    except RhConnectorError as error:
+        return None if str(folder) in str(error) else f"the message names no folder: {error}"
+    return None if count == _DOCUMENTS else f"{_DOCUMENTS - count} documents are missing, and nothing says so"
