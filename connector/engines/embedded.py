@@ -25,7 +25,7 @@ from connector.documents import Document, Hit, clean_text
 from connector.engines.acceptance import Refused, json_of
 from connector.engines.engine import IndexReport, ItemFailure
 from connector.engines.finding import VECTOR_FIELD, by_both, by_words, stored, vector_key
-from connector.engines.index_record import INDEX_AGAIN, RECORD, IndexRecord, cause_and_mend
+from connector.engines.index_record import INDEX_AGAIN, RECORD, IndexRecord, cause_and_mend, check_files
 from connector.engines.linked_folder import LinkedFolder
 from connector.engines.text_analysis import ENGLISH, analyzer, searchable, texts_of
 from connector.engines.vectors import VECTORS_FILE, Vectors
@@ -279,6 +279,7 @@ class EmbeddedEngine:
             if not tantivy.Index.exists(str(self._path)):
                 # Opening would make an empty one.
                 raise ValueError("meta.json is missing")
+            check_files(self._path)
             self._links = None if os.access(self._path, os.W_OK) else LinkedFolder(self._path)
             index = tantivy.Index(self._schema, path=str(self._links.path if self._links else self._path))
             index.register_tokenizer(_ANALYZER, self._analyzer)

@@ -421,14 +421,17 @@ def test_damaged_files_are_told_in_one_line(engine: EmbeddedEngine, tmp_path: Pa
 
 
 def test_a_panic_is_told(engine: EmbeddedEngine, tmp_path: Path) -> None:
-    # Damage in the middle of a file is found when it is read; tantivy panics, which is no Exception.
+    # Damage that comes later than the checksums were looked at; tantivy panics, which is no Exception.
     engine.close()
+    opened = EmbeddedEngine(tmp_path / "animals")
+    assert opened.count() == len(ANIMALS)
     for path in (tmp_path / "animals").glob("*.store"):
-        raw = bytearray(path.read_bytes())
-        raw[:20] = bytes(255 - byte for byte in raw[:20])
-        path.write_bytes(raw)
+        with path.open("r+b") as file:
+            start = file.read(20)
+            file.seek(0)
+            file.write(bytes(255 - byte for byte in start))
     with pytest.raises(EngineError, match="index again"):
-        EmbeddedEngine(tmp_path / "animals").search("cat", 3)
+        opened.search("cat", 3)
 
 
 def test_the_record_is_plain(engine: EmbeddedEngine, tmp_path: Path) -> None:
@@ -519,3 +522,22 @@ def test_every_language_is_one_that_tantivy_has(tmp_path: Path, language: Langua
     engine = EmbeddedEngine(tmp_path / "index", language=language)
     engine.index([Document("1", {"text": "word"})])
     assert engine.count() == 1
+
+
+def test_one_bit_that_flipped_anywhere_is_told(engine: EmbeddedEngine, tmp_path: Path) -> None:
+    engine.index([Document(str(at), {"text": f"cat {at}"}) for at in range(30)])
+    engine.index([Document("3", {"text": "another cat"})])
+    engine.close()
+    folder, count = tmp_path / "animals", 30 + len(ANIMALS)
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".store", ".idx", ".term", ".fast", ".del")]
+    assert {path.suffix for path in files} == {".store", ".idx", ".term", ".fast", ".del"}
+    # Of a text as it is stored, tantivy itself tells nothing: another one would be shown.
+    for path in files:
+        whole = path.read_bytes()
+        flipped = bytearray(whole)
+        flipped[2] ^= 4
+        path.write_bytes(flipped)
+        with pytest.raises(EngineError, match=rf"{path.name} is damaged: its checksum is another; index again"):
+            EmbeddedEngine(folder).count()
+        path.write_bytes(whole)
+    assert EmbeddedEngine(folder).count() == count

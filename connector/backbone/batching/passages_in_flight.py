@@ -74,7 +74,7 @@ class PassagesInFlight:
         """Give a passage's state to all who want it; the first of them counts it as encoded, the others as cached."""
         passage.state = state
         del self._by_key[passage.key]
-        # Works hold their passages: a passage that held them, too, would keep its state until Python looks for cycles.
+        # A passage that held works, which hold it, would keep its state until Python looks for cycles.
         works, passage.wanted_by = passage.wanted_by, []
         for at, work in enumerate(works):
             work.encoded += at == 0
