@@ -36,6 +36,7 @@ _PARTS = [
     "writeback",
     "diagnosis",
     "statistics",
+    "offline",
     "evaluation",
     "training",
     "service",

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from connector.cli.context import Context, pass_context
+from connector.cli.elsewhere import ray_options, workers_of
 from connector.cli.progress import progress
 from connector.cli.waiting import waiting
 from connector.documents import SupportsRerank
@@ -22,6 +23,7 @@ from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.evaluation.rerank_run import FieldsById
+    from connector.offline.workers import Workers
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -35,6 +37,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--queries", type=_FILE, metavar="FILE", help="JSONL with _id and text of the run's queries.")
 @click.option("--window", type=click.IntRange(1), help="Documents of the run that are reranked (rerank.window).")
 @click.option("--tag", help="Tag of the reranked run; default: made of the settings.")
+@ray_options
 @pass_context
 def command(
     context: Context,
@@ -44,6 +47,8 @@ def command(
     queries: Path | None,
     window: int | None,
     tag: str | None,
+    ray: str | None,
+    ray_workers: int | None,
 ) -> None:
     """Rerank what standard input brings: lines {"query": "…", "documents": ["…", {"title": "…", "text": "…"}]}.
 
@@ -59,6 +64,7 @@ def command(
     settings = context.settings(rerank__window=window)
     if run_path is None:
         given = {"--out": out, "--collection": collection, "--queries": queries, "--window": window, "--tag": tag}
+        given["--ray"] = ray
         for option, value in given.items():
             if value is not None:
                 raise SettingsError(f"rerank: {option} goes with --run; give --run IN or leave it out")
@@ -70,7 +76,8 @@ def command(
         raise SettingsError("rerank: --run and --out are the same file; give another one with --out")
     if collection is None and queries is None:
         raise SettingsError("rerank: --run needs the texts of its queries; give --collection DIR or --queries FILE")
-    _rerank_run(context, settings, run_path, out, collection, queries, tag or _tag(settings))
+    with workers_of(settings, ray, ray_workers) as workers:
+        _rerank_run(context, settings, run_path, out, collection, queries, tag or _tag(settings), workers)
 
 
 def _answer_lines(context: Context, settings: Settings) -> None:
@@ -113,6 +120,7 @@ def _rerank_run(
     collection: Path | None,
     queries: Path | None,
     tag: str,
+    workers: Workers | None,
 ) -> None:
     from connector.evaluation.collections import read_queries
     from connector.evaluation.rerank_run import rerank_run
@@ -135,6 +143,7 @@ def _rerank_run(
             out,
             window=settings.rerank.window,
             tag=tag,
+            workers=workers,
         )
         done = list(progress(console, f"reranking {run_path.name}", outcomes, len(run)))
     unchanged = [outcome for outcome in done if outcome.reason is not None]
