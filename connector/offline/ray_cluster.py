@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ Result = TypeVar("Result")
 
 # Seconds in which a cluster's port answers, and in which at least one worker must come up (it may fetch the LLM).
 _ANSWERS_S, _COMES_UP_S = 5.0, 900.0
+# Seconds in which CPUs that are taken may become free.
+_FREED_S = 20.0
 # Items that one worker has at once: the one it works on, and the next. And those taken ahead of the slowest.
 _ROOM, _AHEAD = 2, 8
 # Workers that one item, or loading the LLM, may end.
@@ -58,6 +61,8 @@ def ray_workers(settings: Settings, address: str, count: int | None = None) -> I
     except ModuleNotFoundError:
         raise MissingExtraError("ray", "ray") from None
     _connect(ray, address)
+    # Ray prints on standard output who died, among what the command prints there; it has no setting against it.
+    ray._private.worker._worker_logs_enabled = False
     try:
         yield _RayWorkers(settings, _share(ray, settings, address, count))
     finally:
@@ -99,12 +104,17 @@ class _Share:
 
 
 def _share(ray: Any, settings: Settings, address: str, count: int | None) -> _Share:
-    free, total = ray.available_resources(), ray.cluster_resources()
-    cpus, gpus = int(free.get("CPU", 0)), int(free.get("GPU", 0))
-    device = settings.backbone.device
-    with_gpu = device == "cuda" or (device == "auto" and gpus > 0)
-    # One stays free: a full cluster has no place for what Ray itself starts, and waits for ever.
-    most = min(cpus - 1, gpus) if with_gpu else cpus - 1
+    device, until = settings.backbone.device, time.monotonic() + _FREED_S
+    while True:
+        free, total = ray.available_resources(), ray.cluster_resources()
+        cpus, gpus = int(free.get("CPU", 0)), int(free.get("GPU", 0))
+        with_gpu = device == "cuda" or (device == "auto" and total.get("GPU", 0) > 0)
+        # One stays free: a full cluster has no place for what Ray itself starts, and waits for ever.
+        most = min(cpus - 1, gpus) if with_gpu else cpus - 1
+        if most >= (count or 1) or time.monotonic() > until or total.get("CPU", 0) < 2:
+            break
+        # Those of a command that was killed are given back after some seconds.
+        time.sleep(0.5)
     seen = f"{cpus} of {int(total.get('CPU', 0))} CPUs are free"
     seen += f", and {gpus} of {int(total.get('GPU', 0))} GPUs" if with_gpu else ""
     if most < (count or 1):
