@@ -47,9 +47,7 @@ def cluster() -> Iterator[Any]:
     # An actor that dies is replaced from among processes that import this.
     where = str(Path(__file__).parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (where, os.environ.get("PYTHONPATH"))))
-    own = utils.Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100_000_000}
-    )
+    own = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100_000_000})
     own.add_node(num_cpus=1, object_store_memory=100_000_000)
     try:
         yield own
@@ -146,7 +144,9 @@ def test_training_makes_the_same_files_although_a_worker_is_killed(
 
 
 def write_run(collection: Path, path: Path, queries: int = 10) -> tuple[str, ...]:
-    lines = [f"q{at} Q0 d{(at + place) % 10} {place + 1} {10 - place} bm25" for at in range(queries) for place in range(5)]
+    lines = [
+        f"q{at} Q0 d{(at + place) % 10} {place + 1} {10 - place} bm25" for at in range(queries) for place in range(5)
+    ]
     path.write_text("\n".join(lines) + "\n")
     texts = str(collection / "queries_train.jsonl")
     return ("rerank", "--run", str(path), "--collection", str(collection), "--queries", texts, "--window", "4")
@@ -280,3 +280,21 @@ def test_another_llm_is_refused(cluster: Any, caches: Iterator[Path], settings: 
         pytest.raises(BackboneError, match="gives other numbers .* than elsewhere .*; set backbone.model"),
     ):
         list(own.map(_squared, [1], reranker.reader))
+
+
+def test_a_whole_index_is_ranked_the_same_and_continued(
+    cluster: Any, caches: Iterator[Path], collection: Path, killing: list[int], tmp_path: Path
+) -> None:
+    cache = next(caches)
+    engine = ("--set", f"engine.url={tmp_path / 'indexes'}")
+    run(cache, *engine, "index", str(collection))
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text('{"_id": "q1", "text": "how long do cats rest"}\n{"_id": "q2", "text": "an owl at night"}\n')
+    own = (*engine, "rerank", "--whole-index", "--queries", str(queries), "--window", "3")
+    there, here = tmp_path / "there.trec", tmp_path / "here.trec"
+    (answer,) = run(cache, *own, "--out", str(there), "--ray", cluster.address)
+    assert answer["documents"] == 10 and len(killing) == 1
+    (first, *_) = there.read_text().split("\n")
+    assert first.split()[:4] == ["q1", "Q0", "d0", "1"] and there.read_text().count("\n") == 6
+    run(cache, *own, "--out", str(here))
+    assert there.read_bytes() == here.read_bytes() and not (tmp_path / "here.trec.part").exists()

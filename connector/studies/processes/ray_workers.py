@@ -98,8 +98,8 @@ def main(source: str, rounds: int, options: str) -> None:
     ratios = [ray.rate / own.rate for ray, own in zip(of_ray, of_processes, strict=True)]
     whole = [own.seconds / ray.seconds for ray, own in zip(of_ray, of_processes, strict=True)]
     click.echo(
-        f"Ray to processes: {median(ratios):.2f} by rate ({min(ratios):.2f} to {max(ratios):.2f}), {median(whole):.2f} "
-        f"with starting; {processor_name()}, {os.cpu_count()} cores, {today()}"
+        f"Ray to processes: {median(ratios):.2f} by rate ({min(ratios):.2f} to {max(ratios):.2f}), "
+        f"{median(whole):.2f} with starting; {processor_name()}, {os.cpu_count()} cores, {today()}"
     )
 
 
