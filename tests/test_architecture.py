@@ -128,6 +128,10 @@ def test_onnx_runtime_is_imported_where_exported_models_run_only(repository: Pat
     assert not outside(users_of({"onnxruntime"}, repository), _ONNX_RUNTIME_ROOMS)
 
 
+def test_ray_is_imported_where_work_goes_elsewhere_only(repository: Path) -> None:
+    assert users_of({"ray"}, repository) == {"connector/offline/ray_cluster.py"}
+
+
 def test_a_folder_has_one_question(repository: Path) -> None:
     counts = Counter(path.parent for path in modules(repository) if path.name != "__init__.py")
     assert max(counts.values()) <= 16

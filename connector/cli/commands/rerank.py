@@ -22,7 +22,7 @@ from connector.errors import DataError, RequestError, SettingsError
 from connector.sections import Settings
 
 if TYPE_CHECKING:
-    from connector.evaluation.rerank_run import FieldsById
+    from connector.evaluation.whole_runs.rerank_run import FieldsById
     from connector.offline.workers import Workers
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -136,8 +136,8 @@ def _rerank_run(
     workers: Workers | None,
 ) -> None:
     from connector.evaluation.collections import read_queries
-    from connector.evaluation.rerank_run import rerank_run
     from connector.evaluation.runs import Run, read_run
+    from connector.evaluation.whole_runs.rerank_run import rerank_run
 
     run: Run = read_run(run_path)
     if not run:
@@ -181,7 +181,7 @@ def _rank_index(
     from connector.engines.index_names import naming_indexes
     from connector.engines.open_engine import open_engine
     from connector.evaluation.collections import read_queries
-    from connector.evaluation.rank_index import rank_index
+    from connector.evaluation.whole_runs.rank_index import rank_index
 
     texts = read_queries(queries)
     with naming_indexes(settings), open_engine(settings) as engine:
