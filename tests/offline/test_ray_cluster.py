@@ -239,6 +239,13 @@ def _squared(llm: LoadedLlm, item: int) -> int:
     return item * item
 
 
+def _where(llm: LoadedLlm, item: int) -> tuple[int, str]:
+    import ray
+
+    time.sleep(0.02)
+    return item, ray.get_runtime_context().get_node_id()
+
+
 def own_settings(settings: Settings, cache: Path) -> Settings:
     return settings.model_copy(update={"cache": settings.cache.model_copy(update={"path": cache})})
 
@@ -263,6 +270,25 @@ def test_results_come_in_order_and_items_are_taken_as_there_is_room(
         assert list(own.map(_squared, [5])) == [25]
         with pytest.raises(BackboneError, match="4 Ray workers ended with the same work"):
             list(own.map(_kill, [1]))
+
+
+def test_a_node_that_leaves_takes_no_result_with_it(
+    cluster: Any, settings: Settings, caches: Iterator[Path]
+) -> None:
+    cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+    cluster.wait_for_nodes()
+    with ray_workers(own_settings(settings, next(caches)), cluster.address, 3) as own:
+        results = own.map(_where, range(400))
+        found = [next(results)]
+        # The head has room for two of the three.
+        others = {node.node_id: node for node in cluster.worker_nodes}
+        while not others.keys() & {place for _, place in found}:
+            found.append(next(results))
+        gone = next(place for _, place in found if place in others)
+        cluster.remove_node(others[gone])
+        found += results
+    assert [number for number, _ in found] == list(range(400))
+    assert gone not in {place for _, place in found[-20:]}
 
 
 def test_more_workers_than_there_are_cpus_are_refused(cluster: Any, settings: Settings) -> None:
