@@ -272,9 +272,7 @@ def test_results_come_in_order_and_items_are_taken_as_there_is_room(
             list(own.map(_kill, [1]))
 
 
-def test_a_node_that_leaves_takes_no_result_with_it(
-    cluster: Any, settings: Settings, caches: Iterator[Path]
-) -> None:
+def test_a_node_that_leaves_takes_no_result_with_it(cluster: Any, settings: Settings, caches: Iterator[Path]) -> None:
     cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
     cluster.wait_for_nodes()
     with ray_workers(own_settings(settings, next(caches)), cluster.address, 3) as own:
