@@ -37,6 +37,7 @@ _EXTRAS = {
     "aws": ("boto3", "botocore"),
     "evaluate": ("ir_measures", "matplotlib"),
     "export": ("onnxscript",),
+    "ray": ("ray",),
 }
 
 

@@ -36,6 +36,7 @@ _PARTS = [
     "writeback",
     "diagnosis",
     "statistics",
+    "offline",
     "evaluation",
     "training",
     "service",
@@ -125,6 +126,10 @@ def test_torch_and_transformers_are_imported_where_the_llm_runs_only(repository:
 
 def test_onnx_runtime_is_imported_where_exported_models_run_only(repository: Path) -> None:
     assert not outside(users_of({"onnxruntime"}, repository), _ONNX_RUNTIME_ROOMS)
+
+
+def test_ray_is_imported_where_work_goes_elsewhere_only(repository: Path) -> None:
+    assert users_of({"ray"}, repository) == {"connector/offline/ray_cluster.py"}
 
 
 def test_a_folder_has_one_question(repository: Path) -> None:

@@ -18,6 +18,7 @@ from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.counted_cache import CountedStatistics, Lookups
 from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache
+from connector.backbone.layout_needs import check_needs
 from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.backbone.prompt.passages import Passage, Passages
 from connector.backbone.prompt.tail import Tail, TokenIds, make_tail, solo_tail
@@ -27,12 +28,10 @@ from connector.backbone.reading import Reading, Rows
 from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest, Runtime
 from connector.backbone.step_times import Clock
 from connector.cancelling import CancelScope
-from connector.checkpoints.shape import BackboneShape
 from connector.documents import has_text
 from connector.embedding.embedder import Embedder
 from connector.embedding.similarity import Similarity
 from connector.errors import BackboneError
-from connector.heads.row_groups import QUERY_GROUPS
 from connector.sections import Layout
 
 __all__ = ["EmbeddedForm", "Reader"]
@@ -217,7 +216,7 @@ class Reader:
         """
         scope = scope or CancelScope()
         clock = Clock()
-        _check(needs, self.layout, self.runtime.shape)
+        check_needs(needs, self.layout, self.runtime.shape)
         whole_query = self._tokenizer.encode_user([query])[0].ids
         told = self._tokenizer.encode_user([f"{instruction}\n"])[0].ids if has_text(instruction) else whole_query[:0]
         instruction_ids = told[:_MAX_INSTRUCTION_TOKENS]
@@ -309,20 +308,19 @@ class Reader:
         Raises:
             BackboneError: the layout is ``joint``, whose documents cannot be kept; or the LLM failed.
         """
-        if self.layout == "joint":
-            raise BackboneError(
-                "backbone.layout = joint reads all documents in one prompt; set it to block, solo or late"
-            )
         order, _ = self._laid_out([text.passages for text in self._passages.of(texts)])
-        keys = self._keys(order, pool)
-        missing = [at for at, key in enumerate(keys) if not self._cache.has(key)]
-        behind = self._behind(self._template.before_query)
-        new = [_joined(order[at].ids, behind) for at in missing]
-        states = self.runtime.encode(self._template.prefix, new, pool, layout=self.layout)
-        for at, state in zip(missing, states, strict=True):
-            self._cache.put(keys[at], state)
+        missing = [
+            passage for passage, key in zip(order, self._keys(order, pool), strict=True) if not self._cache.has(key)
+        ]
+        for key, state in self._encoded(missing, pool):
+            self._cache.put(key, state)
         self._cache.flush()
         return len(order) - len(missing), len(missing)
+
+    def encoded(self, texts: Sequence[str], pool: Needs) -> Iterator[tuple[bytes, EncodedDocument]]:
+        """The distinct passages of documents with their keys, encoded as ``precompute`` does; nothing is kept."""
+        order, _ = self._laid_out([text.passages for text in self._passages.of(texts)])
+        return self._encoded(order, pool)
 
     def keys(self, texts: Sequence[str], pool: Needs) -> list[list[bytes]]:
         """The document cache's keys of each text's passages, as ``precompute`` keeps them."""
@@ -412,6 +410,15 @@ class Reader:
         """What is encoded behind every passage: of the part before the query all but its last id, which is read."""
         return np.array(before[:-1] if self.layout == "solo" else (), dtype=np.int32)
 
+    def _encoded(self, passages: Sequence[Passage], pool: Needs) -> Iterator[tuple[bytes, EncodedDocument]]:
+        if self.layout == "joint":
+            raise BackboneError(
+                "backbone.layout = joint reads all documents in one prompt; set it to block, solo or late"
+            )
+        behind = self._behind(self._template.before_query)
+        states = self._encode([_joined(passage.ids, behind) for passage in passages], pool)
+        return zip(self._keys(passages, pool), states, strict=True)
+
     def _encode(self, passages: Sequence[TokenIds], pool: Needs) -> Iterator[EncodedDocument]:
         return self.runtime.encode(self._template.prefix, passages, pool, layout=self.layout)
 
@@ -479,22 +486,3 @@ class Reader:
 
 def _joined(ids: TokenIds, behind: TokenIds) -> TokenIds:
     return np.concatenate((ids, behind)) if len(behind) else ids
-
-
-def _check(needs: Needs, layout: Layout, shape: BackboneShape) -> None:
-    """Refuse what a layout cannot give.
-
-    Raises:
-        BackboneError: states or a likelihood of a layout that reads all documents at once, or rows behind the query
-            of ``solo``; or what the LLM does not have.
-    """
-    beyond = [pair for pair in needs.heads if pair[0] >= shape.layers or pair[1] >= shape.heads]
-    if beyond or max(needs.layers, default=0) > shape.layers:
-        what = f"head {beyond[0]}" if beyond else f"layer {max(needs.layers)}"
-        raise BackboneError(f"{what} is wanted of an LLM with {shape.layers} layers of {shape.heads} heads")
-    if layout != "solo" and (needs.layers or needs.likelihood):
-        raise BackboneError(f"backbone.layout = {layout} gives no hidden states and no likelihood; set it to solo")
-    if layout == "solo" and needs.heads and set(needs.groups) - set(QUERY_GROUPS):
-        raise BackboneError(
-            "backbone.layout = solo gives attention of the query's own rows only; set it to block or late"
-        )

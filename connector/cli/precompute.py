@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.engines.sources import Source
+    from connector.offline.workers import Workers
     from connector.reranker import Reranker
 
 __all__ = ["Precomputed", "check_keeps", "check_precompute", "precompute"]
@@ -68,7 +69,11 @@ def check_keeps(settings: Settings, command: str) -> None:
 
 
 def precompute(
-    reranker: Reranker, settings: Settings, source: Source, report: Callable[[Precomputed], None]
+    reranker: Reranker,
+    settings: Settings,
+    source: Source,
+    report: Callable[[Precomputed], None],
+    workers: Workers | None = None,
 ) -> Precomputed:
     """Encode a source's documents into the cache on disk; those that are there are passed over.
 
@@ -77,30 +82,38 @@ def precompute(
         settings: of the cache and the fields.
         source: the documents; lines that hold none are left out.
         report: called after each batch.
+        workers: encode, with the same bytes, and this process writes them; None: the LLM here does.
 
     Raises:
         BackboneError: the LLM failed, the disk takes no more, or the cache is too small for the source.
         DataError: the source cannot be read.
     """
     from connector.documents import document_text
+    from connector.offline.encoding import keeping
 
     reader, pool = reranker.reader, reranker.routes.pool()
     fields = tuple(settings.engine.field_weights())
     documents = source.documents(lambda line: None)
+
+    def batches() -> Iterator[list[str]]:
+        while batch := [document_text(document.fields, fields) for _, document in islice(documents, _BATCH)]:
+            yield batch
+
     before = reader.statistics()
+    evicted = 0
     started = time.perf_counter()
     done = Precomputed(0, 0, 0, before.disk_bytes, 0.0)
     try:
-        while batch := [document_text(document.fields, fields) for _, document in islice(documents, _BATCH)]:
-            present, encoded = reader.precompute(batch, pool)
+        for kept in keeping(workers, reader, settings.cache, pool, batches()):
             now = reader.statistics()
             done = Precomputed(
-                done.documents + len(batch),
-                done.present + present,
-                done.encoded + encoded,
+                done.documents + kept.texts,
+                done.present + kept.present,
+                done.encoded + kept.encoded,
                 now.disk_bytes,
                 time.perf_counter() - started,
             )
+            evicted += kept.evicted
             report(done)
             if now.disk_unwritten:
                 raise BackboneError(
@@ -108,7 +121,7 @@ def precompute(
                     "mend that, the same command continues"
                 )
             # What others left there may go; what this source has there may not.
-            if now.disk_evictions > max(0, before.disk_entries - done.present):
+            if evicted > max(0, before.disk_entries - done.present):
                 raise BackboneError(
                     f"the document cache is full after {done.documents:,} documents; raise cache.disk_mb = "
                     f"{settings.cache.disk_mb} (rh-connector cache status: what a million need), the same command "

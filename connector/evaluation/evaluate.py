@@ -39,6 +39,8 @@ from connector.evaluation.runs import read_run
 from connector.evaluation.timing import with_seconds
 from connector.heads.fusion import fusion_of
 from connector.heads.head_sets import StaticHeads
+from connector.offline.gathering import HeadScores, Signals, read_by
+from connector.offline.workers import Workers
 from connector.routing.bundle import Bundle
 from connector.routing.opening import open_reader
 from connector.routing.query_embedding import QueryEmbedding
@@ -106,6 +108,7 @@ def evaluate(
     reader: Reader | Callable[[Settings], Reader] = open_reader,
     progress: Progress | None = None,
     command: str = "connector.evaluate",
+    workers: Workers | None = None,
 ) -> Evaluation:
     """Measure first stage, all heads (ICR), static heads, and the router with its controls, each alone and fused.
 
@@ -120,6 +123,7 @@ def evaluate(
             timing.
         progress: told each note as soon as it is known, and how many queries are read; None: the log.
         command: how the evaluation was asked for, for the report.
+        workers: read the windows, with the same numbers; None: the reader does.
 
     Raises:
         SettingsError: options or settings that do not go together.
@@ -147,9 +151,9 @@ def evaluate(
     for text in notes:
         progress.say(text)
     if settings.backbone.layout == "solo":
-        ranked = _of_signals(collection, windows, settings, options, reader, parts, fields, progress)
+        ranked = _of_signals(collection, windows, settings, options, reader, parts, fields, progress, workers)
     else:
-        tables = _tables(collection, windows, settings, options, reader, parts, fields, progress)
+        tables = _tables(collection, windows, settings, options, reader, parts, fields, progress, workers)
         ranked = systems(
             collection,
             windows,
@@ -302,15 +306,13 @@ def _tables(
     parts: _Parts,
     fields: Sequence[str],
     progress: Progress,
+    workers: Workers | None,
 ) -> list[HeadTable]:
-    gathered = gather(
-        reader,
-        _searched(collection, windows, options),
-        statistics_folder(settings.cache.path, reader),
-        fields,
-        layers=parts.cut,
-        embed=parts.router is not None or parts.without is not None,
-    )
+    folder = statistics_folder(settings.cache.path, reader)
+    embed = parts.router is not None or parts.without is not None
+    kept = HeadScores(tuple(fields), parts.cut, embed=embed)
+    searched = read_by(workers, kept, reader, _searched(collection, windows, options), folder)
+    gathered = gather(reader, searched, folder, fields, layers=parts.cut, embed=embed)
     tables = progress.track(f"head scores, {collection.name}", gathered, len(collection.queries))
     return [_of_places(table) if options.by_rank else table for table in tables]
 
@@ -324,6 +326,7 @@ def _of_signals(
     parts: _Parts,
     fields: Sequence[str],
     progress: Progress,
+    workers: Workers | None,
 ) -> list[Ranked]:
     """The layout ``solo``: the likelihood as published, which needs no training, and what routers make of signals."""
     # A likelihood needs every layer.
@@ -341,13 +344,11 @@ def _of_signals(
     if not routes:
         raise SettingsError("evaluate: --layers leaves the layout solo nothing to rank by without a router; give one")
     needs = replace(reduce(or_, (route.needs for route in routes.values())), heads=(), groups=())
-    gathered = gather_signals(
-        reader,
-        _searched(collection, windows, options),
-        statistics_folder(settings.cache.path, reader),
-        needs,
-        fields,
+    folder = statistics_folder(settings.cache.path, reader)
+    searched = read_by(
+        workers, Signals(needs, tuple(fields)), reader, _searched(collection, windows, options), folder
     )
+    gathered = gather_signals(reader, searched, folder, needs, fields)
     read = progress.track(f"signals, {collection.name}", gathered, len(collection.queries))
     tables = [_of_places(table) if options.by_rank else table for table in read]
     queries = [table.query_id for table in tables]

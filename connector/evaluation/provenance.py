@@ -18,6 +18,8 @@ from connector.credentials import redacted
 __all__ = ["Provenance", "installed_versions", "memory_in_use", "portable_command", "processor_name", "today"]
 
 _PACKAGES = ("rh-connector", "torch", "transformers", "tokenizers", "numpy", "scipy", "ir-measures", "tantivy")
+# Options that say where the LLM runs.
+_WHERE = ("--ray", "--ray-workers")
 _FOLDER = "DATA"
 # Reports of older versions lack these.
 _NEWER = ("router", "left_out", "shuffled", "layers", "precision", "embedder")
@@ -127,6 +129,8 @@ def installed_versions() -> dict[str, str]:
 def portable_command(arguments: Sequence[str], collection: Path | str | None = None) -> str:
     """The command line as it may be published, without secrets: ``DATA`` stands for the folder of the collections.
 
+    Where the LLM ran changes nothing of what is made, and is left out.
+
     Args:
         arguments: of ``rh-connector``, without its name.
         collection: folder of the collection; whatever lies beside it is shown below ``DATA``. Of other absolute
@@ -146,7 +150,14 @@ def portable_command(arguments: Sequence[str], collection: Path | str | None = N
             return path.name
         return f"{_FOLDER}/{path.relative_to(beside)}"
 
-    return " ".join(["rh-connector", *(shlex.quote(shown(redacted(argument))) for argument in arguments)])
+    own: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        if argument in _WHERE:
+            next(given, None)
+        elif argument.partition("=")[0] not in _WHERE:
+            own.append(shlex.quote(shown(redacted(argument))))
+    return " ".join(["rh-connector", *own])
 
 
 def memory_in_use() -> dict[str, int]:

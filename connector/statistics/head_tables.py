@@ -38,6 +38,7 @@ __all__ = [
     "first_stage_scores",
     "gather",
     "missing",
+    "missing_files",
     "statistics_folder",
 ]
 
@@ -303,15 +304,29 @@ def missing(
     embed: bool = False,
 ) -> list[SearchedQuery]:
     """The queries whose windows ``gather`` would have to read documents for; arguments as there."""
+    every = missing_files(reader, queries, folder, fields, layers=layers, other_wording=other_wording)
+    return [searched for searched, _ in every]
+
+
+def missing_files(
+    reader: Reader,
+    queries: Iterable[SearchedQuery],
+    folder: Path,
+    fields: Sequence[str] = (),
+    *,
+    layers: int | None = None,
+    other_wording: bool = False,
+) -> list[tuple[SearchedQuery, Path]]:
+    """See ``missing``; each query with the file that its table goes to."""
     shape = reader.runtime.shape
     cut = shape.layers if layers is None else min(layers, shape.layers)
     found = []
     for searched in queries:
         texts = [document_text(hit.fields, fields) for hit in searched.hits]
         if any(has_text(text) for text in texts):
-            table, _ = _stored(reader, searched, texts, folder, cut)
+            table, path = _stored(reader, searched, texts, folder, cut)
             if table is None or (other_wording and not table.other_scores):
-                found.append(searched)
+                found.append((searched, path))
     return found
 
 

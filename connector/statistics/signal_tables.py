@@ -27,7 +27,7 @@ from connector.heads.signals import Signal, signal_scores
 from connector.statistics.head_tables import SearchedQuery
 from connector.statistics.table_files import Arrays, load_table, save_table
 
-__all__ = ["SignalTable", "gather_signals", "unread_texts"]
+__all__ = ["SignalTable", "gather_signals", "unread_files", "unread_texts"]
 
 # Raised when the numbers in a table change their meaning.
 _VERSION = 2
@@ -211,6 +211,14 @@ def unread_texts(
     """
     every = (_looked_up(reader, searched, folder, needs, fields) for searched in queries)
     return [text for own in every if own is not None for text in own.new.values()]
+
+
+def unread_files(
+    reader: Reader, queries: Iterable[SearchedQuery], folder: Path, needs: Needs, fields: Sequence[str] = ()
+) -> list[tuple[SearchedQuery, Path]]:
+    """The queries whose windows hold such texts, each with the file that they go to; queries may share one."""
+    every = [(searched, _looked_up(reader, searched, folder, needs, fields)) for searched in queries]
+    return [(searched, own.path) for searched, own in every if own is not None and own.new]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from connector.errors import DataError
 from connector.storage_faults import storage_mend
 
-__all__ = ["Arrays", "load_table", "save_table"]
+__all__ = ["Arrays", "keep_table", "load_table", "save_table"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 T = TypeVar("T")
@@ -29,10 +29,23 @@ def save_table(path: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
         DataError: the folder cannot be written.
     """
     told = np.frombuffer(json.dumps(record).encode(), dtype=np.uint8)
+    _write(path, lambda file: np.savez(file, allow_pickle=False, **arrays, record=told))
+
+
+def keep_table(path: Path, data: bytes) -> None:
+    """Write the bytes of a table that was saved elsewhere; a kill leaves the old file, or none.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    _write(path, lambda file: file.write(data))
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays, record=told)
+            write(file)
         temporary.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -11,6 +11,8 @@ from typing import Any
 from connector.backbone.reader import Reader
 from connector.errors import DataError, SettingsError
 from connector.evaluation.progress import Progress
+from connector.offline.gathering import HeadScores, read_by
+from connector.offline.workers import Workers
 from connector.sections import Settings
 from connector.statistics.head_tables import gather, missing, statistics_folder
 from connector.training.sources import TrainSource, source_windows
@@ -45,6 +47,7 @@ def gather_tables(
     for_router: bool = False,
     shard: tuple[int, int] = (0, 1),
     more: Sequence[TrainWindows] = (),
+    workers: Workers | None = None,
 ) -> Gathered:
     """Gather (or take from disk) the tables of all sources.
 
@@ -57,6 +60,7 @@ def gather_tables(
         for_router: also the other wording and the query embeddings.
         shard: (i, n): only every n-th query from the i-th on.
         more: train queries that are there already.
+        workers: read the windows, with the same numbers; None: the reader does.
 
     Raises:
         DataError, EngineError: see ``source_windows``.
@@ -82,7 +86,8 @@ def gather_tables(
     found: list[TrainQuery] = []
     for own in taken:
         searches = [searched for source, searched in numbered if source is own]
-        tables = gather(reader, searches, folder, own.fields, **options)
+        kept = HeadScores(tuple(own.fields), **options)
+        tables = gather(reader, read_by(workers, kept, reader, searches, folder), folder, own.fields, **options)
         for table in progress.track(f"head scores, {own.source}", tables, len(searches)):
             query = TrainQuery.of(_collection(own.source), table, table.qrels)
             if query is not None:

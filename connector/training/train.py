@@ -16,6 +16,8 @@ from connector.evaluation.progress import Progress, Quiet
 from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
 from connector.heads.needs import Head, Needs
 from connector.heads.reference import ReferenceScores
+from connector.offline.gathering import Signals, read_by
+from connector.offline.workers import Workers
 from connector.routing.bundle import Bundle
 from connector.routing.formats import built_in_scores
 from connector.routing.selection import fixed_route
@@ -134,6 +136,7 @@ def train(
     *,
     reader: Reader | Callable[[Settings], Reader] = open_reader,
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> TrainResult:
     """Train a router that picks the heads of each query, and write it as an ONNX bundle.
 
@@ -149,6 +152,7 @@ def train(
         options: None: the defaults.
         reader: the settings' LLM, or what loads it, called when the sources are known.
         progress: told what it costs and how far it is; None: the log.
+        workers: read the windows, with the same numbers; None: the reader does.
 
     Raises:
         SettingsError: options or sources that do not go together, or a name that does not end in .onnx.
@@ -167,8 +171,8 @@ def train(
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "train") from None
     if settings.backbone.layout == "solo":
-        return _train_signals(sources, target, settings, options, reader, progress)
-    reader, gathered = _gathered(sources, settings, options, reader, progress)
+        return _train_signals(sources, target, settings, options, reader, progress, workers)
+    reader, gathered = _gathered(sources, settings, options, reader, progress, workers)
     kept = [query for query in gathered.queries if query.collection.partition(":")[0] not in options.leave_out]
     if not kept:
         raise DataError("train: no train query is left; check --leave-out, the judgments and the window")
@@ -208,11 +212,12 @@ def _train_signals(
     options: TrainOptions,
     reader: Reader | Callable[[Settings], Reader],
     progress: Progress,
+    workers: Workers | None,
 ) -> TrainResult:
     """The layout ``solo``: a probe of hidden states, learned from a few documents of each query's window."""
     from connector.training.train_signals import probe_layers, train_signals
 
-    reader, judged, used = _judged_signals(sources, settings, options, reader, progress)
+    reader, judged, used = _judged_signals(sources, settings, options, reader, progress, workers)
     bound = _backbone(settings, reader)
     trained = train_signals(
         judged,
@@ -234,6 +239,7 @@ def _judged_signals(
     options: TrainOptions,
     reader: Reader | Callable[[Settings], Reader],
     progress: Progress,
+    workers: Workers | None,
 ) -> tuple[Reader, list[JudgedWindow], list[dict[str, Any]]]:
     """The reader, what it saw of the windows of this shard, and what is told of each source."""
     from connector.training.train_signals import WHOLE, JudgedWindow, probe_layers
@@ -286,7 +292,9 @@ def _judged_signals(
         enough(queries, options.force, progress)
     judged: list[JudgedWindow] = []
     for own, short in read:
-        gathered = gather_signals(reader, (each.searched for each in short), folder, needs, own.fields)
+        kept = Signals(needs, tuple(own.fields))
+        searched = read_by(workers, kept, reader, (each.searched for each in short), folder)
+        gathered = gather_signals(reader, searched, folder, needs, own.fields)
         drawn = {each.searched.query_id: each for each in short}
         judged += [
             JudgedWindow(table, drawn[table.query_id].others, drawn[table.query_id].whole)
@@ -336,6 +344,7 @@ def gather_shard(
     *,
     reader: Reader | Callable[[Settings], Reader] = open_reader,
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> tuple[int, Path]:
     """Gather the head scores of one part of the train queries, for ``TrainOptions.merge`` elsewhere.
 
@@ -347,9 +356,9 @@ def gather_shard(
     """
     settings, options, progress = settings or Settings(), options or TrainOptions(), progress or Quiet()
     if settings.backbone.layout == "solo":
-        reader, judged, _ = _judged_signals(sources, settings, options, reader, progress)
+        reader, judged, _ = _judged_signals(sources, settings, options, reader, progress, workers)
         return len(judged), statistics_folder(settings.cache.path, reader)
-    reader, gathered = _gathered(sources, settings, options, reader, progress)
+    reader, gathered = _gathered(sources, settings, options, reader, progress, workers)
     return len(gathered.queries), statistics_folder(settings.cache.path, reader)
 
 
@@ -362,11 +371,12 @@ def find_static_heads(
     size: int | None = None,
     reader: Reader | Callable[[Settings], Reader] = open_reader,
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> StaticResult:
     """Find the heads that rank best by themselves, one set a read-out.
 
     Args:
-        sources, settings, reader, progress: see ``train``.
+        sources, settings, reader, progress, workers: see ``train``.
         options: of these ``queries``, ``seed``, ``force`` and ``command`` count; None: the defaults.
         criterion: see ``static_heads``.
         size: heads of a set; None: as many as rank best, up to 16.
@@ -381,7 +391,7 @@ def find_static_heads(
         raise SettingsError("train: --static finds heads, and the layout solo ranks by none; give --layout block")
     named = _read_sources(sources, progress)
     reader = reader_from(reader, settings)
-    gathered = gather_tables(settings, reader, named, options.queries, options.seed, progress)
+    gathered = gather_tables(settings, reader, named, options.queries, options.seed, progress, workers=workers)
     enough(len(gathered.queries), options.force, progress)
     sets: dict[str, HeadSet] = {}
     ndcg: dict[ReadOut, float] = {}
@@ -412,6 +422,7 @@ def _gathered(
     options: TrainOptions,
     reader: Reader | Callable[[Settings], Reader],
     progress: Progress,
+    workers: Workers | None,
 ) -> tuple[Reader, Gathered]:
     _check_sources(sources, options)
     named = _read_sources(sources, progress)
@@ -432,6 +443,7 @@ def _gathered(
         for_router=True,
         shard=options.shard,
         more=more,
+        workers=workers,
     )
     return reader, gathered
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +12,21 @@ import click
 from rich.console import Console
 
 from connector.cli.context import Context, pass_context
+from connector.cli.elsewhere import ray_options, workers_of
 from connector.cli.progress import ConsoleProgress
+from connector.errors import SettingsError
 from connector.sections import LAYOUTS
 
 if TYPE_CHECKING:
     from connector.evaluation.answering.evaluation import Evaluation
 
+# A file, or with several collections a folder.
+_PLACE = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("evaluate")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER...", type=click.Path(path_type=Path))
 @click.option("--window", type=click.IntRange(1), help="First-stage hits that are reranked; default: rerank.window.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many queries, drawn with the seed.")
 @click.option("--split", default="test", show_default=True, help="Which queries: test, train, dev.")
@@ -42,16 +48,17 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Rows of an embedding model: a folder (ONNX), all-MiniLM-L6-v2, bge-small-en-v1.5. May be given again.",
 )
 @click.option("--hybrid", is_flag=True, help="First stage and embedder rank the hits before the LLM does.")
-@click.option("--per-query", type=_FILE, help="Also write the measures of every query and row, tab separated.")
+@click.option("--per-query", type=_PLACE, help="Also write the measures of every query and row, tab separated.")
 @click.option("--runs", type=click.Path(path_type=Path, file_okay=False), help="Also write a TREC run of each row.")
-@click.option("--out", type=_FILE, help="Also write the report as JSON.")
-@click.option("--report", type=_FILE, help="Also write the verdict, with each query's hits, as one HTML file.")
+@click.option("--out", type=_PLACE, help="Also write the report as JSON.")
+@click.option("--report", type=_PLACE, help="Also write the verdict, with each query's hits, as one HTML file.")
 @click.option("--all-rows", is_flag=True, help="Print the whole table behind the verdict.")
+@ray_options
 @pass_context
 def command(
     context: Context,
     /,
-    folder: Path,
+    folders: tuple[Path, ...],
     window: int | None,
     layout: str | None,
     model: str | None,
@@ -59,7 +66,6 @@ def command(
     runs: Path | None,
     out: Path | None,
     report: Path | None,
-    all_rows: bool,
     **options: Any,
 ) -> None:
     """Is reranking worth it on your queries? The answer has three lines: by how much, which queries, what to set.
@@ -71,6 +77,9 @@ def command(
     file whose documents engine.index holds: pairs "query,document id" (.csv), or a click log (.jsonl) of
     {"query": "…", "shown": ["id", …], "clicked": "id"}.
 
+    Of several FOLDERs each is measured, one after the other. --out, --per-query, --runs and --report then name
+    folders, which get a file (--runs: a folder) for each, and --json prints a line for each.
+
     Head scores are kept on disk as they come: a run that was stopped goes on.
     """
     from connector.charts import check_charts
@@ -78,31 +87,86 @@ def command(
     from connector.evaluation.evaluate import EvaluateOptions, evaluate
     from connector.evaluation.provenance import portable_command
 
+    all_rows, ray, ray_workers = (options.pop(name) for name in ("all_rows", "ray", "ray_workers"))
+    places = _Places(out, per_query, runs, report, len(folders) > 1)
+    places.check(folders)
     if report is not None:
         check_charts()
     settings = context.settings(rerank__window=window, backbone__layout=layout, backbone__model=model)
-    with naming_indexes(settings):
-        measured = evaluate(
-            folder,
-            settings,
-            EvaluateOptions(**options),
-            reader=context.models.reader,
-            progress=ConsoleProgress(Console(stderr=True)),
-            command=portable_command(sys.argv[1:], folder),
+    given = EvaluateOptions(**options)
+    with naming_indexes(settings), workers_of(settings, ray, ray_workers) as workers:
+        for folder in folders:
+            others = {str(other) for other in folders if other != folder}
+            measured = evaluate(
+                folder,
+                settings,
+                given,
+                reader=context.models.reader,
+                progress=ConsoleProgress(Console(stderr=True)),
+                command=portable_command([each for each in sys.argv[1:] if each not in others], folder),
+                workers=workers,
+            )
+            own = places.of(folder)
+            if own.out is not None:
+                measured.write_report(own.out)
+            if own.per_query is not None:
+                measured.write_per_query(own.per_query)
+            if own.runs is not None:
+                measured.write_runs(own.runs)
+            if context.as_json:
+                context.print_json(measured.to_json())
+            else:
+                if places.several:
+                    click.echo(f"{_name(folder)}:")
+                _print(measured, all_rows)
+            if own.report is not None:
+                # Last: where no row stands for a setting there is no page, and all else is told.
+                measured.write_page(own.report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the results go: files, or folders of several collections' files."""
+
+    out: Path | None
+    per_query: Path | None
+    runs: Path | None
+    report: Path | None
+    several: bool = False
+
+    def check(self, folders: Sequence[Path]) -> None:
+        """Refuse what would be found out after hours.
+
+        Raises:
+            SettingsError: a folder where a file belongs or the other way round, or two collections of one name.
+        """
+        for option, place in (("--out", self.out), ("--per-query", self.per_query), ("--report", self.report)):
+            if place is not None and not self.several and place.is_dir():
+                raise SettingsError(f"evaluate: {option} {place} is a folder; of one collection, name a file")
+            if place is not None and self.several and place.is_file():
+                raise SettingsError(f"evaluate: {option} {place} is a file; of several collections, name a folder")
+        names = [_name(folder) for folder in folders]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise SettingsError(f"evaluate: two of the collections are called {twice[0]}; evaluate them one by one")
+
+    def of(self, folder: Path) -> _Places:
+        """The files of one collection; their folders are made."""
+        if not self.several:
+            return self
+
+        def file(place: Path | None, suffix: str) -> Path | None:
+            if place is None:
+                return None
+            place.mkdir(parents=True, exist_ok=True)
+            return place / f"{_name(folder)}{suffix}"
+
+        return _Places(
+            file(self.out, ".json"), file(self.per_query, ".tsv"), file(self.runs, ""), file(self.report, ".html")
         )
-    if out is not None:
-        measured.write_report(out)
-    if per_query is not None:
-        measured.write_per_query(per_query)
-    if runs is not None:
-        measured.write_runs(runs)
-    if context.as_json:
-        context.print_json(measured.to_json())
-    else:
-        _print(measured, all_rows)
-    if report is not None:
-        # Last: where no row stands for a setting there is no page, and all else is told.
-        measured.write_page(report)
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().stem if folder.is_file() else folder.resolve().name
 
 
 def _print(measured: Evaluation, all_rows: bool) -> None:

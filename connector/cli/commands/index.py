@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from connector.cli.context import Context, pass_context
+from connector.cli.elsewhere import ray_options, workers_of
 from connector.cli.hit_table import printable
 from connector.cli.models import Models
 from connector.cli.precompute import Precomputed, check_precompute, precompute
@@ -21,6 +22,7 @@ from connector.sections import Settings
 if TYPE_CHECKING:
     from connector.engines.indexing import IndexOutcome
     from connector.engines.sources import BadLine, Source
+    from connector.offline.workers import Workers
 
 # Bad lines that are printed one by one, and that --json holds.
 _SHOWN = 20
@@ -36,6 +38,7 @@ _BATCH, _EMBEDDED_BATCH = 1000, 250
 @click.option("--strict", is_flag=True, help="Stop at the first bad line instead of skipping it.")
 @click.option("--restart", is_flag=True, help="Begin at the first line, also where an earlier run was interrupted.")
 @click.option("--precompute", "ahead", is_flag=True, help="Then encode the documents into the cache on disk.")
+@ray_options
 @pass_context
 def command(
     context: Context,
@@ -46,6 +49,8 @@ def command(
     strict: bool,
     restart: bool,
     ahead: bool,
+    ray: str | None,
+    ray_workers: int | None,
 ) -> None:
     """Put the documents of SOURCE into the index: a JSONL file, a BEIR folder, or - for standard input.
 
@@ -71,6 +76,10 @@ def command(
         )
     if ahead:
         check_precompute(settings, source)
+    elif ray is not None:
+        raise SettingsError(
+            f"index: --ray {ray} goes with --precompute, which runs the LLM; add it, or leave --ray out"
+        )
     opened = Source(source, _names(fields))
     console = Console(stderr=True, highlight=False)
     started = time.perf_counter()
@@ -116,7 +125,8 @@ def command(
     seconds = time.perf_counter() - started
     encoded = None
     if ahead and outcome.reached.indexed:
-        encoded = _encode(context.models, settings, Source(source, _names(fields)), console)
+        with workers_of(settings, ray, ray_workers) as workers:
+            encoded = _encode(context.models, settings, Source(source, _names(fields)), console, workers)
     _finish(context, settings, source, outcome, bad, documents, seconds, encoded)
     if sample and not context.as_json:
         from connector.engines.standard_library import QUESTIONS
@@ -132,7 +142,9 @@ def _sample(settings: Settings, source: str | None) -> str:
     return str(sample_file(settings.cache.path / "samples"))
 
 
-def _encode(models: Models, settings: Settings, source: Source, console: Console) -> Precomputed:
+def _encode(
+    models: Models, settings: Settings, source: Source, console: Console, workers: Workers | None
+) -> Precomputed:
     done: Precomputed | None = None
     with _bar(console) as bar:
         task = bar.add_task("encoding", total=source.size, documents="loading the model")
@@ -143,7 +155,7 @@ def _encode(models: Models, settings: Settings, source: Source, console: Console
             bar.update(task, completed=source.position(), documents=f"{now.documents:,} documents")
 
         try:
-            return precompute(models.reranker(settings), settings, source, report)
+            return precompute(models.reranker(settings), settings, source, report, workers)
         except KeyboardInterrupt:
             bar.stop()
             documents = 0 if done is None else done.documents

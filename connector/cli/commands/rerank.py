@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from connector.cli.context import Context, pass_context
+from connector.cli.elsewhere import ray_options, workers_of
 from connector.cli.progress import progress
 from connector.cli.waiting import waiting
 from connector.documents import SupportsRerank
@@ -21,7 +22,8 @@ from connector.errors import DataError, RequestError, SettingsError
 from connector.sections import Settings
 
 if TYPE_CHECKING:
-    from connector.evaluation.rerank_run import FieldsById
+    from connector.evaluation.whole_runs.rerank_run import FieldsById
+    from connector.offline.workers import Workers
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -33,8 +35,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--collection", type=click.Path(path_type=Path), metavar="DIR", help="BEIR folder with the run's texts."
 )
 @click.option("--queries", type=_FILE, metavar="FILE", help="JSONL with _id and text of the run's queries.")
+@click.option("--whole-index", is_flag=True, help="Rank every document of the engine's index for --queries.")
 @click.option("--window", type=click.IntRange(1), help="Documents of the run that are reranked (rerank.window).")
 @click.option("--tag", help="Tag of the reranked run; default: made of the settings.")
+@ray_options
 @pass_context
 def command(
     context: Context,
@@ -42,8 +46,11 @@ def command(
     out: Path | None,
     collection: Path | None,
     queries: Path | None,
+    whole_index: bool,
     window: int | None,
     tag: str | None,
+    ray: str | None,
+    ray_workers: int | None,
 ) -> None:
     """Rerank what standard input brings: lines {"query": "…", "documents": ["…", {"title": "…", "text": "…"}]}.
 
@@ -55,10 +62,22 @@ def command(
     With --run, a TREC run is reranked into --out. The texts of its documents come from --collection or, with
     --queries alone, from the configured engine by their ids. Every document is kept; those behind the window follow
     in their order.
+
+    With --whole-index, all documents of engine.index are read for each query of --queries, without a first stage.
+    The best of each go to --out, as many as --window says. A cluster's index is read page by page, as it is now.
     """
     settings = context.settings(rerank__window=window)
+    if whole_index:
+        if run_path is not None or collection is not None:
+            raise SettingsError("rerank: --whole-index takes no --run and no --collection; leave them out")
+        if out is None or queries is None:
+            raise SettingsError("rerank: --whole-index needs --queries FILE, and --out for the run")
+        with workers_of(settings, ray, ray_workers) as workers:
+            _rank_index(context, settings, queries, out, tag or f"{_tag(settings)}-index", workers)
+        return
     if run_path is None:
         given = {"--out": out, "--collection": collection, "--queries": queries, "--window": window, "--tag": tag}
+        given["--ray"] = ray
         for option, value in given.items():
             if value is not None:
                 raise SettingsError(f"rerank: {option} goes with --run; give --run IN or leave it out")
@@ -70,7 +89,8 @@ def command(
         raise SettingsError("rerank: --run and --out are the same file; give another one with --out")
     if collection is None and queries is None:
         raise SettingsError("rerank: --run needs the texts of its queries; give --collection DIR or --queries FILE")
-    _rerank_run(context, settings, run_path, out, collection, queries, tag or _tag(settings))
+    with workers_of(settings, ray, ray_workers) as workers:
+        _rerank_run(context, settings, run_path, out, collection, queries, tag or _tag(settings), workers)
 
 
 def _answer_lines(context: Context, settings: Settings) -> None:
@@ -113,10 +133,11 @@ def _rerank_run(
     collection: Path | None,
     queries: Path | None,
     tag: str,
+    workers: Workers | None,
 ) -> None:
     from connector.evaluation.collections import read_queries
-    from connector.evaluation.rerank_run import rerank_run
     from connector.evaluation.runs import Run, read_run
+    from connector.evaluation.whole_runs.rerank_run import rerank_run
 
     run: Run = read_run(run_path)
     if not run:
@@ -135,6 +156,7 @@ def _rerank_run(
             out,
             window=settings.rerank.window,
             tag=tag,
+            workers=workers,
         )
         done = list(progress(console, f"reranking {run_path.name}", outcomes, len(run)))
     unchanged = [outcome for outcome in done if outcome.reason is not None]
@@ -151,6 +173,36 @@ def _rerank_run(
         )
     else:
         click.echo(f"{len(done)} queries in {out}, {kept} of them from before", err=True)
+
+
+def _rank_index(
+    context: Context, settings: Settings, queries: Path, out: Path, tag: str, workers: Workers | None
+) -> None:
+    from connector.engines.index_names import naming_indexes
+    from connector.engines.open_engine import open_engine
+    from connector.evaluation.collections import read_queries
+    from connector.evaluation.whole_runs.rank_index import rank_index
+
+    texts = read_queries(queries)
+    with naming_indexes(settings), open_engine(settings) as engine:
+        # A missing index has no documents; asked for some of them, it says that it is missing.
+        engine.get(())
+        ranked = rank_index(
+            engine.documents(),
+            texts,
+            lambda: context.models.reranker(settings),
+            out,
+            fields=tuple(settings.engine.field_weights()),
+            keep=settings.rerank.window,
+            tag=tag,
+            workers=workers,
+        )
+        console = Console(stderr=True)
+        done = sum(1 for _ in progress(console, f"ranking {settings.engine.index}", ranked, engine.count()))
+    if context.as_json:
+        context.print_json({"out": str(out), "tag": tag, "queries": len(texts), "documents": done})
+    else:
+        click.echo(f"{done:,} documents ranked for {len(texts)} queries; the best of each are in {out}", err=True)
 
 
 def _fields(settings: Settings, collection: Path | None, ids: Set[str], opened: ExitStack) -> FieldsById:

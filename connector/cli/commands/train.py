@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from connector.cli.context import Context, pass_context
+from connector.cli.elsewhere import ray_options, workers_of
 from connector.cli.progress import ConsoleProgress
 from connector.errors import SettingsError
 from connector.sections import LAYOUTS, Settings
 
 if TYPE_CHECKING:
+    from connector.offline.workers import Workers
     from connector.sections import ReadOut
     from connector.training.static_heads import Criterion
     from connector.training.train import TrainOptions
@@ -57,6 +59,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Default: backbone.layout.")
 @click.option("--model", help="Default: backbone.model.")
 @click.option("--out", type=_FILE, help="Default: MODEL.LAYOUT.onnx (static: .json) here.")
+@ray_options
 @pass_context
 def command(context: Context, /, **options: Any) -> None:
     """Train a router that picks the heads of each query, on TRAIN queries, and export it.
@@ -82,13 +85,13 @@ def command(context: Context, /, **options: Any) -> None:
         settings = settings.model_copy(update={"backbone": backbone})
     from connector.engines.index_names import naming_indexes
 
-    with naming_indexes(settings):
+    with naming_indexes(settings), workers_of(settings, chosen.ray, chosen.ray_workers) as workers:
         if chosen.static:
-            _static(context, settings, chosen)
+            _static(context, settings, chosen, workers)
         elif part is not None:
-            _gather(context, settings, chosen, part)
+            _gather(context, settings, chosen, part, workers)
         else:
-            _train(context, settings, chosen)
+            _train(context, settings, chosen, workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,8 @@ class _Chosen:
     layout: str | None
     model: str | None
     out: Path | None
+    ray: str | None
+    ray_workers: int | None
 
     def train_options(self, shard: tuple[int, int] = (0, 1)) -> TrainOptions:
         from connector.evaluation.provenance import portable_command
@@ -146,14 +151,20 @@ class _Chosen:
         return self.out or Path(f"{Path(settings.backbone.model).name}.{settings.backbone.layout}.{suffix}")
 
 
-def _train(context: Context, settings: Settings, chosen: _Chosen) -> None:
+def _train(context: Context, settings: Settings, chosen: _Chosen, workers: Workers | None) -> None:
     from connector.training.train import train
 
     started = time.monotonic()
     target = chosen.target(settings, "onnx")
     progress = ConsoleProgress(Console(stderr=True))
     result = train(
-        chosen.sources, target, settings, chosen.train_options(), reader=context.models.reader, progress=progress
+        chosen.sources,
+        target,
+        settings,
+        chosen.train_options(),
+        reader=context.models.reader,
+        progress=progress,
+        workers=workers,
     )
     seconds = time.monotonic() - started
     if context.as_json:
@@ -170,13 +181,20 @@ def _train(context: Context, settings: Settings, chosen: _Chosen) -> None:
     _print(result.trained, target, result.bundle.size, seconds)
 
 
-def _gather(context: Context, settings: Settings, chosen: _Chosen, part: tuple[int, int]) -> None:
+def _gather(
+    context: Context, settings: Settings, chosen: _Chosen, part: tuple[int, int], workers: Workers | None
+) -> None:
     from connector.training.train import gather_shard
 
     started = time.monotonic()
     progress = ConsoleProgress(Console(stderr=True))
     queries, folder = gather_shard(
-        chosen.sources, settings, chosen.train_options(part), reader=context.models.reader, progress=progress
+        chosen.sources,
+        settings,
+        chosen.train_options(part),
+        reader=context.models.reader,
+        progress=progress,
+        workers=workers,
     )
     done = f"The head scores of {queries} queries are in {folder}."
     click.echo(f"{done} Copy them to where the router is trained, and name their folder with --merge.", err=True)
@@ -184,7 +202,7 @@ def _gather(context: Context, settings: Settings, chosen: _Chosen, part: tuple[i
         context.print_json({"queries": queries, "seconds": round(time.monotonic() - started, 1)})
 
 
-def _static(context: Context, settings: Settings, chosen: _Chosen) -> None:
+def _static(context: Context, settings: Settings, chosen: _Chosen, workers: Workers | None) -> None:
     from connector.training.train import find_static_heads
 
     started = time.monotonic()
@@ -197,6 +215,7 @@ def _static(context: Context, settings: Settings, chosen: _Chosen) -> None:
         size=chosen.size,
         reader=context.models.reader,
         progress=progress,
+        workers=workers,
     )
     out = chosen.target(settings, "json")
     found.heads.save(out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -10,12 +10,16 @@ from typing import IO, Any, TypeAlias
 from connector.documents import Hit, SupportsRerank
 from connector.errors import DataError
 from connector.evaluation.runs import Run, RunEntry, run_lines
+from connector.offline.workers import LoadedLlm, Workers
 
 __all__ = ["FieldsById", "Outcome", "rerank_run"]
 
 FieldsById: TypeAlias = Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]]
 """Fields of the documents with these ids; ids that are unknown are left out."""
 
+_Window: TypeAlias = tuple[str, Sequence[Hit]]
+# Best first; and why the first-stage order was kept, None when it was not.
+_Ranked: TypeAlias = tuple[list[RunEntry], str | None]
 # Between documents behind the window: small beside head scores, far above the precision of a run's scores.
 _TAIL_STEP = 0.001
 
@@ -44,6 +48,7 @@ def rerank_run(
     *,
     window: int,
     tag: str,
+    workers: Workers | None = None,
 ) -> Iterator[Outcome]:
     """Rerank the first ``window`` documents of every query; the others follow in first-stage order.
 
@@ -58,6 +63,7 @@ def rerank_run(
         out: the file to write or to go on with.
         window: documents of a query that are reranked.
         tag: last column of the run.
+        workers: rerank, with the same numbers; None: the reranker does.
 
     Raises:
         DataError: a query or document has no text, ``out`` is something else or cannot be written.
@@ -68,7 +74,13 @@ def rerank_run(
             f"query {missing[0]} of the run has no text ({len(missing)} in all); give it one with --queries"
         )
     finished, size = _finished(out, run, tag)
-    loaded: SupportsRerank | None = None
+    windows = (
+        (queries[query], _hits(query, entries[:window], fields))
+        for query, entries in run.items()
+        if query not in finished
+    )
+    # Both take the windows one by one, and give them back in their order.
+    ranked = _reranked(windows, reranker) if workers is None else workers.map(_rerank_there, windows)
     with _opened(out) as file:
         # The rest of a query that was being written when the last call ended.
         file.truncate(size)
@@ -77,17 +89,30 @@ def rerank_run(
             if query in finished:
                 yield Outcome(query, kept=True)
                 continue
-            hits = _hits(query, entries[:window], fields)
-            loaded = loaded or reranker()
-            result = loaded.rerank(queries[query], hits)
-            ranked = [RunEntry(hits[hit.index].id, hit.score) for hit in result.hits]
-            lines = run_lines(query, [*ranked, *_tail(ranked, entries[window:])], tag)
+            best, reason = next(ranked)
+            lines = run_lines(query, [*best, *_tail(best, entries[window:])], tag)
             try:
                 file.write(lines.encode())
                 file.flush()
             except OSError as error:
                 raise DataError(f"cannot write {out}: {error.strerror or error}") from None
-            yield Outcome(query, kept=False, reason=result.reason)
+            yield Outcome(query, kept=False, reason=reason)
+
+
+def _reranked(windows: Iterable[_Window], reranker: Callable[[], SupportsRerank]) -> Iterator[_Ranked]:
+    loaded: SupportsRerank | None = None
+    for query, hits in windows:
+        loaded = loaded or reranker()
+        yield _entries(loaded, query, hits)
+
+
+def _rerank_there(llm: LoadedLlm, window: _Window) -> _Ranked:
+    return _entries(llm.reranker, *window)
+
+
+def _entries(reranker: SupportsRerank, query: str, hits: Sequence[Hit]) -> _Ranked:
+    result = reranker.rerank(query, hits)
+    return [RunEntry(hits[hit.index].id, hit.score) for hit in result.hits], result.reason
 
 
 def _hits(query: str, entries: Sequence[RunEntry], fields: FieldsById) -> list[Hit]:
