@@ -12,6 +12,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from connector.service import server
 from connector.settings import load_settings
 from tests.deploy.conftest import DEPLOY, PORT, SECRETS, VARIABLES, documents
 
@@ -169,6 +170,17 @@ def test_memory_holds_model_and_cache() -> None:
 def test_service_variables_are_kept_out() -> None:
     """RH_CONNECTOR_PORT, which Kubernetes makes of a Service's name, would be refused as an unknown setting."""
     assert pod()["enableServiceLinks"] is False
+
+
+def test_a_pod_is_killed_only_after_its_requests_had_their_time() -> None:
+    command, seconds = container()["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == "sleep"
+    assert pod()["terminationGracePeriodSeconds"] > int(seconds) + server._GRACE_SECONDS
+
+
+def test_pods_are_spread_over_nodes_and_zones() -> None:
+    keys = [constraint["topologyKey"] for constraint in pod()["topologySpreadConstraints"]]
+    assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
 
 
 def test_the_pod_is_hardened() -> None:
