@@ -247,3 +247,16 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     findings = list(diagnose(more))
     assert {finding.check for finding in findings if finding.level == "fail"} == {"model", "cluster"}
     assert secret not in str(findings) and "me:" not in str(findings)
+
+
+def test_gpu_is_named_with_its_memory_only_where_the_llm_may_run_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # mem_get_info gives (free, total) in bytes, as PyTorch documents it: no card is needed to check the sentence.
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3_000_000_000, 24_000_000_000))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A card")
+    settings = Settings.model_validate({"backbone": {"device": "auto"}})
+    assert [finding.seen for finding in machine_checks.gpu(settings)] == ["A card, 3.0 GB of 24.0 GB free"]
+    assert not list(machine_checks.gpu(Settings.model_validate({"backbone": {"device": "cpu"}})))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not list(machine_checks.gpu(settings))

@@ -71,6 +71,7 @@ def _torch(settings: Settings, load: Load | None) -> Iterator[Finding]:
     """What runs the weights themselves."""
     checkpoint, problem = _checkpoint(settings)
     yield from run("machine", lambda: machine.machine(settings, _size(settings, checkpoint)))
+    yield from run("gpu", lambda: machine.gpu(settings))
     yield from run("packages", lambda: machine.packages(settings))
     yield from run("cache folder", lambda: machine.cache_folder(settings, checkpoint is not None))
     if problem is not None:

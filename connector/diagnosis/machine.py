@@ -16,7 +16,7 @@ from connector.installation import this_installation
 from connector.routing.shipped_files import shipped_router
 from connector.sections import Settings
 
-__all__ = ["PROGRAM_BYTES", "cache_folder", "free_memory", "machine", "packages", "weights"]
+__all__ = ["PROGRAM_BYTES", "cache_folder", "free_memory", "gpu", "machine", "packages", "weights"]
 
 _CODE = BackboneError.exit_code
 _GROUPS = Path("/sys/fs/cgroup")
@@ -50,6 +50,18 @@ def machine(settings: Settings, weights: int | None, program: int = PROGRAM_BYTE
     else:
         mend = "free memory, take a smaller model (backbone.model), or set backbone.dtype to bfloat16"
         yield Finding("machine", "warn", seen, mend)
+
+
+def gpu(settings: Settings) -> Iterator[Finding]:
+    """The card on which torch would run the LLM, and its memory now; nothing where it would run on the CPU."""
+    if settings.backbone.device == "cpu" or importlib.util.find_spec("torch") is None:
+        return
+    from connector.backbone.torch_runtime.device_memory import card
+
+    found = card()
+    if found is not None:
+        name, free, total = found
+        yield Finding("gpu", "ok", f"{name}, {_gb(free)} of {_gb(total)} free")
 
 
 def packages(settings: Settings, *, exported: bool = False) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from cachetools import LRUCache
 from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 from connector.errors import BackboneError
 
-__all__ = ["DeviceMemory"]
+__all__ = ["DeviceMemory", "card"]
 
 # Of what is free: the rest is for passes, and for others.
 _SHARE = 0.4
@@ -123,3 +123,11 @@ class DeviceMemory:
         with self._lock:
             if kept.nbytes <= self.limit:
                 self._kept[id(host)] = weakref.ref(host), kept
+
+
+def card() -> tuple[str, int, int] | None:
+    """Name of the GPU that torch takes, and bytes of its memory: free now, and in all; None: there is no GPU."""
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return torch.cuda.get_device_name(), free, total
