@@ -351,6 +351,13 @@ class ServeSettings(_Section):
     results_order: Literal["score", "input"] = Field(
         "score", description="Order of results where a request names none: best first, or as the documents came."
     )
+    drain_s: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        description="Seconds after SIGTERM in which /ready is 503 and requests are still taken: a balancer sees it "
+        "first. A second signal ends them.",
+    )
     access_log: bool = Field(
         True, description="Write one JSON line a request to standard error, without any text of it."
     )

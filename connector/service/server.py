@@ -71,7 +71,7 @@ def run_server(
             server_header=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        servers.append(_Server(config, app))
+        servers.append(_Server(config, app, settings.serve.drain_s))
         if announce is not None:
             announce(_url(listening))
         servers[0].run(sockets=[listening])
@@ -86,19 +86,31 @@ class _Server(uvicorn.Server):
     Args:
         config: of the server.
         app: what it serves; ``app.state.is_stopping`` is set at once, ``app.state.stopping`` is cancelled later.
+        drain: seconds in which requests are still taken: see ``serve.drain_s``.
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain: float) -> None:
         super().__init__(config)
-        self._state = app.state
+        self._state, self._drain = app.state, drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._drain and not self._state.is_stopping:
+            self._state.is_stopping = True
+            _log.warning("stopping in %g s: /ready is 503, requests are still taken", self._drain)
+            _later(self._drain, lambda: self._drained(sig, frame))
+        else:
+            self._end(sig, frame)
+
+    def _drained(self, sig: int, frame: FrameType | None) -> None:
+        # A second signal may have come before.
+        if not self.should_exit:
+            self._end(sig, frame)
+
+    def _end(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self._state.is_stopping = True
         _log.warning("stopping, no new connections; %s", self._waits_for())
-        timer = Timer(_FINISH_SECONDS, self._state.stopping.cancel)
-        timer.daemon = True
-        timer.start()
+        _later(_FINISH_SECONDS, self._state.stopping.cancel)
 
     def _waits_for(self) -> str:
         admission = getattr(self._state, "admission", None)
@@ -109,6 +121,12 @@ class _Server(uvicorn.Server):
             f"waiting for {running} request{'s' * (running > 1)}: after {_FINISH_SECONDS} s they go back as the first"
             f" stage ordered them, after {_GRACE_SECONDS} s they are broken off"
         )
+
+
+def _later(seconds: float, act: Callable[[], object]) -> None:
+    timer = Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
 
 
 def listen(host: str, port: int) -> socket.socket:

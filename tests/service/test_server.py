@@ -144,3 +144,38 @@ def test_a_server_that_is_told_to_stop_says_what_it_waits_for(repository: Path) 
     assert "stopping, no new connections; waiting for 1 request: after 5 s" in said
     (line,) = [json.loads(line) for line in said.splitlines() if '"waits"' in line]
     assert (line["route"], line["reranked"], line["reason"]) == ("/v1/rerank", False, "cancelled")
+
+
+DRAINING = """
+from connector.service.server import run_server
+from tests.service.conftest import service_settings
+from tests.service.standin import StandIn
+run_server(StandIn(), service_settings(port=0, drain_s=120), lambda url: print(url, flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_requests_are_taken_until_a_balancer_has_seen_it(repository: Path, number: int) -> None:
+    body = {"query": "q", "documents": ["a", "b"]}
+    # A shell's background jobs ignore SIGINT, and so would theirs.
+    command = [sys.executable, "-c", f"import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)\n{DRAINING}"]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=repository, **pipes) as process:
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            url = process.stdout.readline().strip()
+            wait_until(lambda: httpx2.get(f"{url}/ready").status_code == 200)
+            process.send_signal(number)
+            wait_until(lambda: httpx2.get(f"{url}/ready").status_code == 503)
+            assert httpx2.get(f"{url}/ready").json()["status"] == "stopping"
+            assert httpx2.get(f"{url}/live").status_code == 200
+            assert httpx2.post(f"{url}/v1/rerank", json=body).status_code == 200
+            # Who does not want to wait says it again.
+            process.send_signal(number)
+            assert process.wait(20) in (0, -number, 1)
+        finally:
+            process.kill()
+        said = process.stderr.read()
+    assert "stopping in 120 s: /ready is 503, requests are still taken" in said
+    assert "stopping, no new connections; no request runs" in said
