@@ -91,7 +91,7 @@ def _onnx(settings: Settings, export: Path, load: Load | None) -> Iterator[Findi
         found = [failed("model", error)]
     is_whole = all(finding.level == "ok" for finding in found)
     size = exported.weights_of(export) if is_whole else None
-    yield from run("machine", lambda: machine.machine(settings, size, program=0))
+    yield from run("machine", lambda: machine.machine(settings, size, machine.EXPORTED_PROGRAM_BYTES))
     yield from run("packages", lambda: machine.packages(settings, exported=True))
     yield from run("cache folder", lambda: machine.cache_folder(settings, is_whole))
     yield from found

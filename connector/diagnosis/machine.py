@@ -16,13 +16,22 @@ from connector.installation import this_installation
 from connector.routing.shipped_files import shipped_router
 from connector.sections import Settings
 
-__all__ = ["PROGRAM_BYTES", "cache_folder", "free_memory", "gpu", "machine", "packages", "weights"]
+__all__ = [
+    "EXPORTED_PROGRAM_BYTES",
+    "PROGRAM_BYTES",
+    "cache_folder",
+    "free_memory",
+    "gpu",
+    "machine",
+    "packages",
+    "weights",
+]
 
 _CODE = BackboneError.exit_code
 _GROUPS = Path("/sys/fs/cgroup")
 _LEAST_DISK = 2_000_000_000
-PROGRAM_BYTES = 1_800_000_000
-"""What a server in torch took beside weights and cached documents: see docs/engineering/threads-and-memory.md."""
+PROGRAM_BYTES, EXPORTED_PROGRAM_BYTES = 2_000_000_000, 1_000_000_000
+"""What a server took beside weights and cached documents, in torch and in ONNX Runtime: docs/troubleshooting.md."""
 
 
 def machine(settings: Settings, weights: int | None, program: int = PROGRAM_BYTES) -> Iterator[Finding]:
@@ -31,7 +40,7 @@ def machine(settings: Settings, weights: int | None, program: int = PROGRAM_BYTE
     Args:
         settings: see ``load_settings``.
         weights: bytes of the model's weights as they run; None: it is not here.
-        program: bytes that the process takes beside weights and cached documents; 0: not measured.
+        program: bytes that the process takes beside weights and cached documents.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = free_memory()
@@ -41,8 +50,8 @@ def machine(settings: Settings, weights: int | None, program: int = PROGRAM_BYTE
         yield Finding("machine", "ok", seen)
         return
     cache = settings.cache.memory_mb * 1_000_000
-    beside = f", the program beside it up to {_gb(program)}" if program else ""
-    seen += f"; {settings.backbone.model} takes {_gb(weights)}{beside}, and cached documents up to {_gb(cache)}"
+    seen += f"; {settings.backbone.model} takes {_gb(weights)}, the program beside it up to {_gb(program)}"
+    seen += f", and cached documents up to {_gb(cache)}"
     if free is None or free > weights + program + cache:
         yield Finding("machine", "ok", seen)
     elif free > weights + program:

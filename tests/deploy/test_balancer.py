@@ -114,7 +114,7 @@ def _balancer(config: Path, bind: int, replicas: Sequence[int]) -> Iterator[None
     program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
     if program is None:
         pytest.skip("HAProxy is missing here; on Debian: apt-get install haproxy")
-    names = dict(zip(("REPLICA_A", "REPLICA_B", "REPLICA_C"), (f"127.0.0.1:{port}" for port in replicas), strict=True))
+    names = {f"REPLICA_{letter}": f"127.0.0.1:{port}" for letter, port in zip("ABC", replicas, strict=True)}
     environment = {**os.environ, "LISTEN": f"127.0.0.1:{bind}", **names}
     with subprocess.Popen([program, "-db", "-f", str(config)], env=environment) as process:
         try:
