@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 
 from connector.backbone.caching.sqlite_store import store_path
 from connector.checkpoints.checkpoint import Checkpoint
@@ -47,12 +49,17 @@ def cluster() -> Iterator[Any]:
     # An actor that dies is replaced from among processes that import this.
     where = str(Path(__file__).parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (where, os.environ.get("PYTHONPATH"))))
-    own = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100_000_000})
-    own.add_node(num_cpus=1, object_store_memory=100_000_000)
-    try:
-        yield own
-    finally:
-        own.shutdown()
+    # Ray ends workers where the machine's memory is nearly full, whoever fills it; and nobody looks at its pages.
+    os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112 (Ray spells it so)
+    # One cluster at a time on a machine: processes that share the tests would each start one.
+    with FileLock(Path(tempfile.gettempdir()) / "rh-connector-ray-tests.lock"):
+        head = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}
+        own = utils.Cluster(initialize_head=True, head_node_args=head)
+        try:
+            own.add_node(num_cpus=1, object_store_memory=100_000_000)
+            yield own
+        finally:
+            own.shutdown()
 
 
 @pytest.fixture
