@@ -37,7 +37,6 @@ __all__ = [
     "embedding_of",
     "first_stage_scores",
     "gather",
-    "missing",
     "missing_files",
     "statistics_folder",
 ]
@@ -293,21 +292,6 @@ def gather(
         yield table.first_layers(cut)
 
 
-def missing(
-    reader: Reader,
-    queries: Iterable[SearchedQuery],
-    folder: Path,
-    fields: Sequence[str] = (),
-    *,
-    layers: int | None = None,
-    other_wording: bool = False,
-    embed: bool = False,
-) -> list[SearchedQuery]:
-    """The queries whose windows ``gather`` would have to read documents for; arguments as there."""
-    every = missing_files(reader, queries, folder, fields, layers=layers, other_wording=other_wording)
-    return [searched for searched, _ in every]
-
-
 def missing_files(
     reader: Reader,
     queries: Iterable[SearchedQuery],
@@ -317,7 +301,11 @@ def missing_files(
     layers: int | None = None,
     other_wording: bool = False,
 ) -> list[tuple[SearchedQuery, Path]]:
-    """See ``missing``; each query with the file that its table goes to."""
+    """The queries whose windows ``gather`` would have to read documents for, each with its table's file.
+
+    Args:
+        reader, queries, folder, fields, layers, other_wording: see there.
+    """
     shape = reader.runtime.shape
     cut = shape.layers if layers is None else min(layers, shape.layers)
     found = []

@@ -14,7 +14,7 @@ from connector.evaluation.progress import Progress
 from connector.offline.gathering import HeadScores, read_by
 from connector.offline.workers import Workers
 from connector.sections import Settings
-from connector.statistics.head_tables import gather, missing, statistics_folder
+from connector.statistics.head_tables import gather, statistics_folder
 from connector.training.sources import TrainSource, source_windows
 from connector.training.static_heads import TrainQuery
 from connector.training.windows import TrainWindows
@@ -72,9 +72,8 @@ def gather_tables(
         progress.say(own.told())
     numbered = [(own, searched) for own in taken for searched in own.windows][shard[0] :: shard[1]]
     options: dict[str, Any] = {"layers": layers, "other_wording": for_router, "embed": for_router}
-    unread = {
-        id(searched) for own in taken for searched in missing(reader, own.windows, folder, own.fields, **options)
-    }
+    kept = {id(own): HeadScores(tuple(own.fields), **options) for own in taken}
+    unread = {id(searched) for own in taken for searched, _ in kept[id(own)].unread(reader, own.windows, folder)}
     to_read = [searched for _, searched in numbered if id(searched) in unread]
     if to_read:
         texts = [str(value) for searched in to_read for hit in searched.hits for value in hit.fields.values()]
@@ -86,8 +85,8 @@ def gather_tables(
     found: list[TrainQuery] = []
     for own in taken:
         searches = [searched for source, searched in numbered if source is own]
-        kept = HeadScores(tuple(own.fields), **options)
-        tables = gather(reader, read_by(workers, kept, reader, searches, folder), folder, own.fields, **options)
+        windows = read_by(workers, kept[id(own)], reader, searches, folder)
+        tables = gather(reader, windows, folder, own.fields, **options)
         for table in progress.track(f"head scores, {own.source}", tables, len(searches)):
             query = TrainQuery.of(_collection(own.source), table, table.qrels)
             if query is not None:

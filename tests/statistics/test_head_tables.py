@@ -15,7 +15,7 @@ from connector.documents import Hit
 from connector.heads.head_sets import HeadSet
 from connector.reranker import Reranker
 from connector.sections import READOUTS, ReadOut
-from connector.statistics.head_tables import HeadTable, SearchedQuery, embedded_layers, gather, missing
+from connector.statistics.head_tables import HeadTable, SearchedQuery, embedded_layers, gather, missing_files
 
 QUERY = "how long do cats sleep"
 
@@ -99,10 +99,13 @@ def test_a_cut_a_second_wording_and_embeddings(
 ) -> None:
     reader: Any = Counting(reranker.reader)
     options: dict[str, Any] = {"layers": 4, "other_wording": True, "embed": True}
-    assert [window.query_id for window in missing(reader, windows, tmp_path, **options)] == ["q1", "q2"]
+    unread: dict[str, Any] = {"layers": 4, "other_wording": True}
+    new = missing_files(reader, windows, tmp_path, **unread)
+    assert [window.query_id for window, _ in new] == ["q1", "q2"]
     judged = [replace(window, qrels={"d2": 1}, source="tiny:train") for window in windows]
     cut = list(gather(reader, judged, tmp_path, **options))
-    assert reader.reads == 4 and not missing(reader, windows, tmp_path, **options)
+    assert reader.reads == 4 and not missing_files(reader, windows, tmp_path, **unread)
+    assert all(path.is_file() for _, path in new)
     assert cut[0].shape == (4, 9) and cut[0].scores["query"].shape[0] == 36
     assert (cut[0].query, cut[0].qrels, cut[0].source) == (QUERY, {"d2": 1}, "tiny:train")
     assert cut[0].embeddings is not None

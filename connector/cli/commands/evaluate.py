@@ -96,14 +96,14 @@ def command(
     given = EvaluateOptions(**options)
     with naming_indexes(settings), workers_of(settings, ray, ray_workers) as workers:
         for folder in folders:
-            others = {str(other) for other in folders if other != folder}
+            others = {other for other in folders if other != folder}
             measured = evaluate(
                 folder,
                 settings,
                 given,
                 reader=context.models.reader,
                 progress=ConsoleProgress(Console(stderr=True)),
-                command=portable_command([each for each in sys.argv[1:] if each not in others], folder),
+                command=portable_command([each for each in sys.argv[1:] if Path(each) not in others], folder),
                 workers=workers,
             )
             own = places.of(folder)

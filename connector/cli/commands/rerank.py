@@ -195,6 +195,7 @@ def _rank_index(
             fields=tuple(settings.engine.field_weights()),
             keep=settings.rerank.window,
             tag=tag,
+            made_by=_tag(settings),
             workers=workers,
         )
         console = Console(stderr=True)

@@ -30,6 +30,7 @@ def rank_index(
     fields: Sequence[str],
     keep: int,
     tag: str,
+    made_by: str,
     workers: Workers | None = None,
 ) -> Iterator[Document]:
     """Rank all documents for every query, and write the best of each as a TREC run.
@@ -44,7 +45,8 @@ def rank_index(
         out: the file to write; one that is there is replaced at the end.
         fields: whose text is read; empty: all text fields.
         keep: documents of each query that are written.
-        tag: last column of the run; what a file .part must have been begun with.
+        tag: last column of the run.
+        made_by: names what scores depend on; a file .part must have been begun with the same.
         workers: read, with the same numbers; None: the reranker does.
 
     Yields:
@@ -56,7 +58,7 @@ def rank_index(
         BackboneError: the LLM failed.
     """
     part = out.with_name(f"{out.name}.part")
-    head = json.dumps({"tag": tag, "queries": _digest(json.dumps(dict(queries)))})
+    head = json.dumps({"made by": made_by, "queries": _digest(json.dumps(dict(queries)))})
     known = _known(part, head)
     now: dict[str, str] = {}
     passed: list[list[Document]] = []
@@ -147,7 +149,7 @@ def _known(part: Path, head: str) -> dict[str, str]:
     whole = data.rpartition(b"\n")[0]
     lines = whole.split(b"\n") if whole else []
     if lines and lines[0].decode() != head:
-        raise DataError(f"{part} is of other queries, settings or another tag; remove it, or name another --out")
+        raise DataError(f"{part} was begun with other queries or settings; give those, or name another --out")
     if len(data) != len(whole) + bool(whole):
         with part.open("r+b") as file:
             file.truncate(len(whole) + bool(whole))

@@ -7,7 +7,6 @@ query behind the document, on the same judged queries and on collections that ne
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,8 @@ from connector.backbone.reader import Reader
 from connector.cli.allocator import keep_big_buffers
 from connector.cli.progress import ConsoleProgress
 from connector.documents import document_text
-from connector.evaluation.provenance import installed_versions, processor_name, today
 from connector.statistics.head_tables import SearchedQuery
+from connector.studies.relevance.command import study_options, write_report
 from connector.studies.relevance.judged import Floats, Judged, held_out, one_vector, whole_collections
 from connector.studies.relevance.routing import bilinear
 from connector.studies.relevance.states import FIELDS, StudyQuery, searched_queries, study_queries, study_settings
@@ -75,31 +74,23 @@ def study(queries: Sequence[StudyQuery], vectors: Sequence[Vectors], say: Callab
     probe = held_out(judged, splits, one_vector(judged, 0.08))
     rows["probe"], in_use = judged.row(probe)
     say(f"probe: {rows['probe']}")
-    best: Floats | None = None
+    scored: dict[str, Floats] = {}
     for rank in _RANKS:
         tried = {one: held_out(alone, splits, bilinear(alone, own, one, rank)) for one in _STRENGTHS}
         strength = max(tried, key=lambda one: judged.mean(judged.fused(tried[one])[1]))
         name = f"apart, rank {rank}"
+        scored[name] = tried[strength]
         rows[name], _ = judged.row(tried[strength], in_use, strength=strength)
         say(f"{name}: {rows[name]}")
-        best = tried[strength] if best is None or rows[name]["fused"] >= max(_fused(rows)) else best
-    assert best is not None
-    rows["probe and apart"] = judged.beside(probe, best, in_use, _SHARES)
+    best = max(scored, key=lambda name: float(rows[name]["fused"]))
+    rows["probe and apart"] = judged.beside(probe, scored[best], in_use, _SHARES)
     say(f"probe and apart: {rows['probe and apart']}")
     return rows
 
 
-def _fused(rows: Mapping[str, Mapping[str, Any]]) -> list[float]:
-    return [row["fused"] for name, row in rows.items() if name.startswith("apart")]
-
-
 @click.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the states.")
-@click.option("--queries", default=150, show_default=True, help="Most of a collection.")
-@click.option("--tokens", default=128, show_default=True, help="Of a document, behind which the query is read.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="More settings.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON with all figures.")
+@study_options(queries=150)
 def main(
     folders: tuple[Path, ...], keep: Path, queries: int, tokens: int, assignments: tuple[str, ...], out: Path | None
 ) -> None:
@@ -114,12 +105,9 @@ def main(
         searched = searched_queries(folder, queries, settings)
         vectors[folder.name] = embedded(reader, searched, keep / f"{folder.name}-{queries}.npz")
         progress.say(f"{folder.name}: {len(vectors[folder.name])} documents")
-    found = list(study_queries(folders, queries, settings, progress))
+    found = list(study_queries(reader, folders, queries, settings, progress))
     rows = study(found, [vectors[query.table.source.partition(":")[0]] for query in found], progress.say)
-    if out is not None:
-        told = {"queries": len(found), "collections": [folder.name for folder in folders], "tokens": tokens}
-        machine = {"processor": processor_name(), "date": today(), "versions": installed_versions()}
-        out.write_text(json.dumps({**told, **machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    write_report(out, rows, len(found), folders, tokens, assignments)
 
 
 if __name__ == "__main__":

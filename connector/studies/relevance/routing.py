@@ -11,7 +11,6 @@ that was stopped goes on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
+from connector.backbone.open_reader import open_reader
 from connector.cli.allocator import keep_big_buffers
 from connector.cli.progress import ConsoleProgress
-from connector.evaluation.provenance import installed_versions, processor_name, today
 from connector.routing.query_embedding import FEATURES, query_features
+from connector.studies.relevance.command import study_options, write_report
 from connector.studies.relevance.judged import Fit, Floats, Judged, Places, held_out, one_vector, whole_collections
 from connector.studies.relevance.states import StudyQuery, study_queries, study_settings
 from connector.training.cross_validation import choose_kappa, leave_one_out, measure
@@ -163,29 +163,17 @@ def study(queries: Sequence[StudyQuery], say: Callable[[str], None]) -> dict[str
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--queries", default=800, show_default=True, help="Most of a collection.")
-@click.option("--tokens", default=128, show_default=True, help="Of a document.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="More settings.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON with all figures.")
+@study_options(queries=800)
 def main(
     folders: tuple[Path, ...], queries: int, tokens: int, assignments: tuple[str, ...], out: Path | None
 ) -> None:
     """Compare one weight vector with weights that depend on the query; FOLDERS are judged collections."""
     keep_big_buffers()
     progress = ConsoleProgress(Console(stderr=True))
-    found = list(study_queries(folders, queries, study_settings(tokens, assignments), progress))
+    settings = study_settings(tokens, assignments)
+    found = list(study_queries(open_reader(settings), folders, queries, settings, progress))
     progress.say(f"{len(found)} queries")
-    told = {
-        "queries": len(found),
-        "collections": [folder.name for folder in folders],
-        "tokens": tokens,
-        "settings": assignments,
-    }
-    rows = study(found, progress.say)
-    if out is not None:
-        machine = {"processor": processor_name(), "date": today(), "versions": installed_versions()}
-        out.write_text(json.dumps({**told, **machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    write_report(out, study(found, progress.say), len(found), folders, tokens, assignments)
 
 
 if __name__ == "__main__":

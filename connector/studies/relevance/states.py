@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from connector.backbone.open_reader import open_reader
+from connector.backbone.reader import Reader
 from connector.evaluation.progress import Progress
 from connector.heads.needs import Needs
 from connector.sections import Settings
@@ -74,15 +74,15 @@ def searched_queries(folder: Path, most: int, settings: Settings, seed: int = 0)
 
 
 def study_queries(
-    folders: Sequence[Path], most: int, settings: Settings, progress: Progress, seed: int = 0
+    reader: Reader, folders: Sequence[Path], most: int, settings: Settings, progress: Progress, seed: int = 0
 ) -> Iterator[StudyQuery]:
     """States of ``searched_queries``, and of each query alone.
 
     Args:
+        reader: the settings' LLM.
         folders, most, settings, seed: see there.
         progress: told of each collection.
     """
-    reader = open_reader(settings)
     kept = statistics_folder(settings.cache.path, reader)
     layers = probe_layers(reader.runtime.shape.layers)
     for folder in folders:

@@ -7,7 +7,7 @@ probe did not see. What was read is kept: a run that was stopped goes on.
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +26,11 @@ from connector.checkpoints.pulling import obtain
 from connector.cli.allocator import keep_big_buffers
 from connector.cli.progress import ConsoleProgress
 from connector.documents import document_text
-from connector.evaluation.provenance import installed_versions, processor_name, today
 from connector.heads.needs import Needs
 from connector.sections import Settings
 from connector.statistics.head_tables import SearchedQuery, statistics_folder
 from connector.statistics.signal_tables import SignalTable, gather_signals
+from connector.studies.relevance.command import study_options, write_report
 from connector.studies.relevance.judged import Floats, Judged, held_out, one_vector, whole_collections
 from connector.studies.relevance.passages import pooled_passages
 from connector.studies.relevance.states import FIELDS, searched_queries, study_settings
@@ -125,6 +125,7 @@ class Asking:
         self._template = PromptTemplate.from_folder(checkpoint.path, self._tokenizer)
         layers = probe_layers(self._runtime.shape.layers)
         self._needs = Needs(groups=(), layers=layers, likelihood=True)
+        self._in_use = self._reader(VARIANTS["in use"])
 
     def tables(
         self, variant: Variant, queries: Iterable[SearchedQuery], needs: Needs | None = None
@@ -137,7 +138,7 @@ class Asking:
     def empty(self, query: str) -> Floats:
         """Log-probabilities of a query's tokens behind a document without content: float64 [query tokens]."""
         needs = Needs(groups=(), likelihood=True)
-        read = self._reader(VARIANTS["in use"]).read(query, [NOT_APPLICABLE], needs)
+        read = self._in_use.read(query, [NOT_APPLICABLE], needs)
         return np.asarray(read.log_probabilities[0], dtype=np.float64)
 
     def tokens(self, text: str) -> list[int]:
@@ -236,7 +237,8 @@ def _likelihoods(
     by_name: dict[str, list[Floats]] = {}
     for query, table in zip(queries, tables, strict=True):
         known = rarity[table.source]
-        rare = np.array([known.get(token, max(known.values())) for token in asking.tokens(query.query)])
+        rarest = max(known.values())
+        rare = np.array([known.get(token, rarest) for token in asking.tokens(query.query)])
         told = table.log_probabilities.astype(np.float64)
         for name, values in pooled_likelihoods(told, asking.empty(query.query), rare[: told.shape[1]]).items():
             by_name.setdefault(name, []).append(values)
@@ -250,12 +252,9 @@ def _rarity(asking: Asking, queries: Sequence[SearchedQuery]) -> dict[str, dict[
         texts.setdefault(query.source, {}).update({hit.id: document_text(hit.fields, FIELDS) for hit in query.hits})
     found = {}
     for source, documents in texts.items():
-        counts: dict[int, int] = {}
-        for text in documents.values():
-            for token in set(asking.tokens(text)):
-                counts[token] = counts.get(token, 0) + 1
+        counts = Counter(token for text in documents.values() for token in set(asking.tokens(text)))
         most = len(documents) + 1
-        found[source] = {token: float(np.log(most / count)) for token, count in counts.items()} | {-1: np.log(most)}
+        found[source] = {token: float(np.log(most / count)) for token, count in counts.items()}
     return found
 
 
@@ -270,11 +269,7 @@ def _laid_out(judged: Judged, values: Sequence[Floats], tables: Sequence[SignalT
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--queries", default=40, show_default=True, help="Most of a collection.")
-@click.option("--tokens", default=128, show_default=True, help="Of a document, or a passage of it.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="More settings.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON with all figures.")
+@study_options(queries=40)
 def main(
     folders: tuple[Path, ...], queries: int, tokens: int, assignments: tuple[str, ...], out: Path | None
 ) -> None:
@@ -283,16 +278,8 @@ def main(
     progress = ConsoleProgress(Console(stderr=True))
     settings = study_settings(tokens, assignments)
     searched = [query for folder in folders for query in searched_queries(folder, queries, settings)]
-    told = {
-        "queries": len(searched),
-        "collections": [folder.name for folder in folders],
-        "tokens": tokens,
-        "settings": assignments,
-    }
     rows = study(Asking(settings), searched, progress.say)
-    if out is not None:
-        machine = {"processor": processor_name(), "date": today(), "versions": installed_versions()}
-        out.write_text(json.dumps({**told, **machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    write_report(out, rows, len(searched), folders, tokens, assignments)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ def documents(cats: list[str]) -> list[Document]:
 
 
 def ranked(reranker: Reranker, own: list[Document], out: Path, **more: str) -> Iterator[Document]:
-    tag = more.get("tag", "rh")
-    return rank_index(own, QUERIES, lambda: reranker, out, fields=(), keep=4, tag=tag)
+    given = {"tag": "rh", "made_by": "rh-solo", **more}
+    return rank_index(own, QUERIES, lambda: reranker, out, fields=(), keep=4, **given)
 
 
 def test_the_best_of_all_documents_come_first(reranker: Reranker, cats: list[str], tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ def test_what_was_stopped_is_continued(reranker: Reranker, cats: list[str], tmp_
     part = tmp_path / "out.trec.part"
     assert part.read_text().count("\n") == 9 and not out.exists()
     part.write_text(part.read_text() + '["d9", "half a li')
-    with pytest.raises(DataError, match="is of other queries, settings or another tag; remove it"):
-        list(ranked(reranker, own, out, tag="other"))
+    with pytest.raises(DataError, match="was begun with other queries or settings; give those"):
+        list(ranked(reranker, own, out, made_by="rh-other-model"))
     assert len(list(ranked(reranker, own, out))) == 15
     assert out.read_bytes() == whole.read_bytes()
 
