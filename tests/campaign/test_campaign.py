@@ -60,3 +60,8 @@ def test_the_command_writes_the_page_of_what_was_kept(tmp_path: Path) -> None:
     arguments = ["--keep", str(tmp_path / "kept.jsonl"), "--page", str(tmp_path / "page.md")]
     assert CliRunner().invoke(main, arguments).exit_code == 0
     assert (tmp_path / "page.md").read_text().startswith("# Reliability")
+
+
+def test_the_committed_page_is_what_was_kept(repository: Path) -> None:
+    committed = (repository / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert committed == page(read(repository / "docs" / "results" / "campaign.jsonl"))
