@@ -82,6 +82,7 @@ def create_app(
         servers=[{"url": settings.serve.root_path}] if settings.serve.root_path else None,
     )
     app.state.loading = loading
+    app.state.prefix = settings.serve.root_path
     app.state.metrics = metrics
     # Cancelled when the server is to stop and requests still run.
     app.state.stopping = CancelScope()
@@ -136,9 +137,9 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     path = request.url.path
     message, headers = error.detail, dict(error.headers or {})
     if error.status_code == 404:
-        message = no_route(path, nearest_route(path, own_paths(request.app.routes)))
+        message = no_route(path, nearest_route(path, own_paths(request.app.routes)), request.app.state.prefix)
     elif error.status_code == 405:
-        message = f"{path} is not for {request.method}; see the Allow header"
+        message = f"{request.app.state.prefix or ''}{path} is not for {request.method}; see the Allow header"
         methods = set(headers.get("Allow", "").split(", "))
         # Every page answers HEAD: see OwnPaths.
         headers["Allow"] = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))

@@ -100,10 +100,17 @@ def nearest_route(path: str, paths: Collection[str]) -> str | None:
     return best[-1] if best[0] else None
 
 
-def no_route(path: str, nearest: str | None) -> str:
-    """What a request for a path that is no route is told."""
-    cure = "the routes are listed in /openapi.json" if nearest is None else f"did you mean {nearest}?"
-    return f"there is no {path[:100]} here; {cure}"
+def no_route(path: str, nearest: str | None, prefix: str | None = None) -> str:
+    """What a request for a path that is no route is told.
+
+    Args:
+        path: the request's, without the prefix.
+        nearest: see ``nearest_route``.
+        prefix: a proxy's; its clients know no paths without it.
+    """
+    public = prefix or ""
+    cure = f"the routes are listed in {public}/openapi.json" if nearest is None else f"did you mean {public}{nearest}?"
+    return f"there is no {public}{path[:100]} here; {cure}"
 
 
 def _singular(path: str) -> list[str]:

@@ -63,6 +63,15 @@ def test_a_prefix_that_a_proxy_leaves_on_or_takes_off(make_client: ClientFactory
     assert 'rh_requests_total{route="/v1/rerank",status="200"} 3.0' in counted
 
 
+@pytest.mark.parametrize("asked", ["/search/v3/rerank", "/v3/rerank"])
+def test_paths_are_told_with_the_prefix(make_client: ClientFactory, asked: str) -> None:
+    client = make_client(root_path="/search")
+    told = client.post(asked, json=BODY).json()["message"]
+    assert told == "there is no /search/v3/rerank here; did you mean /search/v1/rerank?"
+    assert "listed in /search/openapi.json" in client.post("/search/nothing", json=BODY).text
+    assert "/search/live is not for POST" in client.post("/search/live").text
+
+
 @pytest.mark.parametrize("prefix", ["search", "/a b", "//", "http://host/a", "/a?b"])
 def test_a_prefix_that_is_none(prefix: str) -> None:
     if prefix == "//":

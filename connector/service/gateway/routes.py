@@ -100,7 +100,8 @@ class Gateway:
         request = Request(scope, receive)
         if request.method == "POST" and not names_endpoint(scope["path"]):
             # A rerank client that missed its route: the cluster must not see its documents.
-            missed = no_route(scope["path"], nearest_route(scope["path"], self._own_paths))
+            nearest = nearest_route(scope["path"], self._own_paths)
+            missed = no_route(scope["path"], nearest, self._settings.serve.root_path)
             await error_response(ServiceError(Failure.NOT_FOUND, missed), style_of(request))(scope, receive, send)
             return
         try:

@@ -30,6 +30,8 @@ def test_a_missed_route_is_named_and_never_reaches_the_cluster(
         assert refused.status_code == 404
         assert refused.json()["message"] == f"there is no {path} here; did you mean {named}?"
         assert "gateway_writes" not in refused.text
+    refused = make_gateway({"serve.root_path": "/own"}).post(f"/own{path}", json=BODY)
+    assert refused.json()["message"] == f"there is no /own{path} here; did you mean /own{named}?"
     assert cluster.asked == []
 
 
