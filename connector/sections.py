@@ -278,6 +278,11 @@ class CacheSettings(_Section):
     disk_mb: int = Field(
         0, ge=0, description="Most disk for encoded documents, in MB; 0 turns it off. See docs/document-cache.md."
     )
+    shared: Annotated[Path, AfterValidator(Path.expanduser)] | None = Field(
+        None,
+        description="File of encoded documents that another machine made (cache export) and this one only reads; "
+        "null: none.",
+    )
     scores_mb: int = Field(
         0, ge=0, description="Most memory for repeated queries over the same documents, in MB; 0 turns it off."
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from connector.backbone.caching.disk_cache import DiskCache
 from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache
+from connector.backbone.caching.shared_cache import SharedCache
 from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone, exported_folder
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
@@ -59,7 +60,9 @@ def open_reader(settings: Settings, progress: Progress | None = None) -> Reader:
         backbone.layout,
         digest,
         DocumentCache(
-            settings.cache.memory_mb * 1_000_000, DiskCache.from_settings(settings.cache, runtime.load_document)
+            settings.cache.memory_mb * 1_000_000,
+            DiskCache.from_settings(settings.cache, runtime.load_document),
+            SharedCache.from_settings(settings.cache, runtime.load_document),
         ),
         readings=ReadingCache(settings.cache.scores_mb * 1_000_000),
         max_document_tokens=backbone.max_document_tokens,

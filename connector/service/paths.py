@@ -109,7 +109,9 @@ def no_route(path: str, nearest: str | None, prefix: str | None = None) -> str:
         prefix: a proxy's; its clients know no paths without it.
     """
     public = prefix or ""
-    cure = f"the routes are listed in {public}/openapi.json" if nearest is None else f"did you mean {public}{nearest}?"
+    cure = (
+        f"the routes are listed in {public}/openapi.json" if nearest is None else f"did you mean {public}{nearest}?"
+    )
     return f"there is no {public}{path[:100]} here; {cure}"
 
 

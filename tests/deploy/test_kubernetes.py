@@ -200,6 +200,35 @@ def test_the_pod_is_hardened() -> None:
     assert set(mounts.values()) == volumes
 
 
+def test_what_the_job_writes_is_what_the_pods_read() -> None:
+    job = manifest("precompute.yaml")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (sync,), (export,) = job["initContainers"], job["containers"]
+    assert (sync["args"], export["args"][:2]) == (["cache", "sync"], ["cache", "export"])
+    patch = yaml.safe_load((FOLDER / "components" / "precomputed" / "patch.yaml").read_text())
+    reading = patch["spec"]["template"]["spec"]
+    (variable,) = reading["containers"][0]["env"]
+    assert variable == {"name": "RH_CACHE__SHARED", "value": export["args"][2]}
+    (mount,), (volume,) = reading["containers"][0]["volumeMounts"], reading["volumes"]
+    assert mount["readOnly"] is volume["persistentVolumeClaim"]["readOnly"] is True
+    claims = {claim["metadata"]["name"]: claim["spec"] for claim in documents(next(FOLDER.rglob("claims.yaml")))}
+    shared = volume["persistentVolumeClaim"]["claimName"]
+    assert claims[shared]["accessModes"] == ["ReadWriteMany"] and mount["mountPath"] in variable["value"]
+    for one in (sync, export):
+        assert one["image"] == container()["image"] and one["securityContext"] == container()["securityContext"]
+        own = {entry["name"]: entry for entry in one["env"]}
+        assert set(own) <= VARIABLES | {"OMP_NUM_THREADS"}
+        assert all("secretKeyRef" in own[name]["valueFrom"] for name in set(own) & SECRETS)
+        settings = load_settings(
+            BASE / "config.yaml", environment={"RH_CACHE__DISK_MB": own["RH_CACHE__DISK_MB"]["value"]}
+        )
+        for claim in claims.values():
+            room = int(claim["resources"]["requests"]["storage"].removesuffix("Gi")) * 2**30
+            assert settings.cache.disk_mb * 1e6 < room
+    for key in ("runAsNonRoot", "runAsUser", "fsGroup", "seccompProfile"):
+        assert job["securityContext"][key] == pod()["securityContext"][key]
+    assert job["enableServiceLinks"] is job["automountServiceAccountToken"] is False
+
+
 def test_the_autoscaler_and_the_adapter_speak_of_the_same_metric() -> None:
     scaler = manifest("autoscaler.yaml")["spec"]
     deployment = manifest("deployment.yaml")

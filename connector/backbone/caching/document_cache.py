@@ -10,6 +10,7 @@ from cachetools import LRUCache
 
 from connector.backbone.caching.counted_cache import Lookups
 from connector.backbone.caching.disk_cache import DiskCache
+from connector.backbone.caching.shared_cache import SharedCache
 from connector.backbone.runtime import EncodedDocument
 
 __all__ = ["CacheStatistics", "DocumentCache"]
@@ -58,15 +59,16 @@ class DocumentCache:
     Args:
         limit: most bytes in memory; 0 keeps nothing there.
         disk: where passages also go, and come back from; None: nowhere.
+        shared: where passages of other machines come from; None: nowhere.
     """
 
-    def __init__(self, limit: int, disk: DiskCache | None = None) -> None:
+    def __init__(self, limit: int, disk: DiskCache | None = None, shared: SharedCache | None = None) -> None:
         self._entries: LRUCache[bytes, EncodedDocument] = _Counting(limit)
-        self._disk = disk
+        self._disk, self._shared = disk, shared
         self._lock = Lock()
         self._hits = self._misses = 0
         # Those of the hits that memory had.
-        self._memory_hits = 0
+        self._memory_hits = self._shared_hits = 0
 
     def get(self, key: bytes) -> EncodedDocument | None:
         """The passage's states, or None; counts a hit or a miss. What comes from disk is kept in memory."""
@@ -77,6 +79,7 @@ class DocumentCache:
         with self._lock:
             found = [self._entries.get(key) for key in keys]
         in_memory = len(found) - found.count(None)
+        shared = 0
         if self._disk is not None:
             for at, key in enumerate(keys):
                 if found[at] is not None:
@@ -85,11 +88,18 @@ class DocumentCache:
                 read = found[at] = self._disk.get(key)
                 if read is not None:
                     self._keep(key, read)
+        if self._shared is not None:
+            for at, key in enumerate(keys):
+                if found[at] is None and (read := self._shared.get(key)) is not None:
+                    found[at] = read
+                    shared += 1
+                    self._keep(key, read)
         with self._lock:
             missed = found.count(None)
             self._misses += missed
             self._hits += len(found) - missed
             self._memory_hits += in_memory
+            self._shared_hits += shared
         return found
 
     def peek(self, key: bytes) -> EncodedDocument | None:
@@ -99,6 +109,8 @@ class DocumentCache:
 
     def has(self, key: bytes) -> bool:
         """Whether the passage is kept for good: on disk where there is one, else in memory; nothing is counted."""
+        if self._shared is not None and self._shared.has(key):
+            return True
         if self._disk is not None:
             return self._disk.has(key)
         with self._lock:
@@ -125,17 +137,19 @@ class DocumentCache:
         """Write what the disk does not have yet and let go of it; memory goes on. May be called again."""
         if self._disk is not None:
             self._disk.close()
+        if self._shared is not None:
+            self._shared.close()
 
     def lookups(self) -> dict[str, Lookups]:
-        """Look-ups of ``memory``, and of the ``disk`` where there is one: it is asked for what memory lacks."""
+        """Look-ups of ``memory``, then of ``disk`` and ``shared`` where there are: each is asked for what lacks."""
         with self._lock:
             lacked = self._hits - self._memory_hits
-            memory = Lookups(self._memory_hits, self._misses + lacked)
-            return (
-                {"memory": memory}
-                if self._disk is None
-                else {"memory": memory, "disk": Lookups(lacked, self._misses)}
-            )
+            levels = {"memory": Lookups(self._memory_hits, self._misses + lacked)}
+            if self._disk is not None:
+                levels["disk"] = Lookups(lacked - self._shared_hits, self._misses + self._shared_hits)
+            if self._shared is not None:
+                levels["shared"] = Lookups(self._shared_hits, self._misses)
+            return levels
 
     def statistics(self) -> CacheStatistics:
         """The counts so far."""

@@ -19,7 +19,17 @@ from threading import Lock
 from connector.backbone.caching.sqlite_files import MEND, connect, number, telling, transaction
 from connector.errors import BackboneError
 
-__all__ = ["DamagedPassageError", "PassageStore", "StoreStatus", "drop_passage", "remove_store", "store_path"]
+__all__ = [
+    "DamagedPassageError",
+    "PassageStore",
+    "StoreStatus",
+    "check_kind",
+    "drop_passage",
+    "has_passage",
+    "read_passage",
+    "remove_store",
+    "store_path",
+]
 
 # "RHDC" in the file's header, and the version of the tables: a file of another one is not read.
 _APPLICATION = 0x52484443
@@ -122,15 +132,7 @@ class PassageStore:
             BackboneError: the store cannot be read.
         """
         with telling(self.path), self._reading:
-            found = self._reader.execute(
-                "SELECT bytes, checksum, data FROM passages JOIN states USING (number) WHERE key = ?", (key,)
-            ).fetchone()
-        if found is None:
-            return None
-        size, checksum, data = found
-        if not isinstance(data, bytes) or len(data) != size or zlib.crc32(data) != checksum:
-            raise DamagedPassageError(key.hex())
-        return data
+            return read_passage(self._reader, key)
 
     def has(self, key: bytes) -> bool:
         """Whether there is such a passage; it is not read.
@@ -139,7 +141,7 @@ class PassageStore:
             BackboneError: the store cannot be read.
         """
         with telling(self.path), self._reading:
-            return self._reader.execute("SELECT 1 FROM passages WHERE key = ?", (key,)).fetchone() is not None
+            return has_passage(self._reader, key)
 
     def put(self, key: bytes, data: bytes, tokens: int, uses: Mapping[bytes, float] | None = None) -> int:
         """Write a passage; the least recently used ones make room. One that is there already stays as it is.
@@ -158,7 +160,7 @@ class PassageStore:
         """
         with self._transaction() as db:
             _note_uses(db, uses or {})
-            if db.execute("SELECT 1 FROM passages WHERE key = ?", (key,)).fetchone() is not None:
+            if has_passage(db, key):
                 return 0
             pages = -(-len(data) // (_PAGE - 16)) + _SPARE_PAGES
             if pages > self.limit // _PAGE - _SPARE_PAGES:
@@ -298,13 +300,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             ):
                 db.execute(statement)
         db.execute("COMMIT")
-    application, version = number(db, "PRAGMA application_id"), number(db, "PRAGMA user_version")
-    if application != _APPLICATION:
-        raise BackboneError(f"{path} is no document cache; move it away, or {MEND}")
-    if version != _VERSION:
-        raise BackboneError(
-            f"the document cache {path} has version {version}, this program reads version {_VERSION}; {MEND}"
-        )
+    check_kind(db, path)
     db.execute("PRAGMA journal_mode = WAL").fetchall()
     for pragma in (
         # Enough against a killed process; after a power cut the file is whole, its last transactions may be missing.
@@ -313,6 +309,43 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         f"journal_size_limit = {_LOG_BYTES}",
     ):
         db.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def check_kind(db: sqlite3.Connection, path: Path) -> None:
+    """Is it a document cache of this version?
+
+    Raises:
+        BackboneError: it is not.
+    """
+    application, version = number(db, "PRAGMA application_id"), number(db, "PRAGMA user_version")
+    if application != _APPLICATION:
+        raise BackboneError(f"{path} is no document cache; move it away, or {MEND}")
+    if version != _VERSION:
+        raise BackboneError(
+            f"the document cache {path} has version {version}, this program reads version {_VERSION}; {MEND}"
+        )
+
+
+def read_passage(db: sqlite3.Connection, key: bytes) -> bytes | None:
+    """The bytes of a passage, or None.
+
+    Raises:
+        DamagedPassageError: they are not those that were written.
+    """
+    found = db.execute(
+        "SELECT bytes, checksum, data FROM passages JOIN states USING (number) WHERE key = ?", (key,)
+    ).fetchone()
+    if found is None:
+        return None
+    size, checksum, data = found
+    if not isinstance(data, bytes) or len(data) != size or zlib.crc32(data) != checksum:
+        raise DamagedPassageError(key.hex())
+    return data
+
+
+def has_passage(db: sqlite3.Connection, key: bytes) -> bool:
+    """Whether there is such a passage; it is not read."""
+    return db.execute("SELECT 1 FROM passages WHERE key = ?", (key,)).fetchone() is not None
 
 
 def _used_pages(db: sqlite3.Connection) -> int:

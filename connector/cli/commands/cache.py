@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,7 +27,7 @@ _MILLION = 1_000_000
 
 @click.group("cache")
 def command() -> None:
-    """The encoded documents on disk: what is there, make it smaller, check it, follow a cluster's index."""
+    """The encoded documents on disk: what is there, make it smaller, check it, follow an index, share them."""
 
 
 @command.command("status")
@@ -93,6 +94,24 @@ def verify(context: Context) -> None:
         context.print_json({"checked": checked, "damaged": damaged, "seconds": seconds})
     else:
         click.echo(f"checked {checked:,} passages, {damaged:,} damaged and dropped ({seconds:.1f} s)")
+
+
+@command.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@pass_context
+def export(context: Context, file: Path) -> None:
+    """Write all documents into FILE, for machines that only read it (cache.shared); what was there is replaced.
+
+    FILE may lie on a volume that many machines mount. Those that read an older one see the new one within a minute.
+    """
+    from connector.backbone.caching.shared_cache import export_store
+    from connector.backbone.caching.sqlite_store import store_path
+
+    size = export_store(store_path(context.settings().cache.path), file)
+    if context.as_json:
+        context.print_json({"path": str(file), "file_bytes": size})
+    else:
+        click.echo(f"wrote {file} ({decimal(size)}); read it elsewhere with --set cache.shared={file}")
 
 
 @command.command("sync")

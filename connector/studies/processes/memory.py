@@ -21,7 +21,7 @@ import click
 
 from connector.evaluation.provenance import processor_name, today
 
-__all__ = ["MemoryRow", "main", "measure_command", "measure_server"]
+__all__ = ["MemoryRow", "main", "measure_command", "measure_server", "numbered_texts", "started", "until_ready"]
 
 _WINDOW = 100
 _QUERY = "what causes it and how is it treated"
@@ -62,13 +62,10 @@ def resident(pid: int, field: str = "VmHWM") -> float:
 
 def measure_server(texts: Sequence[str], options: Sequence[str], memory_mb: int) -> MemoryRow:
     """``serve``, asked over HTTP."""
-    with _started(["--json", *options, "--set", f"cache.memory_mb={memory_mb}", "serve", "--port", "0"]) as process:
+    with started(["--json", *options, "--set", f"cache.memory_mb={memory_mb}", "serve", "--port", "0"]) as process:
         assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]
-        while not _is_ready(url):
-            if process.poll() is not None:
-                raise click.ClickException("serve ended while it was loading; run it alone to see why")
-            time.sleep(0.2)
+        until_ready(url, process)
         begun = resident(process.pid, "VmRSS")
         for window in _windows(texts):
             body = json.dumps({"query": _QUERY, "documents": window}).encode()
@@ -82,7 +79,7 @@ def measure_server(texts: Sequence[str], options: Sequence[str], memory_mb: int)
 
 def measure_command(texts: Sequence[str], options: Sequence[str], memory_mb: int) -> MemoryRow:
     """``rerank``, given JSON lines."""
-    with _started([*options, "--set", f"cache.memory_mb={memory_mb}", "rerank"]) as process:
+    with started([*options, "--set", f"cache.memory_mb={memory_mb}", "rerank"]) as process:
         assert process.stdin is not None and process.stdout is not None
         begun = None
         for window in _windows(texts):
@@ -96,6 +93,18 @@ def measure_command(texts: Sequence[str], options: Sequence[str], memory_mb: int
 def _windows(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(texts), _WINDOW):
         yield texts[start : start + _WINDOW]
+
+
+def until_ready(url: str, process: subprocess.Popen[str]) -> None:
+    """Wait until a service answers.
+
+    Raises:
+        ClickException: it ended instead.
+    """
+    while not _is_ready(url):
+        if process.poll() is not None:
+            raise click.ClickException("serve ended while it was loading; run it alone to see why")
+        time.sleep(0.2)
 
 
 def _is_ready(url: str) -> bool:
@@ -112,7 +121,8 @@ def _cached(metrics: str) -> float | None:
 
 
 @contextmanager
-def _started(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+def started(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """``rh-connector`` with these arguments, without a file of settings; it ends with the context."""
     command = [sys.executable, "-c", _RUN, "--config", "/dev/null", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
@@ -122,7 +132,7 @@ def _started(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
             process.terminate()
 
 
-def _texts(corpus: Path, number: int, length: int) -> list[str]:
+def numbered_texts(corpus: Path, number: int, length: int) -> list[str]:
     """The first texts, cut, each with its number before it: none is the same as another, as the cache sees them."""
     lines = corpus.read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
@@ -148,7 +158,7 @@ def main(
 
     CORPUS: a file of JSON lines with a text each, as of a BEIR folder.
     """
-    texts = _texts(corpus, documents, characters)
+    texts = numbered_texts(corpus, documents, characters)
     options = [part for assignment in assignments for part in ("--set", assignment)]
     print(f"{processor_name()}, {today()}; {documents} documents of {corpus.parent.name}, windows of {_WINDOW}\n")
     print("| process | cache.memory_mb | after loading | in the cache | at most | above the cache |")
