@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from connector.backbone.caching.shared_cache import export_store
+from connector.backbone.caching.sqlite_store import PassageStore, store_path
 from connector.diagnosis import Finding, diagnose, exit_code
 from connector.diagnosis import cluster as cluster_checks
 from connector.diagnosis import elasticsearch as elasticsearch_checks
@@ -227,6 +229,21 @@ def test_a_cache_folder_that_is_none(tmp_path: Path) -> None:
     assert found.level == "fail" and "is not a folder" in found.seen
     (found,) = machine_checks.cache_folder(settings(cache__path=tmp_path / "inner"), False)
     assert "made at first use" in found.seen and not (tmp_path / "inner").exists()
+
+
+def test_shared_documents_are_counted_or_their_fault_told(tmp_path: Path) -> None:
+    assert not list(machine_checks.shared_documents(settings()))
+    with closing(PassageStore(store_path(tmp_path), 10_000_000)) as store:
+        store.put(b"a" * 32, b"states", 1)
+    made = tmp_path / "made.sqlite3"
+    export_store(store.path, made)
+    (found,) = machine_checks.shared_documents(settings(cache__shared=made))
+    assert (found.level, found.seen) == ("ok", f"{made} holds 1 passages")
+    for fault in (lambda: made.write_bytes(b"nothing" * 999), made.unlink):
+        fault()
+        findings = diagnose(settings(cache__shared=made, cache__path=tmp_path))
+        (told,) = [one for one in findings if one.check == "shared documents"]
+        assert told.level == "fail" and str(made) in told.seen and "cache export" in told.mend
 
 
 def test_a_router_that_is_not_there_hides_nothing_else(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def _torch(settings: Settings, load: Load | None) -> Iterator[Finding]:
     yield from run("gpu", lambda: machine.gpu(settings))
     yield from run("packages", lambda: machine.packages(settings))
     yield from run("cache folder", lambda: machine.cache_folder(settings, checkpoint is not None))
+    yield from run("shared documents", lambda: machine.shared_documents(settings))
     if problem is not None:
         yield problem
     else:
@@ -94,6 +95,7 @@ def _onnx(settings: Settings, export: Path, load: Load | None) -> Iterator[Findi
     yield from run("machine", lambda: machine.machine(settings, size, machine.EXPORTED_PROGRAM_BYTES))
     yield from run("packages", lambda: machine.packages(settings, exported=True))
     yield from run("cache folder", lambda: machine.cache_folder(settings, is_whole))
+    yield from run("shared documents", lambda: machine.shared_documents(settings))
     yield from found
     if is_whole:
         yield from _ranking(settings, lambda: exported.exported_identity(settings, export), load)

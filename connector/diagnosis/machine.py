@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from connector.backbone.caching.shared_cache import shared_entries
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.diagnosis.findings import Finding, Level
 from connector.errors import BackboneError
@@ -24,6 +25,7 @@ __all__ = [
     "gpu",
     "machine",
     "packages",
+    "shared_documents",
     "weights",
 ]
 
@@ -123,6 +125,13 @@ def cache_folder(settings: Settings, has_model: bool) -> Iterator[Finding]:
         yield Finding("cache folder", "warn", seen, "make room, or set cache.path: a model has to be fetched")
     else:
         yield Finding("cache folder", "ok", seen)
+
+
+def shared_documents(settings: Settings) -> Iterator[Finding]:
+    """Is the file that other machines encode for there? Nothing where ``cache.shared`` is not set."""
+    if settings.cache.shared is not None:
+        held = shared_entries(settings.cache.shared)
+        yield Finding("shared documents", "ok", f"{settings.cache.shared} holds {held:,} passages")
 
 
 def free_memory() -> int | None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
-from connector.backbone.caching.sqlite_files import connect, telling
+from connector.backbone.caching.sqlite_files import connect, number, telling
 from connector.backbone.caching.sqlite_store import DamagedPassageError, check_kind, has_passage, read_passage
 from connector.backbone.runtime import EncodedDocument
 from connector.errors import BackboneError
 from connector.sections import CacheSettings
 
-__all__ = ["SharedCache", "export_store"]
+__all__ = ["SharedCache", "export_store", "shared_entries"]
 
 logger = logging.getLogger(__name__)
 Found = TypeVar("Found")
@@ -61,6 +61,34 @@ def export_store(store: Path, target: Path) -> int:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def shared_entries(path: Path) -> int:
+    """How many passages a finished file holds.
+
+    Raises:
+        BackboneError: it is missing, damaged or of another version; the message ends with what mends it.
+    """
+    try:
+        path.stat()
+        with closing(_opened(path)) as db:
+            return number(db, "SELECT count(*) FROM passages")
+    except OSError as error:
+        raise BackboneError(f"{path} cannot be read: {error.strerror or error}; {_MEND}") from None
+    except sqlite3.Error as error:
+        raise BackboneError(f"{path} cannot be read: {error}; {_MEND}") from None
+    except BackboneError:
+        raise BackboneError(f"{path} is no document cache of this program's version; {_MEND}") from None
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+    try:
+        check_kind(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 class SharedCache:
@@ -132,7 +160,7 @@ class SharedCache:
             stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
             if stamp != self._stamp:
                 self._let_go()
-                self._db, self._stamp = self._opened(), stamp
+                self._db, self._stamp = _opened(self._path), stamp
         except OSError as error:
             self._let_go()
             self._say(f"cannot be read: {error.strerror or error}")
@@ -140,17 +168,6 @@ class SharedCache:
             self._say(f"cannot be read: {error}")
         except BackboneError:
             self._say("is no document cache of this program's version")
-
-    def _opened(self) -> sqlite3.Connection:
-        db = sqlite3.connect(
-            f"{self._path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
-        )
-        try:
-            check_kind(db, self._path)
-        except BaseException:
-            db.close()
-            raise
-        return db
 
     def _let_go(self) -> None:
         db, self._db, self._stamp = self._db, None, None
