@@ -160,6 +160,12 @@ def test_an_install_without_torch_has_a_clean_bill(run: Run, export: Path) -> No
     assert re.search(r"^ok +heads: ", done.stdout, re.MULTILINE)
     (row,) = [row for row in json.loads(run("--json", "model", "list", without=_LLM).stdout) if row["exported"]]
     assert (row["name"], row["exported"], row["damage"]) == ("smollm2-135m", ["float32"], None)
+    facts = json.loads(run("--json", "model", "show", without=_LLM).stdout)
+    assert (facts["path"], facts["onnx"]) == (str(export), {"dtype": "float32", "layers": 1})
+    shown = run("model", "show", "smollm2-135m", without=_LLM)
+    assert shown.returncode == 0 and "1 layers as ONNX graphs, weights in float32" in shown.stdout
+    assert "30 x 9" in shown.stdout and "probe; 16 of 30 layers are run" in shown.stdout
+    assert json.loads(run("--json", "model", "show", str(export), without=_LLM).stdout) == facts
     (export / WEIGHTS).write_bytes(b"cut")
     done = run("doctor", without=_LLM)
     assert done.returncode == 4 and "weights.bin is missing or damaged; export again" in done.stdout

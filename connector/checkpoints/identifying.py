@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from connector.checkpoints.catalogue import CATALOGUE, CatalogueEntry
@@ -13,11 +14,15 @@ from connector.errors import BackboneError
 __all__ = ["entry_of", "known_as"]
 
 
+# What ONNX graphs were written of stands in this file of their folder.
+_EXPORTED = "backbone.json"
+
+
 def known_as(model: str, cache: Path) -> str:
     """The catalogue name of what ``backbone.model`` names; what is in no catalogue keeps its own.
 
     Args:
-        model: catalogue name, hub id, GGUF file or folder.
+        model: catalogue name, hub id, GGUF file, or folder of a checkpoint or of ONNX graphs.
         cache: the cache folder, in which digests are remembered.
     """
     path = Path(model).expanduser()
@@ -25,6 +30,8 @@ def known_as(model: str, cache: Path) -> str:
     try:
         if entry is None and path.suffix.lower() == ".gguf":
             entry = _by_digest(gguf_sha256(path, cache))
+        elif entry is None and (path / _EXPORTED).is_file():
+            entry = _of_export(path / _EXPORTED)
         elif entry is None and path.is_dir():
             entry = entry_of(Checkpoint(path, path.resolve().name, cache))
     except BackboneError:
@@ -43,6 +50,15 @@ def entry_of(checkpoint: Checkpoint) -> CatalogueEntry | None:
     if found is None and (manifest := Manifest.read(checkpoint.path)) is not None:
         found = _by_digest(manifest.gguf_sha256)
     return found or _by_digest(checkpoint.digest())
+
+
+def _of_export(record: Path) -> CatalogueEntry | None:
+    try:
+        told = json.loads(record.read_text(encoding="utf-8"))
+        return CATALOGUE.get(told["name"]) or _by_hub(told["name"]) or _by_digest(told["digest"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # Whoever opens it tells what is wrong with it.
+        return None
 
 
 def _by_hub(model: str) -> CatalogueEntry | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from connector.backbone.onnx_runtime.folder import RECORD, WEIGHTS, ExportedBackbone, exported_folder
 from connector.backbone.prompt.fingerprint import BackboneIdentity
@@ -12,11 +14,12 @@ from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.checkpoints.catalogue import CATALOGUE
 from connector.checkpoints.pulling import find_local
 from connector.diagnosis.findings import Finding
+from connector.diagnosis.model import ranking
 from connector.errors import BackboneError
 from connector.routing.opening import takes_onnx
 from connector.sections import Settings
 
-__all__ = ["export_that_runs", "exported_identity", "exported_model", "weights_of"]
+__all__ = ["describe_export", "export_that_runs", "exported_identity", "exported_model", "weights_of"]
 
 
 def export_that_runs(settings: Settings) -> Path | None:
@@ -63,6 +66,39 @@ def exported_identity(settings: Settings, folder: Path) -> BackboneIdentity:
     exported = ExportedBackbone.read(folder)
     template = PromptTemplate.from_folder(folder, Tokenizer.from_folder(folder))
     return BackboneIdentity.of(exported.digest, template, settings.backbone.layout, exported.shape)
+
+
+def describe_export(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Facts about an export, ready for JSON: those of ``describe`` that it knows, and ``onnx``. Sizes are checked.
+
+    Raises:
+        BackboneError: it is damaged or of another format.
+    """
+    exported = ExportedBackbone.read(folder)
+    entry = CATALOGUE.get(exported.name)
+    shape = exported.shape
+    return {
+        "name": exported.name,
+        "path": str(folder),
+        "source": "ONNX graphs",
+        "format_of": entry.name if entry else None,
+        "hub": entry.hub if entry else None,
+        "licence": entry.licence if entry else None,
+        "languages": entry.languages if entry else None,
+        "measured": asdict(entry.measured) if entry else None,
+        "digest": exported.digest,
+        "layers": shape.layers,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "hidden": shape.hidden,
+        "max_positions": shape.max_positions,
+        "template": entry.template if entry else None,
+        "parameters": entry.parameters if entry else None,
+        "bytes": sum(exported.files.values()),
+        "onnx": {"dtype": exported.dtype, "layers": exported.layers},
+        "ranks_by": ranking(settings, exported_identity(settings, folder)),
+    }
 
 
 def weights_of(folder: Path) -> int:

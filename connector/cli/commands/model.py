@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ from connector.checkpoints.catalogue import CATALOGUE, parameters_text
 from connector.checkpoints.model_facts import describe
 from connector.checkpoints.pulling import find_damage, find_local, obtain
 from connector.cli.context import Context, pass_context
+from connector.diagnosis.exported import describe_export
 from connector.diagnosis.model import identity, ranking
 from connector.errors import BackboneError
 from connector.sections import Settings
@@ -108,19 +110,26 @@ def pull(context: Context, name: str, accept_license: bool) -> None:
 def show(context: Context, name: str | None) -> None:
     """One model that is here: its files, checked, and its shape. Default: backbone.model.
 
-    Nothing is fetched; a GGUF file that was not converted before is converted.
+    Nothing is fetched; a GGUF file that was not converted before is converted. Where only ONNX graphs are here, they are
+    shown.
     """
     settings = context.settings(backbone__model=name)
     model = settings.backbone.model
+    graphs = _graphs(model, settings)
     if model in CATALOGUE and find_local(model, cache=settings.cache.path) is None:
         damage = find_damage(model, cache=settings.cache.path)
-        raise BackboneError(damage or f"{model} is not here; run: rh-connector model pull {model}")
-    with _progress() as (report, _):
-        checkpoint = obtain(model, cache=settings.cache.path, offline=True, progress=report)
-        report("checking the files", None)
-        facts = describe(checkpoint)
-        with suppress(BackboneError):
-            facts["ranks_by"] = ranking(settings, identity(settings, checkpoint))
+        if damage or not graphs:
+            raise BackboneError(damage or f"{model} is not here; run: rh-connector model pull {model}")
+        facts = describe_export(settings, graphs[0])
+    elif graphs and (Path(model).expanduser() / RECORD).is_file():
+        facts = describe_export(settings, graphs[0])
+    else:
+        with _progress() as (report, _):
+            checkpoint = obtain(model, cache=settings.cache.path, offline=True, progress=report)
+            report("checking the files", None)
+            facts = describe(checkpoint)
+            with suppress(BackboneError):
+                facts["ranks_by"] = ranking(settings, identity(settings, checkpoint))
     if context.as_json:
         context.print_json(facts)
         return
@@ -148,11 +157,15 @@ def _row(name: str, settings: Settings) -> dict[str, Any]:
         "template": entry.template,
         "measured": asdict(entry.measured),
         "here": find_local(name, cache=settings.cache.path) is not None,
-        "exported": [
-            dtype for dtype in _EXPORTS if (exported_folder(name, settings.cache.path, dtype) / RECORD).is_file()
-        ],
+        "exported": [dtype for dtype in _EXPORTS if _graphs(name, settings, dtype)],
         "damage": find_damage(name, cache=settings.cache.path),
     }
+
+
+def _graphs(name: str, settings: Settings, *dtypes: str) -> list[Path]:
+    """Folders of the model's ONNX graphs that are here."""
+    folders = [exported_folder(name, settings.cache.path, dtype) for dtype in dtypes or _EXPORTS]
+    return [folder for folder in folders if (folder / RECORD).is_file()]
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -193,19 +206,25 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if facts["languages"]:
         yield "languages", facts["languages"]
     yield "digest", facts["digest"]
-    if facts["gguf_sha256"]:
+    if facts.get("gguf_sha256"):
         yield "GGUF SHA-256", facts["gguf_sha256"]
-    yield "files", "checked: as converted" if facts["verified"] else "readable; nothing to check them against"
-    yield "family", facts["family"]
+    graphs = facts.get("onnx")
+    if graphs:
+        yield "files", f"all there; {graphs['layers']} layers as ONNX graphs, weights in {graphs['dtype']}"
+    else:
+        yield "files", "checked: as converted" if facts["verified"] else "readable; nothing to check them against"
+        yield "family", facts["family"]
     yield "layers x heads", f"{facts['layers']} x {facts['heads']} ({facts['kv_heads']} key/value heads)"
     yield "head dimension", str(facts["head_dim"])
     yield "context", f"{facts['max_positions']} tokens"
-    yield "template", facts["template"]
+    if facts["template"]:
+        yield "template", facts["template"]
     if facts["measured"]:
         memory, gain, seconds = _measured(facts["measured"])
         yield "measured", f"gain {gain}, {seconds} s a window (layout {facts['measured']['layout'] or _NOT})"
         yield "memory", memory
-    yield "parameters", parameters_text(facts["parameters"])
+    if facts["parameters"]:
+        yield "parameters", parameters_text(facts["parameters"])
     yield "on disk", _megabytes(facts["bytes"])
 
 
