@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 
@@ -146,5 +147,4 @@ def _offline_variable() -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text[:150] or type(error).__name__
+    return textwrap.shorten(str(error), 150, placeholder=" …") or type(error).__name__

@@ -69,7 +69,7 @@ def open_demo_index(path: Path, announce: Callable[[str], None]) -> tuple[Embedd
                 if _marker(path) != wanted:
                     raise
     except OSError as error:
-        mend = storage_mend(error, "give another name with: rh-connector demo --index NAME")
+        mend = storage_mend(error, "choose another folder with: rh-connector --set cache.path=FOLDER demo")
         raise EngineError(f"cannot make the demo's index in {path}: {error.strerror or error}; {mend}") from None
     return EmbeddedEngine(path), False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,9 +106,8 @@ class Embedder:
             tokenizer = Tokenizer.from_file(str(tokenizer_file))
             session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
         except Exception as error:  # neither library's exceptions have a base of their own
-            raise DataError(
-                f"cannot load the embedding model {folder}: {' '.join(str(error).split())[:200]}; name another folder"
-            ) from None
+            told = textwrap.shorten(str(error), 200, placeholder=" …")
+            raise DataError(f"cannot load the embedding model {folder}: {told}; name another folder") from None
         tokenizer.enable_truncation(_longest(folder))
         tokenizer.enable_padding()
         pooling = _pooling(folder) or (recipe.pooling if recipe else "mean")
@@ -195,5 +195,5 @@ def _from_hub(hub: str, name: str, offline: bool) -> Path:
     try:
         return Path(snapshot_download(hub, allow_patterns=list(_WANTED), local_files_only=offline))
     except Exception as error:  # the hub's client raises of many kinds
-        told = " ".join(str(error).split())[:200]
+        told = textwrap.shorten(str(error), 200, placeholder=" …")
         raise DataError(f"cannot fetch {name} ({hub}) from the hub: {told}; give a folder that holds it") from None

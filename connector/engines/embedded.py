@@ -250,7 +250,8 @@ class EmbeddedEngine:
         except BaseException as error:
             if not isinstance(error, OSError | ValueError) and type(error).__name__ != "PanicException":
                 raise
-            raise EngineError(f"cannot {what} the index in {self._path}: {cause_and_mend(error)}") from None
+            written = self._path if what in ("make", "write to") else None
+            raise EngineError(f"cannot {what} the index in {self._path}: {cause_and_mend(error, written)}") from None
 
     def _reload(self, index: tantivy.Index) -> None:
         """Take what was committed since."""
@@ -326,7 +327,8 @@ class EmbeddedEngine:
                 raise EngineError(
                     f"another process is writing to the index in {self._path}; wait for it, or end it"
                 ) from None
-            raise EngineError(f"cannot write to the index in {self._path}: {cause_and_mend(error)}") from None
+            told = cause_and_mend(error, self._path)
+            raise EngineError(f"cannot write to the index in {self._path}: {told}") from None
 
     def _read_record(self) -> IndexRecord:
         record = IndexRecord.read(self._path)

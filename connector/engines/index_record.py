@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -27,16 +29,34 @@ INDEX_AGAIN = "index again under another name: rh-connector index SOURCE --index
 _FOOTER_END, _FOOTER_NUMBER = 8, 1337
 _SEGMENT_FILES = ("fast", "fieldnorm", "idx", "pos", "store", "term")
 
+# tantivy writes segments of some hundred kB; what it could not finish it has removed again, in part.
+_NO_ROOM = 2_000_000
+
 # They go up when the schema or the analyzer changes. An index in English is what it was before there were languages.
 _PLAIN, _WITH_VECTORS, _WITH_LANGUAGE = 2, 3, 4
 
 
-def cause_and_mend(error: BaseException) -> str:
-    """What a library said of an index, and the way on, as the end of a message."""
+def cause_and_mend(error: BaseException, folder: Path | None = None) -> str:
+    """What a library said of an index, and the way on, as the end of a message.
+
+    Args:
+        error: of the library.
+        folder: that was written to; None: it was read. tantivy's threads die of a full disk without a word of it: then it is looked at.
+    """
     fault = os_error_of(error)
-    if fault is not None and is_storage_fault(fault):
+    if fault is None and folder is not None and _is_full(folder):
+        fault = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    # What cannot be written there, no other index in the same folder could write; a file that lacks is damage.
+    if fault is not None and (folder is not None or is_storage_fault(fault)):
         return f"{fault.strerror}; {storage_mend(fault, 'choose another folder (cache.path, engine.url)')}"
     return f"{' '.join(str(error).split())[:300]}; {INDEX_AGAIN}"
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < _NO_ROOM
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)

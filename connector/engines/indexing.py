@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 
-from connector.documents import Document
+from connector.documents import Document, document_text, has_text
 from connector.engines.engine import Engine, IndexReport
 from connector.engines.progress import ProgressFile, Reached
 from connector.engines.sources import BadLine, Source
@@ -22,10 +23,12 @@ class IndexOutcome:
     Attributes:
         reached: totals, with what was done before an interruption.
         resumed_after: line after which this run began; 0: it began at the first.
+        without_text: documents of this run in which no search finds a word.
     """
 
     reached: Reached
     resumed_after: int
+    without_text: int = 0
 
 
 def index_source(
@@ -61,9 +64,12 @@ def index_source(
         # A wrong line lies before the place: strict is not to pass it.
         began = Reached()
     run = _Run(source, progress, began, strict, bad, committed)
-    report = engine.index(run.documents(), batch=batch, committed=run.committed)
+    documents = run.documents()
+    # A source without a document leaves no empty index behind.
+    first = list(islice(documents, 1))
+    report = engine.index(chain(first, documents), batch=batch, committed=run.committed) if first else IndexReport()
     progress.clear()
-    return IndexOutcome(run.total(report), began.line)
+    return IndexOutcome(run.total(report), began.line, run.without_text)
 
 
 class _Run:
@@ -83,6 +89,7 @@ class _Run:
         self._bad = bad
         self._committed = committed
         self._skipped = 0
+        self.without_text = 0
         # Line, and lines left out before it, of each document that is not committed yet: an engine may take
         # documents ahead.
         self._pending: deque[tuple[int, int]] = deque()
@@ -93,6 +100,7 @@ class _Run:
     def documents(self) -> Iterator[Document]:
         for line, document in self._source.documents(self._leave_out, after=self._began.line):
             self._pending.append((line, self._skipped))
+            self.without_text += not has_text(document_text(document.fields))
             yield document
 
     def committed(self, report: IndexReport) -> None:

@@ -58,7 +58,7 @@ def command(
     replaces the older one. Bad lines are named and skipped. Gzip is unpacked. When a run was interrupted, the same
     command continues it.
 
-    Nothing at hand? --sample has some ten thousand documents that every machine has, those of the demo.
+    Nothing at hand? --sample has some thousand documents that every machine has, those of the demo.
 
     With --precompute, no query has to wait for a document to be encoded: all are kept on disk (cache.disk_mb), as
     the model, layout and heads of the settings need them.
@@ -182,6 +182,7 @@ def _finish(
                 "indexed": reached.indexed,
                 "replaced": reached.replaced,
                 "skipped": reached.skipped,
+                "without_text": outcome.without_text,
                 "documents": documents,
                 "resumed_after_line": outcome.resumed_after,
                 "bad_lines": [{"file": line.file, "line": line.line, "reason": line.reason} for line in bad],
@@ -196,6 +197,12 @@ def _finish(
             f"indexed {reached.indexed:,}, replaced {reached.replaced:,}, skipped {reached.skipped:,} "
             f"({seconds:.1f} s); {documents:,} documents in {settings.engine.index}"
         )
+        if outcome.without_text:
+            click.echo(
+                f"Warning: {outcome.without_text:,} documents hold no text, so no search finds them; "
+                "their fields are numbers or empty",
+                err=True,
+            )
         if encoded is not None:
             click.echo(
                 f"encoded {encoded.encoded:,} passages, {encoded.present:,} were there ({encoded.seconds:.1f} s); "

@@ -110,8 +110,8 @@ def pull(context: Context, name: str, accept_license: bool) -> None:
 def show(context: Context, name: str | None) -> None:
     """One model that is here: its files, checked, and its shape. Default: backbone.model.
 
-    Nothing is fetched; a GGUF file that was not converted before is converted. Where only ONNX graphs are here, they are
-    shown.
+    Nothing is fetched; a GGUF file that was not converted before is converted. Where only ONNX graphs are here, those
+    are shown.
     """
     settings = context.settings(backbone__model=name)
     model = settings.backbone.model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -12,6 +13,8 @@ from rich.table import Table
 from connector.cli.context import Context, pass_context
 from connector.credentials import redacted
 from connector.settings import settings_table
+
+_PIPED = 400
 
 
 @click.command("settings")
@@ -33,10 +36,15 @@ def command(context: Context) -> None:
     if context.as_json:
         context.print_json(rows)
         return
-    table = Table("setting", "value", "default", "what it does", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    # Whole names and values: they are looked for, and copied.
+    table.add_column("setting", no_wrap=True)
+    for title in ("value", "default", "what it does"):
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(row["key"], _show(row["value"]), _show(row["default"]), row["help"])
-    Console().print(table)
+    # What is piped is searched line by line.
+    Console(width=None if sys.stdout.isatty() else _PIPED).print(table)
 
 
 def _show(value: Any) -> str:

@@ -80,6 +80,7 @@ def test_json_summary(tmp_path: Path, file: Path) -> None:
         "indexed": 3,
         "replaced": 1,
         "skipped": 2,
+        "without_text": 0,
         "documents": 2,
         "resumed_after_line": 0,
     }
@@ -136,6 +137,15 @@ def test_a_source_without_documents_is_an_error(tmp_path: Path, stdin: bytes, wh
     result = run(tmp_path, "index", "-", stdin=stdin)
     assert isinstance(result.exception, DataError)
     assert why in str(result.exception)
+    assert not list(tmp_path.rglob("*default*")), "an empty index was left behind"
+
+
+def test_documents_without_text_are_told(tmp_path: Path) -> None:
+    lines = b'{"_id": "1", "n": 5}\n{"_id": "2", "text": "Cats sleep."}\n{"_id": "3", "text": " "}\n'
+    result = run(tmp_path, "index", "-", stdin=lines)
+    assert result.exit_code == 0 and "Warning: 2 documents hold no text" in result.stderr
+    assert summary(run(tmp_path, "--json", "index", "-", stdin=lines))["without_text"] == 2
+    assert "Warning" not in run(tmp_path, "index", "-", stdin=b'{"_id": "2", "text": "Cats"}').stderr
 
 
 def test_nothing_in_a_bad_line_reaches_the_terminal_as_a_command(tmp_path: Path) -> None:
