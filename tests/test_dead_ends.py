@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
@@ -185,6 +186,28 @@ def test_a_full_disk(run: Run, tmp_path: Path) -> None:
         done = run("index", str(many), settings=(*there, f"engine.url={tmp_path / 'other'}"))
         assert done.returncode in (0, 3)
     assert run("index", str(many)).returncode == 0
+
+
+def test_a_disk_that_is_full_before_anything_is_written(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "cats.jsonl"
+    file.write_text('{"_id": "1", "text": "Cats sleep."}\n')
+    with mounted(tmp_path / "full", "-t", "tmpfs", "-o", "size=200k", "tmpfs") as disk:
+        with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while True:
+                filler.write(b"x" * 4096)
+        for command in (("index", str(file)), ("demo",)):
+            done = run(*command, settings=(f"cache.path={disk}",))
+            line = done.stderr.splitlines()[-1]
+            assert done.returncode == 3 and "No space left on device; make room, or " in line, done.stderr
+            assert "cache.path" in line and "--index NAME" not in line
+
+
+@pytest.mark.parametrize("folder", ["/dev/null", "/proc/none"])
+def test_a_folder_that_can_hold_nothing(run: Run, tmp_path: Path, folder: str) -> None:
+    file = tmp_path / "cats.jsonl"
+    file.write_text('{"_id": "1", "text": "Cats sleep."}\n')
+    said = told(run("index", str(file), settings=(f"cache.path={folder}",)), 3)
+    assert "another folder (cache.path, engine.url)" in said
 
 
 def test_output_that_cannot_be_written(run: Run) -> None:

@@ -8,6 +8,7 @@ import logging
 import sys
 import traceback
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -56,6 +57,17 @@ class _LazyGroup(click.Group):
         command = module.command
         assert isinstance(command, click.Command)
         return with_global_options(command)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], _COMMANDS, 1)
+            raise click.UsageError(
+                f"{error.message} Did you mean {near[0]!r}?" if near else error.message, ctx
+            ) from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         # Without importing the commands: a shell waits for this at each key.

@@ -41,7 +41,8 @@ def cause_and_mend(error: BaseException, folder: Path | None = None) -> str:
 
     Args:
         error: of the library.
-        folder: that was written to; None: it was read. tantivy's threads die of a full disk without a word of it: then it is looked at.
+        folder: that was written to; None: it was read. Whether it is full is looked at where nothing is said of it:
+            tantivy's threads die of that without a word.
     """
     fault = os_error_of(error)
     if fault is None and folder is not None and _is_full(folder):

@@ -70,9 +70,27 @@ def test_offline_is_a_setting_on_either_side(line: list[str]) -> None:
     assert settings("--config", os.devnull, *line)["backbone.offline"] is True
 
 
-def test_behind_two_dashes_it_is_the_query() -> None:
-    done = CliRunner().invoke(cli, ["--config", os.devnull, "search", "--", "--json", "more"])
-    assert done.exit_code == 2 and "more" in done.output
+def test_behind_two_dashes_it_is_the_query(tmp_path: Path) -> None:
+    file = tmp_path / "one.jsonl"
+    file.write_text('{"_id": "1", "text": "json more"}\n')
+    before = ["--config", os.devnull, "--set", f"cache.path={tmp_path}"]
+    assert CliRunner().invoke(cli, [*before, "index", str(file)]).exit_code == 0
+    done = CliRunner().invoke(cli, [*before, "search", "--no-rerank", "--", "--json", "more"])
+    assert done.exit_code == 0 and "json more" in done.stdout and not done.stdout.startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["serch", "cats"], "No such command 'serch'. Did you mean 'search'?"),
+        (["xyzzy"], "No such command 'xyzzy'."),
+        (["search", "-foo"], "No such option '-f'. A query that starts with a dash goes after --."),
+        (["search", "--indx", "a", "cats"], "Did you mean one of: '--index'"),
+    ],
+)
+def test_what_is_misspelt_is_told_with_what_was_meant(line: list[str], told: str) -> None:
+    done = CliRunner().invoke(cli, line)
+    assert done.exit_code == 2 and told in " ".join(done.output.split())
 
 
 def test_debug_behind_the_command_logs_every_step(log_levels: None) -> None:

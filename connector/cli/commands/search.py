@@ -25,8 +25,19 @@ if TYPE_CHECKING:
 _SHOWN_HEADS = 16
 
 
-@click.command("search")
-@click.argument("query")
+class _Search(click.Command):
+    """Says where a query goes that begins as an option does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            told = f"{error.message} A query that starts with a dash goes after --."
+            raise click.NoSuchOption(error.option_name, told, error.possibilities, ctx) from None
+
+
+@click.command("search", cls=_Search)
+@click.argument("words", nargs=-1, required=True, metavar="QUERY")
 @click.option("-k", "size", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Hits to show.")
 @click.option("--window", type=click.IntRange(1), help="First-stage hits that are reranked (rerank.window).")
 @click.option("--index", metavar="NAME", help="Index that is searched (engine.index).")
@@ -37,7 +48,7 @@ _SHOWN_HEADS = 16
 @pass_context
 def command(
     context: Context,
-    query: str,
+    words: tuple[str, ...],
     size: int,
     window: int | None,
     index: str | None,
@@ -46,7 +57,7 @@ def command(
     no_rerank: bool,
     explain: bool,
 ) -> None:
-    """Search with QUERY, rerank, and show what moved.
+    """Search with QUERY, rerank, and show what moved; several words need no quotes.
 
     Hits behind the window follow in the engine's order. A query that starts with a dash goes after --. When
     reranking fails, the engine's order is shown, and standard error says why. A model that is not here, or a router
@@ -55,6 +66,7 @@ def command(
     settings = context.settings(
         rerank__window=window, engine__index=index, router__mode=mode, engine__query_json=query_json
     )
+    query = " ".join(words)
     if not has_text(query):
         raise SettingsError("search: QUERY is empty; give the words to search for")
     from connector.explanation import explain as explained

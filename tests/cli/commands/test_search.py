@@ -148,6 +148,14 @@ def test_a_query_may_start_with_a_dash(search: Callable[..., int], capsys: pytes
     assert printed(capsys)["query"] == "-k cats"
 
 
+def test_a_query_of_several_words_needs_no_quotes(
+    search: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search("--no-rerank", "how", "long", "do", "cats", "sleep", "-k", "1") == 0
+    found = printed(capsys)
+    assert found["query"] == "how long do cats sleep" and len(found["hits"]) == 1
+
+
 def test_nothing_found(search: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert search("zzzz", before=()) == 0
     assert capsys.readouterr().out == "Nothing found; try other words.\n"
