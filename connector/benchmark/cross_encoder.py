@@ -179,8 +179,8 @@ def _made(attention: str) -> Any:
     # The same weights each time, and the caller's random numbers as they were.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        shape: dict[str, Any] = dict(SHAPE)
-        model: Any = BertForSequenceClassification(BertConfig(**shape, attn_implementation=attention))
+        shape: dict[str, Any] = {**SHAPE, "attn_implementation": attention}
+        model: Any = BertForSequenceClassification(BertConfig(**shape))
         return model.eval().requires_grad_(False)
 
 

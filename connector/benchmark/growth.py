@@ -117,7 +117,7 @@ def _by_cold_clients(bench: Bench, plan: GrowthPlan) -> Iterator[Way]:
     windows = [texts.documents[at * window : (at + 1) * window] for at in range(requests)]
     for layout in plan.layouts:
         reranker = bench.backbone.reranker(layout, MEMORY)
-        for clients in plan.clients:
+        for clients in [clients for clients in plan.clients if clients <= requests]:
             name = f"cold_{layout}_by_clients_{clients}"
 
             def call(

@@ -271,9 +271,10 @@ class Bench:
         layer = LayerShape.of(self.backbone.runtime.shape, self.backbone.path)
         dtype = self.backbone.runtime.precision.partition("-")[0]
         dtype = dtype if dtype != "int8" else "float32"
-        tokens = self.texts.tokens
+        tokens, windows = self.texts.tokens, self.plan.windows
         layouts = (False, True) if device == "cpu" else (False,)
-        for packed, rows in product(layouts, (tokens, tokens * self.plan.windows.small)):
+        counts = (1, windows.small) if device == "cpu" else (windows.small, windows.middle)
+        for packed, rows in product(layouts, [tokens * count for count in counts]):
             name = f"gemm_{'packed' if packed else 'plain'}_{rows}"
             try:
                 run, operations = sharing.run(partial(gemm_way, layer, rows, dtype, packed=packed, device=device))
