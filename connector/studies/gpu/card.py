@@ -32,7 +32,7 @@ _ASKED = ("name", "driver_version", "memory.total", "mig.mode.current", "power.l
 
 
 def peak_of(name: str) -> float | None:
-    """Operations a second in bfloat16 that a card's data sheet promises; None: not known here, or a slice of a card."""
+    """Operations a second in bfloat16 of a card's data sheet; None: not known here, or a slice of a card."""
     if " MIG " in f"{name} ":
         return None
     return next((peak * 1e12 for known, peak in _PEAKS.items() if re.search(rf"\b{known}\b", name)), None)

@@ -57,8 +57,8 @@ def run_steps(steps: Sequence[Step], folder: Path, made_with: Mapping[str, Any],
     for name, record in known.items():
         if record["made_with"] != made_with:
             raise DataError(
-                f"{folder}/{name}.json was made with {record['made_with']}, and this run with {dict(made_with)}; name "
-                "another folder (--out), or remove the file"
+                f"{folder}/{name}.json was made with {record['made_with']}, this run is with {dict(made_with)}; "
+                "name another folder (--out), or remove the file"
             )
     folder.mkdir(parents=True, exist_ok=True)
     failures = 0
