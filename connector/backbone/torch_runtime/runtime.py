@@ -13,7 +13,7 @@ import torch
 
 from connector.backbone.caching.counted_cache import CountedCache, Lookups
 from connector.backbone.prompt.tail import Tail, TokenIds
-from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest
+from connector.backbone.runtime import DeviceStatistics, EncodedDocument, Needs, Observations, ReadRequest
 from connector.backbone.torch_runtime.attention import EncodePass, StatesPass
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
@@ -285,6 +285,10 @@ class TorchRuntime:
 
         (found,) = self._in_parts([tokens], lambda _: self._sharing.run(pooled))
         return found
+
+    def device_statistics(self) -> DeviceStatistics | None:
+        """See ``Runtime.device_statistics``."""
+        return None if self._memory is None else self._memory.statistics()
 
     def lookups(self) -> Mapping[str, Lookups]:
         """See ``Runtime.lookups``."""

@@ -100,8 +100,8 @@ def _name(model: str) -> str:
 
 
 def _is_shipped(model: str) -> bool:
-    """Whether a router is there for the graphs: alone, likelihoods need torch."""
-    settings = load_settings(os.devnull, {"backbone.model": model}, environment={})
+    """Whether there is a router in the layout solo: without, it reads likelihoods, which graphs do not give."""
+    settings = load_settings(os.devnull, {"backbone.model": model, "backbone.layout": "solo"}, environment={})
     return shipped_router(settings) is not None
 
 

@@ -170,3 +170,21 @@ def test_a_passage_at_the_address_of_another_is_not_taken_for_it(runtime: TorchR
         gc.collect()
     # Or the test shows nothing.
     assert len(addresses) < 100
+
+
+def test_what_is_kept_and_what_ran_short_is_told(
+    runtime: TorchRuntime, memory: DeviceMemory, shortage: Shortage
+) -> None:
+    found = runtime.device_statistics()
+    assert found is not None and (found.kept, found.limit, found.shortages) == (0, PLENTY, 0)
+    # The limit lets half of what is encoded together pass.
+    most = sum(map(len, DOCUMENTS)) - 1
+    shortage.fails = lambda tokens: tokens > most
+    documents = encoded(runtime)
+    found = runtime.device_statistics()
+    assert found is not None and found.shortages == 1
+    assert found.kept == memory.bytes == sum(document.nbytes for document in documents)
+
+
+def test_a_cpu_has_no_memory_of_its_own_to_tell_of(folder: Path) -> None:
+    assert TorchRuntime(load_decoder(folder, "cpu", torch.float32)).device_statistics() is None
