@@ -90,7 +90,7 @@ class Metrics:
         self._ready.set_function(lambda: float(is_ready()))
 
     def watch_queue(self, inside: Callable[[], int], at_once: int, most: int) -> None:
-        """Ask this for the requests that run or wait, of which ``at_once`` run and ``most`` may wait, at every scrape."""
+        """Ask this for the requests that are inside, at every scrape: ``at_once`` run, up to ``most`` wait."""
         self._places.set(most)
         self._running.set_function(lambda: min(inside(), at_once))
         self._waiting.set_function(lambda: max(0, inside() - at_once))
@@ -112,7 +112,7 @@ class Metrics:
         self._registry.register(_Asked(plan, _plan_metrics))
 
     def watch_device(self, statistics: Callable[[], DeviceStatistics | None]) -> None:
-        """Ask this for ``rh_device_…`` at every scrape; None: there is no LLM yet, or it runs without an accelerator."""
+        """Ask this for ``rh_device_…`` at every scrape; None: there is no LLM yet, or no accelerator."""
         self._registry.register(_Asked(statistics, _device_metrics))
 
     def request(self, route: str, status: int, seconds: float) -> None:

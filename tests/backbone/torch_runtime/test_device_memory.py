@@ -177,9 +177,9 @@ def test_what_is_kept_and_what_ran_short_is_told(
 ) -> None:
     found = runtime.device_statistics()
     assert found is not None and (found.kept, found.limit, found.shortages) == (0, PLENTY, 0)
-    # The limit lets half of what is encoded together pass.
-    most = sum(map(len, DOCUMENTS)) - 1
-    shortage.fails = lambda tokens: tokens > most
+    # The second and the third, which are run together.
+    both = len(DOCUMENTS[1]) + len(DOCUMENTS[2])
+    shortage.fails = lambda tokens: tokens == both
     documents = encoded(runtime)
     found = runtime.device_statistics()
     assert found is not None and found.shortages == 1
