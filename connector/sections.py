@@ -311,8 +311,8 @@ class RouterSettings(_Section):
     )
     provider: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
-        description="ONNX Runtime provider of the router. auto: CUDA where onnxruntime-gpu has it, and backbone.device "
-        "is not cpu.",
+        description="ONNX Runtime provider of the router. auto: CUDA where onnxruntime-gpu has it, and "
+        "backbone.device is not cpu.",
     )
     embedder: str | None = Field(
         None,

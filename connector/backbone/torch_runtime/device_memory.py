@@ -66,11 +66,16 @@ class DeviceMemory:
             process = torch.cuda.memory_reserved(self.device)
         return DeviceStatistics(name, free, total, process, self.bytes, self.limit, 0, self._shortages)
 
-    def hosted(self, document: TorchEncodedDocument) -> TorchEncodedDocument:
-        """A passage that was encoded on the device, in host memory; what is on the device stays there too."""
-        host = document.on(torch.device("cpu"), pinned=self.device.type == "cuda")
-        self._keep(host, document)
-        return host
+    def hosted(self, documents: Sequence[TorchEncodedDocument]) -> list[TorchEncodedDocument]:
+        """Passages that were encoded on the device, in host memory; what is on the device stays there too."""
+        on_gpu = self.device.type == "cuda"
+        hosts = [document.on(torch.device("cpu"), pinned=on_gpu) for document in documents]
+        if on_gpu:
+            # All copies are under way: one wait for all.
+            torch.cuda.current_stream(self.device).synchronize()
+        for host, document in zip(hosts, documents, strict=True):
+            self._keep(host, document)
+        return hosts
 
     def there(self, documents: Sequence[TorchEncodedDocument]) -> list[TorchEncodedDocument]:
         """Passages of the host with their states on the device; what is not there is copied."""

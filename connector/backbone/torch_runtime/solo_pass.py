@@ -77,6 +77,8 @@ class SoloPass(TokenPass):
         self._alike = [
             _Alike(tuple(np.flatnonzero(keys == size).tolist()), int(size)) for size in sorted(set(keys.tolist()))
         ]
+        # On a GPU a copy costs as much as a product: all of a layer's are made in two.
+        self._places = self._gathered() if device.type != "cpu" else {}
         self._biases: dict[tuple[int, int | None], Tensor] = {}
         self._groups = torch.from_numpy(tail.rows).to(device)
         self._heads: dict[int, list[tuple[int, int]]] = {}
@@ -121,11 +123,13 @@ class SoloPass(TokenPass):
         count, rows = len(self._documents), len(self._tail.ids)
         # [documents, heads, tail, d]
         asking = q.view(q.shape[0], count, rows, -1).transpose(0, 1)
-        own = torch.cat((k, v)).view(2 * k.shape[0], count, rows, -1).transpose(0, 1)
+        of_tails = torch.cat((k, v))
+        own = of_tails.view(2 * k.shape[0], count, rows, -1).transpose(0, 1)
+        everything = self._everything(layer, of_tails) if self._places else None
         out = q.new_empty(count, rows, q.shape[0], v.shape[2])
         for alike in self._alike:
             places = list(alike.places)
-            both = self._together(layer, alike, own)
+            both = self._together(layer, alike, own) if everything is None else self._picked(everything, alike)
             out[places] = self._attended(layer, alike, asking[places], both, options).transpose(1, 2)
         return out.view(count * rows, q.shape[0], -1).transpose(0, 1)
 
@@ -140,6 +144,33 @@ class SoloPass(TokenPass):
             both[at, :, self._before : end] = document.states[layer].widen(prefix.dtype)
             both[at, :, end : end + own.shape[2]] = own[place]
         return both
+
+    def _everything(self, layer: int, of_tails: Tensor) -> Tensor:
+        """Keys and behind them values of prefix, all documents and all tails, and a zero: [2 kv heads, tokens, d]."""
+        prefix = self._prefix[layer]
+        documents = [document.states[layer].widen(prefix.dtype) for document in self._documents]
+        return torch.cat((prefix, *documents, of_tails, torch.zeros_like(prefix[:, :1])), dim=1)
+
+    def _gathered(self) -> dict[int, Tensor]:
+        """Where the keys of documents that attend in one product lie in ``_everything``: keys -> [documents, keys]."""
+        lengths = np.array([document.tokens for document in self._documents])
+        rows, ends = len(self._tail.ids), self._before + lengths.cumsum()
+        tails = ends[-1] + rows * np.arange(len(lengths))
+        found = {}
+        for alike in self._alike:
+            # What fills up is the zero at the end.
+            places = np.full((len(alike.places), alike.keys), tails[-1] + rows)
+            for at, number in enumerate(alike.places):
+                length, end = lengths[number], ends[number]
+                own = (np.arange(self._before), np.arange(end - length, end), tails[number] + np.arange(rows))
+                places[at, : self._before + length + rows] = np.concatenate(own)
+            found[alike.keys] = torch.from_numpy(places).to(self._starts.device)
+        return found
+
+    def _picked(self, everything: Tensor, alike: _Alike) -> Tensor:
+        """As ``_together``, of ``_everything``."""
+        heads = torch.arange(len(everything), device=everything.device)
+        return everything[heads[:, None], self._places[alike.keys][:, None]]
 
     def _attended(self, layer: int, alike: _Alike, q: Tensor, both: Tensor, options: LayerOptions) -> Tensor:
         """[documents, heads, tail, d] from q of the same shape."""
