@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-__all__ = ["CPU", "CUDA", "Device", "open_session"]
+__all__ = ["CPU", "CUDA", "SHARED", "Device", "open_session"]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+SHARED = {"arena_extend_strategy": "kSameAsRequested"}
+"""CUDA's options where others use the card too: what is needed is taken, and not the next power of two."""
 Device = Literal["auto", "cpu", "cuda"]
 """``auto``: CUDA where this ONNX Runtime has it and it starts."""
 
@@ -32,7 +34,7 @@ def open_session(model: bytes | str, options: Any, device: Device) -> Any:
     options.log_severity_level = 4
     if device != "cpu" and CUDA in onnxruntime.get_available_providers():
         try:
-            return onnxruntime.InferenceSession(model, options, providers=[CUDA, CPU])
+            return onnxruntime.InferenceSession(model, options, providers=[(CUDA, SHARED), CPU])
         except Exception:
             # A card that is full, or of a kind that is too old. A model that is at fault fails below too.
             if device == "cuda":

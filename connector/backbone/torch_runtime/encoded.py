@@ -123,14 +123,14 @@ def store_parts(
         BackboneError: see ``StoredTensor.store``.
     """
     if dtype in ("int8", "int4"):
-        split = {layer: state.split(list(lengths), dim=1) for layer, state in states.items()}
+        split = {layer: torch.split(state, list(lengths), dim=1) for layer, state in states.items()}
         return [
             {layer: StoredTensor.store(parts[at], dtype) for layer, parts in split.items()}
             for at in range(len(lengths))
         ]
     rounded = {layer: state.to(getattr(torch, dtype)) for layer, state in states.items()}
     _check_finite(torch.stack([state.sum(dtype=torch.float32) for state in rounded.values()]), dtype)
-    split = {layer: state.split(list(lengths), dim=1) for layer, state in rounded.items()}
+    split = {layer: torch.split(state, list(lengths), dim=1) for layer, state in rounded.items()}
     # A view would keep the whole batch's memory alive.
     return [
         {

@@ -152,7 +152,7 @@ class SoloPass(TokenPass):
         return torch.cat((prefix, *documents, of_tails, torch.zeros_like(prefix[:, :1])), dim=1)
 
     def _gathered(self) -> dict[int, Tensor]:
-        """Where the keys of documents that attend in one product lie in ``_everything``: keys -> [documents, keys]."""
+        """Where keys of documents that attend in one product lie in ``_everything``: keys -> [documents, keys]."""
         lengths = np.array([document.tokens for document in self._documents])
         rows, ends = len(self._tail.ids), self._before + lengths.cumsum()
         tails = ends[-1] + rows * np.arange(len(lengths))
@@ -176,6 +176,8 @@ class SoloPass(TokenPass):
         """[documents, heads, tail, d] from q of the same shape."""
         count, heads, rows, _ = q.shape
         keys, values = both.chunk(2, dim=1)
+        if self._places and layer not in self._heads and options.softcap is None:
+            return self._fused(alike, q, keys, values, options)
         logits = attention_logits(q.reshape(count * heads, rows, -1), keys.flatten(0, 1), options).float()
         logits = logits.view(count, heads, rows, alike.keys).add_(self._bias(alike, options.sliding_window)[:, None])
         weights = torch.softmax(logits, dim=-1)
@@ -185,6 +187,17 @@ class SoloPass(TokenPass):
                 self.rows[number][place] = torch.matmul(self._groups, weights[at, head, :, self._before : end])
         weights = weights.to(values.dtype).view(count * keys.shape[1], -1, alike.keys)
         return batched_products(weights, values.flatten(0, 1)).view(q.shape)
+
+    def _fused(self, alike: _Alike, q: Tensor, keys: Tensor, values: Tensor, options: LayerOptions) -> Tensor:
+        """In one operation, where nobody looks at the weights: they are not written."""
+        count, kv_heads = keys.shape[:2]
+        bias = self._bias(alike, options.sliding_window).repeat(1, q.shape[1] // kv_heads, 1)[:, None]
+        # The queries of a group as one head's: keys are read once, and not repeated.
+        grouped = q.reshape(count, kv_heads, -1, q.shape[3])
+        out = torch.nn.functional.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=bias.to(q.dtype), scale=options.scaling
+        )
+        return out.view(q.shape)
 
     def _bias(self, alike: _Alike, sliding_window: int | None) -> Tensor:
         """0 where a row may look, -inf elsewhere: [documents, tail, keys]. A key's place is its position."""

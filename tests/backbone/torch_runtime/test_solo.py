@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,11 @@ def test_what_a_gpu_picks_at_once_is_what_is_copied_one_by_one(
     for found, expected in zip(read(runtime, numbers, every(runtime)).arrays, before.arrays, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert picked
+    # Where no head is read, attention is one operation.
+    found = read(runtime, numbers, replace(every(runtime), heads=((0, 1),)))
+    np.testing.assert_allclose(found.rows, before.rows[1:2], atol=3e-6)
+    np.testing.assert_allclose(found.states, before.states, atol=3e-5)
+    np.testing.assert_allclose(found.log_probabilities, before.log_probabilities, atol=3e-5)
 
 
 def test_less_is_run_for_less(runtime: TorchRuntime) -> None:
