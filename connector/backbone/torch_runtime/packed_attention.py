@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ _CAPABILITY = (8, 0)
 _LARGEST_HEAD = 256
 
 
+@cache
 def varlen_attention(device: torch.device, dtype: torch.dtype, head_dim: int) -> Callable[..., Any] | None:
     """``torch.nn.attention.varlen.varlen_attn``; None: it does not take this device, number format or head."""
     try:
