@@ -314,7 +314,11 @@ class RouterSettings(_Section):
     bundle: Path | None = Field(
         None, description="File of the router or head set; null: the one shipped for the model and layout."
     )
-    provider: Literal["cpu", "cuda"] = Field("cpu", description="ONNX Runtime provider of the router.")
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="ONNX Runtime provider of the router. auto: CUDA where onnxruntime-gpu has it, and "
+        "backbone.device is not cpu.",
+    )
     embedder: str | None = Field(
         None,
         min_length=1,

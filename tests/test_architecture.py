@@ -68,6 +68,8 @@ _ONNX_RUNTIME_ROOMS = [
     "connector/backbone/onnx_runtime/*",
     "connector/routing/bundle.py",
     "connector/embedding/embedder.py",
+    # Of routers and embedding models.
+    "connector/embedding/sessions.py",
     "connector/benchmark/cross_encoder.py",
     # Exports are verified.
     "router_export/*",

@@ -73,7 +73,9 @@ def open_reader(settings: Settings, progress: Progress | None = None) -> Reader:
 
 def _similarity(settings: Settings) -> Similarity | None:
     named = settings.router.embedder
-    return None if named is None else Similarity(Embedder.load(named, offline=settings.backbone.offline))
+    if named is None:
+        return None
+    return Similarity(Embedder.load(named, offline=settings.backbone.offline, device=settings.backbone.device))
 
 
 def reader_from(source: Reader | Callable[[Settings], Reader], settings: Settings) -> Reader:

@@ -25,7 +25,7 @@ from connector.backbone.prompt.tail import Tail, TokenIds, make_tail, solo_tail
 from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reading import Reading, Rows
-from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest, Runtime
+from connector.backbone.runtime import DeviceStatistics, EncodedDocument, Needs, Observations, ReadRequest, Runtime
 from connector.backbone.step_times import Clock
 from connector.cancelling import CancelScope
 from connector.documents import has_text
@@ -179,6 +179,11 @@ class Reader:
         """Look-ups of every cache that is in use, by its name; see docs/http-api.md."""
         scores = {"scores": self._readings.lookups()} if self._readings else {}
         return {**self._cache.lookups(), **scores, "texts": self._passages.lookups(), **self.runtime.lookups()}
+
+    def device_statistics(self) -> DeviceStatistics | None:
+        """The accelerator's memory, and what of the document cache it copies from; None: the LLM runs without one."""
+        found = self.runtime.device_statistics()
+        return None if found is None else replace(found, pinned=self._cache.statistics().bytes)
 
     def scheduler_statistics(self) -> SchedulerStatistics:
         """What waits for the LLM, and how much of it was done together; not of the layout ``joint``."""

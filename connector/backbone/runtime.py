@@ -20,7 +20,16 @@ from connector.checkpoints.shape import BackboneShape
 from connector.heads.needs import Head, Needs
 from connector.sections import Layout
 
-__all__ = ["EncodedDocument", "Head", "Needs", "Observations", "ReadRequest", "Runtime", "torch_is_installed"]
+__all__ = [
+    "DeviceStatistics",
+    "EncodedDocument",
+    "Head",
+    "Needs",
+    "Observations",
+    "ReadRequest",
+    "Runtime",
+    "torch_is_installed",
+]
 
 
 @runtime_checkable
@@ -90,6 +99,29 @@ class Observations:
         return sum(array.nbytes for array in self.arrays)
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceStatistics:
+    """An accelerator's memory now, in bytes.
+
+    Attributes:
+        name: of the device.
+        free, total: of the device, or of the slice of it that this process has; 0: it does not tell.
+        process: what this process took of it; 0: it does not tell.
+        kept, limit: encoded passages that stay there, and most of them.
+        pinned: encoded passages in host memory that the device copies from by itself.
+        shortages: how often memory did not suffice, and less was done at once.
+    """
+
+    name: str
+    free: int
+    total: int
+    process: int
+    kept: int
+    limit: int
+    pinned: int
+    shortages: int
+
+
 class Runtime(Protocol):
     """One loaded LLM. Thread-safe; every call is deterministic."""
 
@@ -127,6 +159,10 @@ class Runtime(Protocol):
 
         ``runtime`` (torch, onnx), ``device`` and ``number_format`` are always there, the rest is the runtime's own.
         """
+        ...
+
+    def device_statistics(self) -> DeviceStatistics | None:
+        """The accelerator's memory; None: there is none. ``pinned`` is the document cache's to tell."""
         ...
 
     def lookups(self) -> Mapping[str, Lookups]:

@@ -12,13 +12,27 @@ from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.backbone.runtime import Runtime
 from connector.checkpoints.pulling import obtain
+from connector.checkpoints.shape import BackboneShape
 from connector.heads.head_sets import HeadSet
 from connector.reranker import Reranker
 from connector.routing.opening import open_reader
 from connector.routing.selection import Routes
+from connector.routing.shipped_files import shipped_heads, shipped_router
 from connector.sections import Layout, Settings
 
-__all__ = ["SharedBackbone"]
+__all__ = ["SharedBackbone", "stand_in_heads"]
+
+_STAND_IN = 16
+
+
+def stand_in_heads(shape: BackboneShape) -> HeadSet:
+    """Heads for a model that nothing is shipped for: as many, and as deep, as those that were found for others.
+
+    What they cost is what found ones would; what they say is worth nothing.
+    """
+    last = shape.layers * 2 // 3
+    layers = sorted({place * last // (_STAND_IN - 1) for place in range(_STAND_IN)})
+    return HeadSet(tuple((layer, layer % shape.heads) for layer in layers), 1.0)
 
 
 @dataclass(frozen=True)
@@ -57,16 +71,21 @@ class SharedBackbone:
         template = PromptTemplate.from_folder(checkpoint.path, tokenizer)
         return cls(settings, reader.runtime, tokenizer, template, checkpoint.path, checkpoint.digest())
 
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return "cpu" if self.runtime.device == "cpu" else "cuda"
+
     def reranker(self, layout: Layout, memory: int = 0) -> Reranker:
         """A reranker with its own document cache.
 
         Args:
-            layout: with the heads that the settings name if it is theirs, else those shipped for it; ``joint``: all
-                heads, as ICR reads them.
+            layout: with the heads that the settings name if it is theirs, else those shipped for it, else
+                ``stand_in_heads``; ``joint``: all heads, as ICR reads them.
             memory: most bytes of cached documents.
 
         Raises:
-            BackboneError: there are no heads for the layout.
+            BackboneError: what the settings name does not fit the model.
         """
         reader = self._reader(layout, memory)
         if layout == "joint":
@@ -76,7 +95,20 @@ class SharedBackbone:
         if layout != self.settings.backbone.layout:
             router = router.model_copy(update={"bundle": None, "mode": "auto"})
         settings = self.settings.model_copy(update={"backbone": backbone, "router": router})
+        if self.stands_in(layout):
+            return Reranker(reader, stand_in_heads(reader.runtime.shape), fusion=settings.rerank.fusion)
         return Reranker(reader, Routes.from_settings(settings, reader), fusion=settings.rerank.fusion)
+
+    def stands_in(self, layout: Layout) -> bool:
+        """Whether the layout reads heads, and there are none but ``stand_in_heads``."""
+        own = layout == self.settings.backbone.layout
+        if layout not in ("block", "late") or own and (self.settings.router.bundle or self._asks_for_heads):
+            return False
+        return shipped_heads(self.settings, layout) is None and shipped_router(self.settings, layout) is None
+
+    @property
+    def _asks_for_heads(self) -> bool:
+        return self.settings.router.mode in ("routed", "static", "all")
 
     def _reader(self, layout: Layout, memory: int) -> Reader:
         backbone = self.settings.backbone

@@ -1,5 +1,5 @@
 """The peer: a cross-encoder of MiniLM-L6's shape, in torch and in ONNX Runtime. Its weights are random: time is all
-that is asked of it.
+that is asked of it. Where the LLM runs on a GPU, so does the peer.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _CLS, _SEP, _FIRST_WORD = 101, 102, 1000
 _LONGEST = 512
 _TOLERANCE = 1e-4
+# Products of float32 on a GPU may be rounded as TensorFloat-32 is.
+_TOLERANCE_GPU = 1e-2
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 Batch = Mapping[str, npt.NDArray[np.int64]]
 
 
@@ -42,12 +45,14 @@ class Peer:
     """One way of running the cross-encoder.
 
     Attributes:
-        name: ``torch``, ``onnx`` or ``onnx_int8``.
+        name: ``torch``, ``onnx``, ``onnx_int8`` (on a CPU) or ``onnx_float16`` (on a GPU).
         logits: scores float32 [pairs] of one padded batch.
+        runs_on: ``cpu`` or ``cuda``.
     """
 
     name: str
     logits: Callable[[Batch], npt.NDArray[np.float32]]
+    runs_on: str = "cpu"
 
     def score(self, query: Sequence[int], documents: Sequence[Sequence[int]], batch: int) -> npt.NDArray[np.float32]:
         """Score a window, so many pairs at a time: float32 [documents], shortest pair first."""
@@ -82,7 +87,7 @@ def pair_batches(query: Sequence[int], documents: Sequence[Sequence[int]], batch
 
 def best_batch(peer: Peer, query: Sequence[int], documents: Sequence[Sequence[int]]) -> int:
     """The batch size with which a peer scores this window fastest, so that it is compared at its best."""
-    sizes = sorted({min(size, len(documents)) for size in (1, 2, 4, 5, 10, 20)})
+    sizes = sorted({min(size, len(documents)) for size in (1, 2, 4, 5, 10, 20, 50, 100)})
     peer.score(query, documents[: sizes[-1]], sizes[-1])
     taken = {}
     for size in sizes:
@@ -95,11 +100,15 @@ def best_batch(peer: Peer, query: Sequence[int], documents: Sequence[Sequence[in
     return min(taken, key=lambda size: taken[size])
 
 
-def make_peers(threads: int) -> list[Peer]:
-    """The cross-encoder in torch, in ONNX Runtime in float32, and there with int8 weights (dynamic quantization).
+def make_peers(threads: int, device: str = "cpu") -> list[Peer]:
+    """The cross-encoder in torch, in ONNX Runtime in float32, and there in a smaller number format.
+
+    That is int8 weights (dynamic quantization) on a CPU, and float16 on a GPU, which has no such products of int8.
+    ONNX Runtime without CUDA runs on the CPU, and says so (``Peer.runs_on``).
 
     Args:
         threads: of ONNX Runtime; torch takes those it is set to.
+        device: ``cpu`` or ``cuda``.
 
     Raises:
         MissingExtraError: onnx or ONNX Runtime is not installed.
@@ -108,41 +117,53 @@ def make_peers(threads: int) -> list[Peer]:
     try:
         import onnx  # noqa: F401
         import onnxruntime
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-        from onnxruntime.quantization.shape_inference import quant_pre_process
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "onnx", "bench") from None
-    from transformers import BertConfig, BertForSequenceClassification
 
-    model: Any = _made(BertForSequenceClassification, BertConfig, "sdpa")
+    model = _made("sdpa").to(device)
 
     @torch.inference_mode()
     def logits(batch: Batch) -> npt.NDArray[np.float32]:
-        found = model(**{name: torch.from_numpy(values) for name, values in batch.items()}).logits
-        return np.asarray(found[:, 0].numpy(), dtype=np.float32)
+        found = model(**{name: torch.from_numpy(values).to(device) for name, values in batch.items()}).logits
+        return np.asarray(found[:, 0].cpu().numpy(), dtype=np.float32)
 
     def in_torch(batch: Batch) -> npt.NDArray[np.float32]:
         # In the thread that does all of torch's work on several cores: a second team would slow down everything.
         return CoreSharing.of_process().run(partial(logits, batch))
 
-    with tempfile.TemporaryDirectory(prefix="rh-bench-") as folder:
-        whole, prepared, small = (Path(folder, f"{name}.onnx") for name in ("float32", "prepared", "int8"))
-        _export(_made(BertForSequenceClassification, BertConfig, "eager"), whole)
-        # As its documentation asks; symbolic shapes are not needed, and would need another package.
-        quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
-        quantize_dynamic(prepared, small, weight_type=QuantType.QInt8)
-        sessions = {"onnx": whole.read_bytes(), "onnx_int8": small.read_bytes()}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     # Threads that spin after a run would take the cores of whatever is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    peers = [Peer("torch", in_torch)]
-    for name, definition in sessions.items():
-        session = onnxruntime.InferenceSession(definition, options, providers=["CPUExecutionProvider"])
-        peers.append(Peer(name, _in_onnx(session)))
-    _verify(peers[0], peers[1])
+    has_cuda = device == "cuda" and _CUDA in onnxruntime.get_available_providers()
+    providers = [_CUDA, _CPU] if has_cuda else [_CPU]
+    peers = [Peer("torch", in_torch, device)]
+    with tempfile.TemporaryDirectory(prefix="rh-bench-") as folder:
+        for name, path in _exported(Path(folder), device).items():
+            session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=providers)
+            # Where CUDA's libraries do not load, a session of the CPU comes back without an error.
+            peers.append(Peer(name, _in_onnx(session), "cuda" if _CUDA in session.get_providers() else "cpu"))
+    _verify(peers[0], peers[1], _TOLERANCE if device == "cpu" else _TOLERANCE_GPU)
     return peers
+
+
+def _exported(folder: Path, device: str) -> dict[str, Path]:
+    """Graphs by the peer's name, the one in float32 first."""
+    whole = folder / "float32.onnx"
+    _export(_made("eager"), whole)
+    small = folder / "small.onnx"
+    if device != "cpu":
+        _export(_made("eager").half(), small)
+        return {"onnx": whole, "onnx_float16": small}
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = folder / "prepared.onnx"
+    # As its documentation asks; symbolic shapes are not needed, and would need another package.
+    quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
+    quantize_dynamic(prepared, small, weight_type=QuantType.QInt8)
+    return {"onnx": whole, "onnx_int8": small}
 
 
 def _in_onnx(session: Any) -> Callable[[Batch], npt.NDArray[np.float32]]:
@@ -152,11 +173,15 @@ def _in_onnx(session: Any) -> Callable[[Batch], npt.NDArray[np.float32]]:
     return run
 
 
-def _made(model_class: Any, config_class: Any, attention: str) -> Any:
+def _made(attention: str) -> Any:
+    from transformers import BertConfig, BertForSequenceClassification
+
     # The same weights each time, and the caller's random numbers as they were.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return model_class(config_class(**SHAPE, attn_implementation=attention)).eval().requires_grad_(False)
+        shape: dict[str, Any] = {**SHAPE, "attn_implementation": attention}
+        model: Any = BertForSequenceClassification(BertConfig(**shape))
+        return model.eval().requires_grad_(False)
 
 
 class _Traced(torch.nn.Module):
@@ -167,8 +192,11 @@ class _Traced(torch.nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> Any:
-        seen = attention_mask[:, None, None, :].float() * torch.ones_like(attention_mask)[:, None, :, None].float()
-        hidden = (1.0 - seen) * torch.finfo(torch.float32).min
+        dtype = self.model.dtype
+        seen = attention_mask[:, None, None, :].to(dtype) * torch.ones_like(attention_mask)[:, None, :, None].to(
+            dtype
+        )
+        hidden = (1.0 - seen) * torch.finfo(dtype).min
         return self.model(input_ids=input_ids, attention_mask=hidden, token_type_ids=token_type_ids).logits
 
 
@@ -190,11 +218,11 @@ def _export(model: Any, path: Path) -> None:
         )
 
 
-def _verify(one: Peer, other: Peer) -> None:
+def _verify(one: Peer, other: Peer, tolerance: float) -> None:
     """The exported graph must do the work that it is timed for, with padding and at other lengths too."""
     batch = pair_batches(range(9), [range(20), range(7)], 2)[0]
     difference = float(np.abs(one.logits(batch) - other.logits(batch)).max())
-    if difference > _TOLERANCE:
+    if difference > tolerance:
         raise BackboneError(
             f"the cross-encoder scores otherwise in ONNX Runtime than in torch (by {difference:.2g}); "
             "leave it out with --only, and report this"

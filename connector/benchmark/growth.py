@@ -25,14 +25,18 @@ class GrowthPlan:
     """What grows.
 
     Attributes:
-        windows: documents of a window; the layout block stops at the benchmark's middle window.
+        windows: documents of a window; all layouts but late stop at ``most``.
         clients: that ask at once.
         texts: documents of other lengths, each at least a small window.
+        layouts: that are timed.
+        most: documents of a window; None: the benchmark's middle window.
     """
 
     windows: Sequence[int]
     clients: Sequence[int]
     texts: Sequence[Texts]
+    layouts: Sequence[Layout] = ("block", "late")
+    most: int | None = None
 
 
 def growth(bench: Bench, plan: GrowthPlan) -> list[dict[str, Any]]:
@@ -57,11 +61,8 @@ def growth(bench: Bench, plan: GrowthPlan) -> list[dict[str, Any]]:
 
 
 def _by_window(bench: Bench, plan: GrowthPlan) -> Iterator[Way]:
-    layouts: tuple[tuple[Layout, int], ...] = (
-        ("block", bench.plan.windows.middle),
-        ("late", len(bench.texts.documents)),
-    )
-    for layout, most in layouts:
+    for layout in plan.layouts:
+        most = len(bench.texts.documents) if layout == "late" else plan.most or bench.plan.windows.middle
         for size in plan.windows:
             if size <= most:
                 documents = bench.texts.documents[:size]
@@ -69,10 +70,9 @@ def _by_window(bench: Bench, plan: GrowthPlan) -> Iterator[Way]:
 
 
 def _by_tokens(bench: Bench, plan: GrowthPlan) -> Iterator[Way]:
-    layouts: tuple[Layout, ...] = ("block", "late")
     for texts in plan.texts:
         documents = texts.documents[: bench.plan.windows.small]
-        for layout in layouts:
+        for layout in plan.layouts:
             name = f"warm_{layout}_by_tokens_{texts.tokens}"
             yield _way(bench, layout, name, texts, documents, "tokens", texts.tokens)
 
@@ -90,8 +90,7 @@ def _by_clients(bench: Bench, plan: GrowthPlan, stack: ExitStack) -> Iterator[Wa
         return
     from connector.benchmark.http_serving import clients_way, serving
 
-    layouts: tuple[Layout, ...] = ("block", "late")
-    for layout in layouts:
+    for layout in plan.layouts:
         port = stack.enter_context(serving(bench.warm[layout], bench.backbone.settings))
         window = bench.plan.windows.small
         for clients in plan.clients:
@@ -116,10 +115,9 @@ def _by_cold_clients(bench: Bench, plan: GrowthPlan) -> Iterator[Way]:
     requests = min(_REQUESTS, len(texts.documents))
     window = len(texts.documents) // requests
     windows = [texts.documents[at * window : (at + 1) * window] for at in range(requests)]
-    layouts: tuple[Layout, ...] = ("block", "late")
-    for layout in layouts:
+    for layout in plan.layouts:
         reranker = bench.backbone.reranker(layout, MEMORY)
-        for clients in plan.clients:
+        for clients in [clients for clients in plan.clients if clients <= requests]:
             name = f"cold_{layout}_by_clients_{clients}"
 
             def call(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from connector.benchmark.backbones import SharedBackbone
 from connector.benchmark.machine import describe_machine
 from connector.benchmark.measuring import Timing, Way, alternate
+from connector.benchmark.operations import LayerShape, window_operations
 from connector.benchmark.report import WindowSizes, ratios
 from connector.benchmark.texts import Texts
 from connector.errors import BackboneError
@@ -114,6 +115,14 @@ class Bench:
             "ratios_of": made,
             "memory_bytes": memory,
             "cached_document": {layout: self._cached(layout) for layout in _LAYOUTS},
+            "operations": {
+                layout: {
+                    str(size): self._operations(layout, size)
+                    for size in (self.plan.windows.small, self.plan.windows.middle)
+                }
+                for layout in _LAYOUTS
+            },
+            "stand_in_heads": [layout for layout in _LAYOUTS if self.backbone.stands_in(layout)],
             "skipped": self.skipped,
         }
 
@@ -197,15 +206,16 @@ class Bench:
         sizes = (self.plan.windows.small, self.plan.windows.middle)
         ids = [text.ids.tolist() for text in self.backbone.tokenizer.encode_user(self.texts.documents[: max(sizes)])]
         threads = self.backbone.runtime.threads
-        for peer in CoreSharing.of_process().run(lambda: make_peers(threads)):
+        device = self.backbone.device
+        for peer in CoreSharing.of_process().run(lambda: make_peers(threads, device)):
             self.progress(f"cross_encoder_{peer.name}: batch size")
-            batch = best_batch(peer, queries[0], ids[: sizes[0]])
+            batch = best_batch(peer, queries[0], ids[: sizes[0 if device == "cpu" else 1]])
             for size in sizes:
 
                 def call(turn: int, score: Any = peer.score, size: int = size, batch: int = batch) -> None:
                     score(queries[turn % len(queries)], ids[:size], batch)
 
-                about = {"window": size, "tokens": self.texts.tokens, "batch": batch}
+                about = {"window": size, "tokens": self.texts.tokens, "batch": batch, "runs_on": peer.runs_on}
                 yield Way(f"cross_encoder_{peer.name}_{size}", call, about=about, warm_up=size == sizes[0])
 
     def _http_ways(self, stack: ExitStack) -> Iterator[Way]:
@@ -253,21 +263,21 @@ class Bench:
             yield Way(f"icr_{size}", call, about=self._about("joint", size), warm_up=False)
 
     def _gemm_ways(self) -> Iterator[Way]:
-        if self.backbone.runtime.device != "cpu":
-            self.skipped["floor"] = "matrix products are measured on the CPU only"
-            return
         from connector.backbone.torch_runtime.cpu.cores import CoreSharing
-        from connector.benchmark.floor import LayerShape, gemm_way
+        from connector.benchmark.floor import gemm_way
 
+        device = self.backbone.device
         sharing = CoreSharing.of_process()
         layer = LayerShape.of(self.backbone.runtime.shape, self.backbone.path)
         dtype = self.backbone.runtime.precision.partition("-")[0]
         dtype = dtype if dtype != "int8" else "float32"
-        tokens = self.texts.tokens
-        for packed, rows in product((False, True), (tokens, tokens * self.plan.windows.small)):
+        tokens, windows = self.texts.tokens, self.plan.windows
+        layouts = (False, True) if device == "cpu" else (False,)
+        counts = (1, windows.small) if device == "cpu" else (windows.small, windows.middle)
+        for packed, rows in product(layouts, [tokens * count for count in counts]):
             name = f"gemm_{'packed' if packed else 'plain'}_{rows}"
             try:
-                run, operations = sharing.run(partial(gemm_way, layer, rows, dtype, packed=packed))
+                run, operations = sharing.run(partial(gemm_way, layer, rows, dtype, packed=packed, device=device))
             except BackboneError as error:
                 self.skipped[name] = str(error)
                 continue
@@ -282,30 +292,23 @@ class Bench:
         products = [row for row in rows if row.name.startswith("gemm_")]
         if not products:
             return []
-        from connector.benchmark.floor import LayerShape, encode_operations
-
         best = max(products, key=lambda row: float(row.about["operations"]) / row.seconds)
-        layer = LayerShape.of(self.backbone.runtime.shape, self.backbone.path)
         found = []
         for layout in _LAYOUTS:
-            deepest = self.warm[layout].routes.pool().deepest_head
             for size in (self.plan.windows.small, self.plan.windows.middle):
-                encoded = self.backbone.tokenizer.encode_user(self.texts.documents[:size])
-                lengths = [len(text.ids) for text in encoded]
-                needed = encode_operations(layer, lengths, len(self.backbone.template.prefix), deepest)
+                needed = self._operations(layout, size)["encode"]
                 share = needed / float(best.about["operations"])
-                about = {
-                    **self._about(layout, size),
-                    "operations": needed,
-                    "rate_of": best.name,
-                    "deepest_layer": deepest,
-                }
+                about = {**self._about(layout, size), "operations": needed, "rate_of": best.name}
                 times = {
                     name: getattr(best, name) * share
                     for name in ("seconds", "least", "most", "quarter", "three_quarters")
                 }
                 found.append(replace(best, name=f"floor_{layout}_{size}", about=about, **times))
         return found
+
+    def _operations(self, layout: Layout, size: int) -> dict[str, float]:
+        documents, query = self.texts.documents[:size], self.texts.query(0)
+        return window_operations(self.backbone, self.warm[layout].routes.pool(), layout, query, documents)
 
     def _about(self, layout: Layout, size: int) -> dict[str, Any]:
         return {"layout": layout, "window": size, "tokens": self.texts.tokens}

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from connector.embedding.sessions import Device, open_session
 from connector.errors import DataError, MissingExtraError
 
 __all__ = ["KNOWN", "Embedder"]
@@ -71,12 +72,13 @@ class Embedder:
         self._inputs = [each.name for each in session.get_inputs()]
 
     @classmethod
-    def load(cls, model: str, *, offline: bool = False) -> Embedder:
+    def load(cls, model: str, *, offline: bool = False, device: Device = "cpu") -> Embedder:
         """Load a folder, or a known name from the hub.
 
         Args:
             model: path of a folder, or one of ``KNOWN``.
             offline: only what the hub's cache holds.
+            device: what runs it; CUDA that does not start leaves it to the CPU.
 
         Raises:
             DataError: there is no such model, or its files cannot be used.
@@ -104,7 +106,7 @@ class Embedder:
             raise MissingExtraError(error.name or "onnxruntime", "cpu") from None
         try:
             tokenizer = Tokenizer.from_file(str(tokenizer_file))
-            session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+            session = open_session(str(graph), onnxruntime.SessionOptions(), "cpu" if device == "cpu" else "auto")
         except Exception as error:  # neither library's exceptions have a base of their own
             told = textwrap.shorten(str(error), 200, placeholder=" …")
             raise DataError(f"cannot load the embedding model {folder}: {told}; name another folder") from None

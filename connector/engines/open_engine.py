@@ -53,7 +53,7 @@ def open_engine(settings: Settings) -> Engine:
     from connector.embedding.embedder import Embedder
     from connector.engines.vectors import Vectors
 
-    embedder = Embedder.load(engine.embedder, offline=settings.backbone.offline)
+    embedder = Embedder.load(engine.embedder, offline=settings.backbone.offline, device=settings.backbone.device)
     return EmbeddedEngine(folder, weights, Vectors(folder, embedder, tuple(weights)), engine.language)
 
 

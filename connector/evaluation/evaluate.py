@@ -137,7 +137,10 @@ def evaluate(
     fields = tuple(settings.engine.field_weights()) if collection.is_indexed else ("title", "text")
     collection = drawn_queries(collection, options.limit, options.seed)
     windows = _windows(folder, collection, settings, options.run, progress.say)
-    embedders = [Embedder.load(named, offline=settings.backbone.offline) for named in options.embedder]
+    embedders = [
+        Embedder.load(named, offline=settings.backbone.offline, device=settings.backbone.device)
+        for named in options.embedder
+    ]
     peers: list[Mapping[str, npt.NDArray[np.float64]]] = []
     for at, embedder in enumerate(embedders):
         each = similarities(embedder, collection.queries, windows, fields)

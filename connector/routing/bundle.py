@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from connector.embedding.sessions import CUDA, Device, open_session
 from connector.errors import BackboneError, MissingExtraError
 from connector.heads.likelihood import LikelihoodSignal
 from connector.heads.probe import ProbeSignal
@@ -29,12 +30,12 @@ from connector.routing.metadata import METADATA_KEY, ProbeMember, RouterMetadata
 __all__ = ["INPUT", "OUTPUTS", "PROBE", "Bundle", "Provider", "seal", "shipped_bundle"]
 
 Provider = Literal["cpu", "cuda"]
+"""What runs a bundle."""
 INPUT = "query_embedding"
 OUTPUTS = ("gates", "selected", "first_stage_gate")
 PROBE = "probe_{}"
 """Output with the weights of a probe, by its number among the pool's: float32 [layers, hidden]; constant."""
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # ModelProto.metadata_props is field 14; its entry has key (field 1) and value (field 2), 64 hexadecimal digits here.
 _TAIL = b"\x72\x4a\x0a\x06digest\x12\x40"
 _HEX = 64
@@ -67,12 +68,12 @@ class Bundle:
     _session: Any = field(repr=False, compare=False)
 
     @classmethod
-    def load(cls, path: Path, provider: Provider = "cpu") -> Bundle:
+    def load(cls, path: Path, provider: Device = "cpu") -> Bundle:
         """Read, check and try a bundle.
 
         Args:
             path: the file.
-            provider: what runs it; there is no falling back to another.
+            provider: what runs it; from ``cuda`` there is no falling back to the CPU, from ``auto`` there is.
 
         Raises:
             MissingExtraError: ONNX Runtime is not installed.
@@ -86,7 +87,8 @@ class Bundle:
             raise BackboneError(f"{path} is not a router bundle: it has no {METADATA_KEY} metadata")
         metadata = RouterMetadata.from_json(text, f"the router bundle {path}")
         _check_graph(session, metadata, path)
-        bundle = cls(path, metadata, digest, len(data), provider, _signals(session, metadata, path), session)
+        taken: Provider = "cuda" if CUDA in session.get_providers() else "cpu"
+        bundle = cls(path, metadata, digest, len(data), taken, _signals(session, metadata, path), session)
         # Declared shapes are only claims.
         bundle.gates(np.zeros((2, metadata.embedding.dimension), dtype=np.float32))
         return bundle
@@ -194,16 +196,15 @@ def _checked_digest(data: bytes, path: Path) -> str:
     raise BackboneError(f"{path} is not a router bundle, or the start of one; make one with: rh-connector export")
 
 
-def _session(data: bytes, path: Path, provider: Provider) -> Any:
+def _session(data: bytes, path: Path, provider: Device) -> Any:
     try:
         import onnxruntime
     except ImportError:
         raise MissingExtraError("onnxruntime", "gpu" if provider == "cuda" else "cpu") from None
-    wanted = _PROVIDERS[provider]
     available = onnxruntime.get_available_providers()
-    if wanted not in available:
+    if provider == "cuda" and CUDA not in available:
         raise BackboneError(
-            f"router.provider is {provider}, but this ONNX Runtime has no {wanted}, only {', '.join(available)}; "
+            f"router.provider is cuda, but this ONNX Runtime has no {CUDA}, only {', '.join(available)}; "
             f"set it to cpu, or run: {this_installation().exchanging_onnx_runtime()}"
         )
     options = onnxruntime.SessionOptions()
@@ -211,17 +212,14 @@ def _session(data: bytes, path: Path, provider: Provider) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
-    # What goes wrong is raised; ONNX Runtime would print it as well.
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=[wanted])
+        session = open_session(data, options, provider)
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise BackboneError(f"{path} is not a model that ONNX Runtime can run: {_one_line(error)}") from None
-    # Where CUDA's libraries do not load, a session of the CPU comes back without an error.
     taken = session.get_providers()
-    if wanted not in taken:
+    if provider == "cuda" and CUDA not in taken:
         raise BackboneError(
-            f"router.provider is {provider}, but ONNX Runtime could not start {wanted} and took {', '.join(taken)}; "
+            f"router.provider is cuda, but ONNX Runtime could not start {CUDA} and took {', '.join(taken)}; "
             "check CUDA and cuDNN, or set it to cpu"
         )
     return session

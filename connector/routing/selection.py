@@ -246,7 +246,8 @@ def load_bundle(
         path = shipped_router(settings)
     if path is None:
         return None
-    bundle = Bundle.load(path, settings.router.provider)
+    on_cpu = settings.router.provider == "auto" and settings.backbone.device == "cpu"
+    bundle = Bundle.load(path, "cpu" if on_cpu else settings.router.provider)
     try:
         _check_router(bundle, settings, identity, reader)
     except BackboneError as error:

@@ -55,13 +55,14 @@ def create_app(
     metrics.watch_lookups(loading.lookups)
     metrics.watch_scheduler(loading.scheduler_statistics)
     metrics.watch_plan(loading.plan)
+    metrics.watch_device(loading.device_statistics)
     gateway: Gateway | None = None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         at_once = settings.serve.at_once or places()
         admission = Admission(at_once + settings.serve.max_queue)
-        metrics.watch_queue(lambda: admission.inside, at_once)
+        metrics.watch_queue(lambda: admission.inside, at_once, settings.serve.max_queue)
         app.state.admission = admission
         loading.start()
         yield

@@ -12,6 +12,7 @@ from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.counted_cache import Lookups
 from connector.backbone.caching.document_cache import CacheStatistics
 from connector.backbone.reader import Reader
+from connector.backbone.runtime import DeviceStatistics
 from connector.documents import SupportsRerank
 from connector.errors import BackboneError, RhConnectorError
 from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
@@ -95,6 +96,10 @@ class Loading:
     def scheduler_statistics(self) -> SchedulerStatistics | None:
         """What waits for the LLM; None while there is no reranker, or it has no LLM."""
         return None if (reader := self._reader()) is None else reader.scheduler_statistics()
+
+    def device_statistics(self) -> DeviceStatistics | None:
+        """The accelerator's memory; None while there is no reranker, or the LLM runs without one."""
+        return None if (reader := self._reader()) is None else reader.device_statistics()
 
     def plan(self) -> Mapping[str, str] | None:
         """What this machine lets the LLM do; None while there is no reranker, or it has no LLM."""

@@ -15,6 +15,7 @@ from connector import __version__
 from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.counted_cache import Lookups
 from connector.backbone.caching.document_cache import CacheStatistics
+from connector.backbone.runtime import DeviceStatistics
 from connector.cancelling import CancelScope
 from connector.documents import FirstStage, Hit, RerankResult, SupportsRerank
 from connector.sections import Mode
@@ -71,6 +72,7 @@ class Metrics:
         self._encoded = Counter("rh_passages_encoded", "Passages the model had to encode.", registry=registry)
         self._cached = Counter("rh_passages_cached", "Passages found in the document cache.", registry=registry)
         self._waiting = Gauge("rh_queue_length", "Requests that wait for the model.", registry=registry)
+        self._places = Gauge("rh_queue_limit", "Most requests that may wait for the model.", registry=registry)
         self._running = Gauge("rh_running", "Requests that the model works on.", registry=registry)
         self._ready = Gauge("rh_model_ready", "1 once a golden query has been scored, else 0.", registry=registry)
         build = Info("rh_build", "The running version and its model.", registry=registry)
@@ -87,8 +89,9 @@ class Metrics:
         """Ask this for ``rh_model_ready`` at every scrape."""
         self._ready.set_function(lambda: float(is_ready()))
 
-    def watch_queue(self, inside: Callable[[], int], at_once: int) -> None:
-        """Ask this for the requests that run or wait, of which ``at_once`` run, at every scrape."""
+    def watch_queue(self, inside: Callable[[], int], at_once: int, most: int) -> None:
+        """Ask this for the requests that are inside, at every scrape: ``at_once`` run, up to ``most`` wait."""
+        self._places.set(most)
         self._running.set_function(lambda: min(inside(), at_once))
         self._waiting.set_function(lambda: max(0, inside() - at_once))
 
@@ -107,6 +110,10 @@ class Metrics:
     def watch_plan(self, plan: Callable[[], Mapping[str, str] | None]) -> None:
         """Ask this for ``rh_runtime_plan_info`` at every scrape; None: there is no LLM yet."""
         self._registry.register(_Asked(plan, _plan_metrics))
+
+    def watch_device(self, statistics: Callable[[], DeviceStatistics | None]) -> None:
+        """Ask this for ``rh_device_…`` at every scrape; None: there is no LLM yet, or no accelerator."""
+        self._registry.register(_Asked(statistics, _device_metrics))
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered. ``route`` must come from a bounded set."""
@@ -193,6 +200,23 @@ def _scheduler_metrics(found: SchedulerStatistics) -> Iterator[Metric]:
     yield CounterMetricFamily("rh_scheduler_batches", "Batches that the model began.", found.batches)
     yield CounterMetricFamily("rh_scheduler_works", "Works in these batches.", found.works)
     yield CounterMetricFamily("rh_scheduler_abandoned", "Works that left before they were done.", found.abandoned)
+
+
+def _device_metrics(found: DeviceStatistics) -> Iterator[Metric]:
+    """The accelerator's memory."""
+    yield InfoMetricFamily("rh_device", "The accelerator that the LLM runs on.", {"device": found.name})
+    for name, meaning, value in (
+        ("memory_total", "Memory of the accelerator, or of the slice of it.", found.total),
+        ("memory_free", "Memory of it that nobody took.", found.free),
+        ("memory_process", "Memory of it that this process took.", found.process),
+        ("cache", "Encoded passages on the accelerator.", found.kept),
+        ("cache_limit", "Most encoded passages on the accelerator.", found.limit),
+        ("pinned", "Encoded passages in pinned host memory.", found.pinned),
+    ):
+        yield GaugeMetricFamily(f"rh_device_{name}_bytes", meaning, value)
+    yield CounterMetricFamily(
+        "rh_device_shortages", "Times that memory did not suffice, and less was done at once.", found.shortages
+    )
 
 
 def _plan_metrics(found: Mapping[str, str]) -> Iterator[Metric]:

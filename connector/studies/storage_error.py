@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from connector.backbone.caching.counted_cache import Lookups
 from connector.backbone.prompt.tail import TokenIds
-from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest, Runtime
+from connector.backbone.runtime import DeviceStatistics, EncodedDocument, Needs, Observations, ReadRequest, Runtime
 from connector.checkpoints.shape import BackboneShape
 from connector.documents import Hit
 from connector.errors import RhConnectorError
@@ -106,6 +106,9 @@ class EncodedOnce:
     def forget(self) -> None:
         """Let go of all passages: those of one query may fill gigabytes."""
         self._known.clear()
+
+    def device_statistics(self) -> DeviceStatistics | None:
+        return self._runtime.device_statistics()
 
     def lookups(self) -> Mapping[str, Lookups]:
         """See ``Runtime.lookups``."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnxruntime
 import pytest
 
-from connector.benchmark.cross_encoder import best_batch, make_peers, pair_batches
+from connector.benchmark.cross_encoder import INPUTS, _exported, best_batch, make_peers, pair_batches
 
 
 def test_pairs_are_sorted_padded_and_marked() -> None:
@@ -29,3 +32,18 @@ def test_peers_score_alike_whatever_the_batch() -> None:
         np.testing.assert_allclose(peers["onnx"].score(query, documents, batch), expected, atol=1e-4)
     np.testing.assert_allclose(peers["onnx_int8"].score(query, documents, 7), expected, atol=0.05)
     assert best_batch(peers["onnx"], query, documents) in (1, 2, 4, 5, 7)
+
+
+@pytest.mark.slow
+def test_the_graphs_for_a_gpu_score_alike_here(tmp_path: Path) -> None:
+    """The CPU runs float16 graphs too, slowly: that they are right needs no GPU."""
+    batch = pair_batches(range(9), [range(20), range(7)], 2)[0]
+    found = {}
+    for name, path in _exported(tmp_path, "cuda").items():
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        assert [given.name for given in session.get_inputs()] == list(INPUTS)
+        found[name] = session.run(None, dict(batch))[0][:, 0].astype(np.float32)
+    assert list(found) == ["onnx", "onnx_float16"]
+    np.testing.assert_allclose(found["onnx"], make_peers(1)[0].logits(batch), atol=1e-4)
+    np.testing.assert_allclose(found["onnx_float16"], found["onnx"], atol=5e-3)
+    assert np.abs(found["onnx_float16"] - found["onnx"]).max() > 0

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.counted_cache import Lookups
 from connector.backbone.caching.document_cache import CacheStatistics
+from connector.backbone.runtime import DeviceStatistics
 from connector.cli import cli
 from connector.service.metrics import FALLBACK_REASONS, Metrics
 from tests.deploy.conftest import DEPLOY, VARIABLES, texts
@@ -36,6 +37,7 @@ def metric_samples() -> dict[str, set[str]]:
     metrics.watch_lookups(lambda: {"memory": Lookups(1, 1)})
     metrics.watch_scheduler(lambda: SchedulerStatistics(0, 0, 1, 1, 0))
     metrics.watch_plan(lambda: {"runtime": "torch"})
+    metrics.watch_device(lambda: DeviceStatistics("NVIDIA H100", 1, 2, 1, 1, 1, 1, 0))
     text = metrics.exposition("")[0].decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {sample.name: set(sample.labels) for sample in samples}

@@ -130,6 +130,8 @@ def test_a_provider_that_is_missing_is_an_error(content: bytes, tmp_path: Path) 
     path.write_bytes(content)
     with pytest.raises(BackboneError, match="router.provider is cuda.*CPUExecutionProvider.*cpu"):
         Bundle.load(path, "cuda")
+    # Where any will do, the CPU does.
+    assert Bundle.load(path, "auto").provider == Bundle.load(path).provider == "cpu"
 
 
 def test_wrong_embeddings_are_refused(content: bytes, tmp_path: Path) -> None:

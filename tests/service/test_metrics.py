@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from connector import __version__
 from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics
+from connector.backbone.runtime import DeviceStatistics
 from connector.documents import RankedHit, RerankResult
 from connector.reranker import Reranker
 from connector.sections import Settings
@@ -221,6 +222,7 @@ def test_the_plan_is_told_once_there_is_one(make_client: ClientFactory) -> None:
             statistics=lambda: None,
             lookups=lambda: None,
             scheduler_statistics=lambda: None,
+            device_statistics=lambda: None,
             close=lambda: None,
             plan={"runtime": "torch", "weights": "packed"},
         )
@@ -237,6 +239,7 @@ def test_the_scheduler_tells_its_counts(make_client: ClientFactory) -> None:
             statistics=lambda: None,
             lookups=lambda: None,
             scheduler_statistics=lambda: SchedulerStatistics(1, 20, 3, 4, 5),
+            device_statistics=lambda: None,
             close=lambda: None,
             plan={},
         )
@@ -245,6 +248,34 @@ def test_the_scheduler_tells_its_counts(make_client: ClientFactory) -> None:
     names = ("waiting", "waiting_tokens", "batches_total", "works_total", "abandoned_total")
     assert [value(client, f"rh_scheduler_{name}") for name in names] == [1, 20, 3, 4, 5]
     assert value(make_client(), "rh_scheduler_waiting") is None
+
+
+def test_the_device_tells_its_memory(make_client: ClientFactory) -> None:
+    class OnDevice(StandIn):
+        """A stand-in with a reader whose LLM runs on an accelerator."""
+
+        reader = SimpleNamespace(
+            statistics=lambda: None,
+            lookups=lambda: None,
+            scheduler_statistics=lambda: None,
+            device_statistics=lambda: DeviceStatistics("NVIDIA H100", 10, 80, 40, 7, 30, 9, 2),
+            close=lambda: None,
+            plan={},
+        )
+
+    client = make_client(OnDevice())
+    assert value(client, "rh_device_info", device="NVIDIA H100") == 1
+    names = ("memory_free", "memory_total", "memory_process", "cache", "cache_limit", "pinned")
+    assert [value(client, f"rh_device_{name}_bytes") for name in names] == [10, 80, 40, 7, 30, 9]
+    assert value(client, "rh_device_shortages_total") == 2
+    # Without a device, nothing is told of one.
+    assert "rh_device" not in make_client(StandIn()).get("/metrics").text
+
+
+def test_the_queue_tells_its_places(make_client: ClientFactory, settings: Settings) -> None:
+    client = make_client()
+    assert value(client, "rh_queue_limit") == settings.serve.max_queue
+    assert value(client, "rh_queue_length") == 0
 
 
 def test_the_document_cache_tells_its_counts(make_client: ClientFactory) -> None:
@@ -257,6 +288,7 @@ def test_the_document_cache_tells_its_counts(make_client: ClientFactory) -> None
                 statistics=lambda: counts,
                 lookups=lambda: None,
                 scheduler_statistics=lambda: None,
+                device_statistics=lambda: None,
                 close=lambda: None,
                 plan={},
             )

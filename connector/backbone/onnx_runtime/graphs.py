@@ -77,7 +77,9 @@ class OnnxGraphs:
                 "backbone.device = cuda: this ONNX Runtime has no CUDA; set it to cpu or auto, or run: "
                 f"{this_installation().exchanging_onnx_runtime()}"
             )
-        providers = [_CPU] if device == "cpu" or not has_cuda else [_CUDA, _CPU]
+        # Others use the card too: what is needed is taken, and not the next power of two.
+        shared = (_CUDA, {"arena_extend_strategy": "kSameAsRequested"})
+        providers = [_CPU] if device == "cpu" or not has_cuda else [shared, _CPU]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4

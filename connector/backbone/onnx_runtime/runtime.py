@@ -281,6 +281,10 @@ class OnnxRuntime:
                 break
         return np.stack([pooled[layer] for layer in layers])
 
+    def device_statistics(self) -> None:
+        """None: passages stay in host memory; see ``Runtime.device_statistics``."""
+        return None
+
     def lookups(self) -> Mapping[str, Lookups]:
         """See ``Runtime.lookups``."""
         return {"prefixes": self._prefixes.lookups(), "tails": self._fixed.lookups()}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +26,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from connector.backbone.prompt.tail import TokenIds
+from connector.backbone.torch_runtime.packed_attention import Packing, varlen_attention
 from connector.errors import BackboneError
 
 __all__ = [
@@ -261,6 +262,7 @@ class EncodePass(TokenPass):
         self._kept = kept
         self._deepest = deepest
         self._biases: dict[tuple[int, int, int, int], Tensor] = {}
+        self._packing: Packing | None = None
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 
@@ -271,6 +273,9 @@ class EncodePass(TokenPass):
             self.keys[layer] = k[list(self._kept[layer])]
         if layer >= self._deepest:
             raise LayersDone
+        varlen = None if options.softcap is not None else varlen_attention(self._device, q.dtype, q.shape[2])
+        if varlen is not None:
+            return self._packed(varlen, layer, q, k, v, options)
         # In the order in which the layer's code goes on with it, so that this copies nothing.
         out = q.new_empty(q.shape[1], q.shape[0], v.shape[2]).transpose(0, 1)
         start = 0
@@ -279,6 +284,17 @@ class EncodePass(TokenPass):
             self._one(layer, q[:, part], k[:, part], v[:, part], options, out[:, part])
             start += length
         return out
+
+    def _packed(
+        self, varlen: Callable[..., Any], layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions
+    ) -> Tensor:
+        """All passages in one operation."""
+        before = self._prefix.get(layer)
+        if before is not None:
+            k, v = torch.cat((before[0], k), dim=1), torch.cat((before[1], v), dim=1)
+        if self._packing is None:
+            self._packing = Packing.of(self._lengths, k.shape[1] - q.shape[1], self._device)
+        return self._packing.attend(varlen, q, k, v, options.scaling, options.sliding_window)
 
     def _one(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions, out: Tensor) -> None:
         if self._prefix:

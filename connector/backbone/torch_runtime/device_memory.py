@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from cachetools import LRUCache
 
+from connector.backbone.runtime import DeviceStatistics
 from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 from connector.errors import BackboneError
 
@@ -37,6 +38,7 @@ class DeviceMemory:
     def __init__(self, device: torch.device, limit: int) -> None:
         self.device, self.limit = device, limit
         self._lock = Lock()
+        self._shortages = 0
         self._kept: LRUCache[int, tuple[weakref.ref[TorchEncodedDocument], TorchEncodedDocument]] = LRUCache(
             limit, getsizeof=lambda kept: kept[1].nbytes
         )
@@ -55,11 +57,25 @@ class DeviceMemory:
         with self._lock:
             return int(self._kept.currsize)
 
-    def hosted(self, document: TorchEncodedDocument) -> TorchEncodedDocument:
-        """A passage that was encoded on the device, in host memory; what is on the device stays there too."""
-        host = document.on(torch.device("cpu"), pinned=self.device.type == "cuda")
-        self._keep(host, document)
-        return host
+    def statistics(self) -> DeviceStatistics:
+        """Bytes now; see ``DeviceStatistics``."""
+        name, free, total, process = "cpu", 0, 0, 0
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+            free, total = torch.cuda.mem_get_info(self.device)
+            process = torch.cuda.memory_reserved(self.device)
+        return DeviceStatistics(name, free, total, process, self.bytes, self.limit, 0, self._shortages)
+
+    def hosted(self, documents: Sequence[TorchEncodedDocument]) -> list[TorchEncodedDocument]:
+        """Passages that were encoded on the device, in host memory; what is on the device stays there too."""
+        on_gpu = self.device.type == "cuda"
+        hosts = [document.on(torch.device("cpu"), pinned=on_gpu) for document in documents]
+        if on_gpu:
+            # All copies are under way: one wait for all.
+            torch.cuda.current_stream(self.device).synchronize()
+        for host, document in zip(hosts, documents, strict=True):
+            self._keep(host, document)
+        return hosts
 
     def there(self, documents: Sequence[TorchEncodedDocument]) -> list[TorchEncodedDocument]:
         """Passages of the host with their states on the device; what is not there is copied."""
@@ -102,6 +118,8 @@ class DeviceMemory:
                 reason = str(error).partition("\n")[0]
             # Only here: until an error is dealt with, its frames hold what they had allocated.
             shortages += 1
+            with self._lock:
+                self._shortages += 1
             if shortages > 1 or len(part) == 1:
                 self.clear()
             if self.device.type == "cuda":

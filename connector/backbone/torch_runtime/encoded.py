@@ -16,7 +16,7 @@ from connector.backbone.torch_runtime.cpu.cores import on_cores
 from connector.backbone.torch_runtime.key_codes import CodedKeys, code_keys, widen_keys
 from connector.errors import BackboneError
 
-__all__ = ["CacheDtype", "PackedDocuments", "StoredTensor", "TorchEncodedDocument"]
+__all__ = ["CacheDtype", "PackedDocuments", "StoredTensor", "TorchEncodedDocument", "store_parts"]
 
 CacheDtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 _FORMAT = "rh-encoded-2"
@@ -58,11 +58,7 @@ class StoredTensor:
         else:
             data = checked = tensor.to(getattr(torch, dtype))
         # A sum shows it as well, in a tenth of the time: what is not finite stays so, and makes its sum so.
-        if not torch.isfinite(checked.sum(dtype=torch.float32)):
-            raise BackboneError(
-                f"the backbone gave keys or values that {dtype} cannot hold; set cache.dtype to float32, "
-                "or check the weights"
-            )
+        _check_finite(checked.sum(dtype=torch.float32), dtype)
         # A view would keep the whole batch's memory alive.
         is_part = data.data_ptr() == tensor.data_ptr() and data.untyped_storage().nbytes() > data.nbytes
         return cls(data.clone(memory_format=torch.contiguous_format) if is_part else data.contiguous(), scale, mean)
@@ -81,13 +77,17 @@ class StoredTensor:
         return sum(tensor.nbytes for tensor in (self.data, self.scale, self.mean) if tensor is not None)
 
     def on(self, device: torch.device, *, pinned: bool = False) -> StoredTensor:
-        """A copy on a device; pinned host memory is what a GPU copies from by itself."""
+        """A copy on a device; pinned host memory is what a GPU copies from, and to, by itself.
+
+        What it copies is there once the device's stream has been waited for.
+        """
 
         def copied(tensor: torch.Tensor | None) -> torch.Tensor | None:
             if tensor is None:
                 return None
-            there = tensor.to(device, non_blocking=device.type == "cuda", copy=True)
-            return there.pin_memory() if pinned else there
+            if pinned:
+                return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+            return tensor.to(device, non_blocking=device.type == "cuda", copy=True)
 
         data = copied(self.data)
         assert data is not None
@@ -105,6 +105,48 @@ class StoredTensor:
         if self.scale is None:
             return self.data.to(dtype)
         return (self.data.to(torch.float32) * self.scale).to(dtype)
+
+
+def store_parts(
+    states: Mapping[int, torch.Tensor], lengths: Sequence[int], dtype: CacheDtype
+) -> list[dict[int, StoredTensor]]:
+    """What ``StoredTensor.store`` makes of each passage's part of each layer, asked once whether all is finite.
+
+    A GPU is waited for whenever it is asked something.
+
+    Args:
+        states: layer -> [kv heads, tokens, d], of passages one behind the other.
+        lengths: tokens of each passage.
+        dtype: of what is stored.
+
+    Raises:
+        BackboneError: see ``StoredTensor.store``.
+    """
+    if dtype in ("int8", "int4"):
+        split = {layer: torch.split(state, list(lengths), dim=1) for layer, state in states.items()}
+        return [
+            {layer: StoredTensor.store(parts[at], dtype) for layer, parts in split.items()}
+            for at in range(len(lengths))
+        ]
+    rounded = {layer: state.to(getattr(torch, dtype)) for layer, state in states.items()}
+    _check_finite(torch.stack([state.sum(dtype=torch.float32) for state in rounded.values()]), dtype)
+    split = {layer: torch.split(state, list(lengths), dim=1) for layer, state in rounded.items()}
+    # A view would keep the whole batch's memory alive.
+    return [
+        {
+            layer: StoredTensor(parts[at].clone(memory_format=torch.contiguous_format))
+            for layer, parts in split.items()
+        }
+        for at in range(len(lengths))
+    ]
+
+
+def _check_finite(sums: torch.Tensor, dtype: CacheDtype) -> None:
+    if not torch.isfinite(sums).all():
+        raise BackboneError(
+            f"the backbone gave keys or values that {dtype} cannot hold; set cache.dtype to float32, "
+            "or check the weights"
+        )
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,10 @@ class _ShortAttention:
 
 
 def _fuses(q: Tensor, options: LayerOptions) -> bool:
-    on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    return on_cpu and options.softcap is None and fuses_long_rows()
+    """Whether attention's output is computed in one operation, which writes no weights [heads, rows, keys]."""
+    if options.softcap is not None:
+        return False
+    return q.device.type != "cpu" or (q.dtype == torch.bfloat16 and fuses_long_rows())
 
 
 class ReadPass(TokenPass):

@@ -13,7 +13,7 @@ import torch
 
 from connector.backbone.caching.counted_cache import CountedCache, Lookups
 from connector.backbone.prompt.tail import Tail, TokenIds
-from connector.backbone.runtime import EncodedDocument, Needs, Observations, ReadRequest
+from connector.backbone.runtime import DeviceStatistics, EncodedDocument, Needs, Observations, ReadRequest
 from connector.backbone.torch_runtime.attention import EncodePass, StatesPass
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
@@ -21,7 +21,13 @@ from connector.backbone.torch_runtime.cpu.operations import multiplies_bfloat16
 from connector.backbone.torch_runtime.cpu.plan import CpuPlan, prepare
 from connector.backbone.torch_runtime.decoder import Decoder, load_decoder
 from connector.backbone.torch_runtime.device_memory import DeviceMemory
-from connector.backbone.torch_runtime.encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
+from connector.backbone.torch_runtime.encoded import (
+    CacheDtype,
+    PackedDocuments,
+    StoredTensor,
+    TorchEncodedDocument,
+    store_parts,
+)
 from connector.backbone.torch_runtime.fixed_states import FixedStates
 from connector.backbone.torch_runtime.read_passes import FixedPass, LatePass, ReadPass, SideBySidePass
 from connector.backbone.torch_runtime.sequences import Sequences
@@ -153,8 +159,9 @@ class TorchRuntime:
         def some(batch: Sequence[TokenIds]) -> list[TorchEncodedDocument]:
             encode = EncodePass(batch, len(prefix), prefix_states, kept, deepest, self._device)
             self._sequences.run(encode)
-            stored = list(self._store(encode, [len(document) for document in batch], deepest + solo, kept))
-            return stored if self._memory is None else [self._memory.hosted(document) for document in stored]
+            store = self._store if self._memory is None else self._store_together
+            stored = list(store(encode, [len(document) for document in batch], deepest + solo, kept))
+            return stored if self._memory is None else self._memory.hosted(stored)
 
         def encoded(batch: Sequence[TokenIds]) -> list[TorchEncodedDocument]:
             return list(chain.from_iterable(self._in_parts(batch, some)))
@@ -179,6 +186,21 @@ class TorchRuntime:
                 value = encode.values.get(layer) if layer < attended else None
                 both = key[:, part] if value is None else torch.cat((key[:, part], value[:, part]))
                 states[layer] = StoredTensor.store(both, self._cache_dtype)
+            yield TorchEncodedDocument(length, states, self.kind, kept)
+
+    def _store_together(
+        self,
+        encode: EncodePass,
+        lengths: Sequence[int],
+        attended: int,
+        kept: Mapping[int, Sequence[int]] | None,
+    ) -> Iterator[TorchEncodedDocument]:
+        """The same with fewer questions to the device."""
+        both = {
+            layer: torch.cat((key, encode.values[layer])) if layer in encode.values and layer < attended else key
+            for layer, key in encode.keys.items()
+        }
+        for length, states in zip(lengths, store_parts(both, lengths, self._cache_dtype), strict=True):
             yield TorchEncodedDocument(length, states, self.kind, kept)
 
     @property
@@ -285,6 +307,10 @@ class TorchRuntime:
 
         (found,) = self._in_parts([tokens], lambda _: self._sharing.run(pooled))
         return found
+
+    def device_statistics(self) -> DeviceStatistics | None:
+        """See ``Runtime.device_statistics``."""
+        return None if self._memory is None else self._memory.statistics()
 
     def lookups(self) -> Mapping[str, Lookups]:
         """See ``Runtime.lookups``."""

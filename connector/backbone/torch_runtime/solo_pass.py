@@ -77,6 +77,8 @@ class SoloPass(TokenPass):
         self._alike = [
             _Alike(tuple(np.flatnonzero(keys == size).tolist()), int(size)) for size in sorted(set(keys.tolist()))
         ]
+        # On a GPU a copy costs as much as a product: all of a layer's are made in two.
+        self._places = self._gathered() if device.type != "cpu" else {}
         self._biases: dict[tuple[int, int | None], Tensor] = {}
         self._groups = torch.from_numpy(tail.rows).to(device)
         self._heads: dict[int, list[tuple[int, int]]] = {}
@@ -121,11 +123,13 @@ class SoloPass(TokenPass):
         count, rows = len(self._documents), len(self._tail.ids)
         # [documents, heads, tail, d]
         asking = q.view(q.shape[0], count, rows, -1).transpose(0, 1)
-        own = torch.cat((k, v)).view(2 * k.shape[0], count, rows, -1).transpose(0, 1)
+        of_tails = torch.cat((k, v))
+        own = of_tails.view(2 * k.shape[0], count, rows, -1).transpose(0, 1)
+        everything = self._everything(layer, of_tails) if self._places else None
         out = q.new_empty(count, rows, q.shape[0], v.shape[2])
         for alike in self._alike:
             places = list(alike.places)
-            both = self._together(layer, alike, own)
+            both = self._together(layer, alike, own) if everything is None else self._picked(everything, alike)
             out[places] = self._attended(layer, alike, asking[places], both, options).transpose(1, 2)
         return out.view(count * rows, q.shape[0], -1).transpose(0, 1)
 
@@ -141,10 +145,39 @@ class SoloPass(TokenPass):
             both[at, :, end : end + own.shape[2]] = own[place]
         return both
 
+    def _everything(self, layer: int, of_tails: Tensor) -> Tensor:
+        """Keys and behind them values of prefix, all documents and all tails, and a zero: [2 kv heads, tokens, d]."""
+        prefix = self._prefix[layer]
+        documents = [document.states[layer].widen(prefix.dtype) for document in self._documents]
+        return torch.cat((prefix, *documents, of_tails, torch.zeros_like(prefix[:, :1])), dim=1)
+
+    def _gathered(self) -> dict[int, Tensor]:
+        """Where keys of documents that attend in one product lie in ``_everything``: keys -> [documents, keys]."""
+        lengths = np.array([document.tokens for document in self._documents])
+        rows, ends = len(self._tail.ids), self._before + lengths.cumsum()
+        tails = ends[-1] + rows * np.arange(len(lengths))
+        found = {}
+        for alike in self._alike:
+            # What fills up is the zero at the end.
+            places = np.full((len(alike.places), alike.keys), tails[-1] + rows)
+            for at, number in enumerate(alike.places):
+                length, end = lengths[number], ends[number]
+                own = (np.arange(self._before), np.arange(end - length, end), tails[number] + np.arange(rows))
+                places[at, : self._before + length + rows] = np.concatenate(own)
+            found[alike.keys] = torch.from_numpy(places).to(self._starts.device)
+        return found
+
+    def _picked(self, everything: Tensor, alike: _Alike) -> Tensor:
+        """As ``_together``, of ``_everything``."""
+        heads = torch.arange(len(everything), device=everything.device)
+        return everything[heads[:, None], self._places[alike.keys][:, None]]
+
     def _attended(self, layer: int, alike: _Alike, q: Tensor, both: Tensor, options: LayerOptions) -> Tensor:
         """[documents, heads, tail, d] from q of the same shape."""
         count, heads, rows, _ = q.shape
         keys, values = both.chunk(2, dim=1)
+        if self._places and layer not in self._heads and options.softcap is None:
+            return self._fused(alike, q, keys, values, options)
         logits = attention_logits(q.reshape(count * heads, rows, -1), keys.flatten(0, 1), options).float()
         logits = logits.view(count, heads, rows, alike.keys).add_(self._bias(alike, options.sliding_window)[:, None])
         weights = torch.softmax(logits, dim=-1)
@@ -154,6 +187,17 @@ class SoloPass(TokenPass):
                 self.rows[number][place] = torch.matmul(self._groups, weights[at, head, :, self._before : end])
         weights = weights.to(values.dtype).view(count * keys.shape[1], -1, alike.keys)
         return batched_products(weights, values.flatten(0, 1)).view(q.shape)
+
+    def _fused(self, alike: _Alike, q: Tensor, keys: Tensor, values: Tensor, options: LayerOptions) -> Tensor:
+        """In one operation, where nobody looks at the weights: they are not written."""
+        count, kv_heads = keys.shape[:2]
+        bias = self._bias(alike, options.sliding_window).repeat(1, q.shape[1] // kv_heads, 1)[:, None]
+        # The queries of a group as one head's: keys are read once, and not repeated.
+        grouped = q.reshape(count, kv_heads, -1, q.shape[3])
+        out = torch.nn.functional.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=bias.to(q.dtype), scale=options.scaling
+        )
+        return out.view(q.shape)
 
     def _bias(self, alike: _Alike, sliding_window: int | None) -> Tensor:
         """0 where a row may look, -inf elsewhere: [documents, tail, keys]. A key's place is its position."""

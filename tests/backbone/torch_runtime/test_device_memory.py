@@ -170,3 +170,21 @@ def test_a_passage_at_the_address_of_another_is_not_taken_for_it(runtime: TorchR
         gc.collect()
     # Or the test shows nothing.
     assert len(addresses) < 100
+
+
+def test_what_is_kept_and_what_ran_short_is_told(
+    runtime: TorchRuntime, memory: DeviceMemory, shortage: Shortage
+) -> None:
+    found = runtime.device_statistics()
+    assert found is not None and (found.kept, found.limit, found.shortages) == (0, PLENTY, 0)
+    # The second and the third, which are run together.
+    both = len(DOCUMENTS[1]) + len(DOCUMENTS[2])
+    shortage.fails = lambda tokens: tokens == both
+    documents = encoded(runtime)
+    found = runtime.device_statistics()
+    assert found is not None and found.shortages == 1
+    assert found.kept == memory.bytes == sum(document.nbytes for document in documents)
+
+
+def test_a_cpu_has_no_memory_of_its_own_to_tell_of(folder: Path) -> None:
+    assert TorchRuntime(load_decoder(folder, "cpu", torch.float32)).device_statistics() is None

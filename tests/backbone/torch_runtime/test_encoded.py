@@ -13,7 +13,13 @@ from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
-from connector.backbone.torch_runtime.encoded import CacheDtype, PackedDocuments, StoredTensor, TorchEncodedDocument
+from connector.backbone.torch_runtime.encoded import (
+    CacheDtype,
+    PackedDocuments,
+    StoredTensor,
+    TorchEncodedDocument,
+    store_parts,
+)
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
@@ -139,3 +145,29 @@ def test_values_are_coded_as_keys_are(smollm2: Checkpoint, layout: Layout) -> No
             # A normal distribution in 16 best levels loses a hundredth of its variance.
             spread = (wanted - wanted.mean(1, keepdim=True)).square().sum((1, 2))
             assert ((found - wanted).square().sum((1, 2)) < 0.02 * spread).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "int4"])
+def test_parts_stored_together_are_as_alone(dtype: CacheDtype) -> None:
+    torch.manual_seed(0)
+    states = {layer: torch.randn(2, 9, 64) for layer in (0, 3)}
+    lengths, start = [4, 1, 4], 0
+    for length, found in zip(lengths, store_parts(states, lengths, dtype), strict=True):
+        assert list(found) == [0, 3]
+        for layer, state in states.items():
+            alone = StoredTensor.store(state[:, start : start + length], dtype)
+            for one, other in zip((found[layer].data, found[layer].scale), (alone.data, alone.scale), strict=True):
+                assert (one is None) == (other is None)
+                if one is not None and other is not None:
+                    assert torch.equal(one, other) and one.dtype == other.dtype
+                    # A view would keep the whole batch.
+                    assert one.is_contiguous() and one.untyped_storage().nbytes() == one.nbytes
+        start += length
+
+
+def test_parts_with_what_the_format_cannot_hold_are_refused() -> None:
+    states = {0: torch.ones(1, 5, 8), 1: torch.ones(1, 5, 8)}
+    states[1][0, 3, 2] = 1e6
+    store_parts(states, [2, 3], "bfloat16")
+    with pytest.raises(BackboneError, match="float16 cannot hold"):
+        store_parts(states, [2, 3], "float16")

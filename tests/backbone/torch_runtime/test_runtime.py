@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from connector.backbone.prompt.tail import Tail
 from connector.backbone.runtime import ReadRequest
+from connector.backbone.torch_runtime import read_passes
+from connector.backbone.torch_runtime.attention import LayerOptions
 from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.errors import BackboneError
@@ -215,6 +217,25 @@ def test_requests_read_together_see_only_their_own(runtime: TorchRuntime, layout
     for request, found in zip(requests, runtime.read(PREFIX, requests, layout=layout), strict=True):
         (alone,) = runtime.read(PREFIX, [request], layout=layout)
         np.testing.assert_allclose(found.rows, alone.rows, atol=3e-6)
+
+
+def test_attention_in_one_operation_gives_the_same_rows(
+    runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, and on CPUs with AMX."""
+    heads = [(1, 0), (3, 2), (3, 3)]
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
+    before = read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
+    asked = []
+
+    def fuses(q: torch.Tensor, options: LayerOptions) -> bool:
+        asked.append(options)
+        return options.softcap is None
+
+    monkeypatch.setattr(read_passes, "_fuses", fuses)
+    after = read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
+    np.testing.assert_allclose(after, before, atol=3e-6)
+    assert asked
 
 
 @pytest.mark.gpu

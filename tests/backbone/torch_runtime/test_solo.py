@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from connector.backbone.prompt.tail import solo_tail
 from connector.backbone.runtime import Observations, ReadRequest
+from connector.backbone.torch_runtime import runtime as module
 from connector.backbone.torch_runtime.runtime import TorchRuntime
+from connector.backbone.torch_runtime.solo_pass import SoloPass
 from connector.heads.needs import Needs
 from tests.backbone.reading import token_ids
 from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, PREFIX, folder, runtime
@@ -61,6 +66,35 @@ def test_a_document_s_numbers_do_not_depend_on_the_others(runtime: TorchRuntime)
         for found, place in ((together, number), (turned, 2 - number)):
             np.testing.assert_array_equal(found.states[:, place], alone.states[:, 0])
             np.testing.assert_array_equal(found.log_probabilities[place], alone.log_probabilities[0])
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2], [2, 0], [1]])
+def test_what_a_gpu_picks_at_once_is_what_is_copied_one_by_one(
+    runtime: TorchRuntime, numbers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read(runtime, numbers, every(runtime))
+    picked = []
+
+    class AsOnGpu(SoloPass):
+        """As where each copy costs as much as a product."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self._places = self._gathered()
+
+        def _picked(self, *arguments: Any) -> torch.Tensor:
+            picked.append(1)
+            return super()._picked(*arguments)
+
+    monkeypatch.setattr(module, "SoloPass", AsOnGpu)
+    for found, expected in zip(read(runtime, numbers, every(runtime)).arrays, before.arrays, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert picked
+    # Where no head is read, attention is one operation.
+    found = read(runtime, numbers, replace(every(runtime), heads=((0, 1),)))
+    np.testing.assert_allclose(found.rows, before.rows[1:2], atol=3e-6)
+    np.testing.assert_allclose(found.states, before.states, atol=3e-5)
+    np.testing.assert_allclose(found.log_probabilities, before.log_probabilities, atol=3e-5)
 
 
 def test_less_is_run_for_less(runtime: TorchRuntime) -> None:
