@@ -9,10 +9,15 @@ import click
 
 from connector.evaluation.provenance import processor_name, today
 from tests.campaign.damage import damage
+from tests.campaign.disks import disks
 from tests.campaign.kills import kills
 from tests.campaign.rows import Row, kept, page, read
 
-PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {"kills": kills, "damage": damage}
+PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {
+    "kills": kills,
+    "damage": damage,
+    "disks": disks,
+}
 _KEPT = Path("docs/results/campaign.jsonl")
 
 
