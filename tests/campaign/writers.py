@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -49,6 +50,7 @@ _CACHE_BYTES = 400_000_000
 _PASSAGES, _TABLES, _VERSIONS = 12, 12, 3
 _DOCUMENTS, _BATCH = 600, 50
 Told = Callable[[int], None]
+Write = tuple[str, Callable[[Path], object]]
 
 
 class Writer(Protocol):
@@ -196,26 +198,27 @@ class Files:
 
     Attributes:
         disk: where they go.
-        writes: names of the files that a step makes -> the step, which takes the folder.
-        versions: for each name the bytes of each version, in order.
+        writes: name of a file or folder, and what writes it; version after version.
+        versions: for each file the bytes of each version, in order.
     """
 
     disk: Path
-    writes: Sequence[Callable[[Path], object]]
+    writes: Sequence[Write]
     versions: Mapping[str, Sequence[bytes]]
     done: int = field(default=0)
 
     def write(self, told: Told) -> None:
         while self.done < len(self.writes):
-            self.writes[self.done](self.disk)
+            name, write = self.writes[self.done]
+            write(self.disk / name)
             told(self.done)
             self.done += 1
 
     def check(self, told: int) -> str | None:
-        every = len(self.writes) // _VERSIONS
+        each = len(self.writes) // _VERSIONS
+        least = (told + 1) // each - 1
         for name, versions in self.versions.items():
             path = self.disk / name
-            least = (told + 1) // every - 1
             if not path.exists():
                 if least >= 0:
                     return f"{name} was acknowledged and is gone"
@@ -224,29 +227,27 @@ class Files:
         return None
 
     def finished(self) -> str | None:
-        left = [path.name for path in self.disk.rglob("*.part*")]
-        if left:
-            return f"left over: {left[0]}"
-        return self.check(len(self.writes) - 1)
+        left = [name for _, _, names in os.walk(self.disk) for name in names if ".part" in name]
+        return f"left over: {left[0]}" if left else self.check(len(self.writes) - 1)
 
 
-def _files(disk: Path, writes: Sequence[Callable[[Path], object]]) -> Files:
-    return Files(disk, writes, _versions(tuple(writes)))
+def _files(disk: Path, writes: tuple[Write, ...]) -> Files:
+    return Files(disk, writes, _versions(writes))
 
 
 @cache
-def _versions(writes: tuple[Callable[[Path], object], ...]) -> Mapping[str, Sequence[bytes]]:
+def _versions(writes: tuple[Write, ...]) -> Mapping[str, Sequence[bytes]]:
     """What each file holds after each version, on a disk that has room."""
-    found_bytes: dict[str, list[bytes]] = {}
-    every = len(writes) // _VERSIONS
+    held: dict[str, list[bytes]] = {}
     with TemporaryDirectory(prefix="rh-campaign-") as folder:
-        for at, write in enumerate(writes, 1):
-            write(Path(folder))
-            if at % every == 0:
-                for path in sorted(Path(folder).rglob("*")):
-                    if path.is_file():
-                        found_bytes.setdefault(str(path.relative_to(folder)), []).append(path.read_bytes())
-    return found_bytes
+        for at, (name, write) in enumerate(writes, 1):
+            write(Path(folder) / name)
+            if at % (len(writes) // _VERSIONS) == 0:
+                for place, _, names in os.walk(folder):
+                    for own in names:
+                        path = Path(place) / own
+                        held.setdefault(str(path.relative_to(folder)), []).append(path.read_bytes())
+    return held
 
 
 def files_of_routers(disk: Path) -> Files:
@@ -255,20 +256,17 @@ def files_of_routers(disk: Path) -> Files:
 
 
 @cache
-def _router_writes() -> Sequence[Callable[[Path], object]]:
+def _router_writes() -> tuple[Write, ...]:
     told = metadata()
-    writes: list[Callable[[Path], object]] = []
+    writes: list[Write] = []
     for version in range(_VERSIONS):
-        router = make_router(version)
-        heads = StaticHeads(
-            "some-model", "f" * 64, "block", {"query": HeadSet(((1, version),) * 400, 0.5)}, {"query": 4.0}, {}
-        )
+        router, heads = make_router(version), HeadSet(((1, version),) * 400, 0.5)
         writes += [
-            lambda disk, router=router: router.save(disk / "router.safetensors", told),
-            lambda disk, router=router: export(router, told, disk / "router.onnx"),
-            lambda disk, heads=heads: heads.save(disk / "heads.json"),
+            ("router.safetensors", partial(router.save, metadata=told)),
+            ("router.onnx", partial(export, router, told)),
+            ("heads.json", StaticHeads("a model", "f" * 64, "block", {"query": heads}, {"query": 4.0}, {}).save),
         ]
-    return writes
+    return tuple(writes)
 
 
 def reports(disk: Path) -> Files:
@@ -277,17 +275,17 @@ def reports(disk: Path) -> Files:
 
 
 @cache
-def _report_writes() -> Sequence[Callable[[Path], object]]:
-    writes: list[Callable[[Path], object]] = []
+def _report_writes() -> tuple[Write, ...]:
+    writes: list[Write] = []
     for version in range(_VERSIONS):
         measured = found(won=12 + version)
         writes += [
-            lambda disk, measured=measured: measured.write_report(disk / "report.json"),
-            lambda disk, measured=measured: measured.write_per_query(disk / "queries.tsv"),
-            lambda disk, measured=measured: measured.write_runs(disk / "runs"),
-            lambda disk, page=_page(measured): write_text(disk / "report.html", [page]),
+            ("report.json", measured.write_report),
+            ("queries.tsv", measured.write_per_query),
+            ("runs", measured.write_runs),
+            ("report.html", partial(_write, _page(measured))),
         ]
-    return writes
+    return tuple(writes)
 
 
 def _page(measured: Evaluation) -> str:
@@ -297,18 +295,22 @@ def _page(measured: Evaluation) -> str:
         return (Path(folder) / "page").read_text(encoding="utf-8")
 
 
+def _write(text: str, path: Path) -> None:
+    write_text(path, [text])
+
+
 def settings_files(disk: Path, index: Path) -> Files:
     """What ``init`` writes of an index of many fields."""
     return _files(disk, _settings_writes(index))
 
 
 @cache
-def _settings_writes(index: Path) -> Sequence[Callable[[Path], object]]:
-    def init(disk: Path, query: str, fields: int) -> None:
+def _settings_writes(index: Path) -> tuple[Write, ...]:
+    def init(fields: int, path: Path) -> None:
         names = ",".join(f"field_{at}_{'of_many_' * 12}" for at in range(fields))
-        out = ["--out", str(disk / "config.yaml"), "--force"]
         given = ["--set", f"engine.url={index.parent}", "init", "--kind", "embedded", "--index", index.name]
+        options = ["--fields", names, "--query", "cats", "--out", str(path), "--force"]
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            cli.main([*given, "--fields", names, "--query", query, *out], standalone_mode=False)
+            cli.main([*given, *options], standalone_mode=False)
 
-    return [lambda disk, fields=fields: init(disk, "cats", fields) for fields in (190, 195, 200)]
+    return tuple(("config.yaml", partial(init, fields)) for fields in (190, 195, 200))

@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_the_vectors_that_were_there(tmp_path: Path, model: P
     """Also where the last few bytes alone find no room: those that a file is closed with."""
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as disk:
         vectors = Vectors(disk, Embedder.load(str(model)))
-        vectors.add({at: document for at, document in enumerate(documents(TEXTS))})
+        vectors.add(dict(enumerate(documents(TEXTS))))
         before, more = vectors.keys(), {at: documents(TEXTS)[0] for at in range(100, 400)}
         for room in range(0, 20_000, 2048):
             filler = disk / "filler"
