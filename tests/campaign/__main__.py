@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from connector.evaluation.provenance import processor_name, today
+from tests.campaign.clocks import clocks
 from tests.campaign.damage import damage
 from tests.campaign.disks import disks
 from tests.campaign.kills import kills
@@ -17,6 +18,7 @@ PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {
     "kills": kills,
     "damage": damage,
     "disks": disks,
+    "clocks": clocks,
 }
 _KEPT = Path("docs/results/campaign.jsonl")
 
