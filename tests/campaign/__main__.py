@@ -9,6 +9,7 @@ import click
 
 from connector.evaluation.provenance import processor_name, today
 from tests.campaign.clocks import clocks
+from tests.campaign.clusters import clusters
 from tests.campaign.damage import damage
 from tests.campaign.disks import disks
 from tests.campaign.kills import kills
@@ -19,6 +20,7 @@ PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {
     "damage": damage,
     "disks": disks,
     "clocks": clocks,
+    "clusters": clusters,
 }
 _KEPT = Path("docs/results/campaign.jsonl")
 
