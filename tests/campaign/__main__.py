@@ -12,6 +12,7 @@ from tests.campaign.clocks import clocks
 from tests.campaign.clusters import clusters
 from tests.campaign.damage import damage
 from tests.campaign.disks import disks
+from tests.campaign.hostile import hostile
 from tests.campaign.kills import kills
 from tests.campaign.rows import Row, kept, page, read
 
@@ -21,6 +22,7 @@ PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {
     "disks": disks,
     "clocks": clocks,
     "clusters": clusters,
+    "input": hostile,
 }
 _KEPT = Path("docs/results/campaign.jsonl")
 
