@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from connector.evaluation.provenance import processor_name, today
+from tests.campaign.access import access
 from tests.campaign.clocks import clocks
 from tests.campaign.clusters import clusters
 from tests.campaign.damage import damage
@@ -23,6 +24,7 @@ PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {
     "clocks": clocks,
     "clusters": clusters,
     "input": hostile,
+    "access": access,
 }
 _KEPT = Path("docs/results/campaign.jsonl")
 
