@@ -25,17 +25,7 @@ from tests.service.live import serving
 __all__ = ["hostile", "real_reranker"]
 
 _PART = "hostile input"
-_TOKENS = [
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<s>",
-    "</s>",
-    "[INST]",
-    "<<SYS>>",
-    "<start_of_turn>",
-    "<eos>",
-]
+_TOKENS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<s>", "</s>", "[INST]", "<start_of_turn>", "<eos>"]
 _CONTROLS = "".join(map(chr, [*range(1, 32), *range(127, 160)]))
 _BIDI = "\u202a\u202b\u202d\u202e\u202c\u2066\u2067\u2068\u2069\u200e\u200f\u061c\u200b\u2060\ufeff"
 _WORDS = re.findall("[a-z]+", "adult cats sleep twelve to sixteen hours a day and bread is made from flour")
@@ -61,7 +51,7 @@ def _among(drawn: random.Random, strange: str, most: int = 12) -> str:
 
 def _tokens(drawn: random.Random) -> str:
     role = drawn.choice(["system", "user", "assistant", ""])
-    begun = drawn.choice(_TOKENS) * drawn.choice([1, 1, 3, 200])
+    begun = drawn.choice(_TOKENS) * drawn.choice([1, 1, 3, 30])
     return f"{_words(drawn)}{begun}{role}\n{_words(drawn)}{drawn.choice(_TOKENS)}"
 
 

@@ -1,7 +1,7 @@
 """The kernel kills a service that takes too much memory, and an orchestrator starts it again.
 
-The kill is the kernel's SIGKILL, at any moment, while requests run and the document cache is written; the start is the
-same command on the same files. The cgroup's own killer is not asked: which process it takes is not the product's.
+The kill is the kernel's SIGKILL, at any moment, while requests run and the document cache is written; the start is
+the same command on the same files. The cgroup's own killer is not asked: which process it takes is its own choice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["restarts"]
 
 _PART = "out of memory"
 _LONGEST_S = 1.5
-_START_S = 120.0
+_START_S = 400.0
 _WORDS = re.findall("[a-z]+", "adult cats sleep twelve to sixteen hours a day and bread is made from flour")
 
 
