@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import httpx2
 
@@ -27,7 +27,9 @@ from tests.campaign.rows import Row, Tally
 __all__ = ["restarts"]
 
 _PART = "out of memory"
-_LONGEST_S = 1.5
+_LONGEST_S = 0.5
+_DOCUMENTS = 3
+_QUERY = "how long do cats sleep"
 _START_S = 400.0
 _WORDS = re.findall("[a-z]+", "adult cats sleep twelve to sixteen hours a day and bread is made from flour")
 
@@ -51,7 +53,8 @@ def restarts(rounds: int, seed: int = 0) -> Iterator[Row]:
                 (cache / part.name).symlink_to(part)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RH_")}
         environment |= {"RH_CONFIG": os.devnull, "RH_CACHE__PATH": str(cache), "RH_CACHE__DISK_MB": "500"}
-        environment |= {"RH_SERVE__PORT": "0"}
+        # Without torch, as it is installed: a start takes seconds.
+        environment |= {"RH_SERVE__PORT": "0", "RH_BACKBONE__RUNTIME": "onnx"}
         known: dict[str, float] = {}
         for number in range(rounds):
             lost, count = _killed(environment, known, drawn, number)
@@ -82,17 +85,21 @@ def _killed(
                 time.sleep(0.05)
             if known and (lost := _same(client, known)):
                 return lost, 0
-            stop = time.monotonic() + drawn.uniform(0.05, _LONGEST_S)
+            before, done = len(known), Event()
             names = [f"{number} {at}" for at in range(3)]
-            loads = [Thread(target=_load, args=(client, name, known, stop), daemon=True) for name in names]
-            before = len(known)
+            loads = [Thread(target=_load, args=(client, name, known, done), daemon=True) for name in names]
             for one in loads:
                 one.start()
-            time.sleep(max(0.0, stop - time.monotonic()))
+            wanted, until = drawn.randint(0, 4) * _DOCUMENTS, time.monotonic() + _START_S
+            while len(known) - before < wanted and time.monotonic() < until:
+                time.sleep(0.01)
+            # While the next ones are read, and the last ones are written.
+            time.sleep(drawn.uniform(0, _LONGEST_S))
             process.kill()
+            done.set()
             for one in loads:
-                one.join(30)
-            answers = len(known) - before
+                one.join(60)
+            answers = (len(known) - before) // _DOCUMENTS
     finally:
         process.kill()
         process.wait()
@@ -102,20 +109,20 @@ def _killed(
 def _same(client: httpx2.Client, known: Mapping[str, float]) -> str | None:
     """Whether documents have the scores that were told before the kill."""
     asked = list(known)[-20:]
-    answer = client.post("/v1/rerank", json={"query": "how long do cats sleep", "documents": asked})
+    answer = client.post("/v1/rerank", json={"query": _QUERY, "documents": asked})
     if answer.status_code != 200 or not answer.json()["reranked"]:
         return f"status {answer.status_code} after the start"
     found = {asked[one["index"]]: one["relevance_score"] for one in answer.json()["results"]}
     return None if found == {text: known[text] for text in asked} else "another score than before the kill"
 
 
-def _load(client: httpx2.Client, name: str, known: dict[str, float], stop: float) -> None:
+def _load(client: httpx2.Client, name: str, known: dict[str, float], done: Event) -> None:
     drawn = random.Random(name)
     # The service dies in the middle of one of them.
     with suppress(httpx2.HTTPError):
-        while time.monotonic() < stop + 5:
-            texts = [f"{name}: {' '.join(drawn.choices(_WORDS, k=12))}" for _ in range(3)]
-            answer = client.post("/v1/rerank", json={"query": "how long do cats sleep", "documents": texts})
+        while not done.is_set():
+            texts = [f"{name}: {' '.join(drawn.choices(_WORDS, k=12))}" for _ in range(_DOCUMENTS)]
+            answer = client.post("/v1/rerank", json={"query": _QUERY, "documents": texts})
             if answer.status_code == 200 and answer.json()["reranked"]:
                 known.update({texts[one["index"]]: one["relevance_score"] for one in answer.json()["results"]})
 
