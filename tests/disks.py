@@ -16,7 +16,8 @@ __all__ = ["mounted", "read_only"]
 
 @contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    folder.mkdir(exist_ok=True)
+    if not folder.is_file():
+        folder.mkdir(exist_ok=True)
     if shutil.which("mount") is None or subprocess.run(["mount", *options, folder], capture_output=True).returncode:
         pytest.skip("nothing may be mounted here")
     try:

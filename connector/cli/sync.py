@@ -169,6 +169,10 @@ class _Following:
     def follow_dates(self, engine: ClusterEngine, field: str) -> None:
         followed = f"{field} {self._versions.identity}"
         newest, mark = self._versions.newest(field), self._known.mark(followed)
+        now = int(time.time() * 1000)
+        if mark is not None and mark > now:
+            # The clock was ahead when it was set: what is written meanwhile lies before it.
+            mark = None
         if mark is not None:
             self._see(self._versions.walk(field, mark - _OVERLAP_MS))
             self._encode_pending()
@@ -176,7 +180,7 @@ class _Following:
             self.follow_all()
         if newest is not None:
             # A date in the future must not hide those that come before it.
-            self._known.set_mark(followed, min(newest, int(time.time() * 1000)))
+            self._known.set_mark(followed, min(newest, now))
 
     def _see(self, pages: Iterable[list[tuple[str, str]]]) -> None:
         self._known.look_again()

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -189,12 +189,21 @@ class Vectors:
 
     def _write(self) -> None:
         temporary = self._path.with_name(f"{VECTORS_FILE}.{os.getpid()}.part")
-        with self._failures("write"):
-            self._faiss.write_index(self._index, str(temporary))
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-            found = self._path.stat()
+        try:
+            with self._failures("write"):
+                # FAISS itself only prints what a disk refuses when it closes the file.
+                with temporary.open("wb") as file:
+                    self._faiss.write_index(self._index, self._faiss.PyCallbackIOWriter(file.write))
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(self._path)
+                found = self._path.stat()
+        except EngineError:
+            # What is in memory alone must not pass for durable when the same documents come again.
+            self._index = self._stamp = None
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         self._stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
 
     @contextmanager

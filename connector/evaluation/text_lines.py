@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from connector.errors import DataError
 from connector.json_kinds import json_kind
+from connector.storage_faults import storage_mend
 
 __all__ = ["json_objects", "numbered_lines", "object_id", "object_text", "write_text"]
 
@@ -80,12 +85,40 @@ def object_text(value: dict[str, Any], key: str, where: str) -> str:
 def write_text(path: Path, parts: Iterable[str]) -> None:
     """Write a text, one part behind the other, in a folder that is made where there is none.
 
+    A file that is there is replaced at once or not at all: one that a full disk cut would look like a whole one.
+
     Raises:
         DataError: the file cannot be written.
     """
+    text = "".join(parts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(parts)
+        # A device or a pipe is no file that could be replaced; what /dev names may be a file that others hold open.
+        if Path("/dev") in path.absolute().parents or (path.exists() and not path.is_file()):
+            _write(path, text)
+        else:
+            _replace(path.resolve(), text)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+        mend = storage_mend(error, "name another file")
+        raise DataError(f"cannot write {path}: {error.strerror or error}; {mend}") from None
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        _write(temporary, text)
+        if path.exists():
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        # One file of a folder that may not be written, or one that is mounted, as containers have them.
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY) or not path.exists():
+            raise
+        _write(path, text)
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)

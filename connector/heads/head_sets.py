@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from connector.errors import BackboneError
 from connector.heads.reference import ReferenceScores
 from connector.sections import READOUTS, ReadOut
+from connector.storage_faults import storage_mend
 
 __all__ = ["HeadSet", "StaticHeads", "shipped_path"]
 
@@ -86,7 +88,11 @@ class StaticHeads:
                     raise BackboneError(f"{source} names head ({layer}, {head}), which this backbone does not have")
 
     def save(self, path: Path) -> None:
-        """Write the file; an existing one is replaced at once or not at all."""
+        """Write the file; an existing one is replaced at once or not at all.
+
+        Raises:
+            BackboneError: it cannot be written.
+        """
         record = {
             "format": _FORMAT,
             "model": self.model,
@@ -104,10 +110,18 @@ class StaticHeads:
             "reference": {readout: asdict(scores) for readout, scores in self.reference.items()},
             "found": dict(self.found),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            mend = storage_mend(error, "name another file")
+            raise BackboneError(f"cannot write the heads {path}: {error.strerror or error}; {mend}") from None
+        finally:
+            # On a full disk what was written would take the room that is wanted.
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> StaticHeads:

@@ -15,6 +15,7 @@ from safetensors.torch import save as _to_bytes
 from connector.errors import BackboneError
 from connector.routing.bundle import PROBE
 from connector.routing.metadata import METADATA_KEY, Activation, RouterMetadata
+from connector.storage_faults import storage_mend
 
 __all__ = ["CLIP", "Router"]
 
@@ -160,7 +161,8 @@ class Router(torch.nn.Module):
             temporary.write_bytes(_to_bytes(tensors, {METADATA_KEY: metadata.to_json()}))
             temporary.replace(path)
         except OSError as error:
-            raise BackboneError(f"cannot write the router {path}: {error.strerror}") from None
+            mend = storage_mend(error, "name another file")
+            raise BackboneError(f"cannot write the router {path}: {error.strerror or error}; {mend}") from None
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from connector.checkpoints.shape import BackboneShape, decoder_config
 from connector.checkpoints.weights import Array
 from connector.errors import BackboneError, MissingExtraError
 from connector.sections import Layout
+from connector.storage_faults import storage_mend
 from router_export.backbone.decoders import Decoder, UnwrittenError
 from router_export.backbone.graph_files import OPSET, write_rows
 from router_export.backbone.layer_graphs import write_layers
@@ -123,7 +124,10 @@ def export_backbone(
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     except OSError as error:
-        raise BackboneError(f"cannot write the exported backbone {folder}: {error.strerror or error}") from None
+        mend = storage_mend(error, "name another folder with --out")
+        raise BackboneError(
+            f"cannot write the exported backbone {folder}: {error.strerror or error}; {mend}"
+        ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return ExportedGraphs(folder, exported, sum(exported.files.values()), rows, embedding)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from connector.errors import BackboneError
 from connector.routing.bundle import OUTPUTS, Bundle
 from connector.routing.metadata import RouterMetadata
+from connector.storage_faults import storage_mend
 from router_export.router.graph import bundle_bytes
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def export_router(
         difference = _verify(router, bundle, real, _random(arrays))
         temporary.replace(path)
     except OSError as error:
-        raise BackboneError(f"cannot write the router bundle {path}: {error.strerror}") from None
+        mend = storage_mend(error, "name another file")
+        raise BackboneError(f"cannot write the router bundle {path}: {error.strerror or error}; {mend}") from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -8,11 +8,27 @@ from pathlib import Path
 import click
 
 from connector.evaluation.provenance import processor_name, today
+from tests.campaign.access import access
+from tests.campaign.clocks import clocks
+from tests.campaign.clusters import clusters
 from tests.campaign.damage import damage
+from tests.campaign.disks import disks
+from tests.campaign.hostile import hostile
+from tests.campaign.injections import injections
 from tests.campaign.kills import kills
+from tests.campaign.restarts import restarts
 from tests.campaign.rows import Row, kept, page, read
 
-PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {"kills": kills, "damage": damage}
+PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {
+    "kills": kills,
+    "damage": damage,
+    "disks": disks,
+    "clocks": clocks,
+    "clusters": clusters,
+    "input": hostile,
+    "access": access,
+    "restarts": restarts,
+}
 _KEPT = Path("docs/results/campaign.jsonl")
 
 
@@ -20,15 +36,27 @@ _KEPT = Path("docs/results/campaign.jsonl")
 @click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
 @click.option("--rounds", default=100, show_default=True, help="Trials of each kind.")
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--injections",
+    "collection",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Also measure what instructions in documents do, on this collection's judged documents.",
+)
 @click.option("--keep", default=_KEPT, show_default=True, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--page", "target", type=click.Path(path_type=Path, dir_okay=False), help="Write what was kept.")
-def main(parts: tuple[str, ...], rounds: int, seed: int, keep: Path, target: Path | None) -> None:
+def main(
+    parts: tuple[str, ...], rounds: int, seed: int, collection: Path | None, keep: Path, target: Path | None
+) -> None:
     """Try to break rh-connector, and keep what became of it. Exits with 1 where anything was lost."""
     lost = 0
-    for part in parts:
+    asked = {part: PARTS[part](rounds, seed) for part in parts}
+    if collection is not None:
+        asked[f"--injections {collection.resolve().name}"] = injections(collection, rounds, seed)
+    for part, rows in asked.items():
         command = f"python -m tests.campaign {part} --rounds {rounds} --seed {seed}"
         about = {"command": command, "machine": f"{processor_name()}, {today()}"}
-        for row in kept(PARTS[part](rounds, seed), keep, about):
+        for row in kept(rows, keep, about):
             lost += row.tried - row.survived
             click.echo(f"{row.part}, {row.what}: {row.survived} of {row.tried} survived {'; '.join(row.lost)}")
     if target is not None:

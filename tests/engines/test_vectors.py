@@ -6,8 +6,10 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from random import Random
+from shutil import disk_usage
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from connector.engines.vectors import VECTORS_FILE, Vectors
 from connector.errors import DataError, EngineError, MissingExtraError, SettingsError
 from connector.heads.fusion import standardize
 from connector.settings import load_settings
+from tests.disks import mounted
 from tests.embedding.tiny_model import WORDS, save_embedder
 
 # Words that the model knows; "nap" and "loaf" are unknown to it, and all one to it.
@@ -80,6 +83,30 @@ def wanted(stored: dict[str, str], model: Path) -> set[int]:
 
 def ids(engine: Engine, query: str, size: int = 10) -> list[str]:
     return [hit.id for hit in engine.search(query, size)]
+
+
+def test_a_full_disk_leaves_the_vectors_that_were_there(tmp_path: Path, model: Path) -> None:
+    """Also where the last few bytes alone find no room: those that a file is closed with."""
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as disk:
+        vectors = Vectors(disk, Embedder.load(str(model)))
+        vectors.add(dict(enumerate(documents(TEXTS))))
+        before, more = vectors.keys(), {at: documents(TEXTS)[0] for at in range(100, 400)}
+        for room in range(0, 20_000, 2048):
+            filler = disk / "filler"
+            with suppress(OSError), filler.open("wb", buffering=0) as file:
+                file.write(b"x" * (disk_usage(disk).free - room))
+            try:
+                vectors.add(more)
+            except EngineError as error:
+                assert "No space left on device; make room" in str(error)
+            vectors.refresh()
+            # As another process finds them.
+            read = Vectors(disk, Embedder.load(str(model)))
+            read.refresh()
+            assert read.keys() == vectors.keys() and read.keys() in (before, before | more.keys())
+            filler.unlink()
+        vectors.add(more)
+        assert vectors.keys() == before | more.keys()
 
 
 @pytest.fixture

@@ -228,6 +228,8 @@ class DiskCache:
 
     def _note_use(self, key: bytes) -> None:
         if not self._closed:
+            # Behind all others: a clock may be set back.
+            self._uses.pop(key, None)
             self._uses[key] = time.time()
             self._begin_writing()
 

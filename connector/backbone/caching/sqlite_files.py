@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +32,7 @@ def telling(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        fault = os_error_of(error)
+        fault = os_error_of(error) or _full(error, path)
         mend = "another process may be writing; try again" if fault is None else storage_mend(fault, _ELSEWHERE)
         raise BackboneError(f"the document cache {path} cannot be used now: {error}; {mend}") from error
     except sqlite3.DatabaseError as error:
@@ -39,6 +42,14 @@ def telling(path: Path) -> Iterator[None]:
     except OSError as error:
         mend = storage_mend(error, _ELSEWHERE)
         raise BackboneError(f"the document cache {path} cannot be used: {error.strerror or error}; {mend}") from error
+
+
+def _full(error: sqlite3.Error, path: Path) -> OSError | None:
+    """A full disk where SQLite tells only that the file beside its log could not be made larger."""
+    told = getattr(error, "sqlite_errorname", "")
+    if told.startswith("SQLITE_IOERR") and not shutil.disk_usage(path.parent).free:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return None
 
 
 def connect(path: Path) -> sqlite3.Connection:

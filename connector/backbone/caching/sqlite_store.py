@@ -150,7 +150,8 @@ class PassageStore:
             key: of the passage.
             data: its bytes.
             tokens: its tokens.
-            uses: passage -> when it was used (seconds since 1970), noted before others are evicted.
+            uses: passage -> when it was used (seconds since 1970), in the order of their use; noted before others
+                are evicted.
 
         Returns:
             How many passages were evicted. What does not fit the whole store is not written.
@@ -166,13 +167,13 @@ class PassageStore:
             if pages > self.limit // _PAGE - _SPARE_PAGES:
                 return 0
             evicted = _evict(db, self.limit // _PAGE - pages)
-            row = (key, time.time_ns(), tokens, len(data), zlib.crc32(data))
+            row = (key, max(time.time_ns(), _newest(db) + 1), tokens, len(data), zlib.crc32(data))
             made = db.execute("INSERT INTO passages (key, used, tokens, bytes, checksum) VALUES (?, ?, ?, ?, ?)", row)
             db.execute("INSERT INTO states VALUES (?, ?)", (made.lastrowid, data))
             return evicted
 
     def note_uses(self, uses: Mapping[bytes, float]) -> None:
-        """Remember when passages were used (seconds since 1970).
+        """Remember when passages were used (seconds since 1970), in the order of their use.
 
         Raises:
             BackboneError: the store cannot be written.
@@ -353,8 +354,17 @@ def _used_pages(db: sqlite3.Connection) -> int:
 
 
 def _note_uses(db: sqlite3.Connection, uses: Mapping[bytes, float]) -> None:
-    rows = [(int(used * 1e9), key) for key, used in uses.items()]
+    now, newest = time.time_ns(), _newest(db)
+    if newest > now:
+        # The clock was set back. What is used now is the last to go all the same; so it is with what is put.
+        rows = [(newest + place, key) for place, key in enumerate(uses, 1)]
+    else:
+        rows = [(min(int(used * 1e9), now), key) for key, used in uses.items()]
     db.executemany("UPDATE passages SET used = max(used, ?) WHERE key = ?", rows)
+
+
+def _newest(db: sqlite3.Connection) -> int:
+    return number(db, "SELECT coalesce(max(used), 0) FROM passages")
 
 
 def _evict(db: sqlite3.Connection, pages: int) -> int:

@@ -68,8 +68,9 @@ def command(
     from connector.benchmark.report import WindowSizes
     from connector.benchmark.running import PARTS, Bench, Part, Plan
     from connector.benchmark.texts import read_texts
-    from connector.errors import DataError, SettingsError
+    from connector.errors import SettingsError
     from connector.evaluation.provenance import portable_command
+    from connector.evaluation.text_lines import write_text
 
     if plot is not None:
         check_plot_path(plot)
@@ -105,11 +106,7 @@ def command(
                 ),
             )
     if out is not None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"cannot write {out}: {error.strerror or error}") from None
+        write_text(out, [json.dumps(report, indent=1, allow_nan=False) + "\n"])
     if plot is not None:
         write_plot(report, plot)
     if context.as_json:

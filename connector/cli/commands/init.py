@@ -17,6 +17,7 @@ from connector.cli.hit_table import printable
 from connector.documents import clean_text
 from connector.errors import DataError, EngineError, MissingExtraError, SettingsError
 from connector.sections import CLUSTER_KINDS, EngineSettings, Settings
+from connector.storage_faults import storage_mend
 
 if TYPE_CHECKING:
     from connector.engines.engine import Engine
@@ -231,7 +232,8 @@ def _write(out: Path, settings: Settings, context: Context, written: _Written) -
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise DataError(f"cannot write {out}: {error.strerror or error}; name another file with --out") from None
+        mend = storage_mend(error, "name another file with --out")
+        raise DataError(f"cannot write {out}: {error.strerror or error}; {mend}") from None
     if context.as_json:
         context.print_json(asdict(written))
         return

@@ -122,7 +122,8 @@ class Connection(Protocol):
             The parsed answer.
 
         Raises:
-            ClusterError: a status of 400 or more, or no answer in ``engine.timeout_ms``.
+            ClusterError: a status of 400 or more, no JSON, no answer in ``engine.timeout_ms``, or only a part of one
+                in three times as long.
         """
         ...
 

@@ -17,6 +17,7 @@ from connector.engines.cluster.connection import (
     certificate_options,
     reason_of,
 )
+from connector.engines.cluster.patience import Patience, parsed
 from connector.errors import EngineError
 from connector.installation import this_installation
 from connector.sections import EngineSettings
@@ -31,6 +32,7 @@ class ElasticsearchConnection:
 
     def __init__(self, engine: EngineSettings) -> None:
         self.url = (engine.url or DEFAULT_URL).rstrip("/")
+        self._patience = Patience(self.url, engine.timeout_ms / 1000)
         options: dict[str, Any] = certificate_options(engine)
         if engine.aws_region is not None:
             raise EngineError("engine.aws_region is for OpenSearch; leave it out or set engine.kind to opensearch")
@@ -58,7 +60,7 @@ class ElasticsearchConnection:
         """See ``Connection.version``."""
         try:
             about = self.request("GET", "/")
-            number = about.get("version", {}).get("number")
+            number = about.get("version", {}).get("number") if isinstance(about, Mapping) else None
         except ClusterError as error:
             if error.status != 405:
                 raise
@@ -80,7 +82,8 @@ class ElasticsearchConnection:
         headers = {"accept": _JSON}
         if body is not None:
             headers["content-type"] = _JSON
-        return self._send(method, path, body, params, headers)
+        answer = self._patience(lambda: self._send(method, path, body, params, headers))
+        return parsed(answer, self.url, path)
 
     def bulk(self, lines: Sequence[bytes], params: Mapping[str, Any] | None = None) -> Any:
         """See ``Connection.bulk``."""

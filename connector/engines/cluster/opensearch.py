@@ -17,6 +17,7 @@ from connector.engines.cluster.connection import (
     certificate_options,
     reason_of,
 )
+from connector.engines.cluster.patience import Patience, parsed
 from connector.errors import EngineError, MissingExtraError
 from connector.sections import EngineSettings
 
@@ -30,6 +31,7 @@ class OpenSearchConnection:
 
     def __init__(self, engine: EngineSettings) -> None:
         self.url = (engine.url or DEFAULT_URL).rstrip("/")
+        self._patience = Patience(self.url, engine.timeout_ms / 1000)
         options: dict[str, Any] = certificate_options(engine)
         headers: dict[str, str] = {}
         if engine.aws_region is not None:
@@ -73,7 +75,8 @@ class OpenSearchConnection:
         params: Mapping[str, Any] | None = None,
     ) -> Any:
         """See ``Connection.request``."""
-        return self._send(method, path, body, params, {})
+        answer = self._patience(lambda: self._send(method, path, body, params, {}))
+        return parsed(answer, self.url, path)
 
     def bulk(self, lines: Sequence[bytes], params: Mapping[str, Any] | None = None) -> Any:
         """See ``Connection.bulk``."""

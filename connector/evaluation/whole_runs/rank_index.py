@@ -6,6 +6,7 @@ import hashlib
 import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from connector.documents import Document, SupportsRerank, document_text, has_tex
 from connector.errors import BackboneError, DataError, SettingsError
 from connector.evaluation.runs import RunEntry, run_lines
 from connector.offline.workers import LoadedLlm, Workers
+from connector.storage_faults import storage_mend
 
 __all__ = ["rank_index"]
 
@@ -98,13 +100,19 @@ def rank_index(
                 yield from given
         best = _best(part, now, len(queries), keep)
         written = out.with_name(f"{out.name}.new")
-        with written.open("w", encoding="utf-8") as file:
-            for query, entries in zip(queries, best, strict=True):
-                file.write(run_lines(query, entries, tag))
-        written.replace(out)
+        try:
+            with written.open("w", encoding="utf-8") as file:
+                for query, entries in zip(queries, best, strict=True):
+                    file.write(run_lines(query, entries, tag))
+            written.replace(out)
+        finally:
+            # On a full disk it would take the room that is wanted.
+            with suppress(OSError):
+                written.unlink(missing_ok=True)
         part.unlink()
     except OSError as error:
-        raise DataError(f"cannot write {error.filename or out}: {error.strerror or error}") from None
+        mend = storage_mend(error, "name another --out")
+        raise DataError(f"cannot write {error.filename or out}: {error.strerror or error}; {mend}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from connector.documents import Hit, SupportsRerank
 from connector.errors import DataError
 from connector.evaluation.runs import Run, RunEntry, run_lines
 from connector.offline.workers import LoadedLlm, Workers
+from connector.storage_faults import storage_mend
 
 __all__ = ["FieldsById", "Outcome", "rerank_run"]
 
@@ -95,7 +96,7 @@ def rerank_run(
                 file.write(lines.encode())
                 file.flush()
             except OSError as error:
-                raise DataError(f"cannot write {out}: {error.strerror or error}") from None
+                raise _unwritten(out, error) from None
             yield Outcome(query, kept=False, reason=reason)
 
 
@@ -168,4 +169,9 @@ def _opened(out: Path) -> IO[bytes]:
         out.touch()
         return out.open("r+b")
     except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}") from None
+        raise _unwritten(out, error) from None
+
+
+def _unwritten(out: Path, error: OSError) -> DataError:
+    mend = storage_mend(error, "name another --out")
+    return DataError(f"cannot write {out}: {error.strerror or error}; {mend}")

@@ -35,6 +35,11 @@ class GatewayError(Exception):
         self.reason = reason
         self.headers = dict(headers or {})
 
+    @property
+    def is_broken_off(self) -> bool:
+        """The cluster could not be reached or broke off; it was not waited for in vain."""
+        return self.status == 502
+
     @classmethod
     def of(cls, error: ServiceError) -> GatewayError:
         """The same error, told as a cluster tells it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,13 +15,22 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from connector.cancelling import CancelScope
 from connector.engines.cluster.connection import DEFAULT_URL
 from connector.errors import SettingsError
 from connector.sections import EngineSettings, Settings
 from connector.service.gateway.cluster_errors import GatewayError
 from connector.service.gateway.options import OWN_PREFIX
 
-__all__ = ["Cluster", "ClusterAnswer", "ClusterRequest", "answer_headers", "cluster_url", "request_of"]
+__all__ = [
+    "Cluster",
+    "ClusterAnswer",
+    "ClusterRequest",
+    "answer_headers",
+    "cluster_url",
+    "fetched_within",
+    "request_of",
+]
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
@@ -115,6 +124,16 @@ def answer_headers(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
     return tuple(pair for pair in _end_to_end(headers) if pair[0] not in _NOT_PASSED_BACK)
 
 
+async def fetched_within(scope: CancelScope, fetch: Callable[[], Awaitable[ClusterAnswer]]) -> ClusterAnswer | None:
+    """What only reranking asks the cluster for; None: it did not come while an answer is of use."""
+    with anyio.move_on_after(scope.remaining()):
+        try:
+            return await fetch()
+        except GatewayError:
+            return None
+    return None
+
+
 class Cluster:
     """The cluster behind the gateway. To be used inside one event loop, and closed there.
 
@@ -148,6 +167,19 @@ class Cluster:
         Raises:
             GatewayError: there is no answer, or it ended too early.
         """
+        try:
+            # Of a cluster that sends a few bytes now and then each wait alone is short.
+            with anyio.fail_after(self._engine.timeout_ms / 1000):
+                return await self._read(request)
+        except TimeoutError:
+            raise self._late() from None
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._opened is not None:
+            await self._opened.aclose()
+
+    async def _read(self, request: ClusterRequest) -> ClusterAnswer:
         answer = await self._send(request)
         try:
             body = b"".join([chunk async for chunk in answer.aiter_raw()])
@@ -156,11 +188,6 @@ class Cluster:
         finally:
             await _close(answer)
         return ClusterAnswer(answer.status_code, answer_headers(_lower(answer.headers.raw)), body)
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        if self._opened is not None:
-            await self._opened.aclose()
 
     async def _send(self, request: ClusterRequest) -> httpx2.Response:
         target = self._prefix + request.path + (b"?" + request.query if request.query else b"")
@@ -188,12 +215,14 @@ class Cluster:
         return self._opened
 
     def _failure(self, error: httpx2.HTTPError) -> GatewayError:
-        where = f"the cluster at {self._url}"
         if isinstance(error, httpx2.TimeoutException):
-            seconds = self._engine.timeout_ms / 1000
-            return GatewayError(504, "timeout_exception", f"{where} did not answer within {seconds:g} s")
-        reason = " ".join(str(error).split())[:200]
-        return GatewayError(502, "connect_exception", f"{where} cannot be reached: {type(error).__name__}: {reason}")
+            return self._late()
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return GatewayError(502, "connect_exception", f"the cluster at {self._url} cannot be reached: {reason}")
+
+    def _late(self) -> GatewayError:
+        within = f"did not answer within {self._engine.timeout_ms / 1000:g} s"
+        return GatewayError(504, "timeout_exception", f"the cluster at {self._url} {within}")
 
 
 def _certificates(engine: EngineSettings) -> ssl.SSLContext:

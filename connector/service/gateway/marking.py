@@ -9,12 +9,14 @@ from starlette.responses import Response
 from connector.documents import RerankResult
 from connector.service.responses import one_line
 
-__all__ = ["FINAL_STATUSES", "PLAIN_ANSWER", "UNJOINED", "marked"]
+__all__ = ["BROKEN_OFF", "FINAL_STATUSES", "PLAIN_ANSWER", "UNJOINED", "marked"]
 
 FINAL_STATUSES = frozenset({401, 403, 404, 429})
 """What the cluster answers so does not depend on the page that was asked for."""
 UNJOINED = "a hit comes twice: hybrid without normalization"
 """The reason where nothing joined a hybrid query's lists; the caller's own request is sent."""
+BROKEN_OFF = "the cluster broke off the answer to the window"
+"""The reason where the connection failed; the caller's own request is sent, which may be smaller."""
 PLAIN_ANSWER: Mapping[bytes, bytes | None] = {b"accept-encoding": b"identity"}
 """Request headers for an answer that is read here."""
 

@@ -12,12 +12,13 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
+from connector.cancelling import CancelScope
 from connector.sections import Settings
 from connector.service.admission import ClientGone, while_connected
 from connector.service.gateway.cluster_errors import GatewayError
-from connector.service.gateway.forwarding import Cluster, ClusterAnswer, ClusterRequest
+from connector.service.gateway.forwarding import Cluster, ClusterAnswer, ClusterRequest, fetched_within
 from connector.service.gateway.incoming import Incoming, Unreadable, read_incoming
-from connector.service.gateway.marking import FINAL_STATUSES, PLAIN_ANSWER, UNJOINED, marked
+from connector.service.gateway.marking import BROKEN_OFF, FINAL_STATUSES, PLAIN_ANSWER, UNJOINED, marked
 from connector.service.gateway.options import Options
 from connector.service.gateway.parsing.msearch_body import Item, join_items, split_items
 from connector.service.gateway.parsing.raw_json import (
@@ -46,6 +47,7 @@ from connector.service.gateway.windows import (
     passages_of,
     ranked_edits,
     texts_of,
+    without_texts,
 )
 from connector.service.loading import Loading
 
@@ -108,8 +110,12 @@ class MultiSearching:
             return await while_connected(
                 request, lambda: self._rerank(request, incoming, planned, options), options.scope
             )
-        except (ClientGone, GatewayError):
+        except ClientGone:
             raise
+        except GatewayError as error:
+            if not error.is_broken_off:
+                raise
+            reason = BROKEN_OFF
         except NotPlainJson as error:
             reason = str(error)
         except Exception as error:
@@ -153,7 +159,7 @@ class MultiSearching:
         behind = iter(found[len(planned) :])
         texts = {at: _texts(one.value) for at, one in zip(texts_items, behind, strict=False)}
         frames = {at: one for at, one in zip(own_items, behind, strict=True) if one.value.answer is not None}
-        texts |= await self._unforeseen(incoming, planned, found, texts)
+        texts |= await self._unforeseen(incoming, planned, found, texts, options.scope)
         again = await self._ask_again(incoming, planned, found)
         first_stage, began = time.monotonic() - began, time.monotonic()
         jobs = {
@@ -168,7 +174,7 @@ class MultiSearching:
         elements = [text[one.start : one.end] for one in found[: len(planned)]]
         reasons: list[str | None] = [_reason(one.plan) for one in planned]
         for at, plan, one in _reranked(planned, found):
-            missing = "the documents' text could not be fetched" if texts.get(at, {}) is None else None
+            missing = without_texts(options.scope) if texts.get(at, {}) is None else None
             passages = passages_of(one.value.answer, plan, results.get(at), self._fields, options, texts.get(at))
             policy = self._settings.serve.gateway_scores
             frame = frames.get(at, one)
@@ -193,6 +199,7 @@ class MultiSearching:
         planned: Sequence[_Planned],
         found: Sequence[Span],
         texts: Mapping[int, Texts | None],
+        scope: CancelScope,
     ) -> dict[int, Texts | None]:
         """The documents of searches whose hits came without although nothing in the search said so."""
         places = [
@@ -203,8 +210,12 @@ class MultiSearching:
         if not places:
             return {}
         items = [planned[at].texts_item(self._fields) for at in places]
-        _, answered = _read(await self._fetch(incoming, items), len(items))
-        return {at: _texts(one.value) for at, one in zip(places, answered, strict=True)}
+        came = await fetched_within(scope, lambda: self._fetch(incoming, items))
+        try:
+            answered = [] if came is None else _read(came, len(items))[1]
+        except NotPlainJson:
+            answered = []
+        return {at: _texts(answered[place].value) if answered else None for place, at in enumerate(places)}
 
     async def _ask_again(
         self, incoming: Incoming, planned: Sequence[_Planned], found: Sequence[Span]

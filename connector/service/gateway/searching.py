@@ -10,12 +10,13 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
+from connector.cancelling import CancelScope
 from connector.sections import Settings
 from connector.service.admission import ClientGone, while_connected
 from connector.service.gateway.cluster_errors import GatewayError
-from connector.service.gateway.forwarding import Cluster, ClusterAnswer, ClusterRequest
+from connector.service.gateway.forwarding import Cluster, ClusterAnswer, ClusterRequest, fetched_within
 from connector.service.gateway.incoming import Incoming, Unreadable, read_incoming
-from connector.service.gateway.marking import FINAL_STATUSES, PLAIN_ANSWER, UNJOINED, marked
+from connector.service.gateway.marking import BROKEN_OFF, FINAL_STATUSES, PLAIN_ANSWER, UNJOINED, marked
 from connector.service.gateway.options import Options
 from connector.service.gateway.parsing.raw_json import NotPlainJson, decode, edited, encode
 from connector.service.gateway.parsing.search_body import (
@@ -35,6 +36,7 @@ from connector.service.gateway.windows import (
     passages_of,
     ranked_edits,
     texts_of,
+    without_texts,
 )
 from connector.service.loading import Loading
 
@@ -82,8 +84,12 @@ class Searching:
             return await while_connected(
                 request, lambda: self._rerank(request, incoming, plan, options), options.scope
             )
-        except (ClientGone, GatewayError):
+        except ClientGone:
             raise
+        except GatewayError as error:
+            if not error.is_broken_off:
+                raise
+            reason = BROKEN_OFF
         except _Refused as refused:
             reason = str(refused)
         except Exception as error:
@@ -107,8 +113,8 @@ class Searching:
         missing = None
         hidden = plan.needs_texts or brings_no_texts(answer, plan)
         if hidden and answer.hits and options.scope.remaining() > 0:
-            texts = await self._texts(incoming, asked, plan)
-            missing = "the documents' text could not be fetched" if texts is None else None
+            texts = await self._texts(incoming, asked, plan, options.scope)
+            missing = without_texts(options.scope) if texts is None else None
         own = await self._own(incoming, plan) if plan.asks_twice else None
         began = time.monotonic()
         result = None
@@ -124,18 +130,26 @@ class Searching:
         ranked = [] if result is None else [result]
         return marked(response, [mark.reranked], mark.reason, first_stage, time.monotonic() - began, ranked)
 
-    async def _texts(self, incoming: Incoming, asked: ClusterRequest, plan: Rerank) -> Texts | None:
-        """The documents of the hits; None where the cluster does not give them."""
+    async def _texts(
+        self, incoming: Incoming, asked: ClusterRequest, plan: Rerank, scope: CancelScope
+    ) -> Texts | None:
+        """The documents of the hits; None where the cluster does not give them, or not in time."""
         body = encode(texts_body(incoming.text, plan.ask, self._fields))
         headers: dict[bytes, bytes | None] = {b"content-encoding": None}
         if not incoming.request.body:
             headers |= {b"content-type": b"application/json", b"accept": b"application/json"}
         wanted = {"filter_path": "hits.hits._index,hits.hits._id,hits.hits._source"}
         query = with_parameters(only_parameters(asked.query, passed_parameters), wanted)
-        found = await self._cluster.fetch(replace(asked.with_headers(headers), method="POST", query=query, body=body))
-        if found.status != 200 or not found.is_plain:
+        found = await fetched_within(
+            scope,
+            lambda: self._cluster.fetch(replace(asked.with_headers(headers), method="POST", query=query, body=body)),
+        )
+        if found is None or found.status != 200 or not found.is_plain:
             return None
-        return texts_of(read_answer(decode(found.body)))
+        try:
+            return texts_of(read_answer(decode(found.body)))
+        except NotPlainJson:
+            return None
 
     async def _own(self, incoming: Incoming, plan: Rerank) -> _Found | None:
         """The answer to the caller's own search; None where the cluster refuses it."""

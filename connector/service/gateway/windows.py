@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from connector.cancelling import CancelScope
 from connector.documents import FirstStage, RerankResult, document_text
 from connector.heads.pins import pin_floor
 from connector.service.gateway.options import Options
@@ -15,7 +16,7 @@ from connector.service.gateway.search_plan import Rerank
 from connector.service.responses import one_line
 from connector.service.scoring import RerankJob, json_score
 
-__all__ = ["Texts", "brings_no_texts", "job_of", "passages_of", "ranked_edits", "texts_of"]
+__all__ = ["Texts", "brings_no_texts", "job_of", "passages_of", "ranked_edits", "texts_of", "without_texts"]
 
 Texts = Mapping[tuple[Any, Any], Mapping[str, Any]]
 
@@ -24,6 +25,11 @@ def texts_of(answer: SearchAnswer) -> Texts:
     """The documents in an answer, by what tells hits apart."""
     sources = [hit.value.get("_source") for hit in answer.hits]
     return {key: source for key, source in zip(answer.keys(), sources, strict=True) if isinstance(source, Mapping)}
+
+
+def without_texts(scope: CancelScope) -> str:
+    """Why hits keep their places where their documents did not come."""
+    return scope.reason or "the documents' text could not be fetched"
 
 
 def brings_no_texts(answer: SearchAnswer, plan: Rerank) -> bool:

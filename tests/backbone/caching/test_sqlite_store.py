@@ -65,6 +65,22 @@ def test_what_was_put_is_there_after_a_restart(path: Path) -> None:
         assert store.get(key(1)) is None and store.entries() == 1
 
 
+def test_a_clock_that_is_set_back_does_not_make_the_newest_the_first_to_go(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(PassageStore(path, 2 * MB)) as store:
+        for number in range(4):
+            store.put(key(number), data(number), 1)
+        now = time.time_ns()
+        monkeypatch.setattr(time, "time_ns", lambda: now - 3_600_000_000_000)
+        store.note_uses({key(0): time.time() - 3600})
+        for number in range(4, 20):
+            store.put(key(number), data(number), 1)
+            assert store.has(key(number))
+            store.note_uses({key(0): time.time() - 3600})
+        assert store.has(key(0)) and store.has(key(18)) and not store.has(key(1))
+
+
 def test_the_file_stays_within_its_bound_and_the_least_recently_used_go_first(path: Path) -> None:
     with closing(PassageStore(path, 3 * MB)) as store:
         evicted = 0

@@ -14,9 +14,9 @@ from connector.sections import Settings
 from tests.evaluation.answering.judged import judged, report_of
 
 
-def found(row: str = "routed+first-stage") -> Evaluation:
+def found(row: str = "routed+first-stage", won: int = 12) -> Evaluation:
     collection, windows = judged(20)
-    report, ranked = report_of(collection, {(row, "pool"): (12, 4)})
+    report, ranked = report_of(collection, {(row, "pool"): (won, 4)})
     return Evaluation(report, tuple(ranked), collection, windows, Settings())
 
 

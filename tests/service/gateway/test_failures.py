@@ -16,7 +16,8 @@ from connector.documents import FirstStage, RerankResult
 from connector.errors import SettingsError
 from connector.service.app import create_app
 from connector.service.gateway import searching
-from connector.service.gateway.marking import UNJOINED
+from connector.service.gateway.marking import BROKEN_OFF, UNJOINED
+from tests.campaign.faulty_proxy import faulty_proxy
 from tests.service.gateway.conftest import GatewayFactory, gateway_settings
 from tests.service.gateway.fake_cluster import FakeCluster, hit
 from tests.service.live import serving
@@ -225,6 +226,66 @@ def test_no_cluster(make_client: Callable[..., TestClient], path: str) -> None:
     assert answer.status_code == answer.json()["status"] == 502
     assert answer.json()["error"]["root_cause"][0]["type"] == "connect_exception"
     assert url in answer.json()["error"]["reason"]
+
+
+TRICKLE = "answers a byte at a time"
+
+
+@pytest.mark.parametrize("fault", ["accepts and never answers", TRICKLE, "cut JSON"])
+@pytest.mark.parametrize("many", [False, True])
+def test_what_only_the_gateway_asks_for_may_fail(
+    make_client: Callable[..., TestClient], cluster: FakeCluster, fault: str, many: bool
+) -> None:
+    with faulty_proxy(cluster.url) as proxy:
+        client = make_client(settings=gateway_settings(proxy.url, {"engine.timeout_ms": 300}))
+        proxy.begin(fault, frozenset({1}))
+        cluster.hits = [hit(at, 9 - at) for at in range(6)]
+        # That the hits come without their documents shows in the answer only.
+        body = {**CATS, "from": 1, "size": 2}
+        if many:
+            answer = client.post("/books/_msearch", content=f"{{}}\n{json.dumps(body)}\n", headers=JSON)
+        else:
+            answer = client.post("/books/_search", json=body)
+    assert proxy.faulted == 1
+    found = answer.json()["responses"][0] if many else answer.json()
+    assert answer.status_code == 200 and [one["_id"] for one in found["hits"]["hits"]] == ["1", "2"]
+    assert answer.headers["X-Rerank-Reason"] == "the documents' text could not be fetched"
+
+
+def test_documents_that_come_after_the_deadline(make_client: Callable[..., TestClient], cluster: FakeCluster) -> None:
+    with faulty_proxy(cluster.url) as proxy:
+        client = make_client(settings=gateway_settings(proxy.url))
+        proxy.begin("accepts and never answers", frozenset({1}))
+        headers = {"X-Rerank-Deadline-Ms": "300"}
+        answer = client.post("/books/_search?from=1&size=2", json={**CATS, "_source": False}, headers=headers)
+    # engine.timeout_ms is 10 seconds.
+    check_first_stage(answer, "deadline")
+
+
+@pytest.mark.parametrize("fault", ["resets in the middle of an answer", "TLS where none is spoken"])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_window_that_breaks_off_does_not_take_the_search_with_it(
+    make_client: Callable[..., TestClient], cluster: FakeCluster, fault: str, many: bool
+) -> None:
+    with faulty_proxy(cluster.url) as proxy:
+        client = make_client(settings=gateway_settings(proxy.url))
+        proxy.begin(fault, frozenset({0}))
+        body = {**CATS, "from": 1, "size": 2}
+        if many:
+            answer = client.post("/books/_msearch", content=f"{{}}\n{json.dumps(body)}\n", headers=JSON)
+        else:
+            answer = client.post("/books/_search", json=body)
+    found = answer.json()["responses"][0] if many else answer.json()
+    assert answer.headers["X-Rerank-Reason"] == BROKEN_OFF
+    assert [one["_id"] for one in found["hits"]["hits"]] == ["1", "2"]
+
+
+def test_a_cluster_that_never_ends_its_answer(make_client: Callable[..., TestClient], cluster: FakeCluster) -> None:
+    with faulty_proxy(cluster.url) as proxy:
+        client = make_client(settings=gateway_settings(proxy.url, {"engine.timeout_ms": 300}))
+        proxy.begin(TRICKLE)
+        answer = client.post("/books/_search", json=CATS)
+    assert answer.status_code == 504 and answer.json()["error"]["type"] == "timeout_exception"
 
 
 @pytest.mark.parametrize("path", ["/books/_search", "/books/_mapping"])
