@@ -16,10 +16,6 @@ _WINDOWS = (5, 10, 20, 50, 100)
 _LONGEST_QUERY = 10_000
 
 
-class WrongAddress(Exception):
-    """A parameter has a value that it cannot have; the message names it and the cure."""
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One look at the page.
@@ -35,6 +31,19 @@ class Asked:
     mode: Mode | None
 
 
+class WrongAddress(Exception):
+    """A parameter has a value that it cannot have.
+
+    Args:
+        message: names it and the cure.
+        rest: what the other parameters ask for, with the default in its place.
+    """
+
+    def __init__(self, message: str, rest: Asked) -> None:
+        super().__init__(message)
+        self.rest = rest
+
+
 def read_address(given: QueryParams, settings: Settings) -> Asked:
     """What an address asks for; of a parameter that comes twice, the last counts.
 
@@ -43,16 +52,20 @@ def read_address(given: QueryParams, settings: Settings) -> Asked:
     """
     most = _most(settings)
     query = " ".join(given.get("q", "").split())
-    if len(query) > _LONGEST_QUERY:
-        raise WrongAddress(f"q has {len(query):,} characters; give at most {_LONGEST_QUERY:,}")
-    window = given.get("window") or str(min(settings.rerank.window, most))
-    if not (window.isascii() and window.isdecimal() and len(window) < 6 and 1 <= int(window) <= most):
-        raise WrongAddress(f"window is '{window[:40]}'; give a whole number from 1 to {most}")
+    default = min(settings.rerank.window, most)
+    window = given.get("window") or str(default)
+    is_window = window.isascii() and window.isdecimal() and len(window) < 6 and 1 <= int(window) <= most
     mode = given.get("mode") or None
     chosen = next((known for known in MODES if known == mode), None)
+    # What was typed stays, to be mended: a query that is too long, too.
+    asked = Asked(query, int(window) if is_window else default, chosen)
+    if len(query) > _LONGEST_QUERY:
+        raise WrongAddress(f"q has {len(query):,} characters; give at most {_LONGEST_QUERY:,}", asked)
+    if not is_window:
+        raise WrongAddress(f"window is '{window[:40]}'; give a whole number from 1 to {most}", asked)
     if mode is not None and chosen is None:
-        raise WrongAddress(f"mode is '{mode[:40]}'; give {', '.join(MODES)}, or leave it out")
-    return Asked(query, int(window), chosen)
+        raise WrongAddress(f"mode is '{mode[:40]}'; give {', '.join(MODES)}, or leave it out", asked)
+    return asked
 
 
 def windows(settings: Settings, chosen: int) -> list[int]:

@@ -44,12 +44,15 @@ class _Page:
         self._closed = closed_because(settings)
 
     async def answer(self, request: Request) -> Response:
-        if self._closed is not None:
-            return self._page(self._asked_nothing(), notice=self._closed, status=403)
+        told: str | None = None
         try:
             asked = read_address(request.query_params, self._settings)
         except WrongAddress as wrong:
-            return self._page(self._asked_nothing(), notice=f"{wrong}.", status=400)
+            asked, told = wrong.rest, f"{wrong}."
+        if self._closed is not None:
+            return self._page(asked, notice=self._closed, status=403)
+        if told is not None:
+            return self._page(asked, notice=told, status=400)
         if not asked.query:
             return self._page(asked)
         try:
@@ -57,9 +60,6 @@ class _Page:
         except ClientGone:
             # Nobody reads this; the status is what proxies log for it.
             return Response(status_code=499)
-
-    def _asked_nothing(self) -> Asked:
-        return Asked("", min(self._settings.rerank.window, self._settings.serve.max_documents), None)
 
     def _page(
         self, asked: Asked, found: Found | None = None, notice: str | None = None, status: int = 200

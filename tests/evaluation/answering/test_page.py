@@ -97,6 +97,18 @@ def test_nothing_comes_from_outside_and_nothing_of_a_document_is_markup() -> Non
     assert "&lt;script&gt;good" in html and "default-src &#39;none&#39;" not in html and "default-src 'none'" in html
 
 
+def test_no_document_or_query_turns_the_report_around() -> None:
+    collection, windows = judged(20)
+    collection = replace(collection, queries={query: f"\u202e{text}" for query, text in collection.queries.items()})
+    windows = {query: [replace(hit, fields={"title": "\u2067x"}) for hit in hits] for query, hits in windows.items()}
+    report, ranked = report_of(collection, ROWS)
+    verdict = verdict_of(report, SETTINGS)
+    assert verdict is not None
+    texts = Parsed(report_page(report, verdict, ranked, collection, windows, SETTINGS, 1)).texts
+    assert "\ufffd<i>query</i> q00" in texts and "\ufffdx" in texts
+    assert not {"\u202e", "\u2067"} & set("".join(texts))
+
+
 def test_what_to_set_is_a_command_where_it_is_no_default() -> None:
     collection, windows = judged(20)
     report, ranked = report_of(collection, ROWS)

@@ -175,6 +175,36 @@ def test_a_wrong_address_names_the_key_and_the_cure(make_page: PageClient, wrong
     assert answer.status_code == 400 and told in answer.text
 
 
+@pytest.mark.parametrize("options", [{}, {"serve__host": "0.0.0.0"}])
+@pytest.mark.parametrize(
+    ("given", "query", "window", "mode"),
+    [
+        ({"q": "cats", "window": "abc", "mode": "static"}, "cats", "20", "static"),
+        ({"q": "cats", "window": "7", "mode": "best"}, "cats", "7", ""),
+        ({"q": "cats " * 3000, "window": "7", "mode": "static"}, "cats " * 2999 + "cats", "7", "static"),
+    ],
+)
+def test_a_wrong_address_keeps_what_else_was_given(
+    make_page: PageClient, options: dict[str, str], given: dict[str, str], query: str, window: str, mode: str
+) -> None:
+    reranker = StandIn()
+    parsed = Parsed(make_page(reranker, **options).get("/ui", params=given).text)
+    (typed,) = [attributes["value"] for _, attributes in parsed.tags if attributes.get("id") == "q"]
+    chosen = [attributes["value"] for tag, attributes in parsed.tags if tag == "option" and "selected" in attributes]
+    assert typed == query and [*chosen, ""][:2] == [window, mode] and reranker.asked == []
+
+
+def test_no_document_turns_the_page_around(make_page: PageClient, reranker: Reranker) -> None:
+    turning = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    answer = make_page(reranker).get("/ui", params={"q": f"sleep {turning}"})
+    parsed = Parsed(answer.text)
+    # In the snippet and in the text.
+    assert parsed.text.count("\ufffdover\ufffd") == 2 and not set(turning) & set(parsed.text)
+    # A search for them is still a search for them.
+    (typed,) = [attributes["value"] for _, attributes in parsed.tags if attributes.get("id") == "q"]
+    assert typed == f"sleep {turning}"
+
+
 def test_without_a_query(make_page: PageClient) -> None:
     reranker = StandIn()
     for params in ({}, {"q": "  "}):
