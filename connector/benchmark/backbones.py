@@ -11,9 +11,12 @@ from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.backbone.runtime import Runtime
-from connector.checkpoints.pulling import obtain
+from connector.checkpoints.catalogue import CATALOGUE
+from connector.checkpoints.pulling import find_local, obtain
 from connector.checkpoints.shape import BackboneShape
+from connector.errors import BackboneError
 from connector.heads.head_sets import HeadSet
+from connector.installation import this_installation
 from connector.reranker import Reranker
 from connector.routing.opening import open_reader
 from connector.routing.selection import Routes
@@ -66,6 +69,12 @@ class SharedBackbone:
         backbone = settings.backbone.model_copy(update={"layout": "block"})
         settings = settings.model_copy(update={"cache": cache})
         reader = open_reader(settings.model_copy(update={"backbone": backbone}), progress)
+        if backbone.model in CATALOGUE and find_local(backbone.model, cache=cache.path) is None:
+            # The reader is open: ONNX graphs of the model are here.
+            raise BackboneError(
+                f"bench looks at the weights of {backbone.model} too, and only their ONNX graphs are here; "
+                f"run: {this_installation().adding('bench')}; then: rh-connector model pull {backbone.model}"
+            )
         checkpoint = obtain(backbone.model, cache=cache.path, offline=True)
         tokenizer = Tokenizer.from_folder(checkpoint.path)
         template = PromptTemplate.from_folder(checkpoint.path, tokenizer)

@@ -9,21 +9,27 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from connector.evaluation.answering.verdict import answer_of, by_how_much
 from connector.evaluation.significance import compare
 
-__all__ = ["Found", "Summary", "demo_questions", "examples", "summary_of"]
+__all__ = ["Found", "Summary", "demo_questions", "examples", "questions_file", "summary_of"]
 
 _CUTOFF = 10
 
 
+def questions_file() -> Path:
+    """The file of the questions, wherever this copy is installed; from here, if it is below."""
+    path = Path(__file__).with_name("demo_questions.toml")
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def demo_questions() -> dict[str, str]:
     """Id of the document that answers -> question, in the file's order."""
-    text = files("connector.cli").joinpath("demo_questions.toml").read_text(encoding="utf-8")
-    questions: dict[str, str] = tomllib.loads(text)["questions"]
+    questions: dict[str, str] = tomllib.loads(questions_file().read_text(encoding="utf-8"))["questions"]
     return questions
 
 

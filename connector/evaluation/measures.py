@@ -121,6 +121,15 @@ def _measure(name: str, relevant_from: int) -> Any:
     return getattr(library, "RR" if kind == "MRR" else kind)(rel=relevant_from) @ cutoff
 
 
+def check_measures() -> None:
+    """Can measures be taken here? Asked before anything is read.
+
+    Raises:
+        MissingExtraError: ir-measures is not installed.
+    """
+    _ir_measures()
+
+
 def _ir_measures() -> Any:
     try:
         import ir_measures

@@ -146,7 +146,8 @@ def listen(host: str, port: int) -> socket.socket:
         return listening
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise SettingsError(f"cannot listen on {host}:{port}: {why}; choose another with --host and --port") from None
+        mend = "choose another with --host and --port, or serve.host and serve.port"
+        raise SettingsError(f"cannot listen on {host}:{port}: {why}; {mend}") from None
 
 
 def answer_once(

@@ -257,11 +257,6 @@ def _judged_signals(
         )
     _check_sources(sources, options)
     named = _read_sources(sources, progress)
-    reader = reader_from(reader, settings)
-    folder = statistics_folder(settings.cache.path, reader)
-    merge_tables(options.merge, folder, progress)
-    layers = probe_layers(reader.runtime.shape.layers)
-    needs = Needs(groups=(), layers=layers, similarity=reader.embedder is not None)
     part, parts = options.shard
     every = [(_all_windows(source, settings, options), source.count or options.queries) for source in named]
     if options.queries_file is not None and options.qrels is not None:
@@ -272,14 +267,23 @@ def _judged_signals(
         (own, short_windows(own, count, options.seed, whole=WHOLE)[part::parts]) for own, count in taken
     ]  # fmt: skip
     used = []
-    texts: list[str] = []
     for own, short in read:
         progress.say(own.told() + (f"; {len(short)} are taken" if len(short) < len(own.windows) else ""))
         used.append(
             {"source": own.source, "drawn": own.drawn, "used": len(short), "left out": dict(own.left_out)}
         )  # fmt: skip
-        texts += unread_texts(reader, (each.searched for each in short), folder, needs, own.fields)
     queries = sum(len(short) for _, short in read)
+    if parts == 1:
+        # Before the LLM is loaded, which takes long.
+        enough(queries, options.force, progress)
+    reader = reader_from(reader, settings)
+    folder = statistics_folder(settings.cache.path, reader)
+    merge_tables(options.merge, folder, progress)
+    layers = probe_layers(reader.runtime.shape.layers)
+    needs = Needs(groups=(), layers=layers, similarity=reader.embedder is not None)
+    texts: list[str] = []
+    for own, short in read:
+        texts += unread_texts(reader, (each.searched for each in short), folder, needs, own.fields)
     if texts:
         shape = reader.runtime.shape
         # Half-precision states of each layer; the likelihoods beside them are next to nothing.
@@ -288,8 +292,6 @@ def _judged_signals(
         progress.say(reading_cost(queries, len(texts), seconds, folder, size))
     else:
         progress.say(f"{queries} train queries; what the LLM shows of all is on disk.")
-    if parts == 1:
-        enough(queries, options.force, progress)
     judged: list[JudgedWindow] = []
     for own, short in read:
         kept = Signals(needs, tuple(own.fields))

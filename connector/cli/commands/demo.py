@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from connector.cli.context import Context, pass_context
-from connector.cli.demo_questions import Found, demo_questions, examples, summary_of
+from connector.cli.demo_questions import Found, demo_questions, examples, questions_file, summary_of
 from connector.cli.hit_table import ShownHit, hit_table, passage_text, printable, shown_hits, text_console
 from connector.cli.models import Models
 from connector.cli.progress import progress
@@ -40,7 +40,7 @@ _PORT = 8080
 _COLUMN = 44
 _HONEST = (
     "Questions and right documents were chosen before any was searched, and nothing was tuned on them: "
-    "connector/cli/demo_questions.toml says how. One document is right; its near twins count as wrong."
+    "{} says how. One document is right; its near twins count as wrong."
 )
 
 
@@ -73,6 +73,11 @@ def command(context: Context, queries: tuple[str, ...], window: int, index: str,
     settings = _settings(context, window, index)
     if any(not query.strip() for query in queries):
         raise SettingsError("demo: --query is empty; give a question in plain words")
+    if serve:
+        # Before the model is loaded: is the address free?
+        from connector.service.server import listen
+
+        listen(settings.serve.host, settings.serve.port).close()
     console = Console(stderr=True, highlight=False) if context.as_json else text_console()
     seconds: dict[str, float] = {}
     with _open_index(settings, console, seconds) as engine:
@@ -142,7 +147,7 @@ def _measure(
     console.print()
     _step(console, f"{len(asked)} questions answered, {texts} hits read", seconds["questions"])
     console.print("\n".join(summary.lines), style="bold", markup=False)
-    console.print(_HONEST, markup=False)
+    console.print(_HONEST.format(questions_file()), markup=False, soft_wrap=True)
     if len(asked) < len(questions):
         console.print(f"Left out: {len(questions) - len(asked)}, whose documents this Python lacks.", markup=False)
     refused = next((answer.result.reason for answer in answers.values() if not answer.result.reranked), None)

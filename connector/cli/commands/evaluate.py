@@ -85,11 +85,13 @@ def command(
     from connector.charts import check_charts
     from connector.engines.index_names import naming_indexes
     from connector.evaluation.evaluate import EvaluateOptions, evaluate
+    from connector.evaluation.measures import check_measures
     from connector.evaluation.provenance import portable_command
 
     all_rows, ray, ray_workers = (options.pop(name) for name in ("all_rows", "ray", "ray_workers"))
     places = _Places(out, per_query, runs, report, len(folders) > 1)
     places.check(folders)
+    check_measures()
     if report is not None:
         check_charts()
     settings = context.settings(rerank__window=window, backbone__layout=layout, backbone__model=model)

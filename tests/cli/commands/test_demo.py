@@ -146,6 +146,17 @@ def test_all_questions_with_other_settings(
         assert query["place_after"] == (ids.index(query["right"]) + 1 if query["right"] in ids else None)
 
 
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+        port = f"serve.port={taken.getsockname()[1]}"
+        # Without models: loading one would fail.
+        main(["--set", f"cache.path={cache / 'none'}", "--set", port, "demo", "--serve"], Context())
+    assert ended.value.code == 2 and "or serve.host and serve.port" in capsys.readouterr().err
+    assert not (cache / "none").exists()
+
+
 def test_empty_question(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--query", " ") == 2
     assert capsys.readouterr().err == "Error: demo: --query is empty; give a question in plain words\n"
