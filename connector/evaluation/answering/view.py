@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from connector.documents import Hit, document_text
 from connector.evaluation.answering.meaning import meaning, to_set
-from connector.evaluation.answering.verdict import Verdict, assigned
+from connector.evaluation.answering.verdict import Verdict
 from connector.evaluation.collections import Collection
 from connector.evaluation.measures import MEASURES
 from connector.evaluation.report import FIRST_STAGE, Report, System
@@ -75,13 +75,13 @@ class ShownRow:
     Attributes:
         system: the row.
         what: in words.
-        settings: what gives it, on one line; None: no setting.
+        settings: what gives it, as ``key=value``; empty: the defaults do; None: no setting.
         is_judged: the verdict is about it.
     """
 
     system: System
     what: str
-    settings: str | None
+    settings: tuple[str, ...] | None
     is_judged: bool
 
 
@@ -142,7 +142,11 @@ def shown_rows(report: Report, verdict: Verdict, settings: Settings) -> tuple[Sh
     rows = []
     for own in report.systems:
         told = meaning(own, report, settings)
-        given = None if told.settings is None else assigned(to_set(told, settings))
+        given = (
+            None
+            if told.settings is None
+            else tuple(f"{key}={value}" for key, value in to_set(told, settings).items())
+        )
         rows.append(ShownRow(own, told.what, given, own is verdict.system))
     return tuple(rows)
 
