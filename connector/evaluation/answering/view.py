@@ -21,6 +21,8 @@ __all__ = [
     "ShownRow",
     "WindowSize",
     "changes",
+    "one_window",
+    "recall",
     "shown_rows",
     "window_sizes",
 ]
@@ -105,6 +107,37 @@ def window_sizes(verdict: Verdict, ranked: Sequence[Ranked]) -> tuple[WindowSize
     own = next(each for each in ranked if each.system.label() == verdict.system.label())
     first = verdict.system.measures[MEASURES[0]] - verdict.comparison.difference
     return tuple(WindowSize(hits, value, value - first) for hits, value in own.by_window.items())
+
+
+def one_window(report: Report, windows: Mapping[str, Sequence[Hit]]) -> str:
+    """Why ``window_sizes`` tells of none that is smaller, and what would."""
+    if report.provenance.layout != "solo":
+        return (
+            f"Measure again with another --window: in the layout {report.provenance.layout} a document's score depends "
+            "on its window, so one measurement shows one. In the layout solo it would show smaller ones, too."
+        )
+    most = _most_hits(windows)
+    hits = f"{most} hit{'' if most == 1 else 's'}"
+    if most < report.window:
+        return f"No query has more than {hits} here: too few for smaller windows."
+    return f"A window of {hits} is too small to hold smaller ones. Measure again with a greater --window."
+
+
+def recall(report: Report, windows: Mapping[str, Sequence[Hit]]) -> str | None:
+    """What of the relevant documents is in the window, and what would bring more; None: an older report."""
+    if report.recall is None:
+        return None
+    if report.recall >= 1:
+        return "All relevant documents are among these hits: a larger window cannot hold more of them."
+    # Rounded up, nearly all would be all.
+    share = f"{min(100 * report.recall, 99):.0f} % of the relevant documents are among these hits."
+    if _most_hits(windows) < report.window:
+        return f"{share} A larger window cannot hold more: no query has so many hits. Reranking cannot, either."
+    return f"{share} A larger window can hold more; reranking alone cannot."
+
+
+def _most_hits(windows: Mapping[str, Sequence[Hit]]) -> int:
+    return max(map(len, windows.values()), default=0)
 
 
 def changes(
