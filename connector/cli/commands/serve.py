@@ -57,15 +57,22 @@ def _get(models: Models, settings: Settings, path: str) -> None:
 
 def _warnings(settings: Settings) -> Iterator[str]:
     """What whoever starts the service should know before others reach it."""
-    from connector.service.page.access import is_loopback
+    from connector.service.page.access import closed_because, is_loopback
 
     serve = settings.serve
     if serve.api_keys:
         return
     if "api_keys" in serve.model_fields_set:
         yield "serve.api_keys is set and holds no key: everybody is let in; give a key, or leave it out"
-    if not is_loopback(serve.host):
-        yield (
-            f"{serve.host} is reachable from other machines and serve.api_keys is empty: everybody who reaches it "
-            "can read what the cluster's credentials can read; set serve.api_keys, or serve.host to 127.0.0.1"
-        )
+    if is_loopback(serve.host):
+        return
+    if settings.has_gateway:
+        may = "can read what this service can read in the cluster"
+    elif closed_because(settings) is None:
+        may = f"can read the index {settings.engine.index} on the page, and make the model work"
+    else:
+        may = "can make the model work"
+    yield (
+        f"{serve.host} is reachable from other machines and serve.api_keys is empty: everybody who reaches it "
+        f"{may}; set serve.api_keys, or serve.host to 127.0.0.1"
+    )

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from connector.documents import Hit, clean_text
 from connector.evaluation.answering.charts import changes_chart, rows_chart, windows_chart
 from connector.evaluation.answering.verdict import Verdict, assigned
-from connector.evaluation.answering.view import MOST_HITS, changes, shown_rows, window_sizes
+from connector.evaluation.answering.view import MOST_HITS, changes, one_window, recall, shown_rows, window_sizes
 from connector.evaluation.collections import Collection
 from connector.evaluation.measures import MEASURES
 from connector.evaluation.report import FIRST_STAGE, Report
@@ -56,10 +56,12 @@ def report_page(
             measures=MEASURES,
             won=changes(verdict.won, verdict, ranked, collection, windows),
             lost=changes(verdict.lost, verdict, ranked, collection, windows),
-            changes_chart=Markup(changes_chart(verdict, report)),
+            changes_chart=Markup(changes_chart(verdict, report)) if verdict.won or verdict.lost else None,
             rows_chart=Markup(rows_chart(report, verdict)),
             windows_chart=Markup(windows_chart(sizes)) if len(sizes) > 1 else None,
+            one_window=one_window(report, windows),
             sizes=sizes,
+            recall=recall(report, windows),
             rows=shown_rows(report, verdict, settings),
             to_set=None if verdict.settings is None else assigned(verdict.settings),
             options=" ".join(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from connector.documents import Hit, document_text
 from connector.evaluation.answering.meaning import meaning, to_set
-from connector.evaluation.answering.verdict import Verdict, assigned
+from connector.evaluation.answering.verdict import Verdict
 from connector.evaluation.collections import Collection
 from connector.evaluation.measures import MEASURES
 from connector.evaluation.report import FIRST_STAGE, Report, System
@@ -21,6 +21,8 @@ __all__ = [
     "ShownRow",
     "WindowSize",
     "changes",
+    "one_window",
+    "recall",
     "shown_rows",
     "window_sizes",
 ]
@@ -75,13 +77,13 @@ class ShownRow:
     Attributes:
         system: the row.
         what: in words.
-        settings: what gives it, on one line; None: no setting.
+        settings: what gives it, as ``key=value``; empty: the defaults do; None: no setting.
         is_judged: the verdict is about it.
     """
 
     system: System
     what: str
-    settings: str | None
+    settings: tuple[str, ...] | None
     is_judged: bool
 
 
@@ -105,6 +107,37 @@ def window_sizes(verdict: Verdict, ranked: Sequence[Ranked]) -> tuple[WindowSize
     own = next(each for each in ranked if each.system.label() == verdict.system.label())
     first = verdict.system.measures[MEASURES[0]] - verdict.comparison.difference
     return tuple(WindowSize(hits, value, value - first) for hits, value in own.by_window.items())
+
+
+def one_window(report: Report, windows: Mapping[str, Sequence[Hit]]) -> str:
+    """Why ``window_sizes`` tells of none that is smaller, and what would."""
+    if report.provenance.layout != "solo":
+        return (
+            f"Measure again with another --window: in the layout {report.provenance.layout} a document's score depends "
+            "on its window, so one measurement shows one. In the layout solo it would show smaller ones, too."
+        )
+    most = _most_hits(windows)
+    hits = f"{most} hit{'' if most == 1 else 's'}"
+    if most < report.window:
+        return f"No query has more than {hits} here: too few for smaller windows."
+    return f"A window of {hits} is too small to hold smaller ones. Measure again with a greater --window."
+
+
+def recall(report: Report, windows: Mapping[str, Sequence[Hit]]) -> str | None:
+    """What of the relevant documents is in the window, and what would bring more; None: an older report."""
+    if report.recall is None:
+        return None
+    if report.recall >= 1:
+        return "All relevant documents are among these hits: a larger window cannot hold more of them."
+    # Rounded up, nearly all would be all.
+    share = f"{min(100 * report.recall, 99):.0f} % of the relevant documents are among these hits."
+    if _most_hits(windows) < report.window:
+        return f"{share} A larger window cannot hold more: no query has so many hits. Reranking cannot, either."
+    return f"{share} A larger window can hold more; reranking alone cannot."
+
+
+def _most_hits(windows: Mapping[str, Sequence[Hit]]) -> int:
+    return max(map(len, windows.values()), default=0)
 
 
 def changes(
@@ -142,7 +175,11 @@ def shown_rows(report: Report, verdict: Verdict, settings: Settings) -> tuple[Sh
     rows = []
     for own in report.systems:
         told = meaning(own, report, settings)
-        given = None if told.settings is None else assigned(to_set(told, settings))
+        given = (
+            None
+            if told.settings is None
+            else tuple(f"{key}={value}" for key, value in to_set(told, settings).items())
+        )
         rows.append(ShownRow(own, told.what, given, own is verdict.system))
     return tuple(rows)
 

@@ -64,6 +64,24 @@ def test_an_open_service_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "serve.api_keys" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "everybody who reaches it can make the model work; set"),
+        ({"serve.page": "true"}, "can read the index default on the page, and make the model work; set"),
+        ({"engine.kind": "opensearch"}, "can read what this service can read in the cluster; set"),
+        ({"engine.kind": "opensearch", "serve.gateway": "false"}, "can make the model work; set"),
+    ],
+)
+def test_the_warning_says_what_strangers_can_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, str], told: str
+) -> None:
+    given = {"backbone.model": str(tmp_path / "none"), **options}
+    words = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
+    assert run(*words, "serve", "--host", "0.0.0.0", "--port", "0") == 4
+    assert told in capsys.readouterr().err
+
+
 def call(url: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     # A proxy of the machine does not know the loopback.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from connector.studies.page_pictures import resize, take_report_picture
-from tests.browsing import DESKTOP, NEEDS_BROWSER, PHONE
+from tests.browsing import DESKTOP, NARROW, NEEDS_BROWSER, PHONE, broken_words
 from tests.evaluation.answering.test_page import page_of
 
 pytestmark = NEEDS_BROWSER
@@ -61,6 +61,17 @@ def test_a_query_opens_by_keys_with_its_lists_side_by_side(shown: Any) -> None:
 def test_on_a_phone_nothing_sticks_out(shown: Any) -> None:
     resize(shown, *PHONE)
     assert shown.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+
+
+@pytest.mark.parametrize("size", [NARROW, (1000, 800)])
+def test_no_word_is_broken_and_columns_of_words_are_wide(shown: Any, size: tuple[int, int]) -> None:
+    resize(shown, *size)
+    for closed in all_of(shown, "details"):
+        shown.execute_script("arguments[0].open = true", closed)
+    assert any(one.text == "rerank.fusion=none" for one in all_of(shown, "code"))
+    assert broken_words(shown) == []
+    assert all(cell.rect["width"] > 150 for cell in all_of(shown, "td.what"))
+    assert shown.execute_script("return document.documentElement.scrollWidth") <= size[0]
 
 
 def test_in_the_dark(shown: Any) -> None:

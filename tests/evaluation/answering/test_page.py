@@ -12,7 +12,7 @@ from connector.charts import BETTER, INK, WORSE
 from connector.evaluation.answering.charts import changes_chart, rows_chart, windows_chart
 from connector.evaluation.answering.page import report_page
 from connector.evaluation.answering.verdict import verdict_of
-from connector.evaluation.answering.view import shown_rows, window_sizes
+from connector.evaluation.answering.view import one_window, recall, shown_rows, window_sizes
 from connector.sections import Settings
 from tests.evaluation.answering.judged import judged, report_of
 
@@ -155,6 +155,49 @@ def test_charts_show_each_query_and_each_row() -> None:
     names = re.findall(r' id="([^"]+)"', html)
     assert html == page_of() and len(names) == len(set(names))
     assert [row.is_judged for row in shown_rows(report, verdict, SETTINGS)] == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("window", "share", "told"),
+    [
+        (3, 0.5, "50 % of the relevant documents are among these hits. A larger window can hold more; "),
+        (3, 0.999, "99 % of the relevant documents are among these hits. A larger window can hold more; "),
+        (20, 0.5, "50 % of the relevant documents are among these hits. A larger window cannot hold more: no query "),
+        (20, 1.0, "All relevant documents are among these hits: a larger window cannot hold more of them."),
+        (3, 1.0, "All relevant documents are among these hits: a larger window cannot hold more of them."),
+    ],
+)
+def test_what_a_larger_window_can_hold(window: int, share: float, told: str) -> None:
+    collection, windows = judged(20)
+    report, ranked = report_of(collection, ROWS)
+    report = replace(report, window=window, recall=share)
+    assert str(recall(report, windows)).startswith(told)
+    verdict = verdict_of(report, SETTINGS)
+    assert verdict is not None
+    texts = Parsed(report_page(report, verdict, ranked, collection, windows, SETTINGS, 1)).texts
+    assert recall(report, windows) in texts and recall(replace(report, recall=None), windows) is None
+
+
+@pytest.mark.parametrize(
+    ("layout", "window", "told"),
+    [
+        ("block", 20, "Measure again with another --window: in the layout block a document's score depends on"),
+        ("solo", 20, "No query has more than 3 hits here: too few for smaller windows."),
+        ("solo", 3, "A window of 3 hits is too small to hold smaller ones. Measure again with a greater --window."),
+    ],
+)
+def test_why_no_smaller_window_is_shown(layout: str, window: int, told: str) -> None:
+    collection, windows = judged(20)
+    report, _ = report_of(collection, ROWS)
+    report = replace(report, window=window, provenance=replace(report.provenance, layout=layout))
+    assert one_window(report, windows).startswith(told)
+
+
+def test_where_no_query_changed_there_is_no_empty_diagram() -> None:
+    equal = page_of(rows={("routed+first-stage", "pool"): (0, 0)})
+    assert "No query changed: each has the same nDCG@10" in equal and "A bar a query" not in equal
+    assert equal.count("<svg") == 1 and page_of().count("<svg") == 2
+    assert "No query changed" not in page_of(rows={("routed+first-stage", "pool"): (0, 1)})
 
 
 def test_smaller_windows_are_shown_where_they_are_known() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from connector.reranker import Reranker
 from connector.studies.page_pictures import resize, take_pictures
-from tests.browsing import DESKTOP, NEEDS_BROWSER, PHONE
+from tests.browsing import DESKTOP, NARROW, NEEDS_BROWSER, PHONE, broken_words
 from tests.service.live import serving
 from tests.service.page.conftest import QUERY, settings_of
 from tests.service.waiting import wait_until
@@ -127,6 +127,28 @@ def test_a_phone_shows_one_list_at_a_time_and_nothing_sticks_out(look: Callable[
     assert seen(driver, ".before h3") and not seen(driver, ".after h3")
     one(driver, ".before .badge").click()
     assert seen(driver, ".after h3") and not seen(driver, ".before h3")
+    assert complaints(driver) == []
+
+
+def test_a_narrow_phone_breaks_no_word_and_cuts_no_choice(look: Callable[..., Any]) -> None:
+    driver = look(size=NARROW)
+    for summary in all_of(driver, ".after summary"):
+        driver.execute_script("arguments[0].click()", summary)
+    assert seen(driver, ".sum th").count("starting point") == len(all_of(driver, ".after .hit"))
+    assert broken_words(driver) == []
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= NARROW[0]
+    # The tables show all they hold without being pushed.
+    assert driver.execute_script(
+        "return [...document.querySelectorAll('.scroll')].every((each) => each.scrollWidth <= each.clientWidth)"
+    )
+    # As wide as it would be with all the room that it wants.
+    wanted = driver.execute_script(
+        "return [...document.querySelectorAll('select')].map((each) => {"
+        "const alone = each.cloneNode(true); alone.style.cssText = 'position: absolute; width: max-content';"
+        "each.parentElement.append(alone); const wide = alone.offsetWidth; alone.remove();"
+        "return [each.offsetWidth, wide]; })"
+    )
+    assert len(wanted) == 2 and all(given >= wide for given, wide in wanted)
     assert complaints(driver) == []
 
 
