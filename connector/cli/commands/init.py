@@ -108,6 +108,7 @@ def _reached(context: Context, given: Settings, url: str | None, kind: str | Non
     if kind is None and given.engine.kind in CLUSTER_KINDS:
         kind = given.engine.kind
     from connector.engines.cluster.connect import connect
+    from connector.engines.cluster.connection import NoCluster
 
     first: EngineError | MissingExtraError | None = None
     for tried in (kind,) if kind else CLUSTER_KINDS:
@@ -120,8 +121,9 @@ def _reached(context: Context, given: Settings, url: str | None, kind: str | Non
                 click.echo(f"{connection.url}: {connection.version}", err=True)
             return settings
         except (EngineError, MissingExtraError) as error:
-            # The other kind is tried; if that is none either, the first one's words count, unless they are that.
-            if first is None or "is no " in str(first):
+            # The other kind is tried; if that is none either, the first one's words count, unless they are that. No
+            # client need be installed for what is no cluster.
+            if first is None or "is no " in str(first) or isinstance(error, NoCluster):
                 first = error
     assert first is not None
     raise first

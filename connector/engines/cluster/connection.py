@@ -15,8 +15,11 @@ __all__ = [
     "ClusterError",
     "Connection",
     "MissingIndex",
+    "NoCluster",
     "ServerVersion",
     "certificate_options",
+    "is_of_another_service",
+    "product_of",
     "reason_of",
 ]
 
@@ -43,6 +46,22 @@ class ClusterError(EngineError):
     def is_temporary(self) -> bool:
         """The same request may be taken later."""
         return self.status is None or self.status in (429, 502, 503, 504)
+
+
+class NoCluster(ClusterError):
+    """Another service answers at the cluster's URL."""
+
+    def __init__(self, url: str, status: int | None = None, body: Any = None) -> None:
+        super().__init__(
+            f"{url} is neither OpenSearch nor Elasticsearch, another service answers there; set engine.url (of init: "
+            "--url) to the cluster's address, or engine.kind to embedded",
+            status,
+            body,
+        )
+
+    @property
+    def is_temporary(self) -> bool:
+        return False
 
 
 class MissingIndex(ClusterError, MissingIndexError):
@@ -134,6 +153,21 @@ class Connection(Protocol):
     def close(self) -> None:
         """Give back connections."""
         ...
+
+
+def product_of(about: Any) -> ClusterKind | None:
+    """Which product answers ``GET /`` so; None: neither."""
+    version = about.get("version") if isinstance(about, Mapping) else None
+    if not isinstance(version, Mapping) or "number" not in version:
+        return None
+    if version.get("distribution") == "opensearch":
+        return "opensearch"
+    return "elasticsearch" if "tagline" in about or "build_flavor" in version else None
+
+
+def is_of_another_service(error: ClusterError) -> bool:
+    """Whether no cluster fails at ``GET /`` like this: not there, somewhere else, or no JSON."""
+    return error.status in (301, 302, 303, 307, 308, 404, 405) or "did not answer with JSON" in str(error)
 
 
 def reason_of(body: Any) -> str:

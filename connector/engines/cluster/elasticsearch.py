@@ -13,8 +13,11 @@ from elasticsearch import Elasticsearch
 from connector.engines.cluster.connection import (
     DEFAULT_URL,
     ClusterError,
+    NoCluster,
     ServerVersion,
     certificate_options,
+    is_of_another_service,
+    product_of,
     reason_of,
 )
 from connector.engines.cluster.patience import Patience, parsed
@@ -63,13 +66,23 @@ class ElasticsearchConnection:
             number = about.get("version", {}).get("number") if isinstance(about, Mapping) else None
         except ClusterError as error:
             if error.status != 405:
+                if is_of_another_service(error):
+                    raise NoCluster(self.url, error.status, error.body) from None
                 raise
-            # A node without the rest-root module answers this instead.
-            nodes = self.request("GET", "/_nodes", params={"filter_path": "nodes.*.version"})["nodes"]
-            number = min(node["version"] for node in nodes.values())
+            number = self._lowest_of_nodes()
         version = ServerVersion.parse(str(number), "elasticsearch")
         version.check()
         return version
+
+    def _lowest_of_nodes(self) -> str:
+        """What a node without the rest-root module tells instead."""
+        try:
+            nodes = self.request("GET", "/_nodes", params={"filter_path": "nodes.*.version"})["nodes"]
+        except ClusterError as error:
+            if is_of_another_service(error):
+                raise NoCluster(self.url, error.status, error.body) from None
+            raise
+        return min(str(node["version"]) for node in nodes.values())
 
     def request(
         self,
@@ -101,16 +114,20 @@ class ElasticsearchConnection:
             return self._client.perform_request(
                 method, path, params=dict(params or {}), headers=dict(headers), body=body
             ).body
-        except client.UnsupportedProductError:
+        except client.UnsupportedProductError as error:
+            if path == "/" and product_of(error.body) is None:
+                raise NoCluster(self.url, body=error.body) from None
             raise ClusterError(
                 f"{self.url} is no Elasticsearch; for OpenSearch set engine.kind to opensearch"
             ) from None
         except client.ConnectionTimeout:
             raise ClusterError(f"{self.url} did not answer in time; raise engine.timeout_ms or look at it") from None
+        except client.SerializationError:
+            raise ClusterError(
+                f"{self.url}{path} did not answer with JSON of a cluster; check engine.url, and what stands before it"
+            ) from None
         except (client.ConnectionError, client.TransportError) as error:
             raise ClusterError(f"cannot reach {self.url}: {reason_of(error.message)}; check engine.url") from None
-        except client.SerializationError as error:
-            raise ClusterError(f"{self.url}{path} did not answer with JSON: {reason_of(error)}") from None
         except client.ApiError as error:
             said = reason_of(error.body)
             if "media_type_header_exception" in str(error.body) or "Accept version must be either" in said:

@@ -13,8 +13,11 @@ from opensearchpy import exceptions as failures
 from connector.engines.cluster.connection import (
     DEFAULT_URL,
     ClusterError,
+    NoCluster,
     ServerVersion,
     certificate_options,
+    is_of_another_service,
+    product_of,
     reason_of,
 )
 from connector.engines.cluster.patience import Patience, parsed
@@ -59,11 +62,18 @@ class OpenSearchConnection:
     @cached_property
     def version(self) -> ServerVersion:
         """See ``Connection.version``."""
-        about = self.request("GET", "/")
-        found = about.get("version", {}) if isinstance(about, Mapping) else {}
-        if found.get("distribution") != "opensearch":
+        try:
+            about = self.request("GET", "/")
+        except ClusterError as error:
+            if is_of_another_service(error):
+                raise NoCluster(self.url, error.status, error.body) from None
+            raise
+        product = product_of(about)
+        if product is None:
+            raise NoCluster(self.url)
+        if product != "opensearch":
             raise ClusterError(f"{self.url} is no OpenSearch; for Elasticsearch set engine.kind to elasticsearch")
-        version = ServerVersion.parse(str(found.get("number")), "opensearch")
+        version = ServerVersion.parse(str(about["version"]["number"]), "opensearch")
         version.check()
         return version
 
@@ -102,8 +112,11 @@ class OpenSearchConnection:
             status = error.status_code if isinstance(error.status_code, int) else None
             said = reason_of(error.info or error.error)
             raise ClusterError(f"{self.url}{path} answered {status}: {said}", status, error.info) from None
-        except failures.SerializationError as error:
-            raise ClusterError(f"{self.url}{path} did not answer with JSON: {reason_of(error)}") from None
+        except (failures.SerializationError, AttributeError):
+            # The client stumbles over errors that are JSON and no object.
+            raise ClusterError(
+                f"{self.url}{path} did not answer with JSON of a cluster; check engine.url, and what stands before it"
+            ) from None
         return answer
 
 

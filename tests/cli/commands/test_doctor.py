@@ -24,6 +24,7 @@ from connector.settings import load_settings
 from connector.writeback.opensearch import OpenSearchPipeline
 from connector.writeback.search_pipeline import TRUSTED, PipelinePlan
 from tests.embedding.tiny_model import save_embedder
+from tests.engines.cluster.other_services import ANSWERS, other_service
 from tests.loaded_models import LoadedModels
 from tests.nodes.process import Node
 from tests.service.live import serving
@@ -219,6 +220,14 @@ def test_unreachable(kind: str, unused_port: int, doctor: Callable[..., tuple[in
     assert code == 3 and "start the cluster" in rows["cluster"]["mend"] and list(rows)[-1] == "cluster"
     code, rows = doctor({**base, "engine.url": "http://no-such-host.invalid:9200"})
     assert code == 3 and "host name" in rows["cluster"]["mend"]
+
+
+@pytest.mark.parametrize("kind", ["opensearch", "elasticsearch"])
+def test_another_service_at_the_url(kind: str, doctor: Callable[..., tuple[int, Rows]]) -> None:
+    with other_service(*ANSWERS["a page"]) as url:
+        code, rows = doctor({"engine.kind": kind, "engine.url": url})
+    assert code == 3 and "neither OpenSearch nor Elasticsearch" in rows["cluster"]["seen"]
+    assert rows["cluster"]["mend"].startswith("set engine.url (of init: --url)") and "index" not in rows
 
 
 @pytest.mark.parametrize("kind", ["opensearch", "elasticsearch"])

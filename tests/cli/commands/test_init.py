@@ -25,6 +25,7 @@ from connector.engines.open_engine import open_engine
 from connector.errors import DataError, EngineError, SettingsError
 from connector.settings import load_settings
 from tests.engines.cluster.cluster_double import doubling
+from tests.engines.cluster.other_services import ANSWERS, other_service
 from tests.nodes.process import Node
 
 TEXTS = [Document("1", {"title": "Cats", "text": "Adult cats sleep"}), Document("2", {"title": "Rust", "text": "x"})]
@@ -135,6 +136,14 @@ def test_without_a_terminal_several_indexes_are_named_and_nothing_is_asked(tmp_p
 
 def test_nobody_at_the_url(tmp_path: Path) -> None:
     assert "cannot reach http://127.0.0.1:9" in refused(tmp_path, "--url", "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("kind", [(), ("--kind", "opensearch"), ("--kind", "elasticsearch")])
+@pytest.mark.parametrize("answer", ["a page", "not found", "an object"])
+def test_another_service_at_the_url(tmp_path: Path, kind: tuple[str, ...], answer: str) -> None:
+    with other_service(*ANSWERS[answer]) as url:
+        said = refused(tmp_path, "--url", url, *kind)
+    assert said.startswith(f"{url} is neither OpenSearch nor Elasticsearch") and "(of init: --url)" in said
 
 
 @pytest.mark.parametrize("product", ["opensearch", "elasticsearch"])

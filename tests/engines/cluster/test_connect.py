@@ -20,6 +20,7 @@ from connector.engines.open_engine import open_engine
 from connector.errors import EngineError
 from connector.settings import load_settings
 from tests.engines.cluster.cluster_double import ClusterDouble, counted, doubling
+from tests.engines.cluster.other_services import ANSWERS, other_service
 from tests.nodes.fixtures import running
 
 GOOD = {"opensearch": "2.19.1", "elasticsearch": "9.1.0"}
@@ -85,6 +86,19 @@ def test_requests_to_aws_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_server_is_told(product: str, kind: str, version: str, words: str) -> None:
     with doubling(product, version) as double, pytest.raises(ClusterError, match=words):
         engine_of(double, kind=kind).count()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_what_is_no_cluster_is_told_at_once(kind: str, answer: str) -> None:
+    with other_service(*ANSWERS[answer]) as url:
+        # It would be asked again for an hour, were it taken for a cluster that is busy.
+        given = {"engine.kind": kind, "engine.url": url, "engine.retry_ms": 3_600_000}
+        with open_engine(load_settings("/dev/null", given, {})) as engine, pytest.raises(ClusterError) as refused:
+            engine.search("cats", 3)
+    said = str(refused.value)
+    assert said.startswith(f"{url} is neither OpenSearch nor Elasticsearch") and "; set engine.url" in said
+    assert "\n" not in said and "<" not in said
 
 
 @pytest.mark.slow
