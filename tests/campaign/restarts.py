@@ -71,12 +71,13 @@ def _killed(
     command = [sys.executable, "-c", "from connector.cli import main; main()", "serve"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     answers = 0
+    assert process.stdout is not None
+    reading = Thread(target=process.stdout.read, daemon=True)
     try:
-        assert process.stdout is not None
         url = next((word for line in process.stdout for word in line.split() if word.startswith("http://")), None)
         if url is None:
             return "it did not start again", 0
-        Thread(target=process.stdout.read, daemon=True).start()
+        reading.start()
         with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
             until = time.monotonic() + _START_S
             while client.get("/ready").status_code != 200:
@@ -103,6 +104,9 @@ def _killed(
     finally:
         process.kill()
         process.wait()
+        if reading.ident is not None:
+            reading.join()
+        process.stdout.close()
     return None, answers
 
 

@@ -20,7 +20,7 @@ search that failed, data that was acknowledged and is gone, damage that nobody s
 Each part is a command in a checkout: `python -m tests.campaign PART`. It keeps what it finds in
 `docs/results/campaign.jsonl`; `python -m tests.campaign --page docs/reliability.md` writes this page of it.
 
-Not among them yet: load. The suite's tests try it, though not a hundred times.
+Not among them yet: load. `python -m tests.campaign.load` was run for seconds only.
 """
 
 
