@@ -11,7 +11,17 @@ import numpy as np
 from connector.errors import DataError, MissingExtraError
 from connector.evaluation.runs import Qrels
 
-__all__ = ["MEASURES", "Bin", "PerQuery", "Rankings", "calibration_error", "mean", "per_query", "reliability"]
+__all__ = [
+    "MEASURES",
+    "Bin",
+    "PerQuery",
+    "Rankings",
+    "calibration_error",
+    "check_measures",
+    "mean",
+    "per_query",
+    "reliability",
+]
 
 MEASURES = ("nDCG@10", "MRR@10")
 Rankings: TypeAlias = Mapping[str, Sequence[str]]
@@ -119,6 +129,15 @@ def _measure(name: str, relevant_from: int) -> Any:
     if kind == "nDCG":
         return library.nDCG @ cutoff
     return getattr(library, "RR" if kind == "MRR" else kind)(rel=relevant_from) @ cutoff
+
+
+def check_measures() -> None:
+    """Whether anything can be measured here: to be asked before hours of reading.
+
+    Raises:
+        MissingExtraError: ir_measures is not installed.
+    """
+    _ir_measures()
 
 
 def _ir_measures() -> Any:

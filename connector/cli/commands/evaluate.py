@@ -87,7 +87,7 @@ def command(
     from connector.evaluation.evaluate import EvaluateOptions, evaluate
     from connector.evaluation.provenance import portable_command
 
-    all_rows, ray, ray_workers = (options.pop(name) for name in ("all_rows", "ray", "ray_workers"))
+    ray, ray_workers = (options.pop(name) for name in ("ray", "ray_workers"))
     places = _Places(out, per_query, runs, report, len(folders) > 1)
     places.check(folders)
     if report is not None:
@@ -118,7 +118,7 @@ def command(
             else:
                 if places.several:
                     click.echo(f"{_name(folder)}:")
-                _print(measured, all_rows)
+                _print(measured, given.all_rows)
             if own.report is not None:
                 # Last: where no row stands for a setting there is no page, and all else is told.
                 measured.write_page(own.report)
