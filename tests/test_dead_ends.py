@@ -42,6 +42,7 @@ CLUSTER = ("engine.url=http://127.0.0.1:9", "engine.retry_ms=0", "engine.fields=
 OPENSEARCH = (*CLUSTER, "engine.kind=opensearch")
 ELASTICSEARCH = (*CLUSTER, "engine.kind=elasticsearch")
 PIPELINE = (*OPENSEARCH, "writeback.service_url=http://10.0.0.1:8080")
+VECTORS = ("engine.embedder=all-MiniLM-L6-v2", "backbone.offline=true")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -104,6 +105,11 @@ def told(done: subprocess.CompletedProcess[str], code: int) -> str:
         (f"onnx,{_LLM}", (), "model pull smollm2-135m", "onnx", "cpu"),
         (BASE, (), "train docs.jsonl:made", None, "train"),
         (BASE, (), "evaluate docs.jsonl --report r.html", None, "evaluate"),
+        ("ir_measures", (), "evaluate docs.jsonl --embedder all-MiniLM-L6-v2", "ir_measures", "evaluate"),
+        # No model is looked for before what would use it is there.
+        (BASE, VECTORS, "index docs.jsonl", "faiss", "vectors"),
+        (BASE, VECTORS, "search cats", "faiss", "vectors"),
+        ("onnxruntime", VECTORS, "index docs.jsonl", "onnxruntime", "cpu"),
     ],
 )
 def test_a_package_that_is_missing(

@@ -40,8 +40,8 @@ class ConsoleProgress:
 
     def say(self, text: str) -> None:
         """One line."""
-        # A source is no smiley: ":train:" would be a tram.
-        self._console.print(text, markup=False, emoji=False)
+        # A source is no smiley: ":train:" would be a tram. A command is copied from one line.
+        self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     def track(self, label: str, items: Iterable[T], total: int) -> Iterator[T]:
         """See ``progress``."""

@@ -84,6 +84,12 @@ class Embedder:
             DataError: there is no such model, or its files cannot be used.
             MissingExtraError: ONNX Runtime or huggingface_hub is not installed.
         """
+        # Before anything is fetched for them.
+        try:
+            import onnxruntime
+            from tokenizers import Tokenizer
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "onnxruntime", "cpu") from None
         # A settings file has no shell that does it.
         folder = Path(model).expanduser()
         recipe = next((own for name, own in KNOWN.items() if name.lower() == model.lower()), None)
@@ -99,11 +105,6 @@ class Embedder:
         if recipe is None:
             # A folder of a known model, under whatever name the folder has.
             recipe = next((own for name, own in KNOWN.items() if name.lower() in graph.stem.lower()), None)
-        try:
-            import onnxruntime
-            from tokenizers import Tokenizer
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "onnxruntime", "cpu") from None
         try:
             tokenizer = Tokenizer.from_file(str(tokenizer_file))
             session = open_session(str(graph), onnxruntime.SessionOptions(), "cpu" if device == "cpu" else "auto")

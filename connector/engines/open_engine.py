@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from pathlib import Path
 
 from connector.engines.engine import Engine
-from connector.errors import SettingsError
+from connector.errors import MissingExtraError, SettingsError
 from connector.sections import CLUSTER_KINDS, Settings
 
 __all__ = ["index_folder", "open_engine", "progress_folder"]
@@ -19,7 +20,7 @@ def open_engine(settings: Settings) -> Engine:
 
     Raises:
         EngineError: a damaged index or one of another version; credentials or certificates of no use.
-        MissingExtraError: the cluster's client is not installed.
+        MissingExtraError: the cluster's client, or what an index with vectors needs, is not installed.
         DataError: the embedding model cannot be used.
         SettingsError: ``engine.url``, ``engine.index``, ``engine.query_json`` or ``engine.embedder`` cannot be used.
     """
@@ -50,6 +51,9 @@ def open_engine(settings: Settings) -> Engine:
     folder, weights = index_folder(settings), engine.field_weights()
     if engine.embedder is None:
         return EmbeddedEngine(folder, weights, language=engine.language)
+    # Before a model is fetched for it.
+    if importlib.util.find_spec("faiss") is None:
+        raise MissingExtraError("faiss", "vectors")
     from connector.embedding.embedder import Embedder
     from connector.engines.vectors import Vectors
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from connector.backbone.open_reader import reader_from
 from connector.backbone.reader import Reader
+from connector.backbone.runtime import torch_is_installed
 from connector.documents import Hit
 from connector.embedding.embedder import Embedder
 from connector.embedding.hybrid import hybrid, similarities
@@ -21,6 +22,7 @@ from connector.evaluation.answering.evaluation import Evaluation
 from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.first_stage import first_stage, indexed_first_stage, open_collection_engine
 from connector.evaluation.judged_files import load_judged_file
+from connector.evaluation.measures import check_measures
 from connector.evaluation.progress import Progress, Quiet
 from connector.evaluation.provenance import Provenance
 from connector.evaluation.report import Report
@@ -39,6 +41,7 @@ from connector.evaluation.runs import read_run
 from connector.evaluation.timing import with_seconds
 from connector.heads.fusion import fusion_of
 from connector.heads.head_sets import StaticHeads
+from connector.installation import this_installation
 from connector.offline.gathering import HeadScores, Signals, read_by
 from connector.offline.workers import Workers
 from connector.routing.bundle import Bundle
@@ -74,6 +77,7 @@ class EvaluateOptions:
         embedder: embedding models (folders, or names of ``embedder.KNOWN``), for rows of their own.
         hybrid: the windows are ranked by first stage and embedding model together (the first one, where there are
             several) before the LLM sees them.
+        all_rows: all rows will be looked at: a note tells of those that cannot be had here.
     """
 
     limit: int | None = None
@@ -90,6 +94,7 @@ class EvaluateOptions:
     layers: int | None = None
     embedder: tuple[str, ...] = ()
     hybrid: bool = False
+    all_rows: bool = False
 
     def __post_init__(self) -> None:
         if self.hybrid and not self.embedder:
@@ -130,8 +135,10 @@ def evaluate(
         DataError: a file of the collection, a run, or judgments that cannot be used.
         BackboneError: the LLM, a router or a head set cannot be loaded, or is of something else.
         EngineError: the first stage failed.
+        MissingExtraError: ir_measures is not installed, or what a setting or option needs.
     """
     settings, options, progress = settings or Settings(), options or EvaluateOptions(), progress or Quiet()
+    check_measures()
     folder = Path(folder)
     collection = _load(folder, options)
     fields = tuple(settings.engine.field_weights()) if collection.is_indexed else ("title", "text")
@@ -226,11 +233,12 @@ class _Parts:
         cut = None if layers is None or layers >= reader.runtime.shape.layers else layers
         static, source = static_heads(settings, reader.identity, reader)
         static, notes = _within(static, cut)
-        if lacking:
-            notes.append(
-                f"no rows likelihood and all: ONNX Runtime has the first {there} layers here; for these rows install "
-                "the extra torch, and set backbone.runtime=torch"
-            )
+        if lacking and (options.all_rows or settings.router.mode == "all"):
+            note = f"no rows likelihood and all: ONNX Runtime has the first {there} layers here; for these rows set "
+            note += "backbone.runtime=torch"
+            if not torch_is_installed():
+                note += f"; torch is not installed; install it with: {this_installation().adding('torch')}"
+            notes.append(note)
         for given in (options.bundle, options.left_out):
             if given is not None and given.suffix != ".onnx":
                 raise SettingsError(f"evaluate: {given} is no router; give the .onnx file that train wrote")

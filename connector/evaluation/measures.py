@@ -11,7 +11,17 @@ import numpy as np
 from connector.errors import DataError, MissingExtraError
 from connector.evaluation.runs import Qrels
 
-__all__ = ["MEASURES", "Bin", "PerQuery", "Rankings", "calibration_error", "mean", "per_query", "reliability"]
+__all__ = [
+    "MEASURES",
+    "Bin",
+    "PerQuery",
+    "Rankings",
+    "calibration_error",
+    "check_measures",
+    "mean",
+    "per_query",
+    "reliability",
+]
 
 MEASURES = ("nDCG@10", "MRR@10")
 Rankings: TypeAlias = Mapping[str, Sequence[str]]
@@ -122,10 +132,10 @@ def _measure(name: str, relevant_from: int) -> Any:
 
 
 def check_measures() -> None:
-    """Can measures be taken here? Asked before anything is read.
+    """Whether anything can be measured here: to be asked before hours of reading.
 
     Raises:
-        MissingExtraError: ir-measures is not installed.
+        MissingExtraError: ir_measures is not installed.
     """
     _ir_measures()
 

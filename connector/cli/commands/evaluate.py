@@ -85,13 +85,11 @@ def command(
     from connector.charts import check_charts
     from connector.engines.index_names import naming_indexes
     from connector.evaluation.evaluate import EvaluateOptions, evaluate
-    from connector.evaluation.measures import check_measures
     from connector.evaluation.provenance import portable_command
 
-    all_rows, ray, ray_workers = (options.pop(name) for name in ("all_rows", "ray", "ray_workers"))
+    ray, ray_workers = (options.pop(name) for name in ("ray", "ray_workers"))
     places = _Places(out, per_query, runs, report, len(folders) > 1)
     places.check(folders)
-    check_measures()
     if report is not None:
         check_charts()
     settings = context.settings(rerank__window=window, backbone__layout=layout, backbone__model=model)
@@ -120,7 +118,7 @@ def command(
             else:
                 if places.several:
                     click.echo(f"{_name(folder)}:")
-                _print(measured, all_rows)
+                _print(measured, given.all_rows)
             if own.report is not None:
                 # Last: where no row stands for a setting there is no page, and all else is told.
                 measured.write_page(own.report)

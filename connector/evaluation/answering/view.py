@@ -114,7 +114,7 @@ def one_window(report: Report, windows: Mapping[str, Sequence[Hit]]) -> str:
     if report.provenance.layout != "solo":
         return (
             f"Measure again with another --window: in the layout {report.provenance.layout} a document's score "
-            "depends on its window, so one measurement shows one. In the layout solo it would show smaller ones, too."
+            "depends on its window, so one measurement shows one. In the layout solo it shows smaller ones, too."
         )
     most = _most_hits(windows)
     hits = f"{most} hit{'' if most == 1 else 's'}"

@@ -24,6 +24,7 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
+from connector.installation import this_installation
 from connector.sections import Layout, Settings
 from router_export.backbone.writing import EMBEDDING_TOLERANCE
 from tests.backbone.reading import read_one, token_ids
@@ -362,8 +363,13 @@ def test_evaluate_needs_no_torch(smollm2_export: Path, tmp_path: Path, layout: s
     settings = ("--set", f"backbone.layout={layout}", "--set", "rerank.window=3")
     done = without_torch(smollm2_export, *settings, "evaluate", str(folder), "--timed", "0", "--all-rows")
     assert done.returncode == 0, done.stderr
-    assert "no rows likelihood and all: ONNX Runtime has the first" in done.stderr.replace("\n", " ")
+    said = done.stderr
+    assert "no rows likelihood and all: ONNX Runtime has the first" in said
+    assert f"install it with: {this_installation().adding('torch')}" in said
     assert "routed+first-stage" in done.stdout
+    # Whoever asks for the verdict alone misses nothing.
+    alone = without_torch(smollm2_export, *settings, "evaluate", str(folder), "--timed", "0")
+    assert alone.returncode == 0 and "the first stage" in alone.stdout and "no rows" not in alone.stderr
 
 
 @pytest.mark.parametrize(("given", "told"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")])

@@ -233,7 +233,10 @@ def test_the_terminal_shows_a_verdict_and_its_rows_where_asked(
     page = (tmp_path / "pages" / "report.html").read_text()
     assert page.index(lines[0]) < page.index(lines[1]) < page.index(lines[2])
     # Each row with its settings, and hits with their first words.
-    assert f"router.bundle={router.path}, rerank.window=3" in page and "backbone.layout=block" in page
+    assert (
+        f"<code>router.bundle={router.path}</code>, <code>rerank.window=3</code>" in page
+        and "backbone.layout=block" in page
+    )
     assert "Adult cats sleep between" in page or "0 queries won" in page
     every = terminal("--all-rows")
     assert every.stdout.splitlines()[:3] == lines
