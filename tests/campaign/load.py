@@ -338,7 +338,7 @@ def _is_ready(url: str) -> bool:
 @click.option("--documents", default=400, show_default=True, help="That come again.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="More settings of the service.")
 @click.option("--keep", default=Path("docs/results/campaign.jsonl"), type=click.Path(path_type=Path))
-@click.option("--out", default=Path("docs/results/load.json"), type=click.Path(path_type=Path))
+@click.option("--out", default=Path("docs/engineering/load.json"), type=click.Path(path_type=Path))
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="SVG of latency against clients.")
 def main(
     corpus: Path,
