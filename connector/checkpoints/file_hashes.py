@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
+
+from connector.whole_files import replacing
 
 __all__ = ["file_hashes", "sha256_of", "write_json"]
 
@@ -66,15 +67,8 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are for this user alone, and a cache may be filled by one user for another.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def _key(path: Path) -> tuple[str, int, int]:

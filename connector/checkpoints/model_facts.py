@@ -8,13 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from connector.checkpoints.catalogue import CatalogueEntry
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.hub import is_hub_id
 from connector.checkpoints.identifying import entry_of
 from connector.checkpoints.manifest import Manifest
 from connector.checkpoints.shape import BackboneShape
 
-__all__ = ["describe"]
+__all__ = ["describe", "of_entry", "of_shape"]
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -34,24 +35,39 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "name": checkpoint.name,
         "path": str(checkpoint.path),
         "source": manifest.source if manifest else "hub" if from_hub else "folder",
-        "format_of": entry.name if entry else None,
-        "hub": entry.hub if entry else None,
+        **of_entry(entry),
         "licence": (manifest.licence if manifest else None) or (entry.licence if entry else None),
-        "languages": entry.languages if entry else None,
-        "measured": asdict(entry.measured) if entry else None,
         "gguf_sha256": manifest.gguf_sha256 if manifest else None,
         "digest": checkpoint.digest(),
         "verified": verified,
         "family": config.get("model_type"),
+        **of_shape(shape),
+        "template": checkpoint.template(),
+        "parameters": sum(_parameters(file) for file in weights),
+        "bytes": sum(file.stat().st_size for file in checkpoint.path.iterdir() if file.is_file()),
+    }
+
+
+def of_entry(entry: CatalogueEntry | None) -> dict[str, Any]:
+    """What the catalogue says of a model, ready for JSON; None: it is in none."""
+    return {
+        "format_of": entry.name if entry else None,
+        "hub": entry.hub if entry else None,
+        "licence": entry.licence if entry else None,
+        "languages": entry.languages if entry else None,
+        "measured": asdict(entry.measured) if entry else None,
+    }
+
+
+def of_shape(shape: BackboneShape) -> dict[str, int]:
+    """The sizes that are told of an LLM."""
+    return {
         "layers": shape.layers,
         "heads": shape.heads,
         "kv_heads": shape.kv_heads,
         "head_dim": shape.head_dim,
         "hidden": shape.hidden,
         "max_positions": shape.max_positions,
-        "template": checkpoint.template(),
-        "parameters": sum(_parameters(file) for file in weights),
-        "bytes": sum(file.stat().st_size for file in checkpoint.path.iterdir() if file.is_file()),
     }
 
 

@@ -30,7 +30,7 @@ _COMMANDS = {
     "init": "Find a cluster's indexes and text fields, try a search, write config.yaml.",
     "model": "List, fetch and show the language models.",
     "index": "Put documents into the engine's index.",
-    "cache": "The encoded documents on disk: status, prune, verify, sync.",
+    "cache": "The encoded documents on disk: status, prune, verify, export, sync.",
     "search": "Search, rerank, and show what moved.",
     "rerank": "Rerank JSON lines from standard input, or a whole TREC run.",
     "train": "Train a router for a model, or find the heads that rank best.",

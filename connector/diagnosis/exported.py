@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.checkpoints.catalogue import CATALOGUE
+from connector.checkpoints.model_facts import of_entry, of_shape
 from connector.checkpoints.pulling import find_local
 from connector.diagnosis.findings import Finding
 from connector.diagnosis.model import ranking
@@ -76,23 +76,13 @@ def describe_export(settings: Settings, folder: Path) -> dict[str, Any]:
     """
     exported = ExportedBackbone.read(folder)
     entry = CATALOGUE.get(exported.name)
-    shape = exported.shape
     return {
         "name": exported.name,
         "path": str(folder),
         "source": "ONNX graphs",
-        "format_of": entry.name if entry else None,
-        "hub": entry.hub if entry else None,
-        "licence": entry.licence if entry else None,
-        "languages": entry.languages if entry else None,
-        "measured": asdict(entry.measured) if entry else None,
+        **of_entry(entry),
         "digest": exported.digest,
-        "layers": shape.layers,
-        "heads": shape.heads,
-        "kv_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "hidden": shape.hidden,
-        "max_positions": shape.max_positions,
+        **of_shape(exported.shape),
         "template": entry.template if entry else None,
         "parameters": entry.parameters if entry else None,
         "bytes": sum(exported.files.values()),

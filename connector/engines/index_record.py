@@ -18,6 +18,7 @@ from connector.engines.text_analysis import ENGLISH
 from connector.errors import EngineError
 from connector.sections import LANGUAGES, Language
 from connector.storage_faults import is_storage_fault, os_error_of, storage_mend
+from connector.whole_files import replacing
 
 __all__ = ["INDEX_AGAIN", "RECORD", "IndexRecord", "cause_and_mend", "check_files"]
 
@@ -110,12 +111,10 @@ class IndexRecord:
             record["language"] = self.language
         if self.vectors is not None:
             record["vectors"] = self.vectors
-        temporary = folder / f"{RECORD}.{os.getpid()}.part"
-        with temporary.open("w", encoding="utf-8") as file:
+        with replacing(folder / RECORD) as part, part.open("w", encoding="utf-8") as file:
             json.dump(record, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(folder / RECORD)
 
     @property
     def _format(self) -> int:

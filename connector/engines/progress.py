@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from connector.engines.index_record import cause_and_mend
 from connector.errors import EngineError
+from connector.whole_files import replacing
 
 __all__ = ["ProgressFile", "Reached"]
 
@@ -69,14 +69,12 @@ class ProgressFile:
         """
         if self._source is None:
             return
-        temporary = self._path.with_name(f"{_NAME}.{os.getpid()}.part")
         try:
-            # Of a cluster's index nothing else makes it.
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({"source": self._source, "reached": asdict(reached)}), encoding="utf-8")
-            temporary.replace(self._path)
+            with replacing(self._path) as part:
+                part.write_text(json.dumps({"source": self._source, "reached": asdict(reached)}), encoding="utf-8")
         except OSError as error:
-            raise EngineError(f"cannot write {self._path}: {cause_and_mend(error)}") from None
+            told = cause_and_mend(error, self._path.parent)
+            raise EngineError(f"cannot write {self._path}: {told}") from None
 
     def clear(self) -> None:
         """Forget it: the source is indexed to its end.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import tempfile
 from pathlib import Path
 
 from connector.engines.standard_library import standard_library_documents
 from connector.errors import DataError
 from connector.storage_faults import storage_mend
+from connector.whole_files import replacing
 
 __all__ = ["sample_file"]
 
@@ -30,17 +29,10 @@ def sample_file(folder: Path) -> Path:
     if path.is_file():
         return path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Beside, and moved when it is whole.
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".part", delete=False) as file:
-            try:
-                for document in standard_library_documents():
-                    # ASCII: docstrings may hold lone surrogates.
-                    file.write(json.dumps({"_id": document.id, **document.fields}) + "\n")
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, path)
+        with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+            for document in standard_library_documents():
+                # ASCII: docstrings may hold lone surrogates.
+                file.write(json.dumps({"_id": document.id, **document.fields}) + "\n")
     except OSError as error:
         raise DataError(
             f"cannot write the sample to {folder}: {error.strerror or error}; "

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from connector.documents import Document, document_text
 from connector.embedding.embedder import Embedder
 from connector.engines.index_record import INDEX_AGAIN, cause_and_mend
 from connector.errors import EngineError, MissingExtraError
+from connector.whole_files import replacing
 
 __all__ = ["VECTORS_FILE", "Vectors"]
 
@@ -188,21 +189,17 @@ class Vectors:
         return document_text(document.fields, self._fields)
 
     def _write(self) -> None:
-        temporary = self._path.with_name(f"{VECTORS_FILE}.{os.getpid()}.part")
         try:
             with self._failures("write"):
                 # FAISS itself only prints what a disk refuses when it closes the file.
-                with temporary.open("wb") as file:
+                with replacing(self._path) as part, part.open("wb") as file:
                     self._faiss.write_index(self._index, self._faiss.PyCallbackIOWriter(file.write))
                     file.flush()
                     os.fsync(file.fileno())
-                temporary.replace(self._path)
                 found = self._path.stat()
         except EngineError:
             # What is in memory alone must not pass for durable when the same documents come again.
             self._index = self._stamp = None
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise
         self._stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
 
@@ -211,4 +208,5 @@ class Vectors:
         try:
             yield
         except (OSError, RuntimeError, AssertionError) as error:
-            raise EngineError(f"cannot {what} {self._path}: {cause_and_mend(error)}") from None
+            written = self._path.parent if what == "write" else None
+            raise EngineError(f"cannot {what} {self._path}: {cause_and_mend(error, written)}") from None

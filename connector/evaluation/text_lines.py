@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from connector.errors import DataError
 from connector.json_kinds import json_kind
 from connector.storage_faults import storage_mend
+from connector.whole_files import replacing
 
 __all__ = ["json_objects", "numbered_lines", "object_id", "object_text", "write_text"]
 
@@ -92,7 +91,6 @@ def write_text(path: Path, parts: Iterable[str]) -> None:
     """
     text = "".join(parts)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # A device or a pipe is no file that could be replaced; what /dev names may be a file that others hold open.
         if Path("/dev") in path.absolute().parents or (path.exists() and not path.is_file()):
             _write(path, text)
@@ -104,15 +102,12 @@ def write_text(path: Path, parts: Iterable[str]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        _write(temporary, text)
-        if path.exists():
-            shutil.copymode(path, temporary)
-        temporary.replace(path)
+        with replacing(path) as part:
+            _write(part, text)
+            if path.exists():
+                shutil.copymode(path, part)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         # One file of a folder that may not be written, or one that is mounted, as containers have them.
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY) or not path.exists():
             raise

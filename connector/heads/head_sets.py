@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ from connector.errors import BackboneError
 from connector.heads.reference import ReferenceScores
 from connector.sections import READOUTS, ReadOut
 from connector.storage_faults import storage_mend
+from connector.whole_files import replacing
 
 __all__ = ["HeadSet", "StaticHeads", "shipped_path"]
 
@@ -110,18 +110,12 @@ class StaticHeads:
             "reference": {readout: asdict(scores) for readout, scores in self.reference.items()},
             "found": dict(self.found),
         }
-        temporary = path.with_suffix(".part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(path)
+            with replacing(path) as part:
+                part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             mend = storage_mend(error, "name another file")
             raise BackboneError(f"cannot write the heads {path}: {error.strerror or error}; {mend}") from None
-        finally:
-            # On a full disk what was written would take the room that is wanted.
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> StaticHeads:

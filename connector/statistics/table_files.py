@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -15,6 +13,7 @@ import numpy.typing as npt
 
 from connector.errors import DataError
 from connector.storage_faults import storage_mend
+from connector.whole_files import replacing
 
 __all__ = ["Arrays", "keep_table", "load_table", "save_table"]
 
@@ -42,14 +41,10 @@ def keep_table(path: Path, data: bytes) -> None:
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             write(file)
-        temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         mend = storage_mend(error, "set cache.path to another folder")
         raise DataError(f"cannot keep what was gathered in {path}: {error.strerror or error}; {mend}") from None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from connector.errors import BackboneError
 from connector.routing.bundle import PROBE
 from connector.routing.metadata import METADATA_KEY, Activation, RouterMetadata
 from connector.storage_faults import storage_mend
+from connector.whole_files import replacing
 
 __all__ = ["CLIP", "Router"]
 
@@ -154,18 +153,13 @@ class Router(torch.nn.Module):
         """
         self.check(metadata)
         tensors = self._tensors()
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # One key only: safetensors writes several in any order.
-            temporary.write_bytes(_to_bytes(tensors, {METADATA_KEY: metadata.to_json()}))
-            temporary.replace(path)
+            with replacing(path) as part:
+                # One key only: safetensors writes several in any order.
+                part.write_bytes(_to_bytes(tensors, {METADATA_KEY: metadata.to_json()}))
         except OSError as error:
             mend = storage_mend(error, "name another file")
             raise BackboneError(f"cannot write the router {path}: {error.strerror or error}; {mend}") from None
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> tuple[Router, RouterMetadata]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from connector.errors import BackboneError
 from connector.routing.bundle import OUTPUTS, Bundle
 from connector.routing.metadata import RouterMetadata
 from connector.storage_faults import storage_mend
+from connector.whole_files import replacing
 from router_export.router.graph import bundle_bytes
 
 if TYPE_CHECKING:
@@ -55,21 +54,16 @@ def export_router(
     router.check(metadata)
     arrays = router.arrays()
     real = arrays["samples"] if embeddings is None else embeddings
-    # The ending stays .onnx: a loader may go by it.
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.part.onnx")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probes = [weights.numpy() for weights in router.probes]
-        temporary.write_bytes(bundle_bytes(arrays, metadata, CLIP, probes))
-        bundle = Bundle.load(temporary)
-        difference = _verify(router, bundle, real, _random(arrays))
-        temporary.replace(path)
+        # The ending stays .onnx: a loader may go by it.
+        with replacing(path, ".onnx") as part:
+            probes = [weights.numpy() for weights in router.probes]
+            part.write_bytes(bundle_bytes(arrays, metadata, CLIP, probes))
+            bundle = Bundle.load(part)
+            difference = _verify(router, bundle, real, _random(arrays))
     except OSError as error:
         mend = storage_mend(error, "name another file")
         raise BackboneError(f"cannot write the router bundle {path}: {error.strerror or error}; {mend}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return Exported(replace(bundle, path=path), difference, len(real), _RANDOM)
 
 

@@ -10,7 +10,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -82,20 +82,12 @@ def _gateway(cluster: FakeCluster, proxy: FaultyProxy, drawn: random.Random, rou
             url, _ = stack.enter_context(serving(StandIn(), chosen))
             client = stack.enter_context(httpx2.Client(base_url=url, timeout=20, trust_env=False))
             gateways.append(client)
+
+        def search(at: int, which: frozenset[int] | None) -> tuple[str | None, bool]:
+            return _searched(drawn.choice(gateways), drawn, proxy, which)
+
         for fault in FAULTS:
-            tally, whole, slowest = Tally(), 0, 0.0
-            for _ in range(rounds):
-                which = None if fault == "refuses connections" else drawn.choice(_WHICH)
-                proxy.begin(fault, which)
-                began = time.monotonic()
-                lost, answered = _searched(drawn.choice(gateways), drawn, proxy, which)
-                seconds = time.monotonic() - began
-                if lost is None and seconds > _LONGEST_GATEWAY_S:
-                    lost = f"{seconds:.1f} s with engine.timeout_ms = {_TIMEOUT_S * 1000:g}"
-                whole, slowest = whole + answered, max(slowest, seconds)
-                tally.add(lost)
-                proxy.begin(None)
-            note = f"{whole} answers with hits, the rest the cluster's error; {slowest:.1f} s at most"
+            tally, note = _tried(fault, search, proxy, drawn, rounds, _LONGEST_GATEWAY_S, "the cluster's error")
             yield tally.row(_PART, f"behind the gateway: {fault}", note)
         yield _wrong_certificate(drawn, rounds)
 
@@ -165,22 +157,59 @@ def _wrong_certificate(drawn: random.Random, rounds: int) -> Row:
 
 
 def _engine(cluster: FakeCluster, proxy: FaultyProxy, drawn: random.Random, rounds: int) -> Iterator[Row]:
+    def search(at: int, which: frozenset[int] | None) -> tuple[str | None, bool]:
+        return _found(proxy.url, _KINDS[at % 2])
+
     for fault in FAULTS:
-        tally, whole, slowest = Tally(), 0, 0.0
-        for at in range(rounds):
-            kind = _KINDS[at % 2]
-            speaks_as(cluster, kind)
-            proxy.begin(fault, None if fault == "refuses connections" else drawn.choice(_WHICH))
-            began = time.monotonic()
-            lost, hits = _found(proxy.url, kind)
-            seconds = time.monotonic() - began
-            if lost is None and seconds > _LONGEST_ENGINE_S:
-                lost = f"{seconds:.1f} s with engine.timeout_ms = {_TIMEOUT_S * 1000:g} and retries of {_RETRY_S} s"
-            whole, slowest = whole + hits, max(slowest, seconds)
-            tally.add(lost)
-            proxy.begin(None)
-        note = f"{whole} answers with hits, the rest one clear line; {slowest:.1f} s at most"
+        tally, note = _tried(
+            fault,
+            search,
+            proxy,
+            drawn,
+            rounds,
+            _LONGEST_ENGINE_S,
+            "one clear line",
+            before=lambda at: speaks_as(cluster, _KINDS[at % 2]),
+        )
         yield tally.row(_PART, f"searched here: {fault}", note)
+
+
+def _tried(
+    fault: str,
+    search: Callable[[int, frozenset[int] | None], tuple[str | None, bool]],
+    proxy: FaultyProxy,
+    drawn: random.Random,
+    rounds: int,
+    longest: float,
+    otherwise: str,
+    before: Callable[[int], None] = lambda at: None,
+) -> tuple[Tally, str]:
+    """Searches while the proxy has a fault, and their figures.
+
+    Args:
+        fault: of the proxy.
+        search: given its number and the requests that are hit: what was lost, and whether it brought hits.
+        proxy: before the cluster.
+        drawn: says which requests are hit.
+        rounds: searches.
+        longest: seconds that one may take.
+        otherwise: what comes where no hits do.
+        before: called before each, while there is no fault.
+    """
+    tally, whole, slowest = Tally(), 0, 0.0
+    for at in range(rounds):
+        before(at)
+        which = None if fault == "refuses connections" else drawn.choice(_WHICH)
+        proxy.begin(fault, which)
+        began = time.monotonic()
+        lost, hits = search(at, which)
+        seconds = time.monotonic() - began
+        if lost is None and seconds > longest:
+            lost = f"{seconds:.1f} s with engine.timeout_ms = {_TIMEOUT_S * 1000:g}"
+        whole, slowest = whole + hits, max(slowest, seconds)
+        tally.add(lost)
+        proxy.begin(None)
+    return tally, f"{whole} answers with hits, the rest {otherwise}; {slowest:.1f} s at most"
 
 
 def _found(url: str, kind: str) -> tuple[str | None, bool]:

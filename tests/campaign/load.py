@@ -9,11 +9,8 @@ from __future__ import annotations
 import http.client
 import json
 import random
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -24,13 +21,13 @@ import click
 import numpy as np
 
 from connector.evaluation.provenance import processor_name, today
+from connector.studies.processes.memory import resident, started, until_ready
 from tests.campaign.load_plot import plot
 from tests.campaign.rows import Row, Tally, kept
 from tests.service.gateway.fake_cluster import running_cluster
 
 __all__ = ["Load", "Mix", "Step", "main", "measure", "step_rows"]
 
-_RUN = "from connector.cli import main; main()"
 _QUERIES = (
     "what causes it and how is it treated",
     "does the treatment reduce mortality",
@@ -257,7 +254,7 @@ def measure(load: Load, clients: int, seconds: float, pid: int) -> tuple[Step, T
         thread.start()
     memory = []
     while time.monotonic() < end:
-        memory.append(_resident(pid))
+        memory.append(resident(pid, "VmRSS"))
         time.sleep(min(_SAMPLED, max(0.0, end - time.monotonic())))
     for thread in threads:
         thread.join()
@@ -293,11 +290,6 @@ def _percentiles(seconds: Sequence[float], *shares: int) -> tuple[float, ...]:
     return tuple(round(float(one), 4) for one in np.percentile(seconds, shares)) if seconds else ()
 
 
-def _resident(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6
-
-
 @contextmanager
 def served(options: Sequence[str], texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """The service in front of a cluster that is none: its port and process."""
@@ -308,25 +300,11 @@ def served(options: Sequence[str], texts: Sequence[str]) -> Iterator[tuple[int, 
         ]
         own = ("engine.kind=opensearch", f"engine.url={cluster.url}", "serve.access_log=false")
         settings = [part for one in (*own, *options) for part in ("--set", one)]
-        command = [sys.executable, "-c", _RUN, "--config", "/dev/null", "--json", *settings, "serve", "--port", "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                assert process.stdout is not None
-                url = json.loads(process.stdout.readline())["url"]
-                while not _is_ready(url):
-                    assert process.poll() is None, "serve ended while it was loading"
-                    time.sleep(0.2)
-                yield int(url.rpartition(":")[2]), process.pid
-            finally:
-                process.terminate()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/ready") as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+        with started(["--json", *settings, "serve", "--port", "0"]) as process:
+            assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["url"]
+            until_ready(url, process)
+            yield int(url.rpartition(":")[2]), process.pid
 
 
 @click.command()

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -17,6 +17,7 @@ from connector.backbone.caching.sqlite_store import DamagedPassageError, check_k
 from connector.backbone.runtime import EncodedDocument
 from connector.errors import BackboneError
 from connector.sections import CacheSettings
+from connector.whole_files import replacing
 
 __all__ = ["SharedCache", "export_store", "shared_entries"]
 
@@ -42,13 +43,10 @@ def export_store(store: Path, target: Path) -> int:
     """
     if not store.is_file():
         raise BackboneError(f"{store} is not there; fill it with: rh-connector index --precompute, or cache sync")
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     with telling(store), closing(connect(store)) as db:
         check_kind(db, store)
-    try:
-        with telling(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part.unlink(missing_ok=True)
+    with telling(target):
+        with replacing(target) as part:
             with closing(connect(store)) as db:
                 db.execute("VACUUM INTO ?", (str(part),))
             with closing(connect(part)) as db:
@@ -56,11 +54,7 @@ def export_store(store: Path, target: Path) -> int:
                 db.execute("PRAGMA journal_mode = DELETE").fetchall()
             with part.open("rb") as file:
                 os.fsync(file.fileno())
-            part.replace(target)
-            return target.stat().st_size
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        return target.stat().st_size
 
 
 def shared_entries(path: Path) -> int:

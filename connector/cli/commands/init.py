@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from connector.documents import clean_text
 from connector.errors import DataError, EngineError, MissingExtraError, SettingsError
 from connector.sections import CLUSTER_KINDS, EngineSettings, Settings
 from connector.storage_faults import storage_mend
+from connector.whole_files import replacing
 
 if TYPE_CHECKING:
     from connector.engines.engine import Engine
@@ -227,13 +228,10 @@ def _write(out: Path, settings: Settings, context: Context, written: _Written) -
     lines = ["# Made by rh-connector init; rh-connector settings shows every setting."]
     lines += [f"# Set {name} in the environment: credentials do not stand here." for name in written.variables]
     text = "\n".join(lines) + "\n" + yaml.safe_dump({"engine": engine}, sort_keys=False, allow_unicode=True)
-    temporary = out.with_name(f".{out.name}.part")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(out)
+        with replacing(out) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         mend = storage_mend(error, "name another file with --out")
         raise DataError(f"cannot write {out}: {error.strerror or error}; {mend}") from None
     if context.as_json:

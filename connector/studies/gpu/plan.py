@@ -117,6 +117,8 @@ def _tests(options: Options, scratch: Path) -> Mapping[str, Any]:
     for suite in ElementTree.parse(report).getroot().iter("testsuite"):
         for count in counts:
             counts[count] += int(suite.get(count, 0))
+    if options.device == "cuda" and counts["skipped"] == counts["tests"]:
+        raise StepFailed(f"all {counts['tests']} tests marked gpu were skipped: torch sees no GPU")
     return {**counts, "told": printed.strip().splitlines()[-20:]}
 
 

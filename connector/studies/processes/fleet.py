@@ -22,6 +22,7 @@ from pathlib import Path
 import click
 
 from connector.evaluation.provenance import processor_name, today
+from connector.settings import load_settings
 from connector.studies.processes.memory import numbered_texts, started, until_ready
 
 __all__ = ["FleetRow", "main", "measure"]
@@ -60,20 +61,16 @@ def measure(texts: Sequence[str], options: Sequence[str], folder: Path, replicas
         replicas: processes that serve.
     """
     apart = [folder / f"apart-{number}" for number in range(replicas)]
-    rows = [_fleet("nothing", texts, options, [[f"documents={path}"] for path in apart])]
+    rows = [_fleet("nothing", texts, options, [[_apart(path)] for path in apart])]
     one = folder / "one"
     rows.append(
-        _fleet(
-            "one folder, on one machine", texts, options, [[f"documents={one}", "cache.disk_mb=100000"]] * replicas
-        )
+        _fleet("one folder, on one machine", texts, options, [[_apart(one), "cache.disk_mb=100000"]] * replicas)
     )
     made = folder / "volume" / "passages.sqlite3"
     _export(one, options, made)
     fresh = [folder / f"fresh-{number}" for number in range(replicas)]
     rows.append(
-        _fleet(
-            "a precomputed file", texts, options, [[f"documents={path}", f"cache.shared={made}"] for path in fresh]
-        )
+        _fleet("a precomputed file", texts, options, [[_apart(path), f"cache.shared={made}"] for path in fresh])
     )
     return rows
 
@@ -101,29 +98,20 @@ def _fleet(way: str, texts: Sequence[str], options: Sequence[str], own: Sequence
 
 
 def _settings(assignments: Sequence[str]) -> list[str]:
-    """Options; ``documents`` stands for a folder of encoded documents with the weights of the usual one."""
-    found = []
-    for one in assignments:
-        key, _, value = one.partition("=")
-        if key == "documents":
-            key, value = "cache.path", str(_beside_the_weights(Path(value)))
-        found += ["--set", f"{key}={value}"]
-    return found
+    return [part for one in assignments for part in ("--set", one)]
 
 
-def _beside_the_weights(folder: Path) -> Path:
-    """A cache folder of its own whose weights are those of the usual one: they are not made a second time."""
-    from connector.settings import load_settings
-
+def _apart(folder: Path) -> str:
+    """The setting of a cache folder of its own, whose weights are those of the usual one: they are made once."""
     usual = load_settings(environment={}).cache.path
     folder.mkdir(parents=True, exist_ok=True)
     if (usual / "models").is_dir() and not (folder / "models").exists():
         (folder / "models").symlink_to(usual / "models")
-    return folder
+    return f"cache.path={folder}"
 
 
 def _export(folder: Path, options: Sequence[str], made: Path) -> None:
-    with started([*options, *_settings([f"documents={folder}"]), "cache", "export", str(made)]) as process:
+    with started([*options, *_settings([_apart(folder)]), "cache", "export", str(made)]) as process:
         if process.wait():
             raise click.ClickException("cache export failed; run it alone to see why")
 
@@ -153,7 +141,7 @@ def main(corpus: Path, documents: int, replicas: int, assignments: tuple[str, ..
 
     CORPUS: a file of JSON lines with a text each, as of a BEIR folder.
     """
-    options = [part for assignment in assignments for part in ("--set", assignment)]
+    options = _settings(assignments)
     print(f"{processor_name()}, {today()}; {replicas} replicas, {documents} documents of {corpus.parent.name}\n")
     print("| replicas share | requests | documents | encoded | a document | s a request |")
     print("|---|---:|---:|---:|---:|---:|")

@@ -21,7 +21,16 @@ import click
 
 from connector.evaluation.provenance import processor_name, today
 
-__all__ = ["MemoryRow", "main", "measure_command", "measure_server", "numbered_texts", "started", "until_ready"]
+__all__ = [
+    "MemoryRow",
+    "main",
+    "measure_command",
+    "measure_server",
+    "numbered_texts",
+    "resident",
+    "started",
+    "until_ready",
+]
 
 _WINDOW = 100
 _QUERY = "what causes it and how is it treated"

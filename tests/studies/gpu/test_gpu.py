@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from connector.checkpoints.checkpoint import Checkpoint
@@ -50,6 +51,18 @@ def test_what_cannot_be_is_refused_before_anything_runs(tmp_path: Path) -> None:
     assert whole.exit_code == 1 and "has no cisi, cosqa" in whole.output
     both = run("--model", "a/x", "--model", "b/x", "--out", str(tmp_path))
     assert both.exit_code == 1 and "called the same" in both.output
+
+
+@pytest.mark.slow
+def test_tests_that_were_all_skipped_are_no_result(tmp_path: Path) -> None:
+    asked = ["--device", "cuda", "--tiny", "--step", "tests", "--out", str(tmp_path / "gpu")]
+    found = CliRunner().invoke(main, asked)
+    if torch.cuda.is_available():
+        assert (tmp_path / "gpu" / "tests.json").is_file(), found.output
+        return
+    assert not (tmp_path / "gpu" / "tests.json").exists()
+    told = (tmp_path / "gpu" / "tests.failed.txt").read_text()
+    assert "tests marked gpu were skipped: torch sees no GPU" in told
 
 
 @pytest.mark.slow
