@@ -116,7 +116,13 @@ def _parse(path: Path) -> ast.Module | None:
         with warnings.catch_warnings():
             # Of the library's own code: nothing that whoever asks for documents could mend.
             warnings.simplefilter("ignore")
-            return ast.parse(path.read_bytes())
+            source = path.read_bytes()
+            try:
+                return ast.parse(source)
+            except SystemError:
+                # Up to 3.11.7 and 3.12.1 another thread's work confuses Python's count of depths, now and then
+                # (https://github.com/python/cpython/issues/106905). It begins anew with each call.
+                return ast.parse(source)
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 
@@ -128,3 +129,21 @@ def test_a_python_without_sources(name: str, tmp_path: Path, monkeypatch: pytest
 def test_questions_are_questions() -> None:
     assert len(set(QUESTIONS)) == 6
     assert all(len(question.split()) > 4 for question in QUESTIONS)
+
+
+def test_python_s_own_count_of_depths_may_be_wrong_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes by chance, of threads: https://github.com/python/cpython/issues/106905."""
+    path = tmp_path / "a.py"
+    path.write_text("x = 1\n")
+    told = iter([SystemError("AST constructor recursion depth mismatch (before=1, after=0)"), None])
+    parse = ast.parse
+
+    def sometimes(source: bytes) -> ast.Module:
+        error = next(told)
+        if error is not None:
+            raise error
+        return parse(source)
+
+    monkeypatch.setattr(ast, "parse", sometimes)
+    found = standard_library._parse(path)
+    assert found is not None and ast.dump(found) == ast.dump(parse(b"x = 1\n"))
