@@ -63,6 +63,8 @@ class TrainOptions:
         shard: (i, n): gather head scores of every n-th query from the i-th (0 to n - 1) only; see ``gather_shard``.
         merge: folders of head scores that were gathered elsewhere.
         leave_out: collections whose queries are not trained on.
+        whole: in the layout ``solo``, how many queries of each source have their whole window read; None: 20. The
+            rest have a few documents of it.
         measured: whether the gains on held-out queries are measured, which takes most of the time. In the layout
             ``solo`` they always are: the probe's penalty is chosen by them.
         force: train although there is too little to learn from.
@@ -82,6 +84,7 @@ class TrainOptions:
     shard: tuple[int, int] = (0, 1)
     merge: tuple[Path, ...] = ()
     leave_out: tuple[str, ...] = ()
+    whole: int | None = None
     measured: bool = True
     force: bool = False
     command: str = _LIBRARY
@@ -172,6 +175,7 @@ def train(
         raise MissingExtraError(error.name or "torch", "train") from None
     if settings.backbone.layout == "solo":
         return _train_signals(sources, target, settings, options, reader, progress, workers)
+    _check_read_whole(settings, options)
     reader, gathered = _gathered(sources, settings, options, reader, progress, workers)
     kept = [query for query in gathered.queries if query.collection.partition(":")[0] not in options.leave_out]
     if not kept:
@@ -250,6 +254,7 @@ def _judged_signals(
         "--quick": not options.measured,
         **{f"--{name.replace('_', '-')}": getattr(options, name) is not None for name in _OF_HEADS},
     }
+    whole = WHOLE if options.whole is None else options.whole
     given = [name for name, is_given in of_heads.items() if is_given]
     if given:
         raise SettingsError(
@@ -264,7 +269,7 @@ def _judged_signals(
         every.append((engine_windows(*judgments, sys.maxsize, settings, options.seed), options.queries))
     taken = [(without_one_grade(own), count) for own, count in every if _name(own) not in options.leave_out]
     read = [
-        (own, short_windows(own, count, options.seed, whole=WHOLE)[part::parts]) for own, count in taken
+        (own, short_windows(own, count, options.seed, whole=whole)[part::parts]) for own, count in taken
     ]  # fmt: skip
     used = []
     for own, short in read:
@@ -303,6 +308,13 @@ def _judged_signals(
             for table in progress.track(f"signals, {own.source}", gathered, len(short))
         ]
     return reader, judged, used
+
+
+def _check_read_whole(settings: Settings, options: TrainOptions) -> None:
+    if options.whole is not None:
+        raise SettingsError(
+            f"train: --whole-windows: the layout {settings.backbone.layout} reads all windows whole; leave it out"
+        )
 
 
 def _name(windows: TrainWindows) -> str:
@@ -360,6 +372,7 @@ def gather_shard(
     if settings.backbone.layout == "solo":
         reader, judged, _ = _judged_signals(sources, settings, options, reader, progress, workers)
         return len(judged), statistics_folder(settings.cache.path, reader)
+    _check_read_whole(settings, options)
     reader, gathered = _gathered(sources, settings, options, reader, progress, workers)
     return len(gathered.queries), statistics_folder(settings.cache.path, reader)
 

@@ -54,6 +54,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--shard", metavar="I/N", help="Only gather head scores, of the I-th of N parts (from 1).")
 @click.option("--merge", type=click.Path(path_type=Path), multiple=True, help="Head scores gathered elsewhere.")
 @click.option("--leave-out", multiple=True, metavar="NAME", help="Train without this collection's queries.")
+@click.option(
+    "--whole-windows",
+    type=click.IntRange(1),
+    help="Layout solo: queries of each source whose whole window is read; default: 20.",
+)
 @click.option("--quick", is_flag=True, help="Do not measure the router on held-out queries.")
 @click.option("--force", is_flag=True, help="Train although there is too little to learn from.")
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Default: backbone.layout.")
@@ -116,6 +121,7 @@ class _Chosen:
     shard: str | None
     merge: tuple[Path, ...]
     leave_out: tuple[str, ...]
+    whole_windows: int | None
     quick: bool
     force: bool
     layout: str | None
@@ -142,6 +148,7 @@ class _Chosen:
             shard=shard,
             merge=self.merge,
             leave_out=self.leave_out,
+            whole=self.whole_windows,
             measured=not self.quick,
             force=self.force,
             command=portable_command(sys.argv[1:]),

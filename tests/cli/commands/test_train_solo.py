@@ -108,6 +108,16 @@ def test_shards_and_their_merge_train_the_same(
 
 
 @pytest.mark.slow
+def test_fewer_windows_are_read_whole_where_asked(cache: Path, collection: Path, tmp_path: Path) -> None:
+    source = ("train", f"{collection}:train", *WINDOW)
+    out = tmp_path / "few.onnx"
+    run(cache, *source, "--whole-windows", "5", "--out", str(out), layout="solo")
+    assert Bundle.load(out).metadata.gains["queries"] == 5
+    with pytest.raises(SettingsError, match="--whole-windows: the layout block reads all windows whole"):
+        run(cache, *source, "--whole-windows", "5", ok=False, layout="block")
+
+
+@pytest.mark.slow
 def test_a_report_of_it(cache: Path, collection: Path, trained: Path) -> None:
     arguments = ("evaluate", str(collection), *WINDOW, "--timed", "1", "--bundle", str(trained))
     report = report_from_json(run(cache, *arguments, layout="solo"), "answer")

@@ -1,0 +1,158 @@
+"""Does a cascade pay? ``python -m connector.studies.relevance.cascade FOLDER… --model NAME --model NAME``.
+
+The first model ranks the whole window, a larger one the first few of what comes out. All models are probed on the
+same judged windows, by what other collections taught. What was read is kept, and shared with ``rh-connector train``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+
+from connector.backbone.open_reader import open_reader
+from connector.cli.allocator import keep_big_buffers
+from connector.cli.progress import ConsoleProgress
+from connector.evaluation.progress import Progress
+from connector.heads.fusion import standardize
+from connector.heads.needs import Needs
+from connector.settings import load_settings
+from connector.statistics.head_tables import statistics_folder
+from connector.statistics.signal_tables import SignalTable, gather_signals
+from connector.studies.relevance.command import write_report
+from connector.studies.relevance.judged import Floats, Judged, held_out, one_vector, whole_collections
+from connector.training.train_signals import probe_layers
+from connector.training.windows import judged_windows, short_windows, without_one_grade
+
+__all__ = ["cascaded", "main", "study", "whole_windows"]
+
+_STRENGTHS = (0.02, 0.04, 0.08, 0.16, 0.32)
+_FIRST = (3, 5, 10)
+# Of the first model's scores beside the second's, in deviations over the window.
+_SHARES = (0.0, 0.25, 0.5)
+_ALL = 1_000_000
+
+
+def whole_windows(
+    folders: Sequence[Path], model: str, most: int, assignments: Sequence[str], progress: Progress
+) -> list[SignalTable]:
+    """The first judged windows that ``train`` would read whole, as a model sees them.
+
+    Args:
+        folders: BEIR folders whose queries were never tested on.
+        model: see ``backbone.model``.
+        most: windows of a folder.
+        assignments: KEY=VALUE of more settings.
+        progress: told of each folder.
+    """
+    given = {"backbone.layout": "solo", **dict(each.split("=", 1) for each in assignments), "backbone.model": model}
+    settings = load_settings("/dev/null", given, environment={})
+    reader = open_reader(settings)
+    kept = statistics_folder(settings.cache.path, reader)
+    needs = Needs(groups=(), layers=probe_layers(reader.runtime.shape.layers))
+    found: list[SignalTable] = []
+    for folder in folders:
+        windows = without_one_grade(judged_windows(folder, "test", _ALL, settings, 0))
+        searched = [each.searched for each in short_windows(windows, most, 0, whole=most)]
+        tracked = progress.track(f"{model}, {folder.name}", searched, len(searched))
+        found += gather_signals(reader, tracked, kept, needs, windows.fields)
+    return found
+
+
+def cascaded(small: Floats, large: Floats, first: int, share: float = 0.0) -> Floats:
+    """Scores of one window by which the small model's best ``first`` documents are ordered anew: float64 [documents].
+
+    Args:
+        small, large: float64 [documents]: what each model ranks by.
+        first: documents that the large one reads.
+        share: of the small one's scores beside the large one's, in deviations.
+    """
+    order = np.argsort(-small, kind="stable")
+    scores = np.empty_like(small)
+    scores[order] = -np.arange(len(order), dtype=np.float64)
+    best = order[:first]
+    among = standardize(large[best]) + share * standardize(small[best])
+    # Whatever was read by both stays above whatever was not.
+    scores[best] = 1.0 + (among - among.min())
+    return scores
+
+
+def study(judged: Mapping[str, Judged], say: Callable[[str], None]) -> dict[str, Any]:
+    """All rows: each model, and each pair of neighbours as a cascade.
+
+    Args:
+        judged: by model, from the smallest to the largest: the same windows in the same order.
+        say: called with each row.
+    """
+    rows: dict[str, Any] = {}
+
+    def told(name: str, row: dict[str, Any]) -> None:
+        rows[name] = row
+        say(f"{name}: {row}")
+
+    one = next(iter(judged.values()))
+    told("first stage", {"fused": one.mean(one.ndcg(one.first_stage))})
+    ranked: dict[str, Floats] = {}
+    worth: dict[str, Floats] = {}
+    before: Floats | None = None
+    for model, own in judged.items():
+        splits = whole_collections(own, 4)
+        tried = {strength: held_out(own, splits, one_vector(own, strength)) for strength in _STRENGTHS}
+        strength = max(tried, key=lambda each, own=own, tried=tried: own.mean(own.fused(tried[each])[1]))  # type: ignore[misc]
+        row, worth[model] = own.row(tried[strength], before, strength=strength)
+        told(model, row)
+        before = worth[model]
+        ranked[model] = _fused(own, tried[strength], row["weight"])
+    for small, large in pairwise(judged):
+        for first in _FIRST:
+            for share in _SHARES:
+                values = _cascade_worth(one, ranked[small], ranked[large], first, share)
+                row = {
+                    "fused": one.mean(values),
+                    "to the small one": one.against(values, worth[small]),
+                    "to the large one": one.against(values, worth[large]),
+                }
+                told(f"{small}, then {large} on the first {first}, share {share}", row)
+    return rows
+
+
+def _fused(judged: Judged, scores: Floats, weight: float) -> Floats:
+    """What the product ranks by: float64 [queries, documents]; 0 where there is no document."""
+    found = np.zeros_like(scores)
+    for at, there in enumerate(judged.windows.there.numpy()):
+        found[at][there] = standardize(scores[at][there]) + weight * judged.first_stage[at][there]
+    return found
+
+
+def _cascade_worth(judged: Judged, small: Floats, large: Floats, first: int, share: float) -> Floats:
+    """nDCG@10 of each query: float64 [queries]."""
+    found = np.zeros_like(small)
+    for at, there in enumerate(judged.windows.there.numpy()):
+        found[at][there] = cascaded(small[at][there], large[at][there], first, share)
+    return judged.ndcg(found)
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--model", "models", multiple=True, required=True, help="From the smallest to the largest.")
+@click.option("--queries", default=20, show_default=True, help="Windows of a collection.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="More settings.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON with all figures.")
+def main(
+    folders: tuple[Path, ...], models: tuple[str, ...], queries: int, assignments: tuple[str, ...], out: Path | None
+) -> None:
+    """Compare models, and cascades of them; FOLDERS are judged collections."""
+    keep_big_buffers()
+    progress = ConsoleProgress(Console(stderr=True))
+    judged = {model: Judged.of(whole_windows(folders, model, queries, assignments, progress)) for model in models}
+    rows = study(judged, progress.say)
+    write_report(out, rows, len(next(iter(judged.values()))), folders, 512, assignments)
+
+
+if __name__ == "__main__":
+    main()

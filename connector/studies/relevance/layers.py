@@ -1,0 +1,116 @@
+"""Layers for a probe: ``python -m connector.studies.relevance.layers FOLDER… --layer 10 --layer 15``.
+
+Each set of layers is a probe of its own, fitted and measured on the same judged queries, on collections that it did
+not see. The likelihood, which takes all layers, is put beside each. What was read is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+
+from connector.backbone.open_reader import open_reader
+from connector.cli.allocator import keep_big_buffers
+from connector.cli.progress import ConsoleProgress
+from connector.heads.needs import Needs
+from connector.statistics.head_tables import statistics_folder
+from connector.statistics.signal_tables import SignalTable, gather_signals
+from connector.studies.relevance.command import study_options, write_report
+from connector.studies.relevance.judged import Floats, Judged, held_out, one_vector, whole_collections
+from connector.studies.relevance.states import FIELDS, searched_queries, study_settings
+from connector.training.train_signals import probe_layers
+
+__all__ = ["main", "study"]
+
+_STRENGTHS = (0.02, 0.04, 0.08, 0.16, 0.32)
+_SHARES = (0.25, 0.5)
+_MOST = 2
+
+
+def study(tables: Sequence[SignalTable], in_use: Sequence[int], say: Callable[[str], None]) -> dict[str, Any]:
+    """Rows of all sets of one or two layers, each compared with those in use.
+
+    Args:
+        tables: with the states of all layers, and likelihoods or none.
+        in_use: layers that training takes, all of them among the tables'.
+        say: called with each row.
+    """
+    judged, layers = Judged.of(tables), tables[0].layers
+    rows: dict[str, Any] = {"first stage": {"fused": judged.mean(judged.ndcg(judged.first_stage))}}
+    say(f"first stage: {rows['first stage']}")
+    likely = _likelihoods(judged, tables)
+    compared: Floats | None = None
+    sets = [own for size in range(1, _MOST + 1) for own in combinations(layers, size)]
+    # Those in use come first: the rest is compared with them.
+    for own in sorted(sets, key=lambda each: (each != tuple(in_use), len(each), each)):
+        places = [layers.index(layer) for layer in own]
+        chosen = replace(judged, windows=replace(judged.windows, states=judged.windows.states[:, :, places]))
+        splits = whole_collections(chosen, 4)
+        tried = {one: held_out(chosen, splits, one_vector(chosen, one)) for one in _STRENGTHS}
+        strength = max(tried, key=lambda one, tried=tried: judged.mean(judged.fused(tried[one])[1]))  # type: ignore[misc]
+        name = " + ".join(map(str, own))
+        rows[name], fused = judged.row(tried[strength], compared, strength=strength)
+        compared = fused if compared is None else compared
+        say(f"{name}: {rows[name]}")
+        if likely is not None:
+            rows[f"{name}, likelihood"] = judged.beside(tried[strength], likely, compared, _SHARES)
+            say(f"{name}, likelihood: {rows[f'{name}, likelihood']}")
+    if likely is not None:
+        rows["likelihood"] = judged.row(likely, compared)[0]
+        say(f"likelihood: {rows['likelihood']}")
+    return rows
+
+
+def _likelihoods(judged: Judged, tables: Sequence[SignalTable]) -> Floats | None:
+    """Sums over the query's tokens, of each document's first passage: float64 [queries, documents]."""
+    if not len(tables[0].log_probabilities):
+        return None
+    found = np.zeros(judged.first_stage.shape)
+    for at, table in enumerate(tables):
+        told = table.log_probabilities.astype(np.float64).sum(axis=1)
+        for place, passages in enumerate(table.documents):
+            if passages:
+                found[at, place] = told[passages[0]]
+    return found
+
+
+@click.command()
+@click.option("--layer", "layers", type=click.IntRange(1), multiple=True, help="Beside those in use.")
+@click.option("--likelihood/--no-likelihood", default=True, show_default=True)
+@study_options(queries=30)
+def main(
+    folders: tuple[Path, ...],
+    layers: tuple[int, ...],
+    likelihood: bool,
+    queries: int,
+    tokens: int,
+    assignments: tuple[str, ...],
+    out: Path | None,
+) -> None:
+    """Compare probes of other layers; FOLDERS are judged collections."""
+    keep_big_buffers()
+    progress = ConsoleProgress(Console(stderr=True))
+    settings = study_settings(tokens, assignments)
+    reader = open_reader(settings)
+    in_use = probe_layers(reader.runtime.shape.layers)
+    needs = Needs(groups=(), layers=tuple(sorted({*in_use, *layers})), likelihood=likelihood)
+    kept = statistics_folder(settings.cache.path, reader)
+    tables: list[SignalTable] = []
+    for folder in folders:
+        searched = searched_queries(folder, queries, settings)
+        tracked = progress.track(folder.name, searched, len(searched))
+        tables += gather_signals(reader, tracked, kept, needs, FIELDS)
+        reader.clear_cache()
+    rows = study(tables, in_use, progress.say)
+    write_report(out, rows, len(tables), folders, tokens, assignments)
+
+
+if __name__ == "__main__":
+    main()

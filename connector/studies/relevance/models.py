@@ -1,0 +1,204 @@
+"""What larger models are worth and cost: ``python -m connector.studies.relevance.models FILE PICTURE``.
+
+FILE (docs/engineering/models.json) says what each model was worth. This measures what a window costs with each that
+is named with ``--measure``, on this machine, and draws all of it. A cascade costs what its parts cost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from connector.backbone.prompt.tokenizer import Tokenizer
+from connector.benchmark.measuring import Way, alternate
+from connector.benchmark.texts import Texts, read_texts
+from connector.charts import BETTER, INK, SAME, axes_of, svg
+from connector.checkpoints.pulling import obtain
+from connector.checkpoints.shape import BackboneShape, decoder_config
+from connector.cli.allocator import keep_big_buffers
+from connector.embedding.embedder import Embedder
+from connector.evaluation.provenance import processor_name, today
+from connector.evaluation.text_lines import write_text
+from connector.routing.opening import open_reader
+from connector.settings import load_settings
+from connector.studies.depths import measure as measure_depths
+from connector.studies.markdown import markdown_table
+from connector.training.train_signals import probe_layers
+
+__all__ = ["gflop", "main", "models_chart", "models_table", "priced"]
+
+WINDOW, TOKENS = 20, 180
+_PANELS = (
+    ("seconds", "seconds, new documents"),
+    ("gflop", "GFLOP, new documents"),
+    ("bytes", "bytes kept of a document"),
+)
+
+
+def gflop(weights: float, attended: float, tokens: int = TOKENS, window: int = WINDOW) -> float:
+    """Of a window of new documents: a product and a sum for each weight, and attention to what stands before.
+
+    Args:
+        weights: that each token meets.
+        attended: layers x heads x their dimension.
+        tokens: of a document.
+        window: documents.
+    """
+    return float(window * (2 * weights * tokens + 2 * attended * tokens**2) / 1e9)
+
+
+def weights_met(config: Mapping[str, Any], layers: int) -> tuple[float, float]:
+    """Weights of the first layers of a gated decoder, and their layers x heads x dimension.
+
+    Args:
+        config: the checkpoint's ``config.json``.
+        layers: that are run.
+    """
+    shape = BackboneShape.from_config(config, "config.json")
+    wide, narrow = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    attention = 2 * shape.hidden * wide + 2 * shape.hidden * narrow
+    feed_forward = 3 * shape.hidden * int(decoder_config(config)["intermediate_size"])
+    return layers * (attention + feed_forward), layers * wide
+
+
+def priced(point: dict[str, Any], rounds: int, assignments: Sequence[str]) -> dict[str, Any]:
+    """The point with its price on this machine: ``seconds``, ``cached_seconds``, ``gflop``, ``bytes``."""
+    if point.get("embedder"):
+        return _priced_embedder(point, rounds)
+    given = {"backbone.layout": "solo", "cache.scores_mb": "0"}
+    given |= dict(each.split("=", 1) for each in assignments) | {"backbone.model": point["model"]}
+    settings = load_settings("/dev/null", given, {})
+    folder = obtain(settings.backbone.model, cache=settings.cache.path, offline=settings.backbone.offline).path
+    reader = open_reader(settings)
+    layers = probe_layers(reader.runtime.shape.layers)
+    texts = read_texts(None, Tokenizer.from_folder(folder), WINDOW, TOKENS)
+    (found,) = measure_depths(reader, texts, [{"layers": layers}], rounds)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {
+        **point,
+        "layers": max(layers),
+        "seconds": round(found["new_ms"] / 1000, 3),
+        "cached_seconds": round(found["cached_ms"] / 1000, 3),
+        "bytes": found["bytes"],
+        "gflop": round(gflop(*weights_met(config, max(layers)))),
+    }
+
+
+def _priced_embedder(point: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Its documents' vectors are kept by who searches with them: a cached window costs the query's."""
+    embedder = Embedder.load(point["embedder"])
+    default = load_settings("/dev/null", {}, {})
+    tokenizer = Tokenizer.from_folder(obtain(default.backbone.model, cache=default.cache.path).path)
+    texts: Texts = read_texts(None, tokenizer, WINDOW, TOKENS)
+
+    def asked(turn: int) -> None:
+        embedder.query(texts.query(turn))
+
+    def embedded(turn: int) -> None:
+        embedder.documents(texts.documents[:WINDOW])
+        asked(turn)
+
+    rows = {row.name: row.seconds for row in alternate([Way("new", embedded), Way("cached", asked)], rounds)}
+    size = int(embedder.query("size").nbytes)
+    return {
+        **point,
+        "seconds": round(rows["new"], 3),
+        "cached_seconds": round(rows["cached"], 4),
+        "bytes": size,
+        "gflop": round(gflop(point["weights"], point["attended"])),
+    }
+
+
+def together(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The points, cascades with the price of their parts: the larger model reads a share of the window."""
+    known = {point["name"]: dict(point) for point in points}
+    for point in known.values():
+        if "cascade" in point:
+            small, large = (known[name] for name in point["cascade"])
+            share = point["first"] / WINDOW
+            for key in ("seconds", "cached_seconds", "gflop"):
+                point[key] = round(small[key] + share * large[key], 3)
+            # The larger one's states are kept of the documents that it has read; at worst of all.
+            point["bytes"] = small["bytes"] + large["bytes"]
+    return list(known.values())
+
+
+def models_table(points: Sequence[Mapping[str, Any]]) -> str:
+    """All points as Markdown, the cheapest first."""
+    header = [
+        "ranking, with BM25",
+        "queries",
+        "gain",
+        "GFLOP",
+        "s, new",
+        "s, cached",
+        "bytes a document",
+    ]
+    rows = [
+        [
+            str(point["name"]),
+            str(point["queries"]),
+            f"{point['gain']:+.4f}",
+            f"{point['gflop']:,.0f}",
+            f"{point['seconds']:.2f}",
+            f"{point['cached_seconds']:.3f}",
+            f"{point['bytes']:,}",
+        ]
+        for point in sorted(points, key=lambda own: float(own["gflop"]))
+    ]
+    return markdown_table(header, rows)
+
+
+def models_chart(study: Mapping[str, Any]) -> str:
+    """Gain against each price; prices are on logarithmic axes."""
+    figure, _ = axes_of(3.6)
+    figure.clear()
+    every = together(study["points"])
+    panels = figure.subplots(1, len(_PANELS), sharey=True)
+    panels[0].set_ylabel("gain over BM25, nDCG@10")
+    for axes, (key, label) in zip(panels, _PANELS, strict=True):
+        for point in every:
+            colour = BETTER if "model" in point else SAME
+            axes.errorbar(point[key], point["gain"], yerr=point.get("error", 0.0), color=colour, zorder=1)
+            axes.scatter(point[key], point["gain"], s=26, color=colour, zorder=2)
+            axes.annotate(point["name"], (point[key], point["gain"]), (4, 5), textcoords="offset points", fontsize=7)
+        axes.set_xscale("log")
+        axes.margins(x=0.35)
+        axes.set_xlabel(label)
+        axes.axhline(0, color=INK, linewidth=0.6, linestyle="--")
+    return svg(figure, "what a model is worth, against what a window costs with it", alone=True)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True))
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option("--measure", "names", multiple=True, metavar="NAME", help="Points whose price is measured here.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="More settings.")
+def main(file: Path, picture: Path, names: tuple[str, ...], rounds: int, assignments: tuple[str, ...]) -> None:
+    """Draw FILE as PICTURE and print it as a table."""
+    keep_big_buffers()
+    study = json.loads(file.read_text(encoding="utf-8"))
+    unknown = set(names) - {point["name"] for point in study["points"]}
+    if unknown:
+        raise click.UsageError(f"--measure {', '.join(sorted(unknown))}: {file} has no such point")
+    study["points"] = [
+        priced(point, rounds, assignments) if point["name"] in names else point for point in study["points"]
+    ]
+    study |= {"window": WINDOW, "tokens": TOKENS}
+    if names:
+        study |= {"cpu": processor_name(), "date": today()}
+    head = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in study.items() if key != "points")
+    points = ",\n".join(f"  {json.dumps(point)}" for point in study["points"])
+    write_text(file, [f'{{\n{head},\n "points": [\n{points}\n ]\n}}\n'])
+    if all("gflop" in point or "cascade" in point for point in study["points"]):
+        write_text(picture, [models_chart(study)])
+        click.echo(models_table(together(study["points"])))
+
+
+if __name__ == "__main__":
+    main()

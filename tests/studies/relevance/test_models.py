@@ -1,0 +1,62 @@
+"""What models are worth and cost: the arithmetic, the price of a cascade, and a chart that names all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from connector.checkpoints.pulling import Checkpoint
+from connector.studies.relevance.models import gflop, main, models_chart, models_table, together, weights_met
+
+SMALL = {
+    "name": "small",
+    "model": "smollm2-135m",
+    "gain": 0.06,
+    "error": 0.01,
+    "queries": 423,
+    "gflop": 100,
+    "seconds": 2.0,
+    "cached_seconds": 0.2,
+    "bytes": 1_000_000,
+}
+LARGE = {**SMALL, "name": "large", "gain": 0.09, "gflop": 1000, "seconds": 20.0, "cached_seconds": 1.0}
+BOTH = {"name": "small, large on 5", "cascade": ["small", "large"], "first": 5, "gain": 0.08, "queries": 423}
+
+
+def test_weights_of_a_known_decoder(smollm2: Checkpoint) -> None:
+    config = json.loads((smollm2.path / "config.json").read_text(encoding="utf-8"))
+    weights, attended = weights_met(config, 30)
+    # Of its 134,515,008 weights 28,311,552 are embeddings, and 35,136 scale norms.
+    assert weights == 134_515_008 - 28_311_552 - 35_136
+    assert attended == 30 * 576
+
+
+def test_a_window_costs_a_product_and_a_sum_a_weight_and_token() -> None:
+    assert gflop(1e6, 0, tokens=100, window=10) == pytest.approx(2.0)
+    assert gflop(0, 1000, tokens=100, window=10) == pytest.approx(0.2)
+
+
+def test_a_cascade_costs_all_of_the_small_and_a_share_of_the_large() -> None:
+    both = together([SMALL, LARGE, BOTH])[2]
+    assert both["seconds"] == 2.0 + 20.0 / 4 and both["gflop"] == 350 and both["bytes"] == 2_000_000
+    table = models_table([LARGE, both, SMALL])
+    assert table.index("small ") < table.index("small, large on 5") < table.index("large ")
+
+
+def test_the_chart_names_every_point_and_every_price() -> None:
+    drawn = models_chart({"points": [SMALL, LARGE, BOTH]})
+    for name in ("small", "large", "small, large on 5", "GFLOP", "bytes kept of a document", "seconds"):
+        assert name in drawn
+
+
+def test_a_point_that_is_not_there_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "models.json"
+    file.write_text(json.dumps({"points": [SMALL]}))
+    told = CliRunner().invoke(main, [str(file), str(tmp_path / "out.svg"), "--measure", "nobody"])
+    assert told.exit_code == 2 and "--measure nobody" in told.output
+    told = CliRunner().invoke(main, [str(file), str(tmp_path / "out.svg")])
+    assert told.exit_code == 0 and "+0.0600" in told.output
+    assert json.loads(file.read_text())["points"] == [SMALL]
