@@ -65,10 +65,19 @@ def weights_met(config: Mapping[str, Any], layers: int) -> tuple[float, float]:
     return layers * (attention + feed_forward), layers * wide
 
 
-def priced(point: dict[str, Any], rounds: int, assignments: Sequence[str]) -> dict[str, Any]:
-    """The point with its price on this machine: ``seconds``, ``cached_seconds``, ``gflop``, ``bytes``."""
+def priced(
+    point: dict[str, Any], rounds: int, assignments: Sequence[str] = (), folder_of: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The point with its price on this machine: ``seconds``, ``cached_seconds``, ``gflop``, ``bytes``.
+
+    Args:
+        point: with ``model``, or with ``embedder`` and the ``weights`` and ``attended`` of ``gflop``.
+        rounds: see ``alternate``; the median counts.
+        assignments: KEY=VALUE of more settings.
+        folder_of: name of an embedding model -> its folder; the others come from the hub.
+    """
     if point.get("embedder"):
-        return _priced_embedder(point, rounds)
+        return _priced_embedder(point, rounds, (folder_of or {}).get(point["embedder"], point["embedder"]))
     given = {"backbone.layout": "solo", "cache.scores_mb": "0"}
     given |= dict(each.split("=", 1) for each in assignments) | {"backbone.model": point["model"]}
     settings = load_settings("/dev/null", given, {})
@@ -88,9 +97,9 @@ def priced(point: dict[str, Any], rounds: int, assignments: Sequence[str]) -> di
     }
 
 
-def _priced_embedder(point: dict[str, Any], rounds: int) -> dict[str, Any]:
+def _priced_embedder(point: dict[str, Any], rounds: int, model: str) -> dict[str, Any]:
     """Its documents' vectors are kept by who searches with them: a cached window costs the query's."""
-    embedder = Embedder.load(point["embedder"])
+    embedder = Embedder.load(model)
     default = load_settings("/dev/null", {}, {})
     tokenizer = Tokenizer.from_folder(obtain(default.backbone.model, cache=default.cache.path).path)
     texts: Texts = read_texts(None, tokenizer, WINDOW, TOKENS)
@@ -178,16 +187,26 @@ def models_chart(study: Mapping[str, Any]) -> str:
 @click.argument("picture", type=click.Path(path_type=Path))
 @click.option("--measure", "names", multiple=True, metavar="NAME", help="Points whose price is measured here.")
 @click.option("--rounds", default=5, show_default=True)
+@click.option("--folder", "folders", multiple=True, metavar="NAME=FOLDER", help="Of an embedding model.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="More settings.")
-def main(file: Path, picture: Path, names: tuple[str, ...], rounds: int, assignments: tuple[str, ...]) -> None:
+def main(
+    file: Path,
+    picture: Path,
+    names: tuple[str, ...],
+    rounds: int,
+    folders: tuple[str, ...],
+    assignments: tuple[str, ...],
+) -> None:
     """Draw FILE as PICTURE and print it as a table."""
     keep_big_buffers()
     study = json.loads(file.read_text(encoding="utf-8"))
     unknown = set(names) - {point["name"] for point in study["points"]}
     if unknown:
         raise click.UsageError(f"--measure {', '.join(sorted(unknown))}: {file} has no such point")
+    folder_of = dict(each.split("=", 1) for each in folders)
     study["points"] = [
-        priced(point, rounds, assignments) if point["name"] in names else point for point in study["points"]
+        priced(point, rounds, assignments, folder_of) if point["name"] in names else point
+        for point in study["points"]
     ]
     study |= {"window": WINDOW, "tokens": TOKENS}
     if names:
