@@ -61,11 +61,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         at_once = settings.serve.at_once or places()
-        admission = Admission(at_once + settings.serve.max_queue)
-        metrics.watch_queue(lambda: admission.inside, at_once, settings.serve.max_queue)
-        app.state.admission = admission
-        loading.start()
-        yield
+        async with Admission(at_once + settings.serve.max_queue) as admission:
+            metrics.watch_queue(lambda: admission.inside, at_once, settings.serve.max_queue)
+            app.state.admission = admission
+            loading.start()
+            yield
         if gateway is not None:
             await gateway.aclose()
         await to_thread.run_sync(loading.close)

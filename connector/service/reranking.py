@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from connector.documents import RerankResult
 from connector.sections import Settings
-from connector.service.admission import ClientGone, QueueFull, while_connected
+from connector.service.admission import Admission, ClientGone, QueueFull, while_connected
 from connector.service.bodies import parse_object, read_plain_body
 from connector.service.deadlines import DEADLINE_HEADER, scope_of
 from connector.service.dialects import (
@@ -41,7 +41,7 @@ from connector.service.errors import Failure, ServiceError, SupersetError, TeiEr
 from connector.service.loading import Loading
 from connector.service.metrics import Metrics
 from connector.service.responses import AsciiJSONResponse
-from connector.service.scoring import RerankJob, rank
+from connector.service.scoring import RerankJob, rank, rank_in_time
 
 __all__ = ["add_rerank_routes"]
 
@@ -130,14 +130,15 @@ class _Endpoints:
         reranker = metrics.measured(self._loading.reranker())
         waited = started
 
-        def work() -> list[RerankResult]:
+        def rank_one(job: RerankJob) -> RerankResult:
             nonlocal waited
-            waited = time.monotonic()
-            return [rank(reranker, job, scope) for job in jobs]
+            if waited == started:
+                waited = time.monotonic()
+            return rank(reranker, job, scope)
 
-        admission = request.app.state.admission
+        admission: Admission = request.app.state.admission
         try:
-            results = await while_connected(request, lambda: admission.run(work, scope), scope)
+            results = await while_connected(request, lambda: rank_in_time(admission, jobs, rank_one, scope), scope)
         except QueueFull:
             raise ServiceError(
                 Failure.OVERLOADED,

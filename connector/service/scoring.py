@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from connector.cancelling import CancelScope
+from connector.cancelling import Cancelled, CancelScope
 from connector.documents import FirstStage, RankedHit, RerankResult, SupportsRerank
 from connector.errors import RequestError
 from connector.sections import Mode
+from connector.service.admission import Admission
 from connector.service.errors import Failure, ServiceError
 from connector.service.numbers import json_number, probability
 
-__all__ = ["RerankJob", "check_result", "fall_back", "json_score", "rank"]
+__all__ = ["RerankJob", "check_result", "fall_back", "json_score", "rank", "rank_in_time"]
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,36 @@ def rank(reranker: SupportsRerank, job: RerankJob, scope: CancelScope) -> Rerank
         reason = " ".join((result.reason or "failed").split())[:_LONGEST_REASON]
         return fall_back(job, reason, timings_ms=result.timings_ms)
     return result
+
+
+async def rank_in_time(
+    admission: Admission, jobs: Sequence[RerankJob], rank_one: Callable[[RerankJob], RerankResult], scope: CancelScope
+) -> list[RerankResult]:
+    """Rank one after the other in a thread. What is not done when the scope ends stays in first-stage order.
+
+    Args:
+        admission: lets the thread in.
+        jobs: of one request.
+        rank_one: ranks a job in that thread.
+        scope: of the request.
+
+    Raises:
+        QueueFull: the thread was not let in.
+        ServiceError: the scope ended, and a job that is not done carries no first stage.
+    """
+    done: list[RerankResult] = []
+
+    def work() -> None:
+        for job in jobs:
+            done.append(rank_one(job))
+
+    try:
+        await admission.run(work, scope)
+    except Cancelled as ended:
+        # The thread may still be adding to the list.
+        found = done[:]
+        return [*found, *(fall_back(job, ended.reason) for job in jobs[len(found) :])]
+    return done
 
 
 def fall_back(

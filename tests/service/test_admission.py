@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from connector.cancelling import CancelScope
+from connector.cancelling import Cancelled, CancelScope
 from connector.documents import FirstStage, RerankResult
 from connector.reranker import Reranker
 from connector.service.admission import Admission, QueueFull
@@ -255,17 +255,60 @@ def test_a_reranker_that_does_not_end_keeps_its_place() -> None:
 
 def test_the_door_alone() -> None:
     async def main() -> None:
-        admission = Admission(1)
-        assert await admission.run(lambda: 3, CancelScope()) == 3
-        release = threading.Event()
-        async with anyio.create_task_group() as group:
-            group.start_soon(admission.run, release.wait, CancelScope())
-            with anyio.fail_after(20):
-                while admission.inside == 0:
-                    await anyio.sleep(0)
-            with pytest.raises(QueueFull):
-                await admission.run(lambda: 3, CancelScope())
-            release.set()
+        async with Admission(1) as admission:
+            assert await admission.run(lambda: 3, CancelScope()) == 3
+            release = threading.Event()
+            async with anyio.create_task_group() as group:
+                group.start_soon(admission.run, release.wait, CancelScope())
+                with anyio.fail_after(20):
+                    while admission.inside == 0:
+                        await anyio.sleep(0)
+                with pytest.raises(QueueFull):
+                    await admission.run(lambda: 3, CancelScope())
+                release.set()
+            assert admission.inside == 0
+            with pytest.raises(ZeroDivisionError):
+                await admission.run(lambda: 1 / 0, CancelScope())
+            # What one call raised ends no other.
+            assert await admission.run(lambda: 4, CancelScope()) == 4
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("by", ["deadline", "cancelled"])
+def test_the_door_does_not_wait_for_what_is_over(by: str) -> None:
+    """The call that cannot be stopped keeps its place; who asked for it does not wait."""
+
+    async def main() -> None:
+        release, begun = threading.Event(), threading.Event()
+        scope = CancelScope.after(50) if by == "deadline" else CancelScope()
+
+        def deaf() -> None:
+            begun.set()
+            assert release.wait(60)
+
+        async with Admission(1) as admission:
+            try:
+                if by == "cancelled":
+                    threading.Thread(target=lambda: begun.wait(60) and scope.cancel()).start()
+                with anyio.fail_after(50), pytest.raises(Cancelled, match=by):
+                    await admission.run(deaf, scope)
+                assert not release.is_set() and admission.inside == 1
+                with pytest.raises(QueueFull):
+                    await admission.run(lambda: 3, CancelScope())
+            finally:
+                release.set()
         assert admission.inside == 0
+
+    anyio.run(main)
+
+
+def test_who_comes_after_the_end_is_not_begun() -> None:
+    async def main() -> None:
+        begun: list[int] = []
+        async with Admission(1) as admission:
+            with pytest.raises(Cancelled, match="deadline"):
+                await admission.run(lambda: begun.append(1), CancelScope(0.0))
+        assert begun == []
 
     anyio.run(main)

@@ -13,7 +13,7 @@ from connector.service.admission import Admission, QueueFull
 from connector.service.errors import Failure, ServiceError
 from connector.service.loading import Loading
 from connector.service.metrics import Metrics
-from connector.service.scoring import RerankJob, fall_back, rank
+from connector.service.scoring import RerankJob, fall_back, rank, rank_in_time
 
 __all__ = ["rank_all"]
 
@@ -30,7 +30,7 @@ async def rank_all(
     admission: Admission = request.app.state.admission
     try:
         reranker = metrics.measured(loading.reranker())
-        results = await admission.run(lambda: [_rank(reranker, job, scope) for job in jobs], scope)
+        results = await rank_in_time(admission, jobs, lambda job: _rank(reranker, job, scope), scope)
     except ServiceError as error:
         reason = "loading" if error.failure is Failure.LOADING else f"failed: {error.message}"
         results = _unranked(jobs, reason)
