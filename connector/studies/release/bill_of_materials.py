@@ -44,7 +44,7 @@ def bill_of_materials(python: Path) -> str:
     """
     metadata = _metadata(python)
     program = Path(sys.executable).parent / "cyclonedx-py"
-    command = [program, "environment", "--output-reproducible", python]
+    command = [str(program), "environment", "--output-reproducible", str(python)]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     if listed.returncode:
         raise BillError(f"cyclonedx-py: {listed.stderr.strip()}")
