@@ -16,6 +16,7 @@ from tests.campaign.disks import disks
 from tests.campaign.hostile import hostile
 from tests.campaign.injections import injections
 from tests.campaign.kills import kills
+from tests.campaign.real_nodes import real_nodes
 from tests.campaign.rows import Row, kept, page, read
 from tests.campaign.services.overruns import overruns
 from tests.campaign.services.restarts import restarts
@@ -26,6 +27,7 @@ PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {
     "disks": disks,
     "clocks": clocks,
     "clusters": clusters,
+    "nodes": real_nodes,
     "input": hostile,
     "access": access,
     "restarts": restarts,

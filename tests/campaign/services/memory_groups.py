@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ __all__ = ["MemoryGroup", "NoMemoryGroup", "memory_group"]
 # The shell puts itself there and becomes the command: what that takes is counted from its first byte.
 _WITHIN = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"')
 _REMOVAL_S = 10.0
+_STEP = 2_000_000
 
 
 class NoMemoryGroup(click.ClickException):
@@ -40,8 +42,20 @@ class MemoryGroup:
         return (*_WITHIN, str(self.path))
 
     def limit(self, amount: int) -> None:
-        """Bytes that its processes may take together; the kernel drops cached files before it kills."""
-        (self.path / ("memory.max" if self.unified else "memory.limit_in_bytes")).write_text(str(amount))
+        """Bytes that its processes may take together; the kernel drops cached files before it kills.
+
+        Version 1 takes no limit below what is held already, files in use among it: then it is the next that it takes.
+        """
+        file = self.path / ("memory.max" if self.unified else "memory.limit_in_bytes")
+        while True:
+            try:
+                file.write_text(str(amount))
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                amount += _STEP
+            else:
+                return
 
     def taken(self) -> int:
         """Bytes that its processes hold besides cached files."""
