@@ -10,7 +10,7 @@ CLEAN := build/clean
 CLIENTS := .venv-clients
 CLIENTS_INSTALLED := $(CLIENTS)/.installed
 
-.PHONY: setup demo test test-quick clients clients-table fuzz lint serve docs dist dist-files clean
+.PHONY: setup demo test test-quick clients clients-table fuzz lint serve docs dist dist-files sbom audit clean
 
 setup: $(INSTALLED)
 
@@ -92,15 +92,36 @@ docs: $(INSTALLED)
 dist-files: $(INSTALLED)
 	@rm -rf dist
 	@$(BIN)/python -m build --outdir dist
-	@$(BIN)/python -m connector.studies.distribution dist
+	@$(BIN)/python -m connector.studies.release.distribution dist
 
 # A release: see docs/engineering/releasing.md. The wheel runs the demo where nothing else of the repository is.
+# Not even pip: what lies there is what the bill of materials tells, and what is audited.
 dist: dist-files
 	@rm -rf $(CLEAN)
-	@$(PYTHON) -m venv $(CLEAN)
+	@$(PYTHON) -m venv --without-pip $(CLEAN)
 	@echo "Installing the wheel into $(CLEAN) ..."
-	@$(CLEAN)/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	@$(BIN)/python -m pip --python $(CLEAN)/bin/python install --quiet --disable-pip-version-check dist/*.whl
 	@cd $(CLEAN) && bin/rh-connector --config /dev/null demo
+	@$(MAKE) --no-print-directory sbom
+
+# What is installed with a release, in CycloneDX.
+SBOM := build/rh-connector.cdx.json
+sbom: $(INSTALLED)
+	@$(call released)
+	@$(BIN)/python -m connector.studies.release.bill_of_materials $(CLEAN)/bin/python $(SBOM)
+	@echo "Written: $(SBOM)"
+
+# Known vulnerabilities of the same packages; asks a service on the network. --strict: a package that the service does
+# not know was not looked at, and that is no pass.
+AUDIT_FLAGS :=
+audit: $(INSTALLED)
+	@$(call released)
+	@$(BIN)/python -m pip --python $(CLEAN)/bin/python freeze --exclude rh-connector > $(CLEAN)/audited.txt
+	@$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off $(AUDIT_FLAGS) -r $(CLEAN)/audited.txt
+
+define released
+test -x $(CLEAN)/bin/python || { echo "$(CLEAN) is not there; make it with: make dist" >&2; exit 1; }
+endef
 
 clean:
 	rm -rf $(VENV) $(LIGHT) $(CLIENTS) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,8 +16,10 @@ from tests.campaign.disks import disks
 from tests.campaign.hostile import hostile
 from tests.campaign.injections import injections
 from tests.campaign.kills import kills
-from tests.campaign.restarts import restarts
+from tests.campaign.real_nodes import real_nodes
 from tests.campaign.rows import Row, kept, page, read
+from tests.campaign.services.overruns import overruns
+from tests.campaign.services.restarts import restarts
 
 PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {
     "kills": kills,
@@ -25,9 +27,11 @@ PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {
     "disks": disks,
     "clocks": clocks,
     "clusters": clusters,
+    "nodes": real_nodes,
     "input": hostile,
     "access": access,
     "restarts": restarts,
+    "overruns": overruns,
 }
 _KEPT = Path("docs/results/campaign.jsonl")
 

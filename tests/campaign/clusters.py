@@ -28,7 +28,7 @@ from tests.service.gateway.fake_cluster import FakeCluster, hit, running_cluster
 from tests.service.live import serving
 from tests.service.standin import StandIn
 
-__all__ = ["clusters", "speaks_as"]
+__all__ = ["clusters", "searched", "speaks_as", "tried"]
 
 _PART = "cluster"
 _TIMEOUT_S, _RETRY_S = 0.4, 0.3
@@ -84,18 +84,27 @@ def _gateway(cluster: FakeCluster, proxy: FaultyProxy, drawn: random.Random, rou
             gateways.append(client)
 
         def search(at: int, which: frozenset[int] | None) -> tuple[str | None, bool]:
-            return _searched(drawn.choice(gateways), drawn, proxy, which)
+            return searched(drawn.choice(gateways), drawn, proxy, which)
 
         for fault in FAULTS:
-            tally, note = _tried(fault, search, proxy, drawn, rounds, _LONGEST_GATEWAY_S, "the cluster's error")
+            tally, note = tried(fault, search, proxy, drawn, rounds, _LONGEST_GATEWAY_S, "the cluster's error")
             yield tally.row(_PART, f"behind the gateway: {fault}", note)
         yield _wrong_certificate(drawn, rounds)
 
 
-def _searched(
+def searched(
     client: httpx2.Client, drawn: random.Random, proxy: FaultyProxy, which: frozenset[int] | None
 ) -> tuple[str | None, bool]:
-    """What was lost in a search of the gateway, and whether it brought hits."""
+    """What was lost in a search of the gateway, and whether it brought hits.
+
+    It asks for places 2 to 4. The first stage orders by id, and the reranker moves ids 2, 5, 8 and 11 to the top.
+
+    Args:
+        client: of the gateway.
+        drawn: says how it asks.
+        proxy: between gateway and cluster.
+        which: requests that are hit, as ``FaultyProxy.begin`` takes them.
+    """
     body: dict[str, Any] = {"query": {"match": {"text": "cats"}}, **_PAGE}
     if drawn.random() < 0.4:
         # The texts are one more request.
@@ -161,7 +170,7 @@ def _engine(cluster: FakeCluster, proxy: FaultyProxy, drawn: random.Random, roun
         return _found(proxy.url, _KINDS[at % 2])
 
     for fault in FAULTS:
-        tally, note = _tried(
+        tally, note = tried(
             fault,
             search,
             proxy,
@@ -174,7 +183,7 @@ def _engine(cluster: FakeCluster, proxy: FaultyProxy, drawn: random.Random, roun
         yield tally.row(_PART, f"searched here: {fault}", note)
 
 
-def _tried(
+def tried(
     fault: str,
     search: Callable[[int, frozenset[int] | None], tuple[str | None, bool]],
     proxy: FaultyProxy,
@@ -182,6 +191,7 @@ def _tried(
     rounds: int,
     longest: float,
     otherwise: str,
+    timeout_s: float = _TIMEOUT_S,
     before: Callable[[int], None] = lambda at: None,
 ) -> tuple[Tally, str]:
     """Searches while the proxy has a fault, and their figures.
@@ -194,6 +204,7 @@ def _tried(
         rounds: searches.
         longest: seconds that one may take.
         otherwise: what comes where no hits do.
+        timeout_s: what ``engine.timeout_ms`` says.
         before: called before each, while there is no fault.
     """
     tally, whole, slowest = Tally(), 0, 0.0
@@ -205,7 +216,7 @@ def _tried(
         lost, hits = search(at, which)
         seconds = time.monotonic() - began
         if lost is None and seconds > longest:
-            lost = f"{seconds:.1f} s with engine.timeout_ms = {_TIMEOUT_S * 1000:g}"
+            lost = f"{seconds:.1f} s with engine.timeout_ms = {timeout_s * 1000:g}"
         whole, slowest = whole + hits, max(slowest, seconds)
         tally.add(lost)
         proxy.begin(None)

@@ -36,7 +36,7 @@ class FaultyProxy:
     Attributes:
         fault: one of ``FAULTS``, or None.
         which: numbers of the requests since ``begin`` that it is done to, from 0; None: all.
-        statuses: what the caller could have got of those requests, besides a cut connection.
+        answered: path and status of the requests since then that the target answered whole.
     """
 
     def __init__(self, target: str) -> None:
@@ -48,6 +48,7 @@ class FaultyProxy:
         self._closed = False
         self.fault: str | None = None
         self.which: frozenset[int] | None = None
+        self.answered: list[tuple[str, int]] = []
         self._asked = self._faulted = 0
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
@@ -65,6 +66,7 @@ class FaultyProxy:
         """Count requests from 0, and do this to them."""
         with self._lock:
             self.fault, self.which, self._asked, self._faulted = fault, which, 0, 0
+            self.answered = []
         if fault == "refuses connections":
             self._stop()
         elif self._closed:
@@ -148,12 +150,25 @@ class FaultyProxy:
     def _asked_of_target(self, asked: bytes) -> bytes:
         head, _, body = asked.partition(b"\r\n\r\n")
         lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+        # Of this search, whatever comes after it.
+        answered = self.answered
         with socket.create_connection(self._target, 10) as target:
             target.sendall(b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + body)
             found = b""
             while part := target.recv(65536):
                 found += part
+        if _is_whole(found):
+            answered.append((lines[0].split()[1].decode(), int(found.split()[1])))
         return found
+
+
+def _is_whole(answer: bytes) -> bool:
+    """Whether an answer has its end: a target may die in the middle."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    if lengths:
+        return len(body) == int(lengths[0].partition(b":")[2])
+    return body.endswith(b"0\r\n\r\n")
 
 
 def _made(status: int, body: bytes, kind: bytes) -> bytes:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.campaign.injections import INSTRUCTIONS, injections
-from tests.campaign.restarts import restarts
 
 
 def test_the_instructions_are_a_hundred_different_ones() -> None:
@@ -25,9 +24,3 @@ def test_a_few_instructions_are_measured(tmp_path: Path) -> None:
     (tmp_path / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
     (row,) = injections(tmp_path, 2)
     assert (row.tried, row.survived) == (10, 10) and "mean places gained of 100" in row.note
-
-
-@pytest.mark.slow
-def test_a_service_that_is_killed_comes_back() -> None:
-    (row,) = restarts(2)
-    assert row.survived == row.tried == 2, row

@@ -1,4 +1,4 @@
-"""Three real processes behind a real HAProxy, restarted one by one while requests come: none fails."""
+"""Three real processes behind a real HAProxy or nginx, restarted one by one while requests come: none fails."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.sections import Settings
+from tests.deploy.conftest import DEPLOY
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +47,7 @@ class Replica:
         self.process = self._started()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        assignments = (f"cache.path={self._cache}", "cache.disk_mb=200", "serve.drain_s=3")
+        assignments = (f"cache.path={self._cache}", "cache.disk_mb=200", "serve.drain_s=3", "backbone.runtime=onnx")
         options = [part for assignment in assignments for part in ("--set", assignment)]
         command = [sys.executable, "-c", _RUN, "--config", os.devnull, *options, "serve", "--port", str(self.port)]
         return subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -109,50 +111,107 @@ def _load(port: int) -> Iterator[list[str]]:
     assert len(answered) > _CLIENTS
 
 
-def _haproxy() -> str:
-    program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+def _program(name: str) -> str:
+    program = shutil.which(name) or shutil.which(name, path="/usr/sbin")
     if program is None:
-        pytest.skip("HAProxy is missing here; on Debian: apt-get install haproxy")
+        pytest.skip(f"{name} is missing here; on Debian: apt-get install {name}")
     return program
 
 
-def _environment(bind: int, replicas: Sequence[int]) -> dict[str, str]:
+def _change(path: Path, texts: Mapping[str, str]) -> None:
+    told = path.read_text(encoding="utf-8")
+    for old, new in texts.items():
+        assert old in told
+        told = told.replace(old, new)
+    path.write_text(told, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Balancer:
+    """How one is run with what ``deploy`` ships.
+
+    Attributes:
+        command: runs it in the foreground.
+        environment: of the process.
+        check: what makes the command look at its configuration and end.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    check: Sequence[str]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with subprocess.Popen(self.command, env=self.environment) as process:
+            try:
+                yield
+            finally:
+                process.terminate()
+
+
+def _haproxy(bind: int, replicas: Sequence[int], folder: Path) -> Balancer:
+    config = Path(shutil.copy(DEPLOY / "haproxy" / "haproxy.cfg", folder))
     names = {f"REPLICA_{letter}": f"127.0.0.1:{port}" for letter, port in zip("ABC", replicas, strict=True)}
-    return {**os.environ, "LISTEN": f"127.0.0.1:{bind}", **names}
+    environment = {**os.environ, "LISTEN": f"127.0.0.1:{bind}", **names}
+    return Balancer([_program("haproxy"), "-db", "-f", str(config)], environment, ["-c"])
 
 
-@contextmanager
-def _balancer(config: Path, bind: int, replicas: Sequence[int]) -> Iterator[None]:
-    command = [_haproxy(), "-db", "-f", str(config)]
-    with subprocess.Popen(command, env=_environment(bind, replicas)) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
+# What a distribution's own nginx.conf has around the files of conf.d, in a folder of the test.
+_AROUND = """
+daemon off;
+pid nginx.pid;
+events {}
+http {
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    include rh-connector.conf;
+}
+"""
 
 
-def test_haproxy_takes_its_configuration(repository: Path) -> None:
-    command = [_haproxy(), "-c", "-f", str(repository / "deploy" / "haproxy" / "haproxy.cfg")]
-    checked = subprocess.run(command, env=_environment(1, (2, 3, 4)), capture_output=True, text=True, check=False)
-    assert checked.returncode == 0 and "[WARNING]" not in checked.stderr, checked.stderr
+def _nginx(bind: int, replicas: Sequence[int], folder: Path) -> Balancer:
+    named = {f"10.0.0.{at}:8080": f"127.0.0.1:{port}" for at, port in enumerate(replicas, 1)}
+    own = Path(shutil.copy(DEPLOY / "nginx" / "rh-connector.conf", folder))
+    _change(own, {"listen 8080;": f"listen 127.0.0.1:{bind};", **named})
+    # As root its workers would be another user, who cannot enter the test's folder.
+    root = "user root;" if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(root + _AROUND, encoding="utf-8")
+    command = [_program("nginx"), "-e", "stderr", "-p", str(folder), "-c", "nginx.conf"]
+    return Balancer(command, os.environ, ["-t"])
 
 
+BALANCERS = {"haproxy": _haproxy, "nginx": _nginx}
+
+
+@pytest.mark.parametrize("name", list(BALANCERS))
+def test_a_balancer_takes_its_configuration(name: str, tmp_path: Path) -> None:
+    balancer = BALANCERS[name](1, (2, 3, 4), tmp_path)
+    command = [*balancer.command, *balancer.check]
+    checked = subprocess.run(command, env=balancer.environment, capture_output=True, text=True, check=False)
+    told = checked.stderr.lower()
+    assert checked.returncode == 0 and "[warn" not in told and "[alert]" not in told, checked.stderr
+
+
+@pytest.mark.parametrize("name", list(BALANCERS))
 def test_a_rolling_restart_fails_no_request(
-    repository: Path, smollm2: Checkpoint, settings: Settings, tmp_path: Path
+    name: str, smollm2: Checkpoint, settings: Settings, tmp_path: Path
 ) -> None:
     bind, *ports = _free_ports(4)
     (tmp_path / "models").symlink_to(settings.cache.path / "models")
-    # Without its second tries: a replica that stopped listening before HAProxy knew would cost a request each time.
-    shipped = (repository / "deploy" / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(shipped.replace("retries 3", "retries 0").replace("option redispatch", ""), encoding="utf-8")
-    assert config.read_text(encoding="utf-8") != shipped
+    balancer = BALANCERS[name](bind, ports, tmp_path)
+    if name == "haproxy":
+        # It asks /ready. Without second tries, one that stopped listening before it knew costs a request each time.
+        _change(tmp_path / "haproxy.cfg", {"retries 3": "retries 0", "option redispatch": ""})
     replicas: list[Replica] = []
     try:
         replicas = [Replica(port, tmp_path) for port in ports]
         for replica in replicas:
             replica.until_ready()
-        with _balancer(config, bind, ports):
+        with balancer.running():
             _until_answered(bind)
             with _load(bind) as failed:
                 for replica in replicas:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.nodes import elasticsearch, opensearch
 from tests.nodes.process import Node, Starting, find_java
 from tests.nodes.release import NodeError, NoJava
 
-__all__ = ["NODES", "SessionNodes", "node_folder", "running"]
+__all__ = ["NODES", "MortalNode", "SessionNodes", "mortal", "node_folder", "running"]
 
 NODES = ("opensearch_node", "opensearch_3_node", "elasticsearch_node")
 """The fixtures that give a test a real node."""
@@ -45,6 +45,17 @@ def running(version: str, *, port: int = 0, homes: Path | None = None) -> Iterat
 
 @contextmanager
 def _started(version: str, *, port: int = 0, homes: Path | None = None) -> Iterator[Starting]:
+    with _laid_out(version, homes) as (start, data):
+        starting = start(data, port)
+        try:
+            yield starting
+        finally:
+            starting.stop()
+
+
+@contextmanager
+def _laid_out(version: str, homes: Path | None = None) -> Iterator[tuple[Callable[[Path, int], Starting], Path]]:
+    """What starts a node on a folder and a port, and such a folder."""
     product = opensearch if version in opensearch.RELEASES else elasticsearch
     folder = node_folder() if homes is None else homes
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,13 +64,56 @@ def _started(version: str, *, port: int = 0, homes: Path | None = None) -> Itera
     data = Path(tempfile.mkdtemp(prefix=f"rh-node-{version}-"))
     data.chmod(0o755)
     try:
-        starting = product.start(home, version, data, port=port)
-        try:
-            yield starting
-        finally:
-            starting.stop()
+        yield lambda given, port: product.start(home, version, given, port=port), data
     finally:
         shutil.rmtree(data, ignore_errors=True)
+
+
+class MortalNode:
+    """A node that may be killed and started again, with the same address and the same data.
+
+    Attributes:
+        url: where it answers, or answered.
+        version: of the product.
+    """
+
+    def __init__(self, version: str, start: Callable[[Path, int], Starting], data: Path) -> None:
+        self.version, self._start, self._data = version, start, data
+        self._starting = start(data, 0)
+        self.url = self._starting.ready().url
+
+    def kill(self) -> None:
+        """End it at once, in whatever it does."""
+        self._starting.process.kill()
+        self._starting.process.wait()
+
+    def start_again(self) -> None:
+        """Wait until it answers and its cluster is yellow or green.
+
+        Raises:
+            NodeError: it did not come up.
+        """
+        self._starting = self._start(self._data, int(self.url.rpartition(":")[2]))
+        self._starting.ready()
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._starting.stop()
+
+
+@contextmanager
+def mortal(version: str) -> Iterator[MortalNode]:
+    """A fresh node that may be killed.
+
+    Raises:
+        NodeError: Java or Maven is missing, or the node did not come up.
+    """
+    with _laid_out(version) as (start, data):
+        node = MortalNode(version, start, data)
+        try:
+            yield node
+        finally:
+            node.stop()
 
 
 class SessionNodes:

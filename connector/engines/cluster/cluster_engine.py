@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -95,17 +95,31 @@ class ClusterEngine:
         return found
 
     def documents(self) -> Iterator[Document]:
-        """See ``Engine.documents``."""
-        pages = self.pages({"query": {"match_all": {}}, "size": _PAGE})
-        try:
-            first = list(islice(pages, 1))
-        except ClusterError as error:
-            if _is_missing(error):
+        """See ``Engine.documents``. Who takes long with a page loses the scroll, and gets a new one."""
+        asked = {"query": {"match_all": {}}, "size": _PAGE, "track_total_hits": True}
+        seen: set[tuple[str, str]] = set()
+        while True:
+            before, count, total, fault = len(seen), 0, 0, None
+            try:
+                for answer in self.pages(asked):
+                    total = answer["hits"]["total"]["value"]
+                    for hit in answer["hits"]["hits"]:
+                        count += 1
+                        name = hit["_index"], hit["_id"]
+                        if name not in seen:
+                            seen.add(name)
+                            yield Document(hit["_id"], hit.get("_source") or {})
+            except ClusterError as error:
+                if _is_missing(error):
+                    return
+                if not _is_gone(error):
+                    raise
+                fault = error
+            # A page whose answer broke off was asked for again, and then the next one came.
+            if fault is None and count >= total:
                 return
-            raise
-        for answer in chain(first, pages):
-            for hit in answer["hits"]["hits"]:
-                yield Document(hit["_id"], hit.get("_source") or {})
+            if len(seen) == before:
+                raise fault or EngineError(f"the cluster gave {count:,} of {total:,} documents; try again")
 
     def pages(self, body: Mapping[str, Any], params: Mapping[str, str] | None = None) -> Iterator[Any]:
         """Answers with all hits of a search as the index is now, ``size`` of them each, in no particular order.
@@ -301,6 +315,11 @@ def _new_index(analyzer: str) -> dict[str, Any]:
 
 def _is_missing(error: ClusterError) -> bool:
     return error.status == 404 and "index_not_found" in str(error.body)
+
+
+def _is_gone(error: ClusterError) -> bool:
+    """A scroll that was not asked for long enough, or whose node was restarted."""
+    return error.status == 404 and "search_context_missing" in str(error.body)
 
 
 def _number(score: Any) -> float | None:

@@ -1,6 +1,6 @@
 """What is built for a release: is all in it, and nothing else, and does it say what it is?
 
-``python -m connector.studies.distribution FOLDER`` checks the one wheel and the one source archive of a folder.
+``python -m connector.studies.release.distribution FOLDER`` checks a folder's one wheel and one source archive.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What a release is made of: looked at before it goes out."""

@@ -1,0 +1,1 @@
+"""A service that dies and is started again on the same files."""
