@@ -34,8 +34,8 @@ def environment_of(folder: Path, wheel: Path, brought: Mapping[str, Distribution
     """Install a wheel alone into a new environment without pip, and link what else it holds: its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
-    install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", wheel]
-    subprocess.run([sys.executable, "-m", "pip", "--python", python, *install], check=True)
+    install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     for each in brought.values():
         source = next(Path(str(file.locate())).parent for file in each.files or () if file.name == "METADATA")
