@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BETTER", "INK", "SAME", "WORSE", "axes_of", "check_charts", "svg"]
+__all__ = ["BETTER", "INK", "SAME", "WORSE", "axes_of", "check_charts", "panels_of", "svg"]
 
 BETTER, WORSE, SAME = "#2e9e5b", "#d1574a", "#8b95a7"
 """Colours that can be seen on white and on black."""
@@ -45,13 +46,19 @@ def check_charts(extra: str = "evaluate") -> None:
 
 def axes_of(height: float) -> tuple[Figure, Axes]:
     """An empty chart; its height in inches, where a page's width has nine."""
+    figure, (axes,) = panels_of(height, 1)
+    return figure, axes
+
+
+def panels_of(height: float, count: int) -> tuple[Figure, Sequence[Axes]]:
+    """Empty charts side by side, with one scale of heights."""
     check_charts()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        return figure, figure.add_subplot()
+        return figure, figure.subplots(1, count, sharey=True, squeeze=False)[0].tolist()
 
 
 def svg(figure: Figure, label: str, alone: bool = False) -> str:

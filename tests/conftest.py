@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from connector import credentials
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import waiting
 from connector.reranker import Reranker
@@ -83,6 +84,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def _nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said of slow steps depends on the machine; tests/cli/test_waiting.py looks at it."""
     monkeypatch.setattr(waiting, "_LINE", 3600.0)
+
+
+@pytest.fixture(autouse=True)
+def secrets_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that one test gives is no secret of the next: hidden there, it would be cut out of what is told."""
+    monkeypatch.setattr(credentials, "_secrets", set(credentials._secrets))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from connector.cancelling import CancelScope
@@ -82,6 +83,35 @@ def overlap(query: str, documents: Sequence[Any], first_stage: FirstStage = None
         gates=(UsedSignal("probe", 1.0),),
         workings=Workings((1.0,), (0.0,), (1.0,), 0.0, 1.0, 0.0),
     )
+
+
+class Deaf:
+    """A reranker's behaviour that does not hear that its request is over: as a batch that cannot be stopped.
+
+    Args:
+        after: so many windows are ranked at once before.
+    """
+
+    def __init__(self, after: int = 0) -> None:
+        self._after = after
+        self.release = threading.Event()
+
+    def __call__(
+        self, query: str, documents: Sequence[Any], first_stage: FirstStage, scope: CancelScope
+    ) -> RerankResult:
+        self._after -= 1
+        if self._after < 0:
+            assert self.release.wait(60)
+        return overlap(query, documents, first_stage)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """It goes on at the end, and has not gone on before."""
+        try:
+            yield
+            assert not self.release.is_set()
+        finally:
+            self.release.set()
 
 
 def _shared(query: str, document: Any) -> tuple[tuple[int, int, float], ...]:

@@ -16,7 +16,7 @@ import click
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.benchmark.measuring import Way, alternate
 from connector.benchmark.texts import Texts, read_texts
-from connector.charts import BETTER, INK, SAME, axes_of, svg
+from connector.charts import BETTER, INK, SAME, panels_of, svg
 from connector.checkpoints.pulling import obtain
 from connector.checkpoints.shape import BackboneShape, decoder_config
 from connector.cli.allocator import keep_big_buffers
@@ -37,6 +37,8 @@ _PANELS = (
     ("gflop", "GFLOP, new documents"),
     ("bytes", "bytes kept of a document"),
 )
+
+_MARKERS = "osD^vP*X<>p"
 
 
 def gflop(weights: float, attended: float, tokens: int = TOKENS, window: int = WINDOW) -> float:
@@ -164,21 +166,21 @@ def models_table(points: Sequence[Mapping[str, Any]]) -> str:
 
 def models_chart(study: Mapping[str, Any]) -> str:
     """Gain against each price; prices are on logarithmic axes."""
-    figure, _ = axes_of(3.6)
-    figure.clear()
-    every = together(study["points"])
-    panels = figure.subplots(1, len(_PANELS), sharey=True)
+    figure, panels = panels_of(3.6, len(_PANELS))
     panels[0].set_ylabel("gain over BM25, nDCG@10")
     for axes, (key, label) in zip(panels, _PANELS, strict=True):
-        for point in every:
-            colour = BETTER if "model" in point else SAME
-            axes.errorbar(point[key], point["gain"], yerr=point.get("error", 0.0), color=colour, zorder=1)
-            axes.scatter(point[key], point["gain"], s=26, color=colour, zorder=2)
-            axes.annotate(point["name"], (point[key], point["gain"]), (4, 5), textcoords="offset points", fontsize=7)
+        for point, marker in zip(together(study["points"]), _MARKERS, strict=False):
+            colour, place = BETTER if "model" in point else SAME, (point[key], point["gain"])
+            axes.errorbar(*place, yerr=point.get("error", 0.0), color=colour, zorder=1)
+            axes.scatter(*place, s=34, color=colour, marker=marker, label=point["name"], zorder=2)
         axes.set_xscale("log")
-        axes.margins(x=0.35)
+        axes.margins(x=0.15)
         axes.set_xlabel(label)
         axes.axhline(0, color=INK, linewidth=0.6, linestyle="--")
+    # Points lie too close for names beside them.
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False, fontsize=8
+    )
     return svg(figure, "what a model is worth, against what a window costs with it", alone=True)
 
 

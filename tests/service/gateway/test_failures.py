@@ -21,7 +21,7 @@ from tests.campaign.faulty_proxy import faulty_proxy
 from tests.service.gateway.conftest import GatewayFactory, gateway_settings
 from tests.service.gateway.fake_cluster import FakeCluster, hit
 from tests.service.live import serving
-from tests.service.standin import StandIn, not_reranked
+from tests.service.standin import Deaf, StandIn, not_reranked
 from tests.service.test_admission import Gate, abandoned, count
 from tests.service.waiting import wait_until
 
@@ -74,6 +74,27 @@ def test_a_model_that_fails(make_gateway: GatewayFactory, reranker: StandIn, rea
 def test_a_deadline_that_is_over(make_gateway: GatewayFactory) -> None:
     answer = make_gateway().post("/books/_search?from=1&size=2", json=CATS, headers={"X-Rerank-Deadline-Ms": "0.001"})
     check_first_stage(answer, "deadline")
+
+
+@pytest.mark.parametrize("policy", ["first_stage", "rerank"])
+def test_a_batch_under_way_does_not_hold_the_search(make_gateway: GatewayFactory, policy: str) -> None:
+    deaf = Deaf()
+    client = make_gateway({"serve.gateway_scores": policy}, reranker=StandIn(deaf))
+    with deaf.held():
+        answer = client.post("/books/_search?from=1&size=2", json=CATS, headers={"X-Rerank-Deadline-Ms": "300"})
+        check_first_stage(answer, "deadline")
+
+
+def test_of_many_searches_those_that_are_done_are_kept(make_gateway: GatewayFactory, cluster: FakeCluster) -> None:
+    deaf = Deaf(after=1)
+    client = make_gateway(reranker=StandIn(deaf))
+    body = f"{{}}\n{json.dumps(CATS)}\n" * 3
+    with deaf.held():
+        answer = client.post("/books/_msearch", content=body, headers={**JSON, "X-Rerank-Deadline-Ms": "2000"})
+        assert answer.headers["X-Reranked"] == "true,false,false"
+        assert answer.headers["X-Rerank-Reason"] == "deadline"
+        found = [[one["_id"] for one in each["hits"]["hits"]] for each in answer.json()["responses"]]
+        assert found[0][0] == "5" and found[1] == found[2] == [str(at) for at in range(6)]
 
 
 def test_a_model_that_is_not_there_yet(make_gateway: GatewayFactory) -> None:

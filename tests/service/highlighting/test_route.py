@@ -14,7 +14,7 @@ from connector.cancelling import CancelScope
 from connector.documents import FirstStage, RankedHit, RerankResult
 from connector.reranker import Reranker
 from tests.service.conftest import ClientFactory
-from tests.service.standin import StandIn, not_reranked
+from tests.service.standin import Deaf, StandIn, not_reranked
 
 ROUTE = "/v1/highlight"
 QUESTION = "how long do cats sleep"
@@ -202,3 +202,11 @@ def test_the_schema_stands_alone(client: TestClient) -> None:
     schema = described["content"]["application/json"]["schema"]
     assert schema["properties"]["inputs"]["anyOf"][0]["items"]["required"] == ["question", "context"]
     assert "$ref" not in str(schema)
+
+
+def test_a_batch_under_way_does_not_hold_the_answer(make_client: ClientFactory) -> None:
+    deaf = Deaf()
+    client = make_client(StandIn(deaf))
+    with deaf.held():
+        answer = client.post(ROUTE, json={"question": QUESTION, "context": TEXT, "deadline_ms": 50})
+        assert (answer.status_code, answer.json()) == (200, {"highlights": [], "reason": "deadline"})

@@ -24,7 +24,7 @@ from connector.service.page.access import closed_because
 from connector.settings import load_settings
 from tests.loaded_models import LoadedModels
 from tests.service.page.conftest import EVIL, QUERY, TEXTS, PageClient, settings_of
-from tests.service.standin import StandIn, not_reranked
+from tests.service.standin import Deaf, StandIn, not_reranked
 
 ASKED = {"q": QUERY}
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -240,6 +240,26 @@ def test_a_failure_keeps_the_first_stage(make_page: PageClient) -> None:
     html = make_page(StandIn(not_reranked("deadline"))).get("/ui", params=ASKED).text
     assert "Not reranked (deadline)" in html
     assert Parsed(html).order("a") == Parsed(html).order("b")
+
+
+def test_a_batch_under_way_does_not_hold_the_page(make_page: PageClient) -> None:
+    deaf = Deaf()
+    with deaf.held():
+        html = make_page(StandIn(deaf), rerank__deadline_ms=300).get("/ui", params=ASKED).text
+        assert "Not reranked (deadline)" in html
+        assert Parsed(html).order("a") == Parsed(html).order("b") != []
+
+
+def test_a_deadline_does_not_shorten_the_first_stage(make_page: PageClient) -> None:
+    html = make_page().get("/ui", params=ASKED, headers={"X-Rerank-Deadline-Ms": "0.001"}).text
+    assert "Not reranked (deadline)" in html and Parsed(html).order("a") != []
+
+
+def test_a_full_house_is_told(make_page: PageClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = make_page()
+    app: Any = client.app
+    monkeypatch.setattr(app.state.admission, "_most", 0)
+    assert "Too many requests wait already" in client.get("/ui", params=ASKED).text
 
 
 def test_long_documents_show_what_was_looked_at(make_page: PageClient) -> None:
