@@ -38,7 +38,8 @@ def test_steps_are_listed_and_what_matters_most_comes_first(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
     # Graphs only of models with a router for the layout solo.
     names = [step.name for step in steps_of(Options("cuda", ("gemma3-270m", "qwen2.5-coder-1.5b")))]
-    assert names == ["machine", "tests", "times.gemma3-270m", "times.qwen2.5-coder-1.5b"]
+    own = "qwen2.5-coder-1.5b"
+    assert names == ["machine", "tests", "times.gemma3-270m", f"times.{own}", f"onnx.{own}"]
 
 
 def test_what_cannot_be_is_refused_before_anything_runs(tmp_path: Path) -> None:
