@@ -287,10 +287,14 @@ def test_the_door_does_not_wait_for_what_is_over(by: str) -> None:
             begun.set()
             assert release.wait(60)
 
+        def leave() -> None:
+            begun.wait(60)
+            scope.cancel()
+
         async with Admission(1) as admission:
             try:
                 if by == "cancelled":
-                    threading.Thread(target=lambda: begun.wait(60) and scope.cancel()).start()
+                    threading.Thread(target=leave).start()
                 with anyio.fail_after(50), pytest.raises(Cancelled, match=by):
                     await admission.run(deaf, scope)
                 assert not release.is_set() and admission.inside == 1
