@@ -130,15 +130,16 @@ class _Endpoints:
         reranker = metrics.measured(self._loading.reranker())
         waited = started
 
-        def rank_one(job: RerankJob) -> RerankResult:
+        def begun() -> None:
             nonlocal waited
-            if waited == started:
-                waited = time.monotonic()
-            return rank(reranker, job, scope)
+            waited = time.monotonic()
 
-        admission: Admission = request.app.state.admission
+        async def ranked() -> list[RerankResult]:
+            admission: Admission = request.app.state.admission
+            return await rank_in_time(admission, jobs, lambda job: rank(reranker, job, scope), scope, begun)
+
         try:
-            results = await while_connected(request, lambda: rank_in_time(admission, jobs, rank_one, scope), scope)
+            results = await while_connected(request, ranked, scope)
         except QueueFull:
             raise ServiceError(
                 Failure.OVERLOADED,

@@ -72,7 +72,11 @@ def rank(reranker: SupportsRerank, job: RerankJob, scope: CancelScope) -> Rerank
 
 
 async def rank_in_time(
-    admission: Admission, jobs: Sequence[RerankJob], rank_one: Callable[[RerankJob], RerankResult], scope: CancelScope
+    admission: Admission,
+    jobs: Sequence[RerankJob],
+    rank_one: Callable[[RerankJob], RerankResult],
+    scope: CancelScope,
+    begun: Callable[[], None] = lambda: None,
 ) -> list[RerankResult]:
     """Rank one after the other in a thread. What is not done when the scope ends stays in first-stage order.
 
@@ -81,6 +85,7 @@ async def rank_in_time(
         jobs: of one request.
         rank_one: ranks a job in that thread.
         scope: of the request.
+        begun: called in that thread, before the first job.
 
     Raises:
         QueueFull: the thread was not let in.
@@ -89,6 +94,7 @@ async def rank_in_time(
     done: list[RerankResult] = []
 
     def work() -> None:
+        begun()
         for job in jobs:
             done.append(rank_one(job))
 

@@ -26,7 +26,7 @@ from connector.heads.needs import Needs
 from connector.routing.opening import open_reader
 from connector.settings import load_settings
 
-__all__ = ["depths_chart", "label", "measure"]
+__all__ = ["depths_chart", "label", "measure", "write_study"]
 
 _WINDOW, _TOKENS = 20, 180
 
@@ -81,6 +81,19 @@ def depths_chart(study: Mapping[str, Any]) -> str:
     return svg(figure, "what the layers of a probe are worth and cost", alone=True)
 
 
+def write_study(file: Path, study: Mapping[str, Any]) -> None:
+    """A study's JSON, with a line for each of its ``points``.
+
+    Args:
+        file: where it goes.
+        study: ``points``, and what else is told of them.
+    """
+    points = ",\n".join(f"  {json.dumps(point)}" for point in study["points"])
+    told = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in study.items() if key != "points"]
+    parts = ",\n".join([*told, f' "points": [\n{points}\n ]'])
+    write_text(file, [f"{{\n{parts}\n}}\n"])
+
+
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True))
 @click.argument("picture", type=click.Path(path_type=Path))
@@ -92,9 +105,7 @@ def _main(file: Path, picture: Path, rounds: int) -> None:
     texts = read_texts(None, tokenizer, _WINDOW, _TOKENS)
     study["points"] = measure(open_reader(settings), texts, study["points"], rounds)
     study |= {"cpu": processor_name(), "date": today()}
-    head = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in study.items() if key != "points")
-    points = ",\n".join(f"  {json.dumps(point)}" for point in study["points"])
-    write_text(file, [f'{{\n{head},\n "points": [\n{points}\n ]\n}}\n'])
+    write_study(file, study)
     write_text(picture, [depths_chart(study)])
 
 

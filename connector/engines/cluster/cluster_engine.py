@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -16,6 +15,7 @@ from connector.engines.cluster.connection import ClusterError, Connection, Missi
 from connector.engines.cluster.query import TextField, own_query, text_fields, words_query
 from connector.engines.cluster.retrievers import rank_window
 from connector.engines.cluster.retrying import Retrying
+from connector.engines.cluster.scrolls import IncompleteScroll, scrolled
 from connector.engines.engine import IndexReport
 from connector.errors import EngineError
 
@@ -26,7 +26,6 @@ _WINDOW = 10_000
 # Further hits that are looked at where scores are equal at the cut.
 _SPARE = 16
 _PAGE = 500
-_SCROLL = "5m"
 _MAPPING_SECONDS = 60.0
 _LEAST_WORDS = 8
 _DEFAULT_PIPELINE = "index.search.default_pipeline"
@@ -95,55 +94,35 @@ class ClusterEngine:
         return found
 
     def documents(self) -> Iterator[Document]:
-        """See ``Engine.documents``. Who takes long with a page loses the scroll, and gets a new one."""
-        asked = {"query": {"match_all": {}}, "size": _PAGE, "track_total_hits": True}
+        """See ``Engine.documents``. A scroll that did not bring all is begun anew, while that brings new ones."""
         seen: set[tuple[str, str]] = set()
         while True:
-            before, count, total, fault = len(seen), 0, 0, None
+            before = len(seen)
             try:
-                for answer in self.pages(asked):
-                    total = answer["hits"]["total"]["value"]
-                    for hit in answer["hits"]["hits"]:
-                        count += 1
-                        name = hit["_index"], hit["_id"]
-                        if name not in seen:
-                            seen.add(name)
-                            yield Document(hit["_id"], hit.get("_source") or {})
+                for hit in chain.from_iterable(self.pages({"query": {"match_all": {}}, "size": _PAGE})):
+                    name = hit["_index"], hit["_id"]
+                    if name not in seen:
+                        seen.add(name)
+                        yield Document(hit["_id"], hit.get("_source") or {})
+                return
+            except IncompleteScroll:
+                if len(seen) == before:
+                    raise
             except ClusterError as error:
                 if _is_missing(error):
                     return
-                if not _is_gone(error):
-                    raise
-                fault = error
-            # A page whose answer broke off was asked for again, and then the next one came.
-            if fault is None and count >= total:
-                return
-            if len(seen) == before:
-                raise fault or EngineError(f"the cluster gave {count:,} of {total:,} documents; try again")
+                raise
 
-    def pages(self, body: Mapping[str, Any], params: Mapping[str, str] | None = None) -> Iterator[Any]:
-        """Answers with all hits of a search as the index is now, ``size`` of them each, in no particular order.
+    def pages(self, body: Mapping[str, Any]) -> Iterator[list[Any]]:
+        """All hits of a search as the index is now, ``size`` of them at a time, in no particular order.
 
         Args:
             body: the search, without an order.
-            params: further URL parameters of the first request.
 
         Raises:
-            EngineError: there is no such index, or the cluster failed.
+            IncompleteScroll, EngineError: see ``scrolled``.
         """
-        answer = self.ask({**body, "sort": ["_doc"]}, {"scroll": _SCROLL, **(params or {})})
-        scroll = answer.get("_scroll_id")
-        try:
-            while answer["hits"]["hits"]:
-                yield answer
-                more = {"scroll": _SCROLL, "scroll_id": scroll}
-                answer = self._retrying(partial(self.connection.request, "POST", "/_search/scroll", more))
-                scroll = answer.get("_scroll_id", scroll)
-        finally:
-            if scroll is not None:
-                # Where this fails, it ends by itself in some minutes.
-                with suppress(ClusterError):
-                    self.connection.request("DELETE", "/_search/scroll", {"scroll_id": [scroll]})
+        return scrolled(self.ask, self.connection, self._retrying, body)
 
     def index(
         self,
@@ -315,11 +294,6 @@ def _new_index(analyzer: str) -> dict[str, Any]:
 
 def _is_missing(error: ClusterError) -> bool:
     return error.status == 404 and "index_not_found" in str(error.body)
-
-
-def _is_gone(error: ClusterError) -> bool:
-    """A scroll that was not asked for long enough, or whose node was restarted."""
-    return error.status == 404 and "search_context_missing" in str(error.body)
 
 
 def _number(score: Any) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from connector.engines.cluster.cluster_engine import ClusterEngine
 from connector.engines.cluster.connection import ClusterError
+from connector.engines.cluster.scrolls import WHOLE, whole_hits
 from connector.errors import EngineError, MissingIndexError, SettingsError
 
 __all__ = ["IndexVersions", "VersionedDocument"]
@@ -17,8 +18,6 @@ _PAGE = 2_000
 # index.max_result_window of both products.
 _WINDOW = 10_000
 _UUID = "index.uuid"
-# A part of the index that does not answer must not look like one without documents.
-_WHOLE = {"allow_partial_search_results": "false"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +78,10 @@ class IndexVersions:
         query: dict[str, Any] = {"match_all": {}}
         if field is not None:
             query = {"range": {field: {"gte": since, "format": "epoch_millis"}}}
-        asked = {
-            "query": query,
-            "size": _PAGE,
-            "_source": False,
-            "seq_no_primary_term": True,
-            "track_total_hits": True,
-        }
-        seen = total = 0
-        for answer in self._engine.pages(asked, _WHOLE):
-            hits = self._hits(answer)
-            seen, total = seen + len(hits), answer["hits"]["total"]["value"]
+        for hits in self._engine.pages(
+            {"query": query, "size": _PAGE, "_source": False, "seq_no_primary_term": True}
+        ):
             yield [(self._name(hit), self._version(hit)) for hit in hits]
-        if seen != total:
-            # A request that was tried again may have skipped a page.
-            raise EngineError(f"the cluster gave {seen:,} of {total:,} documents; try again")
 
     def fetch(self, names: Sequence[str]) -> list[VersionedDocument]:
         """Documents as searches show them now; those that are gone are left out."""
@@ -106,7 +94,7 @@ class IndexVersions:
             query = {"ids": {"values": part}}
             size = min(_WINDOW, len(part) * len(self._uuids))
             body = {"query": query, "size": size, "seq_no_primary_term": True, "track_total_hits": False}
-            hits = self._hits(self._engine.ask(body, _WHOLE))
+            hits = whole_hits(self._engine.ask(body, WHOLE))
             found += [
                 VersionedDocument(self._name(hit), self._version(hit), hit.get("_source") or {}) for hit in hits
             ]
@@ -124,17 +112,8 @@ class IndexVersions:
             what = f"its type is {', '.join(sorted(kinds))}" if kinds else "the index has no such field"
             raise SettingsError(f"--by {field}: {what}; give a field of type date, or leave --by out")
         body = {"size": 0, "track_total_hits": False, "aggs": {"newest": {"max": {"field": field}}}}
-        value = self._engine.ask(body, _WHOLE)["aggregations"]["newest"]["value"]
+        value = self._engine.ask(body, WHOLE)["aggregations"]["newest"]["value"]
         return None if value is None else int(value)
-
-    def _hits(self, answer: Mapping[str, Any]) -> list[Any]:
-        shards = answer["_shards"]
-        if shards["successful"] < shards["total"] or answer.get("timed_out"):
-            raise EngineError(
-                f"{shards['successful']} of {shards['total']} shards answered in time; look at the cluster's health, "
-                "then try again"
-            )
-        return list(answer["hits"]["hits"])
 
     def _name(self, hit: Mapping[str, Any]) -> str:
         return f"{hit['_index']}/{hit['_id']}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from connector.cli.progress import ConsoleProgress
 from connector.documents import document_text
 from connector.statistics.head_tables import SearchedQuery
 from connector.studies.relevance.command import study_options, write_report
-from connector.studies.relevance.judged import Floats, Judged, held_out, one_vector, whole_collections
+from connector.studies.relevance.judged import Floats, Judged, best_held_out, held_out, one_vector, whole_collections
 from connector.studies.relevance.routing import bilinear
 from connector.studies.relevance.states import FIELDS, StudyQuery, searched_queries, study_queries, study_settings
 from connector.training.train_signals import probe_layers
@@ -76,11 +77,10 @@ def study(queries: Sequence[StudyQuery], vectors: Sequence[Vectors], say: Callab
     say(f"probe: {rows['probe']}")
     scored: dict[str, Floats] = {}
     for rank in _RANKS:
-        tried = {one: held_out(alone, splits, bilinear(alone, own, one, rank)) for one in _STRENGTHS}
-        strength = max(tried, key=lambda one: judged.mean(judged.fused(tried[one])[1]))
+        scores, strength = best_held_out(alone, splits, _STRENGTHS, partial(bilinear, alone, own, rank=rank))
         name = f"apart, rank {rank}"
-        scored[name] = tried[strength]
-        rows[name], _ = judged.row(tried[strength], in_use, strength=strength)
+        scored[name] = scores
+        rows[name], _ = judged.row(scores, in_use, strength=strength)
         say(f"{name}: {rows[name]}")
     best = max(scored, key=lambda name: float(rows[name]["fused"]))
     rows["probe and apart"] = judged.beside(probe, scored[best], in_use, _SHARES)

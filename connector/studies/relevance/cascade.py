@@ -7,6 +7,7 @@ same judged windows, by what other collections taught. What was read is kept, an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from connector.cli.progress import ConsoleProgress
 from connector.evaluation.progress import Progress
 from connector.heads.fusion import standardize
 from connector.heads.needs import Needs
+from connector.sections import Settings
 from connector.settings import load_settings
 from connector.statistics.head_tables import statistics_folder
 from connector.statistics.signal_tables import SignalTable, gather_signals
 from connector.studies.relevance.command import write_report
-from connector.studies.relevance.judged import Floats, Judged, held_out, one_vector, whole_collections
+from connector.studies.relevance.judged import Floats, Judged, best_held_out, one_vector, whole_collections
 from connector.training.train_signals import probe_layers
 from connector.training.windows import judged_windows, short_windows, without_one_grade
 
@@ -50,8 +52,7 @@ def whole_windows(
         assignments: KEY=VALUE of more settings.
         progress: told of each folder.
     """
-    given = {"backbone.layout": "solo", **dict(each.split("=", 1) for each in assignments), "backbone.model": model}
-    settings = load_settings("/dev/null", given, environment={})
+    settings = _settings(model, assignments)
     reader = open_reader(settings)
     kept = statistics_folder(settings.cache.path, reader)
     needs = Needs(groups=(), layers=probe_layers(reader.runtime.shape.layers))
@@ -62,6 +63,11 @@ def whole_windows(
         tracked = progress.track(f"{model}, {folder.name}", searched, len(searched))
         found += gather_signals(reader, tracked, kept, needs, windows.fields)
     return found
+
+
+def _settings(model: str, assignments: Sequence[str]) -> Settings:
+    given = {"backbone.layout": "solo", **dict(each.split("=", 1) for each in assignments), "backbone.model": model}
+    return load_settings("/dev/null", given, environment={})
 
 
 def cascaded(small: Floats, large: Floats, first: int, share: float = 0.0) -> Floats:
@@ -102,12 +108,11 @@ def study(judged: Mapping[str, Judged], say: Callable[[str], None]) -> dict[str,
     before: Floats | None = None
     for model, own in judged.items():
         splits = whole_collections(own, 4)
-        tried = {strength: held_out(own, splits, one_vector(own, strength)) for strength in _STRENGTHS}
-        strength = max(tried, key=lambda each, own=own, tried=tried: own.mean(own.fused(tried[each])[1]))  # type: ignore[misc]
-        row, worth[model] = own.row(tried[strength], before, strength=strength)
+        scores, strength = best_held_out(own, splits, _STRENGTHS, partial(one_vector, own))
+        row, worth[model] = own.row(scores, before, strength=strength)
         told(model, row)
         before = worth[model]
-        ranked[model] = _fused(own, tried[strength], row["weight"])
+        ranked[model] = _fused(own, scores, row["weight"])
     for small, large in pairwise(judged):
         for first in _FIRST:
             for share in _SHARES:
@@ -151,7 +156,8 @@ def main(
     progress = ConsoleProgress(Console(stderr=True))
     judged = {model: Judged.of(whole_windows(folders, model, queries, assignments, progress)) for model in models}
     rows = study(judged, progress.say)
-    write_report(out, rows, len(next(iter(judged.values()))), folders, 512, assignments)
+    tokens = _settings(models[0], assignments).backbone.max_document_tokens
+    write_report(out, rows, len(judged[models[0]]), folders, tokens, assignments)
 
 
 if __name__ == "__main__":

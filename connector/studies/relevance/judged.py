@@ -17,7 +17,17 @@ from connector.statistics.signal_tables import SignalTable
 from connector.training.probes import Windows, fit_probe
 from connector.training.static_heads import ideal_gain, ndcg
 
-__all__ = ["Fit", "Floats", "Judged", "Places", "Splits", "held_out", "one_vector", "whole_collections"]
+__all__ = [
+    "Fit",
+    "Floats",
+    "Judged",
+    "Places",
+    "Splits",
+    "best_held_out",
+    "held_out",
+    "one_vector",
+    "whole_collections",
+]
 
 _WEIGHTS = tuple(round(0.1 * at, 1) for at in range(11))
 
@@ -90,6 +100,20 @@ class Judged:
         weight = max(tried, key=lambda one: self.mean(tried[one]))
         return weight, tried[weight]
 
+    def laid_out(self, values: Sequence[Floats], tables: Sequence[SignalTable]) -> Floats:
+        """Of each document the number of its first passage: float64 [queries, documents]; 0 where there is none.
+
+        Args:
+            values: float64 [passages] of each table.
+            tables: that this was made of.
+        """
+        found = np.zeros(self.first_stage.shape)
+        for at, (own, table) in enumerate(zip(values, tables, strict=True)):
+            for place, passages in enumerate(table.documents):
+                if passages:
+                    found[at, place] = own[passages[0]]
+        return found
+
     def row(self, scores: Floats, other: Floats | None = None, **more: Any) -> tuple[dict[str, Any], Floats]:
         """Figures of a way to score, and nDCG@10 of each query with the first stage.
 
@@ -149,6 +173,22 @@ def held_out(judged: Judged, splits: Splits, fit: Fit) -> Floats:
     for train, held in splits:
         found[held] = fit(train, held)
     return found
+
+
+def best_held_out(
+    judged: Judged, splits: Splits, strengths: Sequence[float], fit: Callable[[float], Fit]
+) -> tuple[Floats, float]:
+    """Held-out scores of the penalty that ranks best beside the first stage, and that penalty.
+
+    Args:
+        judged: all windows.
+        splits: see ``held_out``.
+        strengths: penalties that are tried.
+        fit: what learns with a penalty.
+    """
+    tried = {strength: held_out(judged, splits, fit(strength)) for strength in strengths}
+    best = max(strengths, key=lambda strength: judged.mean(judged.fused(tried[strength])[1]))
+    return tried[best], best
 
 
 def one_vector(judged: Judged, strength: float) -> Fit:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from connector.heads.needs import Needs
 from connector.statistics.head_tables import statistics_folder
 from connector.statistics.signal_tables import SignalTable, gather_signals
 from connector.studies.relevance.command import study_options, write_report
-from connector.studies.relevance.judged import Floats, Judged, held_out, one_vector, whole_collections
+from connector.studies.relevance.judged import Floats, Judged, best_held_out, one_vector, whole_collections
 from connector.studies.relevance.states import FIELDS, searched_queries, study_settings
 from connector.training.train_signals import probe_layers
 
@@ -45,7 +46,9 @@ def study(tables: Sequence[SignalTable], in_use: Sequence[int], say: Callable[[s
     judged, layers = Judged.of(tables), tables[0].layers
     rows: dict[str, Any] = {"first stage": {"fused": judged.mean(judged.ndcg(judged.first_stage))}}
     say(f"first stage: {rows['first stage']}")
-    likely = _likelihoods(judged, tables)
+    told = [table.log_probabilities.astype(np.float64).sum(axis=1) for table in tables]
+    # Without likelihoods no table has any.
+    likely = judged.laid_out(told, tables) if len(told[0]) else None
     compared: Floats | None = None
     sets = [own for size in range(1, _MOST + 1) for own in combinations(layers, size)]
     # Those in use come first: the rest is compared with them.
@@ -53,32 +56,18 @@ def study(tables: Sequence[SignalTable], in_use: Sequence[int], say: Callable[[s
         places = [layers.index(layer) for layer in own]
         chosen = replace(judged, windows=replace(judged.windows, states=judged.windows.states[:, :, places]))
         splits = whole_collections(chosen, 4)
-        tried = {one: held_out(chosen, splits, one_vector(chosen, one)) for one in _STRENGTHS}
-        strength = max(tried, key=lambda one, tried=tried: judged.mean(judged.fused(tried[one])[1]))  # type: ignore[misc]
+        scores, strength = best_held_out(chosen, splits, _STRENGTHS, partial(one_vector, chosen))
         name = " + ".join(map(str, own))
-        rows[name], fused = judged.row(tried[strength], compared, strength=strength)
+        rows[name], fused = judged.row(scores, compared, strength=strength)
         compared = fused if compared is None else compared
         say(f"{name}: {rows[name]}")
         if likely is not None:
-            rows[f"{name}, likelihood"] = judged.beside(tried[strength], likely, compared, _SHARES)
+            rows[f"{name}, likelihood"] = judged.beside(scores, likely, compared, _SHARES)
             say(f"{name}, likelihood: {rows[f'{name}, likelihood']}")
     if likely is not None:
         rows["likelihood"] = judged.row(likely, compared)[0]
         say(f"likelihood: {rows['likelihood']}")
     return rows
-
-
-def _likelihoods(judged: Judged, tables: Sequence[SignalTable]) -> Floats | None:
-    """Sums over the query's tokens, of each document's first passage: float64 [queries, documents]."""
-    if not len(tables[0].log_probabilities):
-        return None
-    found = np.zeros(judged.first_stage.shape)
-    for at, table in enumerate(tables):
-        told = table.log_probabilities.astype(np.float64).sum(axis=1)
-        for place, passages in enumerate(table.documents):
-            if passages:
-                found[at, place] = told[passages[0]]
-    return found
 
 
 @click.command()

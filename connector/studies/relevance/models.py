@@ -1,7 +1,7 @@
 """What larger models are worth and cost: ``python -m connector.studies.relevance.models FILE PICTURE``.
 
 FILE (docs/engineering/models.json) says what each model was worth. This measures what a window costs with each that
-is named with ``--measure``, on this machine, and draws all of it. A cascade costs what its parts cost.
+is named with ``--measure``, on this machine, and draws all of it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from connector.evaluation.text_lines import write_text
 from connector.routing.opening import open_reader
 from connector.settings import load_settings
 from connector.studies.depths import measure as measure_depths
+from connector.studies.depths import write_study
 from connector.studies.markdown import markdown_table
 from connector.training.train_signals import probe_layers
 
-__all__ = ["gflop", "main", "models_chart", "models_table", "priced"]
+__all__ = ["gflop", "main", "models_chart", "models_table", "priced", "weights_met"]
 
 WINDOW, TOKENS = 20, 180
 _PANELS = (
@@ -124,20 +125,6 @@ def _priced_embedder(point: dict[str, Any], rounds: int, model: str) -> dict[str
     }
 
 
-def together(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The points, cascades with the price of their parts: the larger model reads a share of the window."""
-    known = {point["name"]: dict(point) for point in points}
-    for point in known.values():
-        if "cascade" in point:
-            small, large = (known[name] for name in point["cascade"])
-            share = point["first"] / WINDOW
-            for key in ("seconds", "cached_seconds", "gflop"):
-                point[key] = round(small[key] + share * large[key], 3)
-            # The larger one's states are kept of the documents that it has read; at worst of all.
-            point["bytes"] = small["bytes"] + large["bytes"]
-    return list(known.values())
-
-
 def models_table(points: Sequence[Mapping[str, Any]]) -> str:
     """All points as Markdown, the cheapest first."""
     header = [
@@ -169,7 +156,7 @@ def models_chart(study: Mapping[str, Any]) -> str:
     figure, panels = panels_of(3.6, len(_PANELS))
     panels[0].set_ylabel("gain over BM25, nDCG@10")
     for axes, (key, label) in zip(panels, _PANELS, strict=True):
-        for point, marker in zip(together(study["points"]), _MARKERS, strict=False):
+        for point, marker in zip(study["points"], _MARKERS, strict=False):
             colour, place = BETTER if "model" in point else SAME, (point[key], point["gain"])
             axes.errorbar(*place, yerr=point.get("error", 0.0), color=colour, zorder=1)
             axes.scatter(*place, s=34, color=colour, marker=marker, label=point["name"], zorder=2)
@@ -213,12 +200,10 @@ def main(
     study |= {"window": WINDOW, "tokens": TOKENS}
     if names:
         study |= {"cpu": processor_name(), "date": today()}
-    head = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in study.items() if key != "points")
-    points = ",\n".join(f"  {json.dumps(point)}" for point in study["points"])
-    write_text(file, [f'{{\n{head},\n "points": [\n{points}\n ]\n}}\n'])
-    if all("gflop" in point or "cascade" in point for point in study["points"]):
+    write_study(file, study)
+    if all("gflop" in point for point in study["points"]):
         write_text(picture, [models_chart(study)])
-        click.echo(models_table(together(study["points"])))
+        click.echo(models_table(study["points"]))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from connector.sections import Settings
 from connector.statistics.head_tables import SearchedQuery, statistics_folder
 from connector.statistics.signal_tables import SignalTable, gather_signals
 from connector.studies.relevance.command import study_options, write_report
-from connector.studies.relevance.judged import Floats, Judged, held_out, one_vector, whole_collections
+from connector.studies.relevance.judged import Floats, Judged, best_held_out, one_vector, whole_collections
 from connector.studies.relevance.passages import pooled_passages
 from connector.studies.relevance.states import FIELDS, searched_queries, study_settings
 from connector.training.train_signals import probe_layers
@@ -190,9 +191,7 @@ def study(asking: Asking, queries: Sequence[SearchedQuery], say: Callable[[str],
         scores, strength = _probe(other)
         told(f"probe, {name}", judged.row(scores, in_use, strength=strength)[0])
         told(f"probe, mean with: {name}", judged.beside(probe, scores, in_use, (1.0,)))
-        likely = _laid_out(
-            judged, [table.log_probabilities.astype(np.float64).sum(axis=1) for table in tables], tables
-        )
+        likely = judged.laid_out([table.log_probabilities.astype(np.float64).sum(axis=1) for table in tables], tables)
         told(f"likelihood, {name}", judged.row(likely, plain)[0])
         told(f"likelihood, mean with: {name}", judged.beside(likelihoods["likelihood"], likely, plain, (1.0,)))
     _apart(asking, queries, told)
@@ -223,10 +222,7 @@ def _apart(asking: Asking, queries: Sequence[SearchedQuery], told: Callable[[str
 
 def _probe(judged: Judged) -> tuple[Floats, float]:
     """Held-out scores of the best penalty, and that."""
-    splits = whole_collections(judged, 4)
-    tried = {one: held_out(judged, splits, one_vector(judged, one)) for one in _STRENGTHS}
-    strength = max(tried, key=lambda one: judged.mean(judged.fused(tried[one])[1]))
-    return tried[strength], strength
+    return best_held_out(judged, whole_collections(judged, 4), _STRENGTHS, partial(one_vector, judged))
 
 
 def _likelihoods(
@@ -242,7 +238,7 @@ def _likelihoods(
         told = table.log_probabilities.astype(np.float64)
         for name, values in pooled_likelihoods(told, asking.empty(query.query), rare[: told.shape[1]]).items():
             by_name.setdefault(name, []).append(values)
-    return {name: _laid_out(judged, values, tables) for name, values in by_name.items()}
+    return {name: judged.laid_out(values, tables) for name, values in by_name.items()}
 
 
 def _rarity(asking: Asking, queries: Sequence[SearchedQuery]) -> dict[str, dict[int, float]]:
@@ -255,16 +251,6 @@ def _rarity(asking: Asking, queries: Sequence[SearchedQuery]) -> dict[str, dict[
         counts = Counter(token for text in documents.values() for token in set(asking.tokens(text)))
         most = len(documents) + 1
         found[source] = {token: float(np.log(most / count)) for token, count in counts.items()}
-    return found
-
-
-def _laid_out(judged: Judged, values: Sequence[Floats], tables: Sequence[SignalTable]) -> Floats:
-    """Of the first passage of each document: float64 [queries, documents]."""
-    found = np.zeros(judged.first_stage.shape)
-    for at, (own, table) in enumerate(zip(values, tables, strict=True)):
-        for place, passages in enumerate(table.documents):
-            if passages:
-                found[at, place] = own[passages[0]]
     return found
 
 

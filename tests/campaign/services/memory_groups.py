@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["MemoryGroup", "NoMemoryGroup", "memory_group"]
+__all__ = ["MemoryGroup", "NoMemoryGroup", "memory_group", "parent_for"]
 
 # The shell puts itself there and becomes the command: what that takes is counted from its first byte.
 _WITHIN = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"')
@@ -72,12 +72,16 @@ class MemoryGroup:
 
 @contextmanager
 def memory_group() -> Iterator[MemoryGroup]:
-    """A new group below that of this process, removed at the end.
+    """A new group, removed at the end: below that of this process in version 1, beside it in version 2.
 
     Raises:
         NoMemoryGroup: no memory controller is mounted, or this user may make no group.
     """
-    parent, unified = _own_group()
+    proc = Path("/proc")
+    found = parent_for((proc / "self/cgroup").read_text(), (proc / "mounts").read_text())
+    if found is None:
+        raise NoMemoryGroup("no memory cgroup can be made here: no memory controller is mounted")
+    parent, unified = found
     path = parent / f"rh-campaign-{os.getpid()}"
     group = MemoryGroup(path, unified)
     try:
@@ -97,16 +101,24 @@ def memory_group() -> Iterator[MemoryGroup]:
         _remove(path)
 
 
-def _own_group() -> tuple[Path, bool]:
-    own = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    for _, place, kind, options, *_ in mounts:
+def parent_for(groups: str, mounts: str) -> tuple[Path, bool] | None:
+    """Where a new memory group goes, and whether it is of version 2; None: no memory controller is mounted.
+
+    In version 2 a group that holds processes can have none below it (cgroups(7), "no internal processes"): the new
+    one goes beside that of this process.
+
+    Args:
+        groups: what ``/proc/self/cgroup`` holds.
+        mounts: what ``/proc/mounts`` holds.
+    """
+    own = dict(line.split(":", 2)[1:] for line in groups.splitlines())
+    for _, place, kind, options, *_ in (line.split() for line in mounts.splitlines()):
         if kind == "cgroup" and "memory" in options.split(","):
             (names,) = [name for name in own if "memory" in name.split(",")]
             return Path(place + own[names]), False
         if kind == "cgroup2" and "memory" in (Path(place) / "cgroup.controllers").read_text().split():
-            return Path(place + own[""]), True
-    raise NoMemoryGroup("no memory cgroup can be made here: no memory controller is mounted")
+            return Path(place + own[""].rpartition("/")[0]), True
+    return None
 
 
 def _remove(path: Path) -> None:

@@ -149,6 +149,23 @@ def test_half_an_index_is_none(opener: Opener, answers: list[tuple[int, Any]], m
             now(opener(double.url, "opensearch", "a"))
 
 
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([page(2, 2, successful=1), page(0, 2)], "1 of 2 shards"),
+        # A second scroll brings nothing new either. Between them the first one is deleted.
+        ([page(2, 4), page(0, 4), (200, {}), page(2, 4), page(0, 4)], "2 of 4 documents"),
+    ],
+)
+def test_half_an_index_is_not_taken_for_all_documents(
+    opener: Opener, answers: list[tuple[int, Any]], message: str
+) -> None:
+    with doubling("opensearch", "2.19.1") as double:
+        double.answers = answers
+        with pytest.raises(EngineError, match=message):
+            list(opener(double.url, "opensearch", "a").documents())
+
+
 def test_whoever_may_not_see_settings_is_told(opener: Opener) -> None:
     with doubling("elasticsearch", "8.17.0") as double:
         double.settings = (403, {"error": {"reason": "action [indices:monitor/settings/get] is unauthorized"}})

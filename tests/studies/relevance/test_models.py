@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from connector.checkpoints.pulling import Checkpoint
-from connector.studies.relevance.models import gflop, main, models_chart, models_table, together, weights_met
+from connector.studies.relevance.models import gflop, main, models_chart, models_table, weights_met
 
 SMALL = {
     "name": "small",
@@ -23,7 +23,6 @@ SMALL = {
     "bytes": 1_000_000,
 }
 LARGE = {**SMALL, "name": "large", "gain": 0.09, "gflop": 1000, "seconds": 20.0, "cached_seconds": 1.0}
-BOTH = {"name": "small, large on 5", "cascade": ["small", "large"], "first": 5, "gain": 0.08, "queries": 423}
 
 
 def test_weights_of_a_known_decoder(smollm2: Checkpoint) -> None:
@@ -39,16 +38,14 @@ def test_a_window_costs_a_product_and_a_sum_a_weight_and_token() -> None:
     assert gflop(0, 1000, tokens=100, window=10) == pytest.approx(0.2)
 
 
-def test_a_cascade_costs_all_of_the_small_and_a_share_of_the_large() -> None:
-    both = together([SMALL, LARGE, BOTH])[2]
-    assert both["seconds"] == 2.0 + 20.0 / 4 and both["gflop"] == 350 and both["bytes"] == 2_000_000
-    table = models_table([LARGE, both, SMALL])
-    assert table.index("small ") < table.index("small, large on 5") < table.index("large ")
+def test_the_cheapest_comes_first() -> None:
+    table = models_table([LARGE, SMALL])
+    assert table.index("small ") < table.index("large ")
 
 
 def test_the_chart_names_every_point_and_every_price() -> None:
-    drawn = models_chart({"points": [SMALL, LARGE, BOTH]})
-    for name in ("small", "large", "small, large on 5", "GFLOP", "bytes kept of a document", "seconds"):
+    drawn = models_chart({"points": [SMALL, LARGE]})
+    for name in ("small", "large", "GFLOP", "bytes kept of a document", "seconds"):
         assert name in drawn
 
 
