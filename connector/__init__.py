@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from connector.errors import RhConnectorError
     from connector.evaluation.answering.evaluation import Evaluation
     from connector.evaluation.evaluate import EvaluateOptions, evaluate
-    from connector.reranker import Reranker
+    from connector.reranking.reranker import Reranker
     from connector.sections import Settings
     from connector.settings import load_settings
     from connector.training.train import TrainOptions, TrainResult, train
@@ -48,7 +48,7 @@ _MODULES = {
     "Evaluation": "connector.evaluation.answering.evaluation",
     "Hit": "connector.documents",
     "RerankResult": "connector.documents",
-    "Reranker": "connector.reranker",
+    "Reranker": "connector.reranking.reranker",
     "RhConnectorError": "connector.errors",
     "Settings": "connector.sections",
     "TrainOptions": "connector.training.train",

@@ -72,6 +72,17 @@ class CancelScope:
             callback()
 
     @contextmanager
+    def until(self, deadline: float) -> Iterator[CancelScope]:
+        """A scope that ends with this one, or sooner: at a deadline of its own.
+
+        Args:
+            deadline: in seconds of ``time.monotonic``; infinite: none.
+        """
+        own = CancelScope(min(deadline, self.deadline))
+        with self.waking(own.cancel):
+            yield own
+
+    @contextmanager
     def waking(self, callback: Callable[[], None]) -> Iterator[None]:
         """Have a function called at ``cancel``, from its thread; at once where that has been called.
 

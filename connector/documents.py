@@ -76,6 +76,9 @@ class RankedHit:
         looked_at: of each token of ``passage`` its (start, end) characters, and how much the heads looked at it, 0 or
             more. Not part of the JSON.
         id: the document's id, where the input had one.
+        second_score: of a cascade, what the second LLM says alone, in log-odds; None where it did not read the hit.
+        second_counted: of a cascade, what the second LLM adds to the head score. Not part of the JSON:
+            ``connector.explanation`` tells it.
         signals: values of the result's signals for the document's best passage, in the order of its ``gates``; empty
             where nothing was read. Not part of the JSON: ``connector.explanation`` tells them with what they count.
     """
@@ -91,9 +94,11 @@ class RankedHit:
     id: str | None = None
     looked_at: tuple[tuple[int, int, float], ...] = ()
     signals: tuple[float, ...] = ()
+    second_score: float | None = None
+    second_counted: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The hit as JSON-ready values; ``id`` only where there is one."""
+        """The hit as JSON-ready values; ``id`` and ``second_score`` only where there is one."""
         out: dict[str, Any] = {} if self.id is None else {"id": self.id}
         out.update(
             index=self.index,
@@ -105,6 +110,8 @@ class RankedHit:
             passages=self.passages,
             passage=list(self.passage) if self.passage else None,
         )
+        if self.second_score is not None:
+            out["second_score"] = self.second_score
         return out
 
 
@@ -178,7 +185,7 @@ class RerankResult:
             ``all pinned``.
         heads: the (layer, head) pairs that were read.
         timings_ms: milliseconds per stage: ``route``, ``tokenize``, ``encode``, ``read``, ``score``,
-            ``total``.
+            ``total``; of a cascade also ``second``.
         cached: number of passages whose encoded states came from the document cache.
         encoded: number of passages that were encoded for this request.
         query_truncated: only the beginning of the query, with its instruction 512 tokens, was read.
@@ -193,6 +200,8 @@ class RerankResult:
             every query.
         workings: how the scores were computed; None when nothing was reranked. Not part of the JSON:
             ``connector.explanation`` tells it.
+        second_hits: of a cascade, how many hits the second LLM has read, too; None: there is none, or nothing was
+            reranked.
     """
 
     hits: tuple[RankedHit, ...]
@@ -210,10 +219,11 @@ class RerankResult:
     deepest_layer: int | None = None
     calibrated: bool = False
     workings: Workings | None = None
+    second_hits: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON-ready values, as ``rh-connector rerank`` prints it."""
-        return {
+        out = {
             "hits": [hit.to_json() for hit in self.hits],
             "reranked": self.reranked,
             "reason": self.reason,
@@ -227,6 +237,7 @@ class RerankResult:
             "first_stage_gate": self.first_stage_gate,
             "deepest_layer": self.deepest_layer,
         }
+        return out if self.second_hits is None else {**out, "second_hits": self.second_hits}
 
 
 def has_text(text: str) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 from connector.documents import RankedHit, RerankResult, UsedHead, Workings
 from connector.heads.fusion import RRF_CONSTANT, rank_scores, standardize
 
-__all__ = ["Counted", "Explanation", "HitExplanation", "explain"]
+__all__ = ["Counted", "Explanation", "HitExplanation", "SecondCounted", "explain"]
 
 _SUM = "head_score = bias + sum of gate * (value - mean) / scale"
+_SECOND = " + second.counted"
 _STANDINGS = "standing = (value - mean) / deviation"
 _RANKS = f"score = 1 / ({RRF_CONSTANT} + head_standing) + 1 / ({RRF_CONSTANT} + standing), both ranks"
 _NO_TEXT = "it has no text: it stands below all hits that were read"
@@ -43,6 +44,23 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondCounted:
+    """What the second LLM of a cascade says.
+
+    Attributes:
+        value: its own log-odds; None: it did not read the hit.
+        counted: what it adds to the head score.
+    """
+
+    value: float | None
+    counted: float
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"value": self.value, "counted": self.counted}
+
+
+@dataclass(frozen=True, slots=True)
 class HitExplanation:
     """The parts of one hit's score.
 
@@ -52,6 +70,8 @@ class HitExplanation:
         score: the score that the order follows.
         probability: of being relevant, 0 to 1, where scores are the logarithm of odds; else None.
         signals: what each signal adds to the head score.
+        second: of a cascade, what the second LLM adds to the head score, and what it says alone (``value``: None
+            where it did not read the hit, which then moves with those that it has read); else None.
         head_score: the LLM's score alone; None where nothing was read.
         head_counted: what the head score adds to the score.
         first_stage_value: the first stage's score, or -log(rank) where only its order is known; None: no first stage.
@@ -67,6 +87,7 @@ class HitExplanation:
     score: float
     probability: float | None = None
     signals: tuple[Counted, ...] = ()
+    second: SecondCounted | None = None
     head_score: float | None = None
     head_counted: float | None = None
     first_stage_value: float | None = None
@@ -91,6 +112,7 @@ class HitExplanation:
             "score": self.score,
             "probability": self.probability,
             "signals": [signal.to_json() for signal in self.signals],
+            **({} if self.second is None else {"second": self.second.to_json()}),
             "head_score": self.head_score,
             "head_standing": self.head_standing,
             "head_counted": self.head_counted,
@@ -170,6 +192,7 @@ def explain(result: RerankResult) -> Explanation | None:
             hit.score,
             _probability(hit.score) if fused.unit == "log-odds" else None,
             _signals(names, own, hit),
+            SecondCounted(hit.second_score, hit.second_counted) if result.second_hits else None,
             hit.head_score,
             fused.head_counted[at],
             values[at] if values else None,
@@ -184,7 +207,8 @@ def explain(result: RerankResult) -> Explanation | None:
     hits = tuple(
         parts.get(hit.index) or HitExplanation(hit.index, hit.id, hit.score, why=_KEPT) for hit in result.hits
     )
-    return Explanation(fused.formula, fused.unit, names, own, fused.first_stage, fused.heads, hits)
+    formula = fused.formula.replace(_SUM, _SUM + _SECOND) if result.second_hits else fused.formula
+    return Explanation(formula, fused.unit, names, own, fused.first_stage, fused.heads, hits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ __all__ = [
     "READOUTS",
     "BackboneSettings",
     "CacheSettings",
+    "CascadeSettings",
     "ClusterKind",
     "EngineSettings",
     "Language",
@@ -340,6 +341,21 @@ class RerankSettings(_Section):
     )
 
 
+class CascadeSettings(_Section):
+    """A second, larger LLM, which reads the first hits of what the first one ranked."""
+
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="The second LLM, named as backbone.model is; null: none. See docs/models.md.",
+    )
+    bundle: Path | None = Field(None, description="File of its router; null: the one shipped for the model.")
+    hits: int = Field(10, ge=1, description="How many of the first LLM's best hits it reads.")
+    budget_ms: int | None = Field(
+        None, gt=0, description="Time that it may take for a request: it reads as many hits as fit. null: no bound."
+    )
+
+
 class ServeSettings(_Section):
     """The HTTP service."""
 
@@ -431,6 +447,7 @@ class Settings(_Section):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     router: RouterSettings = RouterSettings()
     rerank: RerankSettings = RerankSettings()
+    cascade: CascadeSettings = CascadeSettings()
     serve: ServeSettings = ServeSettings()
     writeback: WritebackSettings = WritebackSettings()
 

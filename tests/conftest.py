@@ -13,7 +13,7 @@ import pytest
 from connector import credentials
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import waiting
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
 from tests.loaded_models import LoadedModels

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from connector.backbone.reader import Reader
 from connector.cli.models import Models
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 
 __all__ = ["LoadedModels"]

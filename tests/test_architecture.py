@@ -31,7 +31,7 @@ _PARTS = [
     "backbone",
     "explanation",
     "routing",
-    "reranker",
+    "reranking",
     "engines",
     "writeback",
     "diagnosis",
@@ -45,7 +45,7 @@ _PARTS = [
     "studies",
 ]
 # What comes before a part, and is still none of its business.
-_FORBIDDEN = {("heads", "checkpoints"), ("engines", "backbone"), ("engines", "heads"), ("engines", "reranker")}
+_FORBIDDEN = {("heads", "checkpoints"), ("engines", "backbone"), ("engines", "heads"), ("engines", "reranking")}
 # Serving never imports training.
 _FORBIDDEN |= {("service", "training"), ("service", "evaluation"), ("service", "statistics")}
 

@@ -13,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from connector.cli import cli
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.service.app import create_app
 from connector.studies.reference_page import reference

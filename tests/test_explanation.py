@@ -11,7 +11,7 @@ import pytest
 
 from connector.documents import Hit, RankedHit, RerankResult
 from connector.explanation import explain
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 
 QUERY = "how long do cats sleep"

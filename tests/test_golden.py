@@ -18,7 +18,7 @@ from connector.backbone.open_reader import open_reader
 from connector.heads.head_sets import HeadSet
 from connector.heads.likelihood import LikelihoodSignal
 from connector.heads.signals import signal_scores
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.routing.bundle import Bundle, shipped_bundle
 from connector.sections import LAYOUTS, READOUTS, Layout
 from connector.settings import load_settings

@@ -20,6 +20,7 @@ from connector.backbone.caching.document_cache import CacheStatistics, DocumentC
 from connector.backbone.caching.reading_cache import ReadingCache
 from connector.backbone.layout_needs import check_needs
 from connector.backbone.prompt.fingerprint import BackboneIdentity
+from connector.backbone.prompt.joint import joint_prompt
 from connector.backbone.prompt.passages import Passage, Passages
 from connector.backbone.prompt.tail import Tail, TokenIds, make_tail, solo_tail
 from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
@@ -300,6 +301,17 @@ class Reader:
         split = zip(texts, self._passages.of(texts), strict=True)
         return self._similarity.of_parts(query, [own.parts(text) for text, own in split])
 
+    def missing_tokens(self, texts: Sequence[str], pool: Needs, most_tokens: int | None = None) -> list[int]:
+        """Tokens of each text's passages that would have to be encoded: what the cache does not have.
+
+        Args:
+            texts, pool, most_tokens: see ``read``.
+        """
+        texts = texts if most_tokens is None else self._passages.beginnings(texts, most_tokens)
+        split = [own.passages for own in self._passages.of(texts)]
+        keyed = [zip(passages, self._keys(passages, pool), strict=True) for passages in split]
+        return [sum(passage.tokens for passage, key in own if not self._cache.has(key)) for own in keyed]
+
     def precompute(self, texts: Sequence[str], pool: Needs) -> tuple[int, int]:
         """Encode documents before anyone asks for them; returns when the cache has them, on disk where it has one.
 
@@ -462,17 +474,9 @@ class Reader:
         clock: Clock,
         scope: CancelScope,
     ) -> tuple[Observations, int, int]:
-        parts: list[TokenIds] = []
-        columns: list[npt.NDArray[np.int64]] = []
-        tokens = 0
-        for number, passage in enumerate(order, 1):
-            separator = np.array(self._template.separator if parts else (), dtype=np.int32)
-            name = self._tokenizer.encode_user([f"[{number}] "])[0].ids
-            tokens += len(separator) + len(name)
-            columns.append(np.arange(tokens, tokens + passage.tokens))
-            tokens += passage.tokens
-            parts += [separator, name, passage.ids]
-        tail = tail_at(len(self._template.prefix) + tokens)
+        names = self._tokenizer.encode_user([f"[{number}] " for number in range(1, len(order) + 1)])
+        prompt, columns = joint_prompt(order, [name.ids for name in names], self._template.separator)
+        tail = tail_at(len(self._template.prefix) + len(prompt))
         longest = int(tail.positions.max()) + 1
         if longest > self.runtime.shape.max_positions:
             raise BackboneError(
@@ -480,13 +484,12 @@ class Reader:
                 "lower rerank.window or backbone.max_document_tokens, or use the layout block"
             )
         # One causal prompt is one long document after the prefix.
-        encoded = list(self.runtime.encode(self._template.prefix, [np.concatenate(parts)], needs, layout=self.layout))
+        encoded = list(self.runtime.encode(self._template.prefix, [prompt], needs, layout=self.layout))
         clock.lap("encode")
         scope.check()
         (found,) = self._read_together([ReadRequest(tail, encoded, needs)])
         clock.lap("read")
-        rows = np.ascontiguousarray(found.rows[:, :, np.concatenate(columns)])
-        return Observations(rows), 0, len(order)
+        return Observations(np.ascontiguousarray(found.rows[:, :, columns])), 0, len(order)
 
 
 def _joined(ids: TokenIds, behind: TokenIds) -> TokenIds:

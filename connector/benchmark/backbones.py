@@ -17,7 +17,7 @@ from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 from connector.heads.head_sets import HeadSet
 from connector.installation import this_installation
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.routing.opening import open_reader
 from connector.routing.selection import Routes
 from connector.routing.shipped_files import shipped_heads, shipped_router

@@ -12,7 +12,7 @@ from typing import Any
 from connector.benchmark.measuring import Way, alternate
 from connector.benchmark.running import MEMORY, Bench, rerank_once
 from connector.benchmark.texts import Texts
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Layout
 
 __all__ = ["GrowthPlan", "growth"]

@@ -15,7 +15,7 @@ from typing import Any
 from connector.benchmark.measuring import Way
 from connector.benchmark.texts import Texts
 from connector.errors import BackboneError, MissingExtraError
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 
 __all__ = ["AFTERWARDS", "WARM_UP", "Client", "Served", "clients_seconds", "clients_way", "serving"]

@@ -17,7 +17,7 @@ from connector.benchmark.report import WindowSizes, ratios
 from connector.benchmark.texts import Texts
 from connector.errors import BackboneError
 from connector.evaluation.provenance import memory_in_use
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Layout
 
 __all__ = ["MEMORY", "PARTS", "Bench", "Part", "Plan", "rerank_once"]

@@ -12,13 +12,13 @@ from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.backbone.reader import Reader
-    from connector.reranker import Reranker
+    from connector.reranking.reranker import Reranker
 
 __all__ = ["Models"]
 
 # The settings that a reader and a reranker depend on.
 _READER: dict[str, Any] = {"backbone": True, "cache": True, "router": {"embedder": True}}
-_RERANKER: dict[str, Any] = {**_READER, "router": True, "rerank": True, "engine": {"fields": True}}
+_RERANKER: dict[str, Any] = {**_READER, "router": True, "rerank": True, "cascade": True, "engine": {"fields": True}}
 
 
 class Models:
@@ -59,13 +59,16 @@ class Models:
         Raises:
             SettingsError, BackboneError, MissingExtraError: see ``Reranker.from_settings``.
         """
-        from connector.reranker import Reranker
+        from connector.reranking.cascade import second_settings
+        from connector.reranking.reranker import Reranker
 
         key = settings.model_dump_json(include=_RERANKER)
         with self._lock:
             if key not in self._rerankers:
+                other = second_settings(settings)
                 reader = self.reader(settings, progress)
-                self._rerankers[key] = Reranker.from_settings(settings, reader=reader)
+                second = None if other is None else self.reader(other, progress)
+                self._rerankers[key] = Reranker.from_settings(settings, reader=reader, second=second)
             return self._rerankers[key]
 
 

@@ -14,7 +14,7 @@ from connector.sections import Settings
 if TYPE_CHECKING:
     from connector.engines.sources import Source
     from connector.offline.workers import Workers
-    from connector.reranker import Reranker
+    from connector.reranking.reranker import Reranker
 
 __all__ = ["Precomputed", "check_keeps", "check_precompute", "precompute"]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from connector.engines.cluster.cluster_engine import ClusterEngine
     from connector.engines.cluster.versions import IndexVersions, VersionedDocument
     from connector.engines.engine import Engine
-    from connector.reranker import Reranker
+    from connector.reranking.reranker import Reranker
 
 __all__ = ["Passing", "Synced", "check_sync", "sync"]
 

@@ -24,7 +24,7 @@ from connector.routing.selection import choose_routes
 from connector.sections import Settings
 
 if TYPE_CHECKING:
-    from connector.reranker import Reranker
+    from connector.reranking.reranker import Reranker
 
 __all__ = ["Load", "golden_query", "heads", "identity", "local_checkpoint", "model", "model_error", "ranking"]
 
@@ -143,6 +143,8 @@ def golden_query(settings: Settings, load: Load) -> Iterator[Finding]:
     seen = (
         f"loaded in {loaded - began:.1f} s, three documents reranked in {(time.monotonic() - loaded) * 1000:.0f} ms"
     )
+    if reranker.cascade is not None:
+        seen = f"{seen}, {result.second_hits or 0} of them read by {reranker.cascade.name} too"
     if result.reranked and result.hits[0].index == GOLDEN_ANSWER:
         yield Finding("golden query", "ok", seen)
     else:

@@ -11,7 +11,7 @@ from connector.evaluation.collections import Collection
 from connector.evaluation.report import System
 from connector.evaluation.running import FUSED, POOL, Windows, seconds_per_query
 from connector.heads.head_sets import HeadSet
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.routing.bundle import Bundle
 from connector.routing.selection import Routes
 from connector.sections import ReadOut

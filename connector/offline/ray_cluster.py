@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import connector.errors
@@ -144,8 +145,8 @@ class _Failure:
 class _Actor:
     """Runs in the worker's process."""
 
-    def __init__(self, settings: Settings, bundle: bytes | None) -> None:
-        self._llm = LoadedLlm(settings, bundle)
+    def __init__(self, settings: Settings, files: Mapping[Path, bytes]) -> None:
+        self._llm = LoadedLlm(settings, files)
 
     def start(self) -> tuple[str, str] | _Failure:
         """Loads the LLM; tells the version of rh-connector, and what the LLM's numbers depend on."""

@@ -6,8 +6,10 @@ one machine: the caller writes them, in the order of the items, and asks again o
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
@@ -16,7 +18,7 @@ from connector.sections import EngineSettings, Settings
 
 if TYPE_CHECKING:
     from connector.backbone.reader import Reader
-    from connector.reranker import Reranker
+    from connector.reranking.reranker import Reranker
 
 __all__ = ["LoadedLlm", "Work", "Workers", "told_of", "worker_settings"]
 
@@ -44,17 +46,18 @@ class Workers(Protocol):
         ...
 
 
-def worker_settings(settings: Settings) -> tuple[Settings, bytes | None]:
-    """What a worker needs of the settings, and the router's file. Keys and passwords stay here."""
-    bundle = settings.router.bundle
+def worker_settings(settings: Settings) -> tuple[Settings, Mapping[Path, bytes]]:
+    """What a worker needs of the settings, and the routers' files. Keys and passwords stay here."""
     own = Settings(
         backbone=settings.backbone,
         cache=settings.cache,
         router=settings.router,
         rerank=settings.rerank,
+        cascade=settings.cascade,
         engine=EngineSettings(fields=settings.engine.fields),
     )
-    return own, bundle.read_bytes() if bundle is not None and bundle.is_file() else None
+    named = (settings.router.bundle, settings.cascade.bundle)
+    return own, {bundle: bundle.read_bytes() for bundle in named if bundle is not None and bundle.is_file()}
 
 
 def told_of(reader: Reader) -> str:
@@ -67,16 +70,22 @@ class LoadedLlm:
     """What a worker holds.
 
     Args:
-        settings, bundle: see ``worker_settings``.
+        settings, files: see ``worker_settings``.
     """
 
-    def __init__(self, settings: Settings, bundle: bytes | None = None) -> None:
-        named = settings.router.bundle
-        if bundle is not None and named is not None:
-            self._folder = tempfile.TemporaryDirectory()
-            path = Path(self._folder.name) / named.name
-            path.write_bytes(bundle)
-            settings = settings.model_copy(update={"router": settings.router.model_copy(update={"bundle": path})})
+    def __init__(self, settings: Settings, files: Mapping[Path, bytes] | None = None) -> None:
+        here: dict[Path, Path] = {}
+        for named, data in (files or {}).items():
+            # A folder for each: two of them may have the same name.
+            folder = tempfile.mkdtemp()
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            here[named] = Path(folder) / named.name
+            here[named].write_bytes(data)
+        for name in ("router", "cascade"):
+            section = getattr(settings, name)
+            if section.bundle in here:
+                moved = section.model_copy(update={"bundle": here[section.bundle]})
+                settings = settings.model_copy(update={name: moved})
         self._settings = settings
 
     @cached_property
@@ -89,6 +98,6 @@ class LoadedLlm:
     @cached_property
     def reranker(self) -> Reranker:
         """The reranker on it."""
-        from connector.reranker import Reranker
+        from connector.reranking.reranker import Reranker
 
         return Reranker.from_settings(self._settings, reader=self.reader)

@@ -82,8 +82,9 @@ class Loading:
 
     def close(self) -> None:
         """Let go of what the reranker holds outside of the process: its document cache writes what is left."""
-        if (reader := self._reader()) is not None:
-            reader.close()
+        close: Callable[[], None] | None = getattr(self._reranker, "close", None)
+        if close is not None:
+            close()
 
     def cache_statistics(self) -> CacheStatistics | None:
         """Counts of the reranker's document cache; None while there is no reranker, or it has no cache."""

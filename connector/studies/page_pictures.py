@@ -24,7 +24,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from connector.engines.standard_library import QUESTIONS
 from connector.errors import DataError
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.service.app import create_app
 from connector.service.server import listen

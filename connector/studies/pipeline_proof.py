@@ -29,7 +29,7 @@ from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.measures import mean, per_query
 from connector.evaluation.running import drawn_queries
 from connector.evaluation.runs import read_run
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
 from connector.writeback.proving import was_reranked

@@ -27,7 +27,7 @@ from connector.evaluation.measures import mean, per_query
 from connector.evaluation.running import drawn_queries
 from connector.evaluation.runs import read_run
 from connector.heads.fusion import standardize
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Layout, Settings
 from connector.settings import load_settings
 

@@ -28,7 +28,7 @@ from connector.evaluation.measures import mean, per_query
 from connector.evaluation.provenance import installed_versions, portable_command, processor_name, today
 from connector.evaluation.running import drawn_queries
 from connector.evaluation.significance import compare
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
 

@@ -15,7 +15,7 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import LAYOUTS, Settings
 
 

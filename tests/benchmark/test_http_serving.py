@@ -9,7 +9,7 @@ import uvicorn
 
 from connector.benchmark.http_serving import Client, clients_seconds, serving
 from connector.errors import BackboneError
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 
 

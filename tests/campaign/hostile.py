@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.settings import load_settings
 from tests.campaign.rows import Row, Tally
 from tests.service.gateway.conftest import gateway_settings

@@ -21,6 +21,6 @@ def test_other_platforms_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_library_leaves_its_process_alone() -> None:
-    imported = "import connector, connector.reranker, sys; print('connector.cli.allocator' in sys.modules)"
+    imported = "import connector, connector.reranking.reranker, sys; print('connector.cli.allocator' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

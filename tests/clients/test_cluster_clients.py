@@ -11,7 +11,7 @@ import pytest
 from connector.documents import Document
 from connector.engines.cluster.connect import connect
 from connector.engines.open_engine import open_engine
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
 from connector.writeback.elasticsearch import ElasticsearchEndpoint

@@ -21,7 +21,7 @@ from connector.evaluation.routed_systems import route_ranking
 from connector.evaluation.running import Ranked, shuffled, signal_systems, systems, window_recall
 from connector.evaluation.runs import read_run
 from connector.evaluation.system_files import run_name, write_per_query, write_runs
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.settings import load_settings
 from connector.statistics.signal_tables import SignalTable
 from tests.evaluation.folders import DOCUMENTS, write_collection, write_jsonl

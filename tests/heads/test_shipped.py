@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from connector.heads.head_sets import StaticHeads, shipped_path
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.routing.selection import fixed_route
 from connector.sections import READOUTS, ReadOut
 

@@ -95,8 +95,9 @@ def test_secrets_do_not_travel(tmp_path: Path) -> None:
         "engine.username": "rh",
         "serve.api_keys": "hush",
         "router.bundle": str(router),
+        "cascade.bundle": str(tmp_path / "none.onnx"),
     }
     settings = load_settings("/dev/null", {**given, "engine.fields": "title^2,text"}, environment={})
-    own, bundle = worker_settings(settings)
+    own, files = worker_settings(settings)
     assert "hush" not in repr([own.engine.password, own.serve.api_keys]) and own.engine.password is None
-    assert own.engine.fields == settings.engine.fields and bundle == b"weights"
+    assert own.engine.fields == settings.engine.fields and files == {router: b"weights"}

@@ -21,7 +21,7 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.diagnosis.model import heads
 from connector.errors import BackboneError
 from connector.heads.head_sets import StaticHeads, shipped_path
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.routing import formats
 from connector.routing.bundle import shipped_bundle
 from connector.sections import Settings

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from connector.documents import Hit
 from connector.errors import DataError
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.routing.query_embedding import FEATURES, QueryEmbedding, query_features
 from connector.statistics.head_tables import SearchedQuery, embedding_of, gather
 

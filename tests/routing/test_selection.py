@@ -10,7 +10,7 @@ import pytest
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import shipped_path
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.routing.bundle import Bundle, shipped_bundle
 from connector.routing.selection import Routes
 from connector.sections import MODES, Settings

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from connector.cancelling import Cancelled, CancelScope
 from connector.documents import FirstStage, RerankResult
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.service.admission import Admission, QueueFull
 from tests.service.conftest import ClientFactory, service_settings
 from tests.service.live import serving

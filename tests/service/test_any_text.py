@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from tests.service.conftest import ClientFactory
 from tests.service.test_engine_parsers import ml_commons
 

@@ -9,7 +9,7 @@ from typing import Any
 import cohere
 import pytest
 
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from tests.service.conftest import service_settings
 from tests.service.live import serving
 from tests.service.standin import StandIn, not_reranked

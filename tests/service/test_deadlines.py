@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.service.deadlines import DEADLINE_HEADER, scope_of
 from connector.settings import load_settings
 from tests.service.conftest import ClientFactory

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from tests.service.conftest import ClientFactory
 from tests.service.standin import StandIn, not_reranked
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from starlette.testclient import TestClient
 
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from tests.service.conftest import ClientFactory
 from tests.service.test_dialects import ROUTES
 

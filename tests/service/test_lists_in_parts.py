@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 
 QUERY = "How long do cats sleep each day?"
 TEXTS = [

@@ -17,7 +17,7 @@ from connector.backbone.batching.work_queue import SchedulerStatistics
 from connector.backbone.caching.document_cache import CacheStatistics
 from connector.backbone.runtime import DeviceStatistics
 from connector.documents import RankedHit, RerankResult
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.service.metrics import FALLBACK_REASONS, fallback_reason
 from tests.service.conftest import ClientFactory, service_settings

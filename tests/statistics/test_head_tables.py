@@ -13,7 +13,7 @@ import pytest
 from connector.backbone.reader import Reading
 from connector.documents import Hit
 from connector.heads.head_sets import HeadSet
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import READOUTS, ReadOut
 from connector.statistics.head_tables import HeadTable, SearchedQuery, embedded_layers, gather, missing_files
 

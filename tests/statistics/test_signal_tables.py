@@ -11,7 +11,7 @@ import pytest
 from connector.backbone.reader import Reading
 from connector.documents import Hit
 from connector.heads.needs import Needs
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.statistics.head_tables import SearchedQuery
 from connector.statistics.signal_tables import SignalTable, gather_signals
 

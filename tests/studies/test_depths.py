@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from connector.benchmark.texts import Texts
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.studies.depths import depths_chart, label, measure
 
 

@@ -15,7 +15,7 @@ from connector.engines.cluster.connect import connect
 from connector.engines.cluster.connection import Connection
 from connector.evaluation.collections import load_collection
 from connector.evaluation.runs import read_run
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
 from connector.studies.pipeline_proof import Searches, load, main, quality

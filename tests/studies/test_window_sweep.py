@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from connector.evaluation.collections import load_collection
 from connector.evaluation.first_stage import first_stage, open_collection_engine
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.studies.window_sweep import main, picked, read_lines, summary, sweep
 from tests.evaluation.folders import write_collection

@@ -12,7 +12,7 @@ import pytest
 from connector.errors import DataError, SettingsError
 from connector.evaluation.evaluate import EvaluateOptions, evaluate
 from connector.heads.head_sets import StaticHeads
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.routing.formats import built_in_scores
 from connector.routing.selection import Routes
 from connector.sections import Settings

@@ -12,7 +12,7 @@ import pytest
 from connector.engines.cluster.connect import connect
 from connector.engines.cluster.connection import Connection
 from connector.errors import EngineError, SettingsError
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
 from connector.writeback.calls import curl

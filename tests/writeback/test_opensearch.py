@@ -17,7 +17,7 @@ from connector.engines.cluster.connect import connect
 from connector.engines.cluster.connection import ClusterError, Connection, ServerVersion
 from connector.engines.open_engine import open_engine
 from connector.errors import EngineError, SettingsError
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.routing.selection import Routes
 from connector.sections import Settings
 from connector.settings import load_settings

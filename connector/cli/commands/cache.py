@@ -168,7 +168,7 @@ def follow(context: Context, index: str | None, by: str, every: float | None) ->
                 except EngineError as error:
                     click.echo(f"{redacted(str(error))}; once more in {every:g} s", err=True)
         finally:
-            reranker.reader.close()
+            reranker.close()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.engines.engine import Engine
-    from connector.reranker import Reranker
+    from connector.reranking.reranker import Reranker
 
 # Settings of the demo, whatever file and environment say, unless --set gives them: passages short enough for all
 # questions in a minute on two cores.

@@ -182,6 +182,8 @@ def _sum(hit: HitExplanation, explanation: Explanation) -> str:
     parts: list[tuple[str, float]] = []
     if explanation.heads is None and explanation.unit == "log-odds":
         parts = [("bias", explanation.workings.bias), *((own.name, own.counted) for own in hit.signals)]
+        if hit.second is not None:
+            parts.append(("second model", hit.second.counted))
     elif hit.head_counted is not None:
         parts = [("heads", hit.head_counted)]
     if hit.first_stage_counted is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from connector.documents import clean_text
-from connector.explanation import Explanation, HitExplanation, explain
+from connector.explanation import Explanation, HitExplanation, SecondCounted, explain
 from connector.service.page.searching import Found
 
 __all__ = ["Piece", "Row", "Stage", "Term", "View", "view_of"]
@@ -231,6 +231,8 @@ def _terms(hit: HitExplanation, explanation: Explanation | None) -> list[Term]:
     if explanation.unit == "log-odds":
         terms.append(Term("starting point", "bias: how rarely any hit is relevant", own.bias))
         terms += _signal_terms(hit, explanation)
+        if hit.second is not None:
+            terms.append(_second_term(hit.second))
     else:
         spread = explanation.heads
         how = f"rank {hit.head_standing:.0f} of the LLM's scores"
@@ -278,6 +280,13 @@ def _signal_terms(hit: HitExplanation, explanation: Explanation) -> list[Term]:
         rest = sum(term.counted for term in terms[_TERMS:])
         terms[_TERMS:] = [Term(f"{len(terms) - _TERMS} more signals", "together", rest)]
     return terms
+
+
+def _second_term(second: SecondCounted) -> Term:
+    how = "it did not read this hit: as far as it moves those that it read, in the mean"
+    if second.value is not None:
+        how = f"it says {second.value:.4g}: half of what it says more"
+    return Term("second model", how, second.counted)
 
 
 def _with_bar(term: Term, widest: float) -> Term:

@@ -16,7 +16,7 @@ from connector.cancelling import Cancelled, CancelScope
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.heads.head_sets import HeadSet
 from connector.heads.needs import Needs
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Layout
 from tests.backbone.batching.waiting import LONG, Watched, WatchedScope, open_reader, open_watched
 from tests.backbone.torch_runtime.packing import has_wide_products

@@ -299,7 +299,7 @@ def test_joint_prompts_cannot_be_precomputed(settings: Settings, smollm2: Checkp
 
 _RERANK = """
 import sys
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.settings import load_settings
 folder, *documents = sys.argv[1:]
 options = {"cache.path": folder, "cache.disk_mb": 500, "router.mode": "static"}

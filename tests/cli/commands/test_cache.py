@@ -15,7 +15,7 @@ from connector.backbone.caching.sqlite_store import PassageStore, store_path
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError, SettingsError
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
 from tests.backbone.caching.test_sqlite_store import damage, data, key

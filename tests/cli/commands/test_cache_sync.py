@@ -26,7 +26,7 @@ from connector.documents import Document
 from connector.engines.cluster.cluster_engine import ClusterEngine
 from connector.engines.open_engine import open_engine
 from connector.errors import BackboneError, MissingIndexError, SettingsError
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
 from tests.nodes.process import Node

@@ -16,7 +16,7 @@ from connector.cli.context import Context
 from connector.cli.models import Models
 from connector.errors import MissingIndexError
 from connector.evaluation.runs import read_run
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from tests.evaluation.folders import DOCUMENTS, write_collection
 from tests.loaded_models import LoadedModels
 

@@ -21,7 +21,7 @@ from connector.errors import BackboneError, DataError, SettingsError
 from connector.evaluation.report import report_from_json
 from connector.evaluation.runs import read_run
 from connector.heads.head_sets import shipped_path
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.routing.bundle import Bundle
 from connector.routing.metadata import EmbeddingRecipe, StaticSet
 from connector.routing.query_embedding import FEATURES

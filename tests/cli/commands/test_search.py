@@ -16,7 +16,7 @@ from connector.cli.models import Models
 from connector.documents import Document
 from connector.engines.embedded import EmbeddedEngine
 from connector.engines.open_engine import open_engine
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.settings import load_settings
 from tests.embedding.tiny_model import save_embedder
 from tests.loaded_models import LoadedModels

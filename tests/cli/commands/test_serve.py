@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from connector.cli import main
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.service.server import listen
 
 

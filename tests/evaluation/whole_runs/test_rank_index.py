@@ -10,7 +10,7 @@ import pytest
 from connector.documents import Document
 from connector.errors import DataError, SettingsError
 from connector.evaluation.whole_runs.rank_index import rank_index
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 
 QUERIES = {"q1": "how long do cats sleep", "q2": "baking bread"}
 

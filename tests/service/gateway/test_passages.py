@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from connector.cancelling import CancelScope
 from connector.documents import FirstStage, RankedHit, RerankResult
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from tests.service.gateway.conftest import GatewayFactory, gateway_settings
 from tests.service.gateway.fake_cluster import FakeCluster
 from tests.service.live import serving

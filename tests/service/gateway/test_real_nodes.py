@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from tests.nodes.process import Node
 from tests.service.gateway.conftest import gateway_settings
 from tests.service.gateway.test_passages import looks_at_cats

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from connector.cancelling import CancelScope
 from connector.documents import FirstStage, RankedHit, RerankResult
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from tests.service.conftest import ClientFactory
 from tests.service.standin import Deaf, StandIn, not_reranked
 

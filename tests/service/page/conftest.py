@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from connector.documents import Document
 from connector.engines.embedded import EmbeddedEngine
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
 from tests.service.gateway.conftest import _cluster, cluster, make_gateway

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.studies.page_pictures import resize, take_pictures
 from tests.browsing import DESKTOP, NARROW, NEEDS_BROWSER, PHONE, broken_words
 from tests.service.live import serving

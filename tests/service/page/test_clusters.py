@@ -11,7 +11,7 @@ import pytest
 
 from connector.documents import Document
 from connector.engines.open_engine import open_engine
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.settings import load_settings
 from tests.nodes.process import Node
 from tests.service.gateway.conftest import GatewayFactory, gateway_settings

@@ -18,7 +18,7 @@ from connector.cli.context import Context
 from connector.documents import RankedHit, RerankResult
 from connector.engines.open_engine import open_engine
 from connector.explanation import explain
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.service.page.access import closed_because
 from connector.settings import load_settings

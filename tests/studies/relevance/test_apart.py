@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from connector.documents import Hit
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.statistics.head_tables import SearchedQuery
 from connector.studies.relevance.apart import embedded, study
 from connector.studies.relevance.judged import Judged

@@ -25,7 +25,7 @@ from connector.backbone.torch_runtime.decoder import load_decoder
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import main
-from connector.reranker import Reranker
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.service.metrics import Metrics
 from tests.backbone.tiny import save_tiny

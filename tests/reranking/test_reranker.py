@@ -19,7 +19,8 @@ from connector.cancelling import CancelScope
 from connector.documents import Hit, has_text
 from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import HeadSet
-from connector.reranker import Reranker, _running_sums
+from connector.reranking.looked_at import _running_sums
+from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.sentences import shown_sentences
 from connector.settings import load_settings

@@ -5,13 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from connector.backbone.reader import Reader
 from connector.backbone.reading import Reading
@@ -27,31 +23,22 @@ from connector.documents import (
     document_text,
     has_text,
 )
-from connector.errors import BackboneError, RequestError
-from connector.heads.fusion import fuse, fusion_of, rank_scores
+from connector.errors import RequestError
+from connector.heads.fusion import fusion_of
 from connector.heads.head_sets import HeadSet
-from connector.heads.pins import finite_score, pin_floor
-from connector.heads.readouts import HeadSignal, token_weights
+from connector.heads.pins import pin_floor
+from connector.heads.readouts import HeadSignal
 from connector.heads.routes import Route, route_scores
-from connector.heads.scoring import below
 from connector.heads.signals import signal_scores
+from connector.reranking.cascade import Cascade, check_absolute, second_settings
+from connector.reranking.inputs import Input, first_stage_of, unchanged
+from connector.reranking.window_scores import Window, ranked_hits, scored, scored_again
 from connector.routing.selection import Routes
 from connector.sections import Mode, ReadOut, Settings
 
 __all__ = ["Reranker"]
 
 logger = logging.getLogger(__name__)
-# Log-odds of a document without text, where scores are log-odds: no other comes near it.
-_WITHOUT_TEXT = -30.0
-# Tokens of the part of a document that is shown as what the heads looked at.
-_SHOWN_TOKENS = 24
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    text: str
-    id: str | None
-    score: float | None
 
 
 class Reranker:
@@ -64,6 +51,10 @@ class Reranker:
         fusion: weight of the first stage, ``rrf``, ``none``, or ``auto``: the route's own gate of it.
         fields: fields whose text is scored, of documents that have fields; empty: all text fields.
         deadline_ms: default deadline of a request.
+        cascade: a second, larger LLM, which reads the first hits of what comes out; None: none does.
+
+    Raises:
+        BackboneError: there is a second LLM, and the heads are no router whose scores are log-odds.
     """
 
     def __init__(
@@ -75,12 +66,16 @@ class Reranker:
         fusion: str | float = "auto",
         fields: Sequence[str] = (),
         deadline_ms: float | None = None,
+        cascade: Cascade | None = None,
     ) -> None:
         self.reader = reader
         self.routes = heads if isinstance(heads, Routes) else Routes.of_heads(reader, heads, readout)
         self._fusion = fusion
         self._fields = tuple(fields)
         self._deadline_ms = deadline_ms
+        self.cascade = cascade
+        if cascade is not None:
+            check_absolute(self.routes, "this one", "backbone")
 
     @classmethod
     def from_settings(
@@ -89,13 +84,15 @@ class Reranker:
         progress: Callable[[str, float | None], None] | None = None,
         *,
         reader: Reader | None = None,
+        second: Reader | None = None,
     ) -> Reranker:
-        """Load the LLM and the router or head set that the settings name.
+        """Load the LLM and the router or head set that the settings name; of a cascade also the second ones.
 
         Args:
             settings: see ``load_settings``; None: the defaults, without any file or variable.
             progress: called with what is being fetched and how much of it is here (0 to 1).
             reader: the settings' LLM, where it is loaded already; None: it is loaded.
+            second: the same of a cascade's second LLM.
 
         Raises:
             SettingsError, BackboneError: see ``open_reader`` and ``Routes.from_settings``.
@@ -103,14 +100,26 @@ class Reranker:
         from connector.routing.opening import open_reader
 
         settings = Settings() if settings is None else settings
+        # First: settings that do not go together are found out before a model is loaded.
+        second_settings(settings)
         reader = open_reader(settings, progress) if reader is None else reader
+        routes = Routes.from_settings(settings, reader)
+        if settings.cascade.model is not None:
+            check_absolute(routes, settings.backbone.model, "backbone")
         return cls(
             reader,
-            Routes.from_settings(settings, reader),
+            routes,
             fusion=fusion_of(settings),
             fields=tuple(settings.engine.field_weights()),
             deadline_ms=settings.rerank.deadline_ms,
+            cascade=Cascade.from_settings(settings, progress, reader=second),
         )
+
+    def close(self) -> None:
+        """Have the document caches write what is left, and let go of them; the reranker works on without."""
+        self.reader.close()
+        if self.cascade is not None:
+            self.cascade.reader.close()
 
     def rerank(
         self,
@@ -156,24 +165,24 @@ class Reranker:
         if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
             raise RequestError(f"documents is {type(documents).__name__}; give a list of texts, objects or hits")
         inputs = [self._input(at, document) for at, document in enumerate(documents)]
-        scores, ranks = _first_stage(first_stage, inputs, all(isinstance(d, Hit) for d in documents))
+        scores, ranks = first_stage_of(first_stage, inputs, all(isinstance(d, Hit) for d in documents))
         order = sorted(range(len(inputs)), key=lambda at: ranks[at]) if ranks else list(range(len(inputs)))
         floor = math.inf if scores is None else pin_floor(scores)
         pins = [at for at in order if scores is not None and scores[at] >= floor]
         rest = sorted(set(order).difference(pins))
 
-        def unchanged(reason: str) -> RerankResult:
-            return _unchanged(inputs, order, scores, ranks, reason, started)
+        def untouched(reason: str) -> RerankResult:
+            return unchanged(inputs, order, scores, ranks, reason, started)
 
         self.routes.check(mode)
         if not inputs:
-            return unchanged("no documents")
+            return untouched("no documents")
         if not rest:
-            return unchanged("all pinned")
+            return untouched("all pinned")
         if not any(has_text(inputs[at].text) for at in rest):
-            return unchanged("empty documents")
+            return untouched("empty documents")
         try:
-            with _scope(deadline, scope) as own:
+            with (scope or CancelScope()).until(deadline) as own:
                 own.check()
                 routing = time.perf_counter()
                 known = None if scores is None else [scores[at] for at in rest]
@@ -190,22 +199,32 @@ class Reranker:
                     most_tokens=most_tokens,
                 )
                 own.check()
-            timings.update(reading.timings_ms)
-            known_ranks = None if ranks is None else [ranks[at] for at in rest]
-            workings = _workings(route, self._fusion)
-            ranked = self._ranked([inputs[at] for at in rest], route, workings, reading, known, known_ranks)
+                timings.update(reading.timings_ms)
+                workings = _workings(route, self._fusion)
+                window = Window(
+                    [inputs[at] for at in rest], known, None if ranks is None else [ranks[at] for at in rest]
+                )
+                signals = signal_scores(route.signals, reading)
+                found = scored(window, route, workings, *route_scores(route, signals, reading.documents))
+                if self.cascade is not None and route.absolute is not None:
+                    began = time.perf_counter()
+                    found = scored_again(self.cascade, found, query, instruction, most_tokens, own)
+                    timings["second"] = (time.perf_counter() - began) * 1000
+            ranked = ranked_hits(found, signals, reading)
             kept = _pinned(pins, ranked[0].score, inputs, scores, ranks)
             hits = (*kept, *(replace(hit, index=rest[hit.index]) for hit in ranked))
             result = self._result(hits, route, workings, reading)
+            if self.cascade is not None:
+                result = replace(result, second_hits=len(found.second))
             timings["score"] = (time.perf_counter() - routing) * 1000 - sum(timings.values())
             timings["total"] = (time.perf_counter() - started) * 1000
             return replace(result, mode=mode or self.routes.default, timings_ms=timings)
         except Cancelled as ended:
-            return unchanged(ended.reason)
+            return untouched(ended.reason)
         except Exception as error:
             # Whatever the LLM, its libraries or the hardware do: a search must not fail because of reranking.
             logger.exception("reranking failed; the first-stage order goes back")
-            return unchanged(f"failed: {type(error).__name__}: {error}")
+            return untouched(f"failed: {type(error).__name__}: {error}")
 
     def _deadline(self, deadline_ms: float | None, given: CancelScope | None) -> float:
         """The sooner of a request's deadlines, in seconds of ``time.monotonic``; where it has none, the default.
@@ -220,62 +239,16 @@ class Reranker:
             deadline_ms = self._deadline_ms
         return min(until, CancelScope.after(deadline_ms).deadline)
 
-    def _input(self, at: int, document: str | Mapping[str, Any] | Hit) -> _Input:
+    def _input(self, at: int, document: str | Mapping[str, Any] | Hit) -> Input:
         if isinstance(document, str):
-            return _Input(document, None, None)
+            return Input(document, None, None)
         if isinstance(document, Hit):
-            return _Input(document_text(document.fields, self._fields), document.id, document.score)
+            return Input(document_text(document.fields, self._fields), document.id, document.score)
         if isinstance(document, Mapping):
             identity = document.get("id", document.get("_id"))
             fields = {name: value for name, value in document.items() if name not in ("id", "_id")}
-            return _Input(document_text(fields, self._fields), None if identity is None else str(identity), None)
+            return Input(document_text(fields, self._fields), None if identity is None else str(identity), None)
         raise RequestError(f"documents[{at}] is {type(document).__name__}; give text or an object with text fields")
-
-    def _ranked(
-        self,
-        inputs: Sequence[_Input],
-        route: Route,
-        workings: Workings,
-        reading: Reading,
-        scores: Sequence[float] | None,
-        ranks: Sequence[int] | None,
-    ) -> list[RankedHit]:
-        """What was read, best first; ``index`` is the place in ``inputs``."""
-        signals = signal_scores(route.signals, reading)
-        head_scores, best = route_scores(route, signals, reading.documents)
-        if not np.isfinite(head_scores).all():
-            raise BackboneError("a head score is not finite; check the weights and the dtype")
-        first = None
-        if ranks is not None:
-            first = rank_scores(ranks) if scores is None else np.array(scores)
-        final = fuse(head_scores, first, workings.fusion, workings.spread)
-        with_text = [at for at, place in enumerate(best) if place is not None]
-        lowest = below(final[with_text])
-        if route.absolute is not None:
-            # As unlikely wherever it is sent, alone or with others.
-            lowest = min(lowest, _WITHOUT_TEXT)
-        for at, place in enumerate(best):
-            if place is None:
-                final[at] = min(lowest, final[at])
-        shown = _shown(reading, best)
-        # Ties keep first-stage order.
-        ranked = sorted(range(len(inputs)), key=lambda at: (-final[at], ranks[at] if ranks else at))
-        return [
-            RankedHit(
-                index=at,
-                score=float(final[at]),
-                head_score=float(head_scores[at]),
-                first_stage_score=None if scores is None else float(scores[at]),
-                first_stage_rank=None if ranks is None else ranks[at],
-                truncated=reading.truncated[at],
-                passages=len(reading.documents[at]),
-                passage=None if not shown[at] else (shown[at][0][0], shown[at][-1][1]),
-                id=inputs[at].id,
-                looked_at=shown[at],
-                signals=_best_values(signals, reading.documents[at], best[at]),
-            )
-            for at in ranked
-        ]
 
     def _result(
         self, hits: tuple[RankedHit, ...], route: Route, workings: Workings, reading: Reading
@@ -305,7 +278,7 @@ class Reranker:
 def _pinned(
     pins: Sequence[int],
     best: float,
-    inputs: Sequence[_Input],
+    inputs: Sequence[Input],
     scores: Sequence[float] | None,
     ranks: Sequence[int] | None,
 ) -> list[RankedHit]:
@@ -334,121 +307,3 @@ def _workings(route: Route, fusion: str | float) -> Workings:
         spread=absolute.spread if absolute else None,
         fusion=route.first_stage_gate if fusion == "auto" else fusion,
     )
-
-
-def _best_values(signals: npt.NDArray[np.float64], passages: Sequence[int], best: int | None) -> tuple[float, ...]:
-    """The values of all signals for a document's best passage."""
-    return () if best is None else tuple(signals[:, passages[best]].tolist())
-
-
-@contextmanager
-def _scope(deadline: float, given: CancelScope | None) -> Iterator[CancelScope]:
-    """A scope with this deadline that is cancelled when the given one is."""
-    own = CancelScope(deadline)
-    if given is None:
-        yield own
-        return
-    with given.waking(own.cancel):
-        yield own
-
-
-def _shown(reading: Reading, best: Sequence[int | None]) -> list[tuple[tuple[int, int, float], ...]]:
-    """Of each document the tokens that the heads looked at most in its best passage: see ``RankedHit.looked_at``.
-
-    No tokens where no head was read.
-    """
-    if not reading.heads:
-        return [()] * len(best)
-    weights = np.maximum(token_weights(reading), 0.0)
-    sums = _running_sums(weights, _SHOWN_TOKENS)
-    ends = np.cumsum(reading.lengths).tolist()
-    found: list[tuple[tuple[int, int, float], ...]] = []
-    for passages, texts, place in zip(reading.documents, reading.texts, best, strict=True):
-        if place is None:
-            found.append(())
-            continue
-        passage, first = texts[place], 0
-        tokens, end = passage.tokens, ends[passages[place]]
-        if tokens > _SHOWN_TOKENS:
-            # A sum that reaches into the next passage is not looked at.
-            first = int(sums[end - tokens : end - _SHOWN_TOKENS + 1].argmax())
-        last = min(first + _SHOWN_TOKENS, tokens)
-        looked = weights[end - tokens + first : end - tokens + last].tolist()
-        starts, stops = passage.spans[first:last].T.tolist()
-        found.append(tuple(zip(starts, stops, looked, strict=True)))
-    return found
-
-
-def _running_sums(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
-    """Sums of so many values that follow each other, each summed in the same order wherever it stands."""
-    count = len(values)
-    sums, covered = np.zeros(count), 0
-    part, size = values, 1
-    while covered < width <= count:
-        if width & size:
-            behind = covered + size
-            sums = sums[: count - behind + 1] + part[covered : covered + count - behind + 1]
-            covered = behind
-        part, size = part[:-size] + part[size:], 2 * size
-    return sums
-
-
-def _first_stage(
-    given: FirstStage, inputs: Sequence[_Input], are_hits: bool
-) -> tuple[list[float] | None, list[int] | None]:
-    """First-stage scores and ranks (from 1), each None where unknown."""
-    if given is None and are_hits and inputs:
-        scores = [item.score for item in inputs]
-        # Hits come in first-stage order; scores that are missing for one, or are none, are of no use for the others.
-        known = [finite_score(score) for score in scores if score is not None and not math.isnan(score)]
-        return (known if len(known) == len(scores) else None), list(range(1, len(inputs) + 1))
-    if given is None:
-        return None, None
-    if given == "order":
-        return None, list(range(1, len(inputs) + 1))
-    if isinstance(given, str):
-        raise RequestError(f"first_stage = '{given}': give \"order\" or one score for each document")
-    if len(given) != len(inputs):
-        raise RequestError(f"first_stage has {len(given)} scores for {len(inputs)} documents; give one for each")
-    for at, score in enumerate(given):
-        if isinstance(score, bool) or not isinstance(score, int | float | np.number) or not _is_finite(score):
-            raise RequestError(
-                f"first_stage[{at}] = {score!r:.40} is not a finite number; give one, higher is better"
-            )
-    places = sorted(range(len(given)), key=lambda at: -given[at])
-    ranks = [0] * len(given)
-    for rank, at in enumerate(places, 1):
-        ranks[at] = rank
-    return [float(score) for score in given], ranks
-
-
-def _unchanged(
-    inputs: Sequence[_Input],
-    order: Sequence[int],
-    scores: Sequence[float] | None,
-    ranks: Sequence[int] | None,
-    reason: str,
-    started: float,
-) -> RerankResult:
-    # Where there was nothing to read, no document is likely.
-    highest = _WITHOUT_TEXT if reason == "empty documents" else 0.0
-    hits = tuple(
-        RankedHit(
-            index=at,
-            # Strictly decreasing, so that whoever sorts by score keeps this order.
-            score=highest + 1.0 / (place + 1),
-            first_stage_score=None if scores is None else float(scores[at]),
-            first_stage_rank=None if ranks is None else ranks[at],
-            id=inputs[at].id,
-        )
-        for place, at in enumerate(order)
-    )
-    return RerankResult(hits, False, reason, timings_ms={"total": (time.perf_counter() - started) * 1000})
-
-
-def _is_finite(score: float | np.number[Any]) -> bool:
-    try:
-        return math.isfinite(score)
-    except OverflowError:
-        # A whole number beyond all floats.
-        return False

@@ -1,0 +1,1 @@
+"""From a query and its hits to the same hits in a better order."""

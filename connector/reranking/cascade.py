@@ -1,0 +1,257 @@
+"""A cascade: what one LLM ranked first is read by a second, larger one.
+
+Both say how likely each hit answers, as the logarithm of odds. Where both have read it, their mean counts. What the
+second one says of the query as a whole, its mean difference from the first, moves the hits that it did not read: else
+they would pass those that are doubted, only because nobody doubted them. On train queries that was worth more than
+either model alone; see docs/engineering/signals-log.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+
+from connector.backbone.reader import Reader
+from connector.cancelling import Cancelled, CancelScope
+from connector.errors import BackboneError, SettingsError
+from connector.heads.routes import route_scores
+from connector.heads.signals import signal_scores
+from connector.routing.selection import Routes
+from connector.sections import Settings
+
+__all__ = ["Cascade", "Pace", "cascaded", "check_absolute", "second_settings"]
+
+logger = logging.getLogger(__name__)
+Floats = npt.NDArray[np.float64]
+# Of the time that a request has left; the rest is for the answer.
+_SHARE = 0.9
+# How much the last request counts in what is expected of the next one.
+_NEW = 0.3
+# What is too slow to be tried would stay so for ever: the expectation falls by so much each time.
+_FORGOTTEN = 0.9
+
+
+def cascaded(first: Floats, places: Sequence[int], second: Floats) -> Floats:
+    """Head scores after the second LLM: float64 [documents].
+
+    Args:
+        first: float64 [documents]: log-odds by the first LLM.
+        places: of the documents that the second one has read, too; at least one.
+        second: float64 [places]: log-odds by it.
+    """
+    both = (first[list(places)] + second) / 2
+    scores = first + math.fsum(both - first[list(places)]) / len(places)
+    scores[list(places)] = both
+    return scores
+
+
+@dataclass
+class Pace:
+    """How fast an LLM was of late, while others wait for it too. Thread-safe.
+
+    Attributes:
+        token_ms: milliseconds for a token of a new document; None: not known yet.
+        passage_ms: for a passage that the query is read behind.
+    """
+
+    token_ms: float | None = None
+    passage_ms: float | None = None
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def expected_ms(self, tokens: int, passages: int) -> float:
+        """What so many new tokens and so many passages will take; what is not known counts nothing."""
+        return tokens * (self.token_ms or 0.0) + passages * (self.passage_ms or 0.0)
+
+    def learn(self, tokens: int, encode_ms: float, passages: int, read_ms: float) -> None:
+        """What a request took."""
+        with self._lock:
+            if tokens:
+                self.token_ms = _moved(self.token_ms, encode_ms / tokens)
+            if passages:
+                self.passage_ms = _moved(self.passage_ms, read_ms / passages)
+
+    def scale(self, factor: float) -> None:
+        """It is so many times as slow."""
+        with self._lock:
+            self.token_ms = None if self.token_ms is None else self.token_ms * factor
+            self.passage_ms = None if self.passage_ms is None else self.passage_ms * factor
+
+
+def _moved(before: float | None, now: float) -> float:
+    return now if before is None else before + _NEW * (now - before)
+
+
+class Cascade:
+    """The second LLM. Thread-safe.
+
+    Args:
+        reader: the LLM.
+        routes: its router's.
+        name: of the model.
+        hits: how many of the first LLM's best hits it reads, at most.
+        budget_ms: milliseconds that it may take for a request; it reads as many hits as fit. None: no bound but the
+            request's deadline.
+
+    Raises:
+        BackboneError: its scores are no log-odds.
+    """
+
+    def __init__(self, reader: Reader, routes: Routes, name: str, hits: int, budget_ms: float | None = None) -> None:
+        check_absolute(routes, name, "cascade")
+        self.reader, self.routes, self.name, self.hits = reader, routes, name, hits
+        self.pace = Pace()
+        self._budget = math.inf if budget_ms is None else budget_ms / 1000
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        progress: Callable[[str, float | None], None] | None = None,
+        *,
+        reader: Reader | None = None,
+    ) -> Cascade | None:
+        """The second LLM of the settings; None: they name none.
+
+        Args:
+            settings: see ``load_settings``.
+            progress: called with what is being fetched and how much of it is here (0 to 1).
+            reader: the second LLM, where it is loaded already; None: it is loaded.
+
+        Raises:
+            SettingsError, BackboneError: see ``second_settings``, ``open_reader`` and ``Routes.from_settings``.
+        """
+        from connector.routing.opening import open_reader
+
+        own = second_settings(settings)
+        if own is None:
+            return None
+        reader = open_reader(own, progress) if reader is None else reader
+        told = settings.cascade
+        return cls(reader, Routes.from_settings(own, reader), own.backbone.model, told.hits, told.budget_ms)
+
+    def scores(
+        self,
+        query: str,
+        texts: Sequence[str],
+        scope: CancelScope,
+        *,
+        instruction: str = "",
+        most_tokens: int | None = None,
+    ) -> Floats:
+        """Log-odds of the first documents, as many as there is time for: float64 [read]; none where there is none.
+
+        Args:
+            query: the query.
+            texts: of the first LLM's hits, best first; each has text.
+            scope: the request's.
+            instruction, most_tokens: see ``Reader.read``.
+
+        Raises:
+            Cancelled: nobody waits for the answer any more.
+        """
+        started = time.monotonic()
+        left = min(self._budget, scope.remaining() * _SHARE)
+        try:
+            texts, expected = self._fitting(texts[: self.hits], left * 1000, most_tokens)
+            if not texts:
+                self.pace.scale(_FORGOTTEN)
+                return np.zeros(0)
+            with scope.until(started + left) as own:
+                return self._read(query, texts, own, instruction, most_tokens)
+        except Cancelled:
+            if scope.reason == "cancelled":
+                raise
+            taken = (time.monotonic() - started) * 1000
+            # What was encoded is kept: the next request finds it.
+            self.pace.scale(max(1.0, taken / expected) if expected else 1.0)
+        except Exception:
+            # Whatever happens to the second LLM: the first one's order is there.
+            logger.exception("the second LLM failed; the first one's order goes back")
+        return np.zeros(0)
+
+    def _fitting(
+        self, texts: Sequence[str], milliseconds: float, most_tokens: int | None
+    ) -> tuple[Sequence[str], float]:
+        """The first texts for which there is time, and the milliseconds that they are expected to take."""
+        if milliseconds == math.inf:
+            return texts, 0.0
+        expected, budget = 0.0, self.reader.budget
+        for at, tokens in enumerate(self.reader.missing_tokens(texts, self.routes.pool(), most_tokens)):
+            passages = max(1, min(budget[1], math.ceil(tokens / budget[0])))
+            more = self.pace.expected_ms(tokens, passages)
+            if expected + more > milliseconds:
+                return texts[:at], expected
+            expected += more
+        return texts, expected
+
+    def _read(
+        self, query: str, texts: Sequence[str], scope: CancelScope, instruction: str, most_tokens: int | None
+    ) -> Floats:
+        route = self.routes.route(query)
+        reading = self.reader.read(
+            query,
+            texts,
+            route.needs,
+            pool=self.routes.pool(),
+            scope=scope,
+            instruction=instruction,
+            most_tokens=most_tokens,
+        )
+        scores, _ = route_scores(route, signal_scores(route.signals, reading), reading.documents)
+        if not np.isfinite(scores).all():
+            raise BackboneError("a head score of the second LLM is not finite; check the weights and the dtype")
+        took, passages = reading.timings_ms, len(reading.lengths)
+        share = reading.encoded / passages
+        self.pace.learn(
+            round(float(reading.lengths.sum()) * share), took.get("encode", 0.0), passages, took.get("read", 0.0)
+        )
+        return scores
+
+
+def second_settings(settings: Settings) -> Settings | None:
+    """The settings with the second LLM in the place of the first; None: they name none.
+
+    Raises:
+        SettingsError: the layout has no scores that two LLMs can share.
+    """
+    told = settings.cascade
+    if told.model is None:
+        return None
+    if settings.backbone.layout != "solo":
+        raise SettingsError(
+            f"cascade.model = {told.model} with backbone.layout = {settings.backbone.layout}: two LLMs share scores "
+            "of the layout solo only; set backbone.layout to solo, or cascade.model to null"
+        )
+    return settings.model_copy(
+        update={
+            "backbone": settings.backbone.model_copy(update={"model": told.model}),
+            "router": settings.router.model_copy(update={"bundle": told.bundle, "mode": "auto"}),
+        }
+    )
+
+
+def check_absolute(routes: Routes, model: str, section: str) -> None:
+    """Two LLMs can share scores that mean the same for every query.
+
+    Args:
+        routes: of one of them.
+        model: its name.
+        section: of the settings, that names it.
+
+    Raises:
+        BackboneError: the scores are no log-odds of relevance.
+    """
+    if routes.bundle is None or routes.bundle.static_route().absolute is None:
+        key = "cascade.bundle" if section == "cascade" else "router.bundle"
+        raise BackboneError(
+            f"{section}.model = {model}: a cascade needs a router whose scores are probabilities, and this model has "
+            f"none here; make one with 'rh-connector train' in the layout solo and set {key} to its file, or set "
+            "cascade.model to null"
+        )
