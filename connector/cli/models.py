@@ -59,8 +59,8 @@ class Models:
         Raises:
             SettingsError, BackboneError, MissingExtraError: see ``Reranker.from_settings``.
         """
-        from connector.reranking.cascade import second_settings
         from connector.reranking.reranker import Reranker
+        from connector.reranking.second_settings import second_settings
 
         key = settings.model_dump_json(include=_RERANKER)
         with self._lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from connector.diagnosis.model import Load
 from connector.engines.cluster.connect import connect
 from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import BackboneError, RhConnectorError
+from connector.reranking.second_settings import second_settings
 from connector.sections import Settings
 
 __all__ = ["diagnose", "exit_code"]
@@ -51,6 +52,7 @@ def _findings(settings: Settings, load: Load | None) -> Iterator[Finding]:
     except RhConnectorError as error:
         yield failed("heads", error)
     else:
+        yield from _second(settings)
         yield from (_torch(settings, load) if export is None else _onnx(settings, export, load))
     if settings.engine.kind == "embedded":
         yield from run("index", lambda: _embedded(settings))
@@ -67,10 +69,45 @@ def _findings(settings: Settings, load: Load | None) -> Iterator[Finding]:
             yield from _cluster(connection, settings)
 
 
+def _second(settings: Settings) -> Iterator[Finding]:
+    """A cascade's second LLM: is it here, and does its router fit? Loading both shows whether they go together."""
+    try:
+        own = second_settings(settings)
+        export = None if own is None else exported.export_that_runs(own)
+    except RhConnectorError as error:
+        yield failed("second model", error)
+        return
+    if own is None:
+        return
+    for finding in _torch(own, None) if export is None else _onnx(own, export, None):
+        if finding.check == "heads" and finding.level == "warn":
+            finding = replace(
+                finding,
+                level="fail",
+                mend="rh-connector train makes a router; set cascade.bundle to its file",
+                code=BackboneError.exit_code,
+            )
+        if finding.check in ("model", "heads"):
+            yield replace(finding, check=f"second {finding.check}")
+
+
+def _beside(settings: Settings) -> int:
+    """Bytes of the second LLM's weights; 0 where there is none, or it is not here."""
+    with suppress(RhConnectorError):
+        own = second_settings(settings)
+        if own is not None:
+            export = exported.export_that_runs(own)
+            if export is not None:
+                return exported.weights_of(export)
+            return _size(own, model.local_checkpoint(own)) or 0
+    return 0
+
+
 def _torch(settings: Settings, load: Load | None) -> Iterator[Finding]:
     """What runs the weights themselves."""
     checkpoint, problem = _checkpoint(settings)
-    yield from run("machine", lambda: machine.machine(settings, _size(settings, checkpoint)))
+    size = _size(settings, checkpoint)
+    yield from run("machine", lambda: machine.machine(settings, size, beside=_beside(settings)))
     yield from run("gpu", lambda: machine.gpu(settings))
     yield from run("packages", lambda: machine.packages(settings))
     yield from run("cache folder", lambda: machine.cache_folder(settings, checkpoint is not None))
@@ -92,7 +129,8 @@ def _onnx(settings: Settings, export: Path, load: Load | None) -> Iterator[Findi
         found = [failed("model", error)]
     is_whole = all(finding.level == "ok" for finding in found)
     size = exported.weights_of(export) if is_whole else None
-    yield from run("machine", lambda: machine.machine(settings, size, machine.EXPORTED_PROGRAM_BYTES))
+    program = machine.EXPORTED_PROGRAM_BYTES
+    yield from run("machine", lambda: machine.machine(settings, size, program, _beside(settings)))
     yield from run("packages", lambda: machine.packages(settings, exported=True))
     yield from run("cache folder", lambda: machine.cache_folder(settings, is_whole))
     yield from run("shared documents", lambda: machine.shared_documents(settings))

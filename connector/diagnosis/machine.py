@@ -36,13 +36,16 @@ PROGRAM_BYTES, EXPORTED_PROGRAM_BYTES = 2_000_000_000, 1_000_000_000
 """What a server took beside weights and cached documents, in torch and in ONNX Runtime: docs/troubleshooting.md."""
 
 
-def machine(settings: Settings, weights: int | None, program: int = PROGRAM_BYTES) -> Iterator[Finding]:
+def machine(
+    settings: Settings, weights: int | None, program: int = PROGRAM_BYTES, beside: int = 0
+) -> Iterator[Finding]:
     """Python, cores, and free memory against what the model needs.
 
     Args:
         settings: see ``load_settings``.
         weights: bytes of the model's weights as they run; None: it is not here.
         program: bytes that the process takes beside weights and cached documents.
+        beside: bytes of a second model's weights.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = free_memory()
@@ -52,7 +55,11 @@ def machine(settings: Settings, weights: int | None, program: int = PROGRAM_BYTE
         yield Finding("machine", "ok", seen)
         return
     cache = settings.cache.memory_mb * 1_000_000
-    seen += f"; {settings.backbone.model} takes {_gb(weights)}, the program beside it up to {_gb(program)}"
+    seen += f"; {settings.backbone.model} takes {_gb(weights)}"
+    if beside:
+        # Each of them has a cache of its own.
+        seen, weights, cache = f"{seen}, {settings.cascade.model} {_gb(beside)}", weights + beside, 2 * cache
+    seen += f", the program beside it up to {_gb(program)}"
     seen += f", and cached documents up to {_gb(cache)}"
     if free is None or free > weights + program + cache:
         yield Finding("machine", "ok", seen)

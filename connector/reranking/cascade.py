@@ -20,13 +20,14 @@ import numpy.typing as npt
 
 from connector.backbone.reader import Reader
 from connector.cancelling import Cancelled, CancelScope
-from connector.errors import BackboneError, SettingsError
+from connector.errors import BackboneError
 from connector.heads.routes import route_scores
 from connector.heads.signals import signal_scores
+from connector.reranking.second_settings import second_settings
 from connector.routing.selection import Routes
 from connector.sections import Settings
 
-__all__ = ["Cascade", "Pace", "cascaded", "check_absolute", "second_settings"]
+__all__ = ["Cascade", "Pace", "cascaded", "check_absolute"]
 
 logger = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float64]
@@ -213,28 +214,6 @@ class Cascade:
             round(float(reading.lengths.sum()) * share), took.get("encode", 0.0), passages, took.get("read", 0.0)
         )
         return scores
-
-
-def second_settings(settings: Settings) -> Settings | None:
-    """The settings with the second LLM in the place of the first; None: they name none.
-
-    Raises:
-        SettingsError: the layout has no scores that two LLMs can share.
-    """
-    told = settings.cascade
-    if told.model is None:
-        return None
-    if settings.backbone.layout != "solo":
-        raise SettingsError(
-            f"cascade.model = {told.model} with backbone.layout = {settings.backbone.layout}: two LLMs share scores "
-            "of the layout solo only; set backbone.layout to solo, or cascade.model to null"
-        )
-    return settings.model_copy(
-        update={
-            "backbone": settings.backbone.model_copy(update={"model": told.model}),
-            "router": settings.router.model_copy(update={"bundle": told.bundle, "mode": "auto"}),
-        }
-    )
 
 
 def check_absolute(routes: Routes, model: str, section: str) -> None:

@@ -30,8 +30,9 @@ from connector.heads.pins import pin_floor
 from connector.heads.readouts import HeadSignal
 from connector.heads.routes import Route, route_scores
 from connector.heads.signals import signal_scores
-from connector.reranking.cascade import Cascade, check_absolute, second_settings
+from connector.reranking.cascade import Cascade, check_absolute
 from connector.reranking.inputs import Input, first_stage_of, unchanged
+from connector.reranking.second_settings import second_settings
 from connector.reranking.window_scores import Window, ranked_hits, scored, scored_again
 from connector.routing.selection import Routes
 from connector.sections import Mode, ReadOut, Settings

@@ -71,6 +71,12 @@ class Metrics:
         self._documents = Counter("rh_documents", "Documents in the windows that were answered.", registry=registry)
         self._encoded = Counter("rh_passages_encoded", "Passages the model had to encode.", registry=registry)
         self._cached = Counter("rh_passages_cached", "Passages found in the document cache.", registry=registry)
+        self._second_hits = Counter(
+            "rh_second_hits", "Hits that the second model of a cascade has read, too.", registry=registry
+        )
+        self._second_skipped = Counter(
+            "rh_second_skipped", "Reranked windows of which the second model has read no hit.", registry=registry
+        )
         self._waiting = Gauge("rh_queue_length", "Requests that wait for the model.", registry=registry)
         self._places = Gauge("rh_queue_limit", "Most requests that may wait for the model.", registry=registry)
         self._running = Gauge("rh_running", "Requests that the model works on.", registry=registry)
@@ -145,6 +151,9 @@ class Metrics:
     def _count_passages(self, result: RerankResult) -> None:
         self._encoded.inc(result.encoded)
         self._cached.inc(result.cached)
+        if result.second_hits is not None:
+            self._second_hits.inc(result.second_hits)
+            self._second_skipped.inc(result.second_hits == 0)
 
 
 class _Asked(Generic[T]):

@@ -58,7 +58,7 @@ def measure(reader: Reader, texts: Texts, points: list[dict[str, Any]], rounds: 
             **point,
             "cached_ms": round(rows[f"cached {label(point)}"] * 1000, 1),
             "new_ms": round(rows[f"new {label(point)}"] * 1000),
-            "bytes": held[label(point)] // _WINDOW,
+            "bytes": held[label(point)] // len(documents),
         }
         for point in points
     ]

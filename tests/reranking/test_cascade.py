@@ -22,8 +22,9 @@ from connector.documents import RerankResult
 from connector.errors import BackboneError, SettingsError
 from connector.heads.head_sets import HeadSet
 from connector.offline.workers import LoadedLlm
-from connector.reranking.cascade import Cascade, Pace, cascaded, second_settings
+from connector.reranking.cascade import Cascade, Pace, cascaded
 from connector.reranking.reranker import Reranker
+from connector.reranking.second_settings import second_settings, without_second
 from connector.routing.bundle import shipped_bundle
 from connector.routing.selection import Routes
 from connector.sections import Settings
@@ -272,6 +273,7 @@ def test_settings_that_do_not_go_together() -> None:
     assert own is not None and own.router.bundle is None and own.router.mode == "auto"
     assert own.backbone.model == "qwen2.5-coder-0.5b"
     assert second_settings(load_settings("/dev/null", {}, environment={})) is None
+    assert second_settings(without_second(given())) is None and without_second(given()).backbone == given().backbone
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from connector.cli.context import Context, pass_context
 from connector.cli.progress import progress
 from connector.credentials import redacted
 from connector.errors import BackboneError, EngineError, SettingsError
+from connector.reranking.second_settings import without_second
 from connector.sections import Settings
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def follow(context: Context, index: str | None, by: str, every: float | None) ->
     with naming_indexes(settings), open_engine(settings) as engine:
         # A missing index is told before the model is loaded.
         engine.get([])
-        reranker = context.models.reranker(settings)
+        reranker = context.models.reranker(without_second(settings))
 
         def once() -> Synced:
             return sync(

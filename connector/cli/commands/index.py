@@ -17,6 +17,7 @@ from connector.cli.hit_table import printable
 from connector.cli.models import Models
 from connector.cli.precompute import Precomputed, check_precompute, precompute
 from connector.errors import DataError, SettingsError
+from connector.reranking.second_settings import without_second
 from connector.sections import Settings
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _encode(
             bar.update(task, completed=source.position(), documents=f"{now.documents:,} documents")
 
         try:
-            return precompute(models.reranker(settings), settings, source, report, workers)
+            return precompute(models.reranker(without_second(settings)), settings, source, report, workers)
         except KeyboardInterrupt:
             bar.stop()
             documents = 0 if done is None else done.documents

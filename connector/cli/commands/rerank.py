@@ -19,7 +19,8 @@ from connector.cli.progress import progress
 from connector.cli.waiting import waiting
 from connector.documents import SupportsRerank
 from connector.errors import DataError, RequestError, SettingsError
-from connector.sections import Settings
+from connector.reranking.second_settings import without_second
+from connector.sections import CascadeSettings, Settings
 
 if TYPE_CHECKING:
     from connector.evaluation.whole_runs.rerank_run import FieldsById
@@ -72,6 +73,8 @@ def command(
             raise SettingsError("rerank: --whole-index takes no --run and no --collection; leave them out")
         if out is None or queries is None:
             raise SettingsError("rerank: --whole-index needs --queries FILE, and --out for the run")
+        # Scores of many lists are compared: what a second model says of one list's best is none of the others'.
+        settings = without_second(settings)
         with workers_of(settings, ray, ray_workers) as workers:
             _rank_index(context, settings, queries, out, tag or f"{_tag(settings)}-index", workers)
         return
@@ -244,6 +247,14 @@ def _tag(settings: Settings) -> str:
         rerank.readout,
         str(rerank.fusion),
         f"w{rerank.window}",
+        *_second(settings.cascade),
         *(f"{name}-{own[name]}" for name in read if name in own),
     ]
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", "-".join(parts))
+
+
+def _second(cascade: CascadeSettings) -> list[str]:
+    if cascade.model is None:
+        return []
+    own = [Path(cascade.model).name, f"h{cascade.hits}"]
+    return own if cascade.bundle is None else [*own, cascade.bundle.stem]

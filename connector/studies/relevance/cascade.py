@@ -1,7 +1,8 @@
 """Does a cascade pay? ``python -m connector.studies.relevance.cascade FOLDER… --model NAME --model NAME``.
 
-The first model ranks the whole window, a larger one the first few of what comes out. All models are probed on the
-same judged windows, by what other collections taught. What was read is kept, and shared with ``rh-connector train``.
+The first model ranks the whole window, a larger one reads the first few of what comes out, and the product's formula
+makes one order of both. All models are probed on the same judged windows, by what other collections taught. What was
+read is kept, and shared with ``rh-connector train``.
 """
 
 from __future__ import annotations
@@ -15,28 +16,27 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
+from scipy.optimize import minimize
 
 from connector.backbone.open_reader import open_reader
 from connector.cli.allocator import keep_big_buffers
 from connector.cli.progress import ConsoleProgress
 from connector.evaluation.progress import Progress
-from connector.heads.fusion import standardize
 from connector.heads.needs import Needs
+from connector.reranking.cascade import cascaded
 from connector.sections import Settings
 from connector.settings import load_settings
 from connector.statistics.head_tables import statistics_folder
 from connector.statistics.signal_tables import SignalTable, gather_signals
 from connector.studies.relevance.command import write_report
-from connector.studies.relevance.judged import Floats, Judged, best_held_out, one_vector, whole_collections
+from connector.studies.relevance.judged import Floats, Judged, Splits, best_held_out, one_vector, whole_collections
 from connector.training.train_signals import probe_layers
 from connector.training.windows import judged_windows, short_windows, without_one_grade
 
-__all__ = ["cascaded", "main", "study", "whole_windows"]
+__all__ = ["log_odds", "main", "study", "whole_windows"]
 
 _STRENGTHS = (0.02, 0.04, 0.08, 0.16, 0.32)
-_FIRST = (3, 5, 10)
-# Of the first model's scores beside the second's, in deviations over the window.
-_SHARES = (0.0, 0.25, 0.5)
+_FIRST = (3, 5, 10, 20)
 _ALL = 1_000_000
 
 
@@ -70,22 +70,29 @@ def _settings(model: str, assignments: Sequence[str]) -> Settings:
     return load_settings("/dev/null", given, environment={})
 
 
-def cascaded(small: Floats, large: Floats, first: int, share: float = 0.0) -> Floats:
-    """Scores of one window by which the small model's best ``first`` documents are ordered anew: float64 [documents].
+def log_odds(judged: Judged, scores: Floats, splits: Splits) -> Floats:
+    """Held-out scores as the logarithm of the odds of relevance: float64 [queries, documents].
 
     Args:
-        small, large: float64 [documents]: what each model ranks by.
-        first: documents that the large one reads.
-        share: of the small one's scores beside the large one's, in deviations.
+        judged: all windows.
+        scores: float64 [queries, documents]: each by what did not see it.
+        splits: slope and bias are fitted on the first places of each, and used on the second.
     """
-    order = np.argsort(-small, kind="stable")
-    scores = np.empty_like(small)
-    scores[order] = -np.arange(len(order), dtype=np.float64)
-    best = order[:first]
-    among = standardize(large[best]) + share * standardize(small[best])
-    # Whatever was read by both stays above whatever was not.
-    scores[best] = 1.0 + (among - among.min())
-    return scores
+    there, relevant = judged.windows.there.numpy(), judged.windows.grades.numpy() > 0
+    weights = judged.windows.weights.double().numpy()
+    found = np.zeros_like(scores)
+    for train, held in splits:
+        known = there[train]
+        own, true = scores[train][known], relevant[train][known]
+        weighted = np.repeat(weights[train], known.sum(axis=1))
+
+        def missed(line: Floats, own: Floats = own, true: Any = true, weighted: Floats = weighted) -> float:
+            told = line[0] * own + line[1]
+            return float((weighted * (np.logaddexp(0.0, told) - true * told)).sum())
+
+        slope, bias = minimize(missed, [1.0 / own.std(), -1.0]).x
+        found[held] = slope * scores[held] + bias
+    return found
 
 
 def study(judged: Mapping[str, Judged], say: Callable[[str], None]) -> dict[str, Any]:
@@ -103,7 +110,8 @@ def study(judged: Mapping[str, Judged], say: Callable[[str], None]) -> dict[str,
 
     one = next(iter(judged.values()))
     told("first stage", {"fused": one.mean(one.ndcg(one.first_stage))})
-    ranked: dict[str, Floats] = {}
+    heads: dict[str, Floats] = {}
+    gates: dict[str, float] = {}
     worth: dict[str, Floats] = {}
     before: Floats | None = None
     for model, own in judged.items():
@@ -112,34 +120,32 @@ def study(judged: Mapping[str, Judged], say: Callable[[str], None]) -> dict[str,
         row, worth[model] = own.row(scores, before, strength=strength)
         told(model, row)
         before = worth[model]
-        ranked[model] = _fused(own, scores, row["weight"])
+        heads[model] = log_odds(own, scores, splits)
+        # The first stage's weight counts in deviations of a window, as a router's does.
+        spread = np.mean(
+            [told[mask].std() for told, mask in zip(heads[model], own.windows.there.numpy(), strict=True)]
+        )
+        gates[model] = row["weight"] * float(spread)
     for small, large in pairwise(judged):
         for first in _FIRST:
-            for share in _SHARES:
-                values = _cascade_worth(one, ranked[small], ranked[large], first, share)
-                row = {
-                    "fused": one.mean(values),
-                    "to the small one": one.against(values, worth[small]),
-                    "to the large one": one.against(values, worth[large]),
-                }
-                told(f"{small}, then {large} on the first {first}, share {share}", row)
+            values = one.ndcg(_ranked(one, heads[small], heads[large], gates[small], first))
+            row = {
+                "fused": one.mean(values),
+                "to the small one": one.against(values, worth[small]),
+                "to the large one": one.against(values, worth[large]),
+            }
+            told(f"{small}, then {large} on the first {first}", row)
     return rows
 
 
-def _fused(judged: Judged, scores: Floats, weight: float) -> Floats:
+def _ranked(judged: Judged, small: Floats, large: Floats, gate: float, first: int) -> Floats:
     """What the product ranks by: float64 [queries, documents]; 0 where there is no document."""
-    found = np.zeros_like(scores)
-    for at, there in enumerate(judged.windows.there.numpy()):
-        found[at][there] = standardize(scores[at][there]) + weight * judged.first_stage[at][there]
-    return found
-
-
-def _cascade_worth(judged: Judged, small: Floats, large: Floats, first: int, share: float) -> Floats:
-    """nDCG@10 of each query: float64 [queries]."""
     found = np.zeros_like(small)
     for at, there in enumerate(judged.windows.there.numpy()):
-        found[at][there] = cascaded(small[at][there], large[at][there], first, share)
-    return judged.ndcg(found)
+        own, beside = small[at][there], gate * judged.first_stage[at][there]
+        read = np.argsort(-(own + beside), kind="stable")[:first].tolist()
+        found[at][there] = cascaded(own, read, large[at][there][read]) + beside
+    return found
 
 
 @click.command()

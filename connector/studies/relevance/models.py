@@ -73,30 +73,41 @@ def priced(
 ) -> dict[str, Any]:
     """The point with its price on this machine: ``seconds``, ``cached_seconds``, ``gflop``, ``bytes``.
 
+    A cascade costs what its models cost, the second one for as many documents as it reads.
+
     Args:
-        point: with ``model``, or with ``embedder`` and the ``weights`` and ``attended`` of ``gflop``.
+        point: with ``model``, for a cascade also ``second`` and ``hits``; or with ``embedder`` and the ``weights``
+            and ``attended`` of ``gflop``.
         rounds: see ``alternate``; the median counts.
         assignments: KEY=VALUE of more settings.
         folder_of: name of an embedding model -> its folder; the others come from the hub.
     """
     if point.get("embedder"):
         return _priced_embedder(point, rounds, (folder_of or {}).get(point["embedder"], point["embedder"]))
+    price = _priced_model(point["model"], WINDOW, rounds, assignments)
+    if point.get("second"):
+        second = _priced_model(point["second"], point["hits"], rounds, assignments)
+        summed = ("seconds", "cached_seconds", "bytes", "gflop")
+        price |= {key: round(price[key] + second[key], 3) for key in summed}
+    return {**point, **price}
+
+
+def _priced_model(model: str, window: int, rounds: int, assignments: Sequence[str]) -> dict[str, Any]:
     given = {"backbone.layout": "solo", "cache.scores_mb": "0"}
-    given |= dict(each.split("=", 1) for each in assignments) | {"backbone.model": point["model"]}
+    given |= dict(each.split("=", 1) for each in assignments) | {"backbone.model": model}
     settings = load_settings("/dev/null", given, {})
     folder = obtain(settings.backbone.model, cache=settings.cache.path, offline=settings.backbone.offline).path
     reader = open_reader(settings)
     layers = probe_layers(reader.runtime.shape.layers)
-    texts = read_texts(None, Tokenizer.from_folder(folder), WINDOW, TOKENS)
+    texts = read_texts(None, Tokenizer.from_folder(folder), window, TOKENS)
     (found,) = measure_depths(reader, texts, [{"layers": layers}], rounds)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {
-        **point,
         "layers": max(layers),
         "seconds": round(found["new_ms"] / 1000, 3),
         "cached_seconds": round(found["cached_ms"] / 1000, 3),
         "bytes": found["bytes"],
-        "gflop": round(gflop(*weights_met(config, max(layers)))),
+        "gflop": round(gflop(*weights_met(config, max(layers)), window=window)),
     }
 
 
@@ -159,7 +170,9 @@ def models_chart(study: Mapping[str, Any]) -> str:
         for point, marker in zip(study["points"], _MARKERS, strict=False):
             colour, place = BETTER if "model" in point else SAME, (point[key], point["gain"])
             axes.errorbar(*place, yerr=point.get("error", 0.0), color=colour, zorder=1)
-            axes.scatter(*place, s=34, color=colour, marker=marker, label=point["name"], zorder=2)
+            # A cascade's point is hollow.
+            inside = "white" if point.get("second") else colour
+            axes.scatter(*place, s=34, color=inside, edgecolors=colour, marker=marker, label=point["name"], zorder=2)
         axes.set_xscale("log")
         axes.margins(x=0.15)
         axes.set_xlabel(label)

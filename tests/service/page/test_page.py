@@ -23,6 +23,7 @@ from connector.sections import Settings
 from connector.service.page.access import closed_because
 from connector.settings import load_settings
 from tests.loaded_models import LoadedModels
+from tests.reranking.test_cascade import with_second
 from tests.service.page.conftest import EVIL, QUERY, TEXTS, PageClient, settings_of
 from tests.service.standin import Deaf, StandIn, not_reranked
 
@@ -340,3 +341,9 @@ def test_the_page_is_counted_and_not_in_the_schema(make_page: PageClient) -> Non
 
 def test_settings_of_the_page(indexes: Path) -> None:
     assert settings_of(indexes).serve.page == "auto" and settings_of(indexes, serve__page="false").serve.page is False
+
+
+def test_the_page_shows_what_the_second_model_adds(make_page: PageClient, reranker: Reranker) -> None:
+    shown = make_page(with_second(reranker, hits=2)).get("/", params={"q": QUERY}).text
+    assert "second model" in shown and "half of what it says more" in shown and "did not read this hit" in shown
+    assert "second model" not in make_page(reranker).get("/", params={"q": QUERY}).text

@@ -1,41 +1,28 @@
-"""A cascade: the larger model orders the first few anew, and nothing else."""
+"""A cascade: what a larger model adds to the first few."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+import pytest
+from scipy.special import expit
 
-from connector.studies.relevance.cascade import cascaded, study
-from connector.studies.relevance.judged import Judged
+from connector.studies.relevance.cascade import log_odds, study
+from connector.studies.relevance.judged import Judged, whole_collections
 from tests.training.test_train_signals import windows
 
-_SCORES = arrays(np.float64, 8, elements=st.integers(-4, 4).map(float))
 
-
-@given(small=_SCORES, large=_SCORES, first=st.integers(1, 10))
-def test_what_the_small_model_puts_first_stays_first_and_the_rest_in_its_order(
-    small: np.ndarray, large: np.ndarray, first: int
-) -> None:
-    before = np.argsort(-small, kind="stable")
-    after = np.argsort(-cascaded(small, large, first), kind="stable")
-    assert sorted(after[:first]) == sorted(before[:first])
-    assert after[first:].tolist() == before[first:].tolist()
-    kept = large[after[:first]]
-    assert (np.diff(kept) <= 0).all()
-
-
-def test_of_a_whole_window_the_large_model_decides() -> None:
-    small, large = np.array([3.0, 2.0, 1.0]), np.array([0.0, 5.0, 1.0])
-    assert np.argsort(-cascaded(small, large, 3)).tolist() == [1, 2, 0]
-
-
-def test_with_half_a_share_the_small_one_settles_what_the_large_one_leaves_open() -> None:
-    small, large = np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, -9.0])
-    assert np.argsort(-cascaded(small, large, 3, share=0.5)).tolist() == [1, 0, 2]
+def test_log_odds_keep_the_order_and_say_how_likely_a_document_is() -> None:
+    judged = Judged.of([window.table for window in windows(48, noise=0.3)])
+    there, relevant = judged.windows.there.numpy(), judged.windows.grades.numpy() > 0
+    scores = np.where(relevant, 1.0, -1.0) + np.random.default_rng(0).standard_normal(relevant.shape)
+    found = log_odds(judged, scores, whole_collections(judged, 4))
+    for at, mask in enumerate(there):
+        assert np.array_equal(np.argsort(found[at][mask]), np.argsort(scores[at][mask]))
+    told = expit(found[there])
+    assert told.mean() == pytest.approx(relevant[there].mean(), abs=0.05)
+    assert told[relevant[there]].mean() > told[~relevant[there]].mean() + 0.3
 
 
 def test_a_larger_model_that_sees_more_is_found_to_pay() -> None:
@@ -50,5 +37,5 @@ def test_a_larger_model_that_sees_more_is_found_to_pay() -> None:
     }
     rows = study(judged, lambda text: None)
     assert rows["large"]["difference"] > 0.05
-    few, many = (rows[f"small, then large on the first {first}, share 0.0"]["fused"] for first in (3, 10))
+    few, many = (rows[f"small, then large on the first {first}"]["fused"] for first in (3, 10))
     assert rows["small"]["fused"] < few and rows["small"]["fused"] < many

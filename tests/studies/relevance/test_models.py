@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from connector.checkpoints.pulling import Checkpoint
-from connector.studies.relevance.models import gflop, main, models_chart, models_table, weights_met
+from connector.sections import Settings
+from connector.studies.relevance.models import gflop, main, models_chart, models_table, priced, weights_met
 
 SMALL = {
     "name": "small",
@@ -47,6 +48,17 @@ def test_the_chart_names_every_point_and_every_price() -> None:
     drawn = models_chart({"points": [SMALL, LARGE]})
     for name in ("small", "large", "GFLOP", "bytes kept of a document", "seconds"):
         assert name in drawn
+
+
+def test_a_cascade_costs_what_its_models_cost(settings: Settings) -> None:
+    given = [f"cache.path={settings.cache.path}", "backbone.dtype=float32"]
+    alone = priced({"name": "small", "model": "smollm2-135m", "gain": 0.0}, 1, given)
+    both = {"name": "both", "model": "smollm2-135m", "second": "smollm2-135m", "hits": 5, "gain": 0.0}
+    found = priced(both, 1, given)
+    assert found["gflop"] == pytest.approx(alone["gflop"] * 1.25, rel=0.01)
+    assert found["bytes"] == pytest.approx(alone["bytes"] * 2, rel=0.2)
+    assert found["seconds"] > found["cached_seconds"] > 0
+    assert "both" in models_chart({"points": [found | {"error": 0.01, "queries": 1}]})
 
 
 def test_a_point_that_is_not_there_is_named(tmp_path: Path) -> None:

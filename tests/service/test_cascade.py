@@ -1,0 +1,67 @@
+"""A cascade behind the service: what answers, explanations and metrics say of the second model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from connector.reranking.reranker import Reranker
+from tests.reranking.test_cascade import QUERY, failing, with_second
+from tests.service.conftest import ClientFactory
+from tests.service.test_metrics import value
+from tests.test_explanation import score_again
+
+
+def test_explanations_add_up_with_the_second_model(
+    make_client: ClientFactory, reranker: Reranker, cats: list[str]
+) -> None:
+    client = make_client(with_second(reranker, hits=2))
+    body = {"query": QUERY, "documents": cats}
+    told: dict[str, Any] = client.post("/v1/explain", json=body).json()["explanation"]
+    assert "+ second.counted" in told["formula"]
+    read = [hit["second"]["value"] is not None for hit in told["hits"]]
+    assert sorted(read) == [False, False, False, True, True]
+    for hit in told["hits"]:
+        alone = {**hit, "head_score": hit["head_score"] - hit["second"]["counted"]}
+        assert score_again(told, alone) + hit["second"]["counted"] == pytest.approx(hit["score"])
+    results = client.post("/v1/rerank", json=body).json()["results"]
+    assert [hit["index"] for hit in results] == [hit["index"] for hit in told["hits"]]
+    assert [hit["relevance_score"] for hit in results] == pytest.approx(
+        [hit["probability"] for hit in told["hits"]], abs=1e-6
+    )
+
+
+def test_without_a_second_model_nothing_is_told_of_one(
+    make_client: ClientFactory, reranker: Reranker, cats: list[str]
+) -> None:
+    client = make_client(reranker)
+    told = client.post("/v1/explain", json={"query": QUERY, "documents": cats}).json()["explanation"]
+    assert "second" not in told["formula"] and not any("second" in hit for hit in told["hits"])
+    assert value(client, "rh_second_hits_total") == value(client, "rh_second_skipped_total") == 0
+
+
+def test_metrics_count_what_the_second_model_reads(
+    make_client: ClientFactory, reranker: Reranker, cats: list[str]
+) -> None:
+    asked = {"query": QUERY, "documents": cats}
+    client = make_client(with_second(reranker, hits=2))
+    assert client.post("/v1/rerank", json=asked).status_code == 200
+    assert (value(client, "rh_second_hits_total"), value(client, "rh_second_skipped_total")) == (2, 0)
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("the card is gone")
+
+    client = make_client(failing(reranker, broken))
+    assert client.post("/v1/rerank", json=asked).status_code == 200
+    assert (value(client, "rh_second_hits_total"), value(client, "rh_second_skipped_total")) == (0, 1)
+
+
+def test_both_caches_are_let_go_of(
+    make_client: ClientFactory, reranker: Reranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, closed = with_second(reranker), []
+    monkeypatch.setattr(type(reranker.reader), "close", lambda self: closed.append(self))
+    client = make_client(both)
+    client.app.state.loading.close()  # type: ignore[attr-defined]
+    assert closed == [both.reader, both.reader]
