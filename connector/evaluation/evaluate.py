@@ -19,6 +19,7 @@ from connector.embedding.embedder import Embedder
 from connector.embedding.hybrid import hybrid, similarities
 from connector.errors import DataError, SettingsError
 from connector.evaluation.answering.evaluation import Evaluation
+from connector.evaluation.cascaded import cascade_systems, open_cascade
 from connector.evaluation.collections import Collection, load_collection
 from connector.evaluation.first_stage import first_stage, indexed_first_stage, open_collection_engine
 from connector.evaluation.judged_files import load_judged_file
@@ -44,6 +45,7 @@ from connector.heads.head_sets import StaticHeads
 from connector.installation import this_installation
 from connector.offline.gathering import HeadScores, Signals, read_by
 from connector.offline.workers import Workers
+from connector.reranking.cascade import Cascade, second_settings
 from connector.routing.bundle import Bundle
 from connector.routing.opening import open_reader
 from connector.routing.query_embedding import QueryEmbedding
@@ -114,8 +116,11 @@ def evaluate(
     progress: Progress | None = None,
     command: str = "connector.evaluate",
     workers: Workers | None = None,
+    second: Reader | None = None,
 ) -> Evaluation:
     """Measure first stage, all heads (ICR), static heads, and the router with its controls, each alone and fused.
+
+    Where the settings name a second LLM (``cascade.model``), also what both make of the hits together.
 
     Head scores are kept below ``cache.path`` as they come: an evaluation that was stopped goes on.
 
@@ -128,17 +133,21 @@ def evaluate(
             timing.
         progress: told each note as soon as it is known, and how many queries are read; None: the log.
         command: how the evaluation was asked for, for the report.
-        workers: read the windows, with the same numbers; None: the reader does.
+        workers: read the windows, with the same numbers; None: the reader does. A second LLM reads here.
+        second: the settings' second LLM, where it is loaded already; None: what loads ``reader`` loads it.
 
     Raises:
         SettingsError: options or settings that do not go together.
         DataError: a file of the collection, a run, or judgments that cannot be used.
-        BackboneError: the LLM, a router or a head set cannot be loaded, or is of something else.
+        BackboneError: an LLM, a router or a head set cannot be loaded, or is of something else; or there is a second
+            LLM, and no router whose scores two can share.
         EngineError: the first stage failed.
         MissingExtraError: ir_measures is not installed, or what a setting or option needs.
     """
     settings, options, progress = settings or Settings(), options or EvaluateOptions(), progress or Quiet()
     check_measures()
+    # Settings that do not go together are found out before anything is searched or loaded.
+    second_settings(settings)
     folder = Path(folder)
     collection = _load(folder, options)
     fields = tuple(settings.engine.field_weights()) if collection.is_indexed else ("title", "text")
@@ -155,13 +164,16 @@ def evaluate(
         if options.hybrid and at == 0:
             windows, cosines = hybrid(windows, cosines)
         peers.append(cosines)
-    reader = reader_from(reader, settings)
+    source, reader = reader, reader_from(reader, settings)
     parts = _Parts.load(collection, settings, options, reader)
-    notes = [*parts.notes, _CLICKS] if collection.shown else parts.notes
+    cascade, more = open_cascade(settings, reader, parts.router, source, second)
+    notes = [*parts.notes, *more, *([_CLICKS] if collection.shown else [])]
     for text in notes:
         progress.say(text)
     if settings.backbone.layout == "solo":
-        ranked = _of_signals(collection, windows, settings, options, reader, parts, fields, progress, workers)
+        ranked = _of_signals(
+            collection, windows, settings, options, reader, parts, cascade, fields, progress, workers
+        )
     else:
         tables = _tables(collection, windows, settings, options, reader, parts, fields, progress, workers)
         ranked = systems(
@@ -182,13 +194,13 @@ def evaluate(
     ]
     found = [each.system for each in ranked]
     if options.timed:
-        found = with_seconds(found, reader, parts.router, collection, windows, options.timed, fields)
+        found = with_seconds(found, reader, parts.router, cascade, collection, windows, options.timed, fields)
     report = Report(
         collection=collection.name,
         queries=len(collection.queries),
         window=settings.rerank.window,
         systems=found,
-        provenance=_provenance(collection, settings, options, reader, parts, embedders, command),
+        provenance=_provenance(collection, settings, options, reader, parts, cascade, embedders, command),
         recall=window_recall(collection, windows),
     )
     return Evaluation(report, tuple(ranked), collection, windows, _counted_in(settings, options), tuple(notes))
@@ -335,6 +347,7 @@ def _of_signals(
     options: EvaluateOptions,
     reader: Reader,
     parts: _Parts,
+    cascade: Cascade | None,
     fields: Sequence[str],
     progress: Progress,
     workers: Workers | None,
@@ -364,7 +377,22 @@ def _of_signals(
     tables = [_of_places(table) if options.by_rank else table for table in read]
     queries = [table.query_id for table in tables]
     ways = [RoutedBy(name, (dict.fromkeys(queries, route),)) for name, route in routes.items()]
-    return signal_systems(collection, windows, tables, ways, options.seed)
+    ranked = signal_systems(collection, windows, tables, ways, options.seed)
+    if cascade is None:
+        return ranked
+    second = cascade_systems(
+        cascade,
+        collection,
+        windows,
+        tables,
+        routes["routed"],
+        ranked,
+        cache=settings.cache.path,
+        fields=fields,
+        seed=options.seed,
+        progress=progress,
+    )
+    return [*ranked, *second]
 
 
 def _of_places(table: AnyTable) -> AnyTable:
@@ -405,6 +433,7 @@ def _provenance(
     options: EvaluateOptions,
     reader: Reader,
     parts: _Parts,
+    cascade: Cascade | None,
     embedders: Sequence[Embedder],
     command: str,
 ) -> Provenance:
@@ -438,4 +467,7 @@ def _provenance(
         layers=parts.cut,
         precision=reader.runtime.precision,
         embedder=", ".join(f"{own.name} {own.digest[:12]}" for own in embedders) or None,
+        second_model=None if cascade is None else cascade.name,
+        second_router=None if cascade is None else named(cascade.routes.bundle),
+        second_hits=None if cascade is None else cascade.hits,
     )

@@ -22,7 +22,10 @@ _PACKAGES = ("rh-connector", "torch", "transformers", "tokenizers", "numpy", "sc
 _WHERE = ("--ray", "--ray-workers")
 _FOLDER = "DATA"
 # Reports of older versions lack these.
-_NEWER = ("router", "left_out", "shuffled", "layers", "precision", "embedder")
+_NEWER = (
+    *("router", "left_out", "shuffled", "layers", "precision", "embedder"),
+    *("second_model", "second_router", "second_hits"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class Provenance:
         layers: heads of the first so many layers were scored; None: of all.
         precision: number formats of the weights and of encoded documents; None in reports of older versions.
         embedder: names and digests of embedding models beside the LLM, or None.
+        second_model: name of the second LLM of a cascade, or None.
+        second_router: file name and digest of its router, or None.
+        second_hits: how many of a query's hits it read at most, or None.
     """
 
     model: str
@@ -78,6 +84,16 @@ class Provenance:
     layers: int | None = None
     precision: str | None = None
     embedder: str | None = None
+    second_model: str | None = None
+    second_router: str | None = None
+    second_hits: int | None = None
+
+    @property
+    def readers(self) -> str:
+        """The LLM in words; of a cascade both."""
+        if self.second_model is None:
+            return self.model
+        return f"{self.model} and, of its first {self.second_hits}, {self.second_model}"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values, by attribute name."""

@@ -41,7 +41,8 @@ _SYSTEM_KEYS = (
     "interval",
 )
 # What newer reports have besides.
-_AGAINST = ("static", "permuted")
+_CONTROLS = ("static", "permuted")
+_AGAINST = (*_CONTROLS, "routed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +156,9 @@ def report_to_json(report: Report) -> dict[str, Any]:
     An entry of ``rows`` holds ``name``, ``readout``, the measures, ``seconds_per_query``, ``seconds_cached``,
     ``heads``, ``head_list``, ``weight``, and against the first stage ``difference`` (of nDCG@10), ``p_value`` and
     ``interval`` (null for the first stage itself); the same numbers in ``against_static`` and ``against_permuted``
-    where there are such systems; ``per_query``, nDCG@10 by query; of routed systems ``route``; and of those whose
-    scores stand for odds of relevance ``reliability``: ten bins of [hits, mean probability, share that is relevant].
+    where there are such systems, and of a cascade in ``against_routed``; ``per_query``, nDCG@10 by query; of routed
+    systems ``route``; and of those whose scores stand for odds of relevance ``reliability``: ten bins of [hits, mean
+    probability, share that is relevant].
     """
     return {
         "collection": report.collection,
@@ -204,24 +206,29 @@ def report_text(value: Mapping[str, Any]) -> str:
 
 
 def render_controls(report: Report) -> Table | None:
-    """The systems of a router against its static set and its permuted control; None where there are none."""
+    """The systems of a router against its static set and its permuted control; None where there are none.
+
+    Where there is a cascade, there are no controls: its systems are against the router alone.
+    """
     from rich.table import Table
 
     systems = [system for system in report.systems if system.route]
     if not systems:
         return None
     calibrated = any(system.reliability for system in systems)
+    others = ("routed",) if any("routed" in system.against for system in systems) else _CONTROLS
+    rows = " and ".join("static (pool)" if other == "static" else other for other in others)
     table = Table(
-        caption="differences of nDCG@10 (p) to the rows static (pool) and permuted of the same fusion; "
+        caption=f"differences of nDCG@10 (p) to the row{'s' * (len(others) > 1)} {rows} of the same fusion; "
         "heads, gate of the first stage, and deepest layer: means over queries"
         + ("; ECE: of the probabilities of relevance" if calibrated else ""),
         box=None,
     )
     table.add_column("ranking (pool)", no_wrap=True)
-    for header in ("to static", "to permuted", "heads", "gate", "layer", *(["ECE"] if calibrated else [])):
+    for header in (*(f"to {other}" for other in others), "heads", "gate", "layer", *(["ECE"] if calibrated else [])):
         table.add_column(header, justify="right", no_wrap=True)
     for system in systems:
-        compared = (system.against.get(other) for other in _AGAINST)
+        compared = (system.against.get(other) for other in others)
         cells = ["" if own is None else f"{own.difference:+.4f} ({own.p_value:.3f})" for own in compared]
         heads, gate, layer = (system.route[key] for key in ("heads", "first_stage_gate", "deepest_layer"))
         missed = [f"{calibration_error(system.reliability):.3f}"] if system.reliability else []
@@ -236,7 +243,7 @@ def render_table(report: Report) -> Table:
     # Fits 80 columns; the bootstrap interval is in the JSON and on the results page.
     table = Table(
         title=f"{report.collection}: {report.queries} queries, first {report.window} hits reranked",
-        caption=f"{report.provenance.model}, {report.provenance.layout}; difference of nDCG@10 to the first stage; "
+        caption=f"{report.provenance.readers}, {report.provenance.layout}; difference of nDCG@10 to the first stage; "
         "p: paired randomization test; seconds a query: new documents, cached ones",
         box=None,
     )

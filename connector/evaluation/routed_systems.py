@@ -35,6 +35,8 @@ __all__ = [
     "SupportsRoute",
     "Table",
     "derangement",
+    "fused_values",
+    "head_values",
     "route_ranking",
     "route_summary",
     "route_values",
@@ -44,6 +46,7 @@ __all__ = [
 
 DRAWS = 5
 Routes = Mapping[str, Route]
+Floats = npt.NDArray[np.float64]
 
 
 class Table(Protocol):
@@ -160,26 +163,48 @@ def route_ranking(hits: Sequence[Hit], table: Table, route: Route, *, fused: boo
     return [hits[at].id for at in np.argsort(-route_values(hits, table, route, fused=fused), kind="stable")]
 
 
-def route_values(hits: Sequence[Hit], table: Table, route: Route, *, fused: bool) -> npt.NDArray[np.float64]:
+def route_values(hits: Sequence[Hit], table: Table, route: Route, *, fused: bool) -> Floats:
     """The scores that a route ranks by: float64 [hits], in their order. See ``route_ranking``."""
+    return fused_values(hits, table, route, head_values(hits, table, route)[0], fused=fused)
+
+
+def head_values(hits: Sequence[Hit], table: Table, route: Route) -> tuple[Floats, list[bool]]:
+    """Head scores: float64 [hits], in their order; and of each hit whether it has text. See ``route_ranking``."""
+    documents = [table.documents[at] for at in _places(hits, table)]
+    scores, _ = route_scores(route, table.signal_scores(route.signals), documents)
+    return scores, [bool(passages) for passages in documents]
+
+
+def fused_values(hits: Sequence[Hit], table: Table, route: Route, heads: Floats, *, fused: bool) -> Floats:
+    """Head scores as hits are ranked by them: float64 [hits]. See ``route_ranking``.
+
+    Args:
+        hits, table, route, fused: see there.
+        heads: float64 [hits]: see ``head_values``.
+    """
     # Ranks stand for first-stage scores that are not known, and ties keep the order: both must be the first stage's,
     # whatever order the LLM saw the documents in.
-    place = {identity: at for at, identity in enumerate(table.ids)}
-    order = [place[hit.id] for hit in hits]
-    documents = [table.documents[at] for at in order]
-    scores, _ = route_scores(route, table.signal_scores(route.signals), documents)
+    order = _places(hits, table)
     final = fuse(
-        scores,
+        heads,
         first_stage_scores(table.first_stage[order]) if fused else None,
         route.first_stage_gate if fused else "none",
         None if route.absolute is None else route.absolute.spread,
     )
     # As the reranker does: whatever the first stage says, a document without text goes below those with some.
-    empty = [at for at, passages in enumerate(documents) if not passages]
+    empty = [at for at, place in enumerate(order) if not table.documents[place]]
     if empty:
         lowest = below(np.delete(final, empty))
+        # Of absolute scores ``final`` is the caller's own array.
+        final = final.copy()
         final[empty] = np.minimum(final[empty], lowest)
     return final
+
+
+def _places(hits: Sequence[Hit], table: Table) -> list[int]:
+    """Where each hit stands in the table."""
+    place = {identity: at for at, identity in enumerate(table.ids)}
+    return [place[hit.id] for hit in hits]
 
 
 def trained_on(metadata: RouterMetadata, collection: str) -> bool:

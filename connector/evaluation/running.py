@@ -32,7 +32,9 @@ __all__ = [
     "Ranked",
     "all_heads",
     "drawn_queries",
+    "measures_of",
     "peer_systems",
+    "reliability_of",
     "seconds_per_query",
     "shuffled",
     "signal_systems",
@@ -130,7 +132,7 @@ def systems(
                     own = HeadSet(tuple((a, b) for a, b in members or ()), heads.weight, heads.scales)
                     ids = route_ranking(hits, table, fixed_route(own, readout), fused=fused)
                 rankings[query] = ids
-            values = _measured(collection, windows, rankings)
+            values = measures_of(collection, windows, rankings)
             system = make_system(
                 f"{name}{suffix}",
                 values,
@@ -197,7 +199,7 @@ def peer_systems(
             first = None if weight is None else known_scores(hits)
             final = fuse(scores[query], first, weight or "none") if hits else scores[query]
             rankings[query] = [hits[at].id for at in np.argsort(-final, kind="stable")]
-        values = _measured(collection, windows, rankings)
+        values = measures_of(collection, windows, rankings)
         label = name if weight is None else f"{name}{FUSED}"
         found.append(Ranked(make_system(label, values, plain, weight=weight, seed=seed), values, rankings))
     return found
@@ -213,7 +215,7 @@ def _by_query(windows: Windows, tables: Iterable[AnyTable]) -> dict[str, AnyTabl
 
 def _first_stage(collection: Collection, windows: Windows) -> Ranked:
     as_found = {query: [hit.id for hit in hits] for query, hits in windows.items()}
-    plain = _measured(collection, windows, as_found)
+    plain = measures_of(collection, windows, as_found)
     return Ranked(make_system(FIRST_STAGE, plain), plain, as_found)
 
 
@@ -238,7 +240,7 @@ def _routed_systems(
                     for query, hits in windows.items()
                 }
                 first_draws.setdefault((way.name, fused), rankings)
-                draws.append(_measured(collection, windows, rankings))
+                draws.append(measures_of(collection, windows, rankings))
             measured[way.name, fused] = {
                 measure: {query: sum(draw[measure][query] for draw in draws) / len(draws) for query in plain[measure]}
                 for measure in MEASURES
@@ -286,22 +288,37 @@ def _by_window(
             if table is not None and texts & set(ids[:size]):
                 ids[:size] = route_ranking(hits[:size], table, way.draws[0][query], fused=fused)
             rankings[query] = ids
-        found[size] = mean(_measured(collection, windows, rankings)[MEASURES[0]])
+        found[size] = mean(measures_of(collection, windows, rankings)[MEASURES[0]])
     return found
 
 
 def _reliability(
     collection: Collection, windows: Windows, tables: Mapping[str, Table], way: RoutedBy, *, fused: bool
 ) -> tuple[Bin, ...]:
-    """Of scores that stand for odds of relevance; none of others. What nobody judged counts as not relevant."""
-    told: list[float] = []
-    true: list[bool] = []
+    """Of scores that stand for odds of relevance; none of others."""
+    values = {}
     for query, route in way.draws[0].items():
         if route.absolute is None:
             return ()
-        told += route_values(windows[query], tables[query], route, fused=fused).tolist()
-        grades = collection.qrels[query]
-        true += [grades.get(hit.id, 0) >= collection.relevant_from for hit in windows[query]]
+        values[query] = route_values(windows[query], tables[query], route, fused=fused)
+    return reliability_of(collection, windows, values)
+
+
+def reliability_of(
+    collection: Collection, windows: Windows, values: Mapping[str, npt.NDArray[np.float64]]
+) -> tuple[Bin, ...]:
+    """Told probabilities beside what came true; what nobody judged counts as not relevant.
+
+    Args:
+        collection, windows: see ``systems``.
+        values: query -> float64 [hits]: log-odds, in the order of its window.
+    """
+    told = [value for by_hit in values.values() for value in by_hit.tolist()]
+    true = [
+        collection.qrels[query].get(hit.id, 0) >= collection.relevant_from
+        for query in values
+        for hit in windows[query]
+    ]
     return reliability(told, true) if told else ()
 
 
@@ -320,7 +337,14 @@ def window_recall(collection: Collection, windows: Windows) -> float:
     return sum(shares) / len(shares) if shares else 0.0
 
 
-def _measured(collection: Collection, windows: Windows, rankings: Mapping[str, Sequence[str]]) -> dict[str, PerQuery]:
+def measures_of(
+    collection: Collection, windows: Windows, rankings: Mapping[str, Sequence[str]]
+) -> dict[str, PerQuery]:
+    """The measures of every query, by a ranking of its window.
+
+    Raises:
+        DataError: a ranking is not of the window's documents.
+    """
     for query, ids in rankings.items():
         # What is not in the window cannot come in, and nothing may get lost: else recall would change.
         if sorted(ids) != sorted(hit.id for hit in windows[query]):

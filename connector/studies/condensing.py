@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from connector.errors import DataError, RhConnectorError
+from connector.evaluation.cascaded import CASCADE
 from connector.evaluation.report import FIRST_STAGE, Report, report_from_json, report_to_json
 from connector.evaluation.running import POOL
 
-__all__ = ["POOLED", "condense", "hybrid_first_stage", "main", "read_report", "read_reports"]
+__all__ = ["POOLED", "condense", "hybrid_first_stage", "main", "read_report", "read_reports", "second_stage"]
 
-POOLED = ("routed", "static", "permuted", "left-out")
+POOLED = ("routed", "static", "permuted", "left-out", CASCADE)
 """Rows of a router, fused and not, that are compared with each other and with the first stage over all queries."""
 _ROUTE = ("heads", "lowest_gate", "first_stage_gate", "highest_gate")
 # What a condensed row has where it says something, and a row of ``evaluate`` in any case.
@@ -61,6 +62,12 @@ def hybrid_first_stage(report: Report) -> str | None:
     """The first stage of a report whose windows came from BM25 and an embedding model; None: from something else."""
     first = report.provenance.first_stage
     return first if " and " in first else None
+
+
+def second_stage(report: Report) -> str | None:
+    """What a second LLM read of the windows of a report; None: there was none."""
+    made = report.provenance
+    return None if made.second_model is None else f"first {made.second_hits} by {made.second_model}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -114,7 +121,7 @@ def _subject(report: Report) -> tuple[str, ...]:
     """Two reports of a collection with the same are of the same thing."""
     made = report.provenance
     order = (f"{report.window:05d}", str(made.shuffled), hybrid_first_stage(report) or "")
-    return made.model, made.layout, *order, made.split
+    return made.model, made.layout, *order, second_stage(report) or "", made.split
 
 
 def _text(collection: str, reports: Iterable[Report]) -> str:

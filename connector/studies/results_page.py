@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from connector.errors import DataError, RhConnectorError
+from connector.evaluation.cascaded import CASCADE
 from connector.evaluation.measures import MEASURES, Bin, calibration_error
 from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.running import POOL
 from connector.evaluation.significance import compare
 from connector.sections import LAYOUTS
-from connector.studies.condensing import hybrid_first_stage, read_reports
+from connector.studies.condensing import hybrid_first_stage, read_reports, second_stage
 from connector.studies.markdown import markdown_table
 
 __all__ = ["main", "results_page"]
@@ -38,7 +39,7 @@ _READING = """\
 | `permuted` | control: the router with the embeddings of other queries of the same collection |
 | `left-out` | a router trained in the same way without anything of this collection |
 | `likelihood` | how likely the LLM finds the query behind each document, without any training |
-| a name of an embedding model | its cosines, the peer that search teams already run |
+{cascade}| a name of an embedding model | its cosines, the peer that search teams already run |
 | `+first-stage` | head scores fused with the first stage's |
 
 In brackets: the read-out ([how it works](how-it-works.md#read-outs)); rows with (pool) are of a router. What `routed`
@@ -51,6 +52,7 @@ gains over `permuted` is routing.
 - s/query: seconds to rerank one window of new documents, on the machine named below each table (median over the
   timed queries). cached: the same window again, its documents encoded before.
 """
+_CASCADE = "| `cascade` | `routed`, whose first hits a second LLM has read, too |\n"
 _JOINT = """\
 The published systems as published: all documents in one causal prompt. `all` (icr) is ICR. `routed` is RouteHead with
 a router trained in `--mode paper` on this layout. In first-stage order the prompt leaks that order to the LLM;
@@ -64,10 +66,12 @@ _PAIRS = (
     ("routed", "permuted"),
     ("left-out", FIRST_STAGE),
     ("left-out", "static"),
+    (CASCADE, FIRST_STAGE),
+    (CASCADE, "routed"),
 )
 _Key = tuple[str, str | None]
-# Model, layout, window, shuffled, hybrid first stage.
-_Group = tuple[str, str, int, bool, str | None]
+# Model, layout, window, shuffled, hybrid first stage, what a second LLM reads.
+_Group = tuple[str, str, int, bool, str | None, str | None]
 
 
 def results_page(reports: Sequence[Report], folder: str = "docs/results") -> str:
@@ -83,9 +87,10 @@ def results_page(reports: Sequence[Report], folder: str = "docs/results") -> str
     parts = [_TITLE, _INTRODUCTION.format(folder=folder)]
     if not reports:
         return "\n".join([*parts, _EMPTY])
-    parts.append(_READING)
-    for (model, layout, window, shuffled, hybrid), group in _grouped(reports).items():
+    parts.append(_READING.format(cascade=_CASCADE if any(map(second_stage, reports)) else ""))
+    for (model, layout, window, shuffled, hybrid, second), group in _grouped(reports).items():
         order = (f" of {hybrid}" if hybrid else "") + (", shuffled" if shuffled else "")
+        order += f", the {second}" if second else ""
         parts.append(f"## {model}, layout {layout}, first {window} hits{order}\n")
         if layout == "joint":
             parts.append(_JOINT)
@@ -119,7 +124,8 @@ def _grouped(reports: Sequence[Report]) -> dict[_Group, list[Report]]:
     groups: dict[_Group, list[Report]] = {}
     for report in sorted(reports, key=_place):
         made = report.provenance
-        key = (made.model, made.layout, report.window, made.shuffled, hybrid_first_stage(report))
+        apart = (hybrid_first_stage(report), second_stage(report))
+        key = (made.model, made.layout, report.window, made.shuffled, *apart)
         group = groups.setdefault(key, [])
         if any((other.collection, other.provenance.split) == (report.collection, made.split) for other in group):
             raise DataError(
@@ -130,13 +136,14 @@ def _grouped(reports: Sequence[Report]) -> dict[_Group, list[Report]]:
     return groups
 
 
-def _place(report: Report) -> tuple[bool, str, int, str, int, bool, str, str]:
+def _place(report: Report) -> tuple[bool, str, int, str, int, bool, str, str, str]:
     """The default model and layout first, the largest groups' windows before others."""
     made = report.provenance
     layouts = LAYOUTS
     layout = layouts.index(made.layout) if made.layout in layouts else len(layouts)
     model = (made.model != _FIRST, made.model, layout, made.layout)
-    return (*model, report.window, made.shuffled, hybrid_first_stage(report) or "", report.collection)
+    apart = (hybrid_first_stage(report) or "", second_stage(report) or "")
+    return (*model, report.window, made.shuffled, *apart, report.collection)
 
 
 def _pooled(group: Sequence[Report]) -> Iterator[str]:
@@ -278,6 +285,7 @@ def _collection(report: Report) -> Iterator[str]:
         f"head set {made.head_set or 'none'}",
         *([f"router {made.router}"] if made.router else []),
         *([f"left-out router {made.left_out}"] if made.left_out else []),
+        *([f"second LLM {made.second_model}, router {made.second_router}"] if made.second_model else []),
         *([f"of the first {made.layers} layers"] if made.layers else []),
         *([f"embedding models {made.embedder}"] if made.embedder else []),
     ]

@@ -103,13 +103,15 @@ def test_what_a_router_s_rows_have_besides_comes_back() -> None:
 def test_reports_from_before_there_was_a_router_are_read() -> None:
     value = report_to_json(make_report())
     del value["recall"]
-    for key in ("router", "left_out", "shuffled", "layers", "precision"):
+    second = ("second_model", "second_router", "second_hits")
+    for key in ("router", "left_out", "shuffled", "layers", "precision", *second):
         del value["provenance"][key]
     for row in value["rows"]:
         for key in ("route", "per_query"):
             del row[key]
     report = report_from_json(value, "old.json")
     assert report.recall is None and report.provenance.router is None and not report.provenance.shuffled
+    assert report.provenance.second_model is None and report.provenance.readers == "smollm2-135m"
     assert all(not system.per_query and not system.route and not system.against for system in report.systems)
 
 

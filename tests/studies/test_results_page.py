@@ -159,3 +159,36 @@ def test_probabilities_are_compared_with_what_came_true_over_all_hits(tmp_path: 
     assert "Calibration error of `routed+first-stage`'s probabilities (ECE, ten bins): 0.090." in page
     # Nothing is said where a collection has none.
     assert "over all hits" not in results_page([reports[0], make_report("three", layout="solo")])
+
+
+def test_cascades_stand_apart_and_are_compared_with_their_router(tmp_path: Path) -> None:
+    plain = routed_report("one", [0.1, 0.2, 0.3, 0.1])
+    first = plain.systems[0]
+    values = {measure: dict.fromkeys(first.per_query, 0.9) for measure in MEASURES}
+    before = {measure: dict(first.per_query) for measure in MEASURES}
+    rows = [make_system(f"cascade{suffix}", values, before, readout="pool") for suffix in ("", "+first-stage")]
+    told: dict[str, Any] = {"second_router": "larger.solo.onnx 0123", "second_hits": 10}
+    both = [
+        replace(
+            plain,
+            systems=[*plain.systems, *rows],
+            provenance=replace(plain.provenance, second_model=model, **told),
+        )
+        for model in ("larger", "largest")
+    ]
+    reports = condensed(tmp_path, plain, *both)
+    assert [report.provenance.second_model for report in reports] == [None, "larger", "largest"]
+    assert all(system.per_query for system in reports[1].systems)
+    page = results_page(reports)
+    headings = [line for line in page.splitlines() if line.startswith("## ")]
+    assert [heading.partition(" hits")[2] for heading in headings] == [
+        "",
+        ", the first 10 by larger",
+        ", the first 10 by largest",
+    ]
+    assert "| `cascade+first-stage` against `routed+first-stage` | 4 | +0.2250 |" in page
+    assert "| `cascade` against `first-stage` | 4 | +0.4000 |" in page
+    assert "second LLM larger, router larger.solo.onnx 0123" in page
+    assert "| `cascade` | `routed`, whose" in page and "`cascade`" not in results_page([plain])
+    with pytest.raises(DataError, match="two reports of one"):
+        results_page([*both, both[0]])

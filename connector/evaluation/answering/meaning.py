@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+from connector.evaluation.cascaded import CASCADE
 from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.running import FUSED, POOL
 from connector.sections import Settings
 
-__all__ = ["Meaning", "as_set", "meaning", "to_set"]
+__all__ = ["Meaning", "as_set", "assignment", "meaning", "to_set"]
 
 # What a row shares with all others, and whoever wants it must set too.
 _SHARED = ("engine.embedder", "backbone.model", "backbone.layout", "router.bundle", "rerank.window")
@@ -19,6 +20,7 @@ _WHAT = {
     "all": "all heads, as in ICR",
     "static": "one fixed set of heads",
     "routed": "the router",
+    CASCADE: "a cascade: the router, and what a second LLM says of the hits that it ranked first",
     "likelihood": "how likely the LLM finds the query behind a document, as published",
     "left-out": "a control: a router that was trained without this collection",
     "random": "a control: as many heads as the router takes, drawn at random",
@@ -57,6 +59,8 @@ def meaning(system: System, report: Report, settings: Settings) -> Meaning:
     if own is None:
         return Meaning(what, None)
     shared = {key: _value(settings, key) for key in _SHARED}
+    if settings.cascade.model is not None and name != CASCADE:
+        own = {**own, "cascade.model": None}
     return Meaning(what, {**shared, **own, "rerank.fusion": _fusion(settings) if fused else "none"})
 
 
@@ -66,6 +70,8 @@ def as_set(report: Report, settings: Settings) -> System | None:
     every = [("all", "icr")]
     modes = {"all": [*every, *fixed], "static": [*fixed, *every]}
     wanted = modes.get(settings.router.mode, [("routed", POOL), *fixed, *every])
+    if settings.cascade.model is not None:
+        wanted = [(CASCADE, POOL), *wanted]
     suffix = "" if settings.rerank.fusion == "none" else FUSED
     rows = {(system.name, system.readout): system for system in report.systems}
     found = (rows.get((f"{name}{suffix}", readout)) for name, readout in wanted)
@@ -82,6 +88,11 @@ def to_set(own: Meaning, settings: Settings) -> dict[str, Any]:
     }
 
 
+def assignment(key: str, value: Any) -> str:
+    """A setting as ``--set`` takes it, which like config.yaml reads nothing as null."""
+    return f"{key}={'' if value is None else value}"
+
+
 def _own(name: str, readout: str | None, report: Report, settings: Settings) -> dict[str, Any] | None:
     rows = {(system.name.removesuffix(FUSED), system.readout) for system in report.systems}
     mode = settings.router.mode
@@ -92,10 +103,16 @@ def _own(name: str, readout: str | None, report: Report, settings: Settings) -> 
     # A head set goes before the router's own static set, and a router before the likelihood.
     if name == "static" and ("static", settings.rerank.readout) not in rows:
         return {"router.mode": "static"}
-    if name == "routed" or name == "likelihood" and ("routed", POOL) not in rows:
+    if name in ("routed", CASCADE) or name == "likelihood" and ("routed", POOL) not in rows:
         taken = mode in ("auto", "routed") or mode == "static" and settings.backbone.layout == "solo"
-        return {"router.mode": mode if taken else "auto"}
+        return {"router.mode": mode if taken else "auto", **(_cascade(settings) if name == CASCADE else {})}
     return None
+
+
+def _cascade(settings: Settings) -> dict[str, Any]:
+    told = settings.cascade
+    own = {"cascade.model": told.model, "cascade.hits": told.hits}
+    return own if told.bundle is None else {**own, "cascade.bundle": told.bundle}
 
 
 def _fusion(settings: Settings) -> str | float:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from connector.documents import Hit, clean_text
 from connector.evaluation.answering.charts import changes_chart, rows_chart, windows_chart
+from connector.evaluation.answering.meaning import assignment
 from connector.evaluation.answering.verdict import Verdict, assigned
 from connector.evaluation.answering.view import MOST_HITS, changes, one_window, recall, shown_rows, window_sizes
 from connector.evaluation.collections import Collection
@@ -65,7 +66,7 @@ def report_page(
             rows=shown_rows(report, verdict, settings),
             to_set=None if verdict.settings is None else assigned(verdict.settings),
             options=" ".join(
-                f"--set {shlex.quote(f'{key}={value}')}" for key, value in (verdict.settings or {}).items()
+                f"--set {shlex.quote(assignment(key, value))}" for key, value in (verdict.settings or {}).items()
             ),
             memory_mb=memory / 1_000_000,
             settings=settings,

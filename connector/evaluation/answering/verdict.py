@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from connector.evaluation.answering.meaning import as_set, meaning, to_set
+from connector.evaluation.answering.meaning import as_set, assignment, meaning, to_set
 from connector.evaluation.measures import MEASURES
 from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.significance import Comparison, compare
@@ -88,6 +88,8 @@ def verdict_of(report: Report, settings: Settings) -> Verdict | None:
     fusion = (meaning(system, report, settings).settings or {}).get("rerank.fusion")
     if fusion != settings.rerank.fusion:
         advice += f" Not measured: rerank.fusion={settings.rerank.fusion}."
+    if settings.cascade.model is not None and settings.cascade.budget_ms is not None:
+        advice += f" Not measured: cascade.budget_ms={settings.cascade.budget_ms}."
     return Verdict(
         answer=answer,
         system=system,
@@ -107,7 +109,10 @@ def verdict_of(report: Report, settings: Settings) -> Verdict | None:
 
 def assigned(settings: Mapping[str, Any] | None) -> str:
     """Settings on one line, for reading."""
-    return ", ".join(f"{key}={value}" for key, value in (settings or {}).items()) or "nothing, the defaults do this"
+    return (
+        ", ".join(assignment(key, value) for key, value in (settings or {}).items())
+        or "nothing, the defaults do this"
+    )
 
 
 def answer_of(comparison: Comparison) -> Answer:

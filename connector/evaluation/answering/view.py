@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from connector.documents import Hit, document_text
-from connector.evaluation.answering.meaning import meaning, to_set
+from connector.evaluation.answering.meaning import assignment, meaning, to_set
 from connector.evaluation.answering.verdict import Verdict
 from connector.evaluation.collections import Collection
 from connector.evaluation.measures import MEASURES
@@ -116,6 +116,11 @@ def one_window(report: Report, windows: Mapping[str, Sequence[Hit]]) -> str:
             f"Measure again with another --window: in the layout {report.provenance.layout} a document's score "
             "depends on its window, so one measurement shows one. In the layout solo it shows smaller ones, too."
         )
+    if report.provenance.second_model is not None:
+        return (
+            "Measure again with another --window: which hits the second LLM reads depends on it, so one measurement "
+            "shows one."
+        )
     most = _most_hits(windows)
     hits = f"{most} hit{'' if most == 1 else 's'}"
     if most < report.window:
@@ -178,7 +183,7 @@ def shown_rows(report: Report, verdict: Verdict, settings: Settings) -> tuple[Sh
         given = (
             None
             if told.settings is None
-            else tuple(f"{key}={value}" for key, value in to_set(told, settings).items())
+            else tuple(assignment(key, value) for key, value in to_set(told, settings).items())
         )
         rows.append(ShownRow(own, told.what, given, own is verdict.system))
     return tuple(rows)

@@ -191,6 +191,9 @@ def test_why_no_smaller_window_is_shown(layout: str, window: int, told: str) -> 
     report, _ = report_of(collection, ROWS)
     report = replace(report, window=window, provenance=replace(report.provenance, layout=layout))
     assert one_window(report, windows).startswith(told)
+    cascade = replace(report.provenance, layout="solo", second_model="larger", second_hits=2)
+    both = replace(report, provenance=cascade)
+    assert "which hits the second LLM reads depends on it" in one_window(both, windows)
 
 
 def test_where_no_query_changed_there_is_no_empty_diagram() -> None:

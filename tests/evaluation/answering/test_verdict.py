@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from connector.evaluation.answering.meaning import as_set, meaning, to_set
-from connector.evaluation.answering.verdict import Verdict, verdict_of
+from connector.evaluation.answering.verdict import Verdict, assigned, verdict_of
 from connector.sections import Settings
 from connector.settings import load_settings
 from tests.evaluation.answering.judged import judged, report_of
@@ -175,3 +176,37 @@ def test_without_a_router_the_likelihood_is_what_is_set() -> None:
     assert to_set(meaning(system, report, DEFAULTS), DEFAULTS) == {}
     both, _ = report_of(judged(2)[0], {("likelihood+first-stage", "pool"): (1, 0), ROUTED: (1, 0)})
     assert meaning(both.systems[1], both, DEFAULTS).settings is None
+
+
+CASCADE = {"cascade__model": "larger", "cascade__hits": 5}
+
+
+def test_of_a_cascade_its_own_row_is_judged() -> None:
+    rows = [("likelihood", "pool"), ("routed", "pool"), ("cascade", "pool")]
+    report, _ = report_of(
+        judged(2)[0], {(f"{name}{suffix}", own): (1, 0) for name, own in rows for suffix in ("", "+first-stage")}
+    )
+    for options, named in (
+        (CASCADE, "cascade+first-stage"),
+        (CASCADE | {"router__mode": "static"}, "cascade+first-stage"),
+        (CASCADE | {"rerank__fusion": "none"}, "cascade"),
+        ({}, "routed+first-stage"),
+    ):
+        found = as_set(report, settings_of(**options))
+        assert found is not None and found.name == named
+    settings = settings_of(**CASCADE, cascade__bundle="mine.onnx")
+    told = {system.name: meaning(system, report, settings) for system in report.systems}
+    own = {"cascade.model": "larger", "cascade.hits": 5, "cascade.bundle": Path("mine.onnx")}
+    assert to_set(told["cascade+first-stage"], settings) == own
+    assert to_set(told["cascade"], settings) == {**own, "rerank.fusion": "none"}
+    assert told["cascade"].what.startswith("a cascade: ")
+    # Without the second model it would be another row.
+    assert to_set(told["routed+first-stage"], settings) == {"cascade.model": None}
+    assert assigned(to_set(told["routed+first-stage"], settings)) == "cascade.model="
+    assert load_settings("/dev/null", {"cascade.model": ""}).cascade.model is None
+
+
+def test_a_second_model_that_spoils_it_is_not_advised() -> None:
+    found = verdict({ROUTED: (18, 0), ("cascade+first-stage", "pool"): (9, 9)}, settings=settings_of(**CASCADE))
+    assert found.system.name == "cascade+first-stage"
+    assert found.lines[2].startswith("Set: cascade.model=. Its row routed+first-stage (pool) is ")
