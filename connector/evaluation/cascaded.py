@@ -25,7 +25,8 @@ from connector.evaluation.report import make_system
 from connector.evaluation.routed_systems import fused_values, head_values, route_summary
 from connector.evaluation.running import FUSED, POOL, Ranked, Windows, measures_of, reliability_of
 from connector.heads.routes import Route
-from connector.reranking.cascade import Cascade, cascaded, check_absolute, second_settings
+from connector.reranking.cascade import Cascade, cascaded, check_absolute
+from connector.reranking.second_settings import second_settings
 from connector.routing.bundle import Bundle
 from connector.routing.opening import open_reader
 from connector.routing.selection import Routes

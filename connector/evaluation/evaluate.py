@@ -45,7 +45,8 @@ from connector.heads.head_sets import StaticHeads
 from connector.installation import this_installation
 from connector.offline.gathering import HeadScores, Signals, read_by
 from connector.offline.workers import Workers
-from connector.reranking.cascade import Cascade, second_settings
+from connector.reranking.cascade import Cascade
+from connector.reranking.second_settings import second_settings
 from connector.routing.bundle import Bundle
 from connector.routing.opening import open_reader
 from connector.routing.query_embedding import QueryEmbedding

@@ -25,8 +25,9 @@ from connector.evaluation.progress import Progress, Quiet
 from connector.evaluation.report import report_from_json, report_to_json
 from connector.heads.fusion import fusion_of
 from connector.heads.needs import Needs
-from connector.reranking.cascade import Cascade, second_settings
+from connector.reranking.cascade import Cascade
 from connector.reranking.reranker import Reranker
+from connector.reranking.second_settings import second_settings
 from connector.routing.bundle import Bundle, seal, shipped_bundle
 from connector.routing.metadata import METADATA_KEY
 from connector.routing.selection import Routes
