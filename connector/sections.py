@@ -350,7 +350,7 @@ class CascadeSettings(_Section):
         description="The second LLM, named as backbone.model is; null: none. See docs/models.md.",
     )
     bundle: Path | None = Field(None, description="File of its router; null: the one shipped for the model.")
-    hits: int = Field(10, ge=1, description="How many of the first LLM's best hits it reads.")
+    hits: int = Field(5, ge=1, description="How many of the first LLM's best hits it reads.")
     budget_ms: int | None = Field(
         None, gt=0, description="Time that it may take for a request: it reads as many hits as fit. null: no bound."
     )

@@ -178,7 +178,7 @@ def test_without_a_router_the_likelihood_is_what_is_set() -> None:
     assert meaning(both.systems[1], both, DEFAULTS).settings is None
 
 
-CASCADE = {"cascade__model": "larger", "cascade__hits": 5}
+CASCADE = {"cascade__model": "larger", "cascade__hits": 7}
 
 
 def test_of_a_cascade_its_own_row_is_judged() -> None:
@@ -196,7 +196,7 @@ def test_of_a_cascade_its_own_row_is_judged() -> None:
         assert found is not None and found.name == named
     settings = settings_of(**CASCADE, cascade__bundle="mine.onnx")
     told = {system.name: meaning(system, report, settings) for system in report.systems}
-    own = {"cascade.model": "larger", "cascade.hits": 5, "cascade.bundle": Path("mine.onnx")}
+    own = {"cascade.model": "larger", "cascade.hits": 7, "cascade.bundle": Path("mine.onnx")}
     assert to_set(told["cascade+first-stage"], settings) == own
     assert to_set(told["cascade"], settings) == {**own, "rerank.fusion": "none"}
     assert told["cascade"].what.startswith("a cascade: ")
