@@ -29,10 +29,17 @@ class CancelScope:
 
     Args:
         deadline: in seconds of ``time.monotonic``; infinite: none.
+
+    Attributes:
+        share: of the time that is left, how much is for this work: other work of the same request comes after it.
+            0: none is for what could also be left out.
+        found: what has been found so far, and goes back where the deadline passes; None: nothing.
     """
 
     def __init__(self, deadline: float = math.inf) -> None:
         self.deadline = deadline
+        self.share = 1.0
+        self.found: object | None = None
         self._cancelled = False
         self._callbacks: list[Callable[[], None]] = []
         self._lock = Lock()
@@ -79,6 +86,7 @@ class CancelScope:
             deadline: in seconds of ``time.monotonic``; infinite: none.
         """
         own = CancelScope(min(deadline, self.deadline))
+        own.share = self.share
         with self.waking(own.cancel):
             yield own
 

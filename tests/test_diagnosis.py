@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ import pytest
 
 from connector.backbone.caching.shared_cache import export_store
 from connector.backbone.caching.sqlite_store import PassageStore, store_path
+from connector.checkpoints.checkpoint import Checkpoint
 from connector.diagnosis import Finding, diagnose, exit_code
 from connector.diagnosis import cluster as cluster_checks
 from connector.diagnosis import elasticsearch as elasticsearch_checks
@@ -277,3 +279,22 @@ def test_gpu_is_named_with_its_memory_only_where_the_llm_may_run_on_it(monkeypat
     assert not list(machine_checks.gpu(Settings.model_validate({"backbone": {"device": "cpu"}})))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert not list(machine_checks.gpu(settings))
+
+
+def test_a_second_model_is_looked_at_too(smollm2: Checkpoint) -> None:
+    cache = smollm2.path.parent.parent
+
+    def found(**more: object) -> dict[str, Finding]:
+        given = {f"cascade.{name}": str(value) for name, value in more.items()}
+        options = {"cache.path": str(cache), "backbone.runtime": "torch", **given}
+        return {each.check: each for each in diagnose(load_settings("/dev/null", options, environment={}))}
+
+    plain, both = found(), found(model="smollm2-135m")
+    assert "second model" not in plain and plain["machine"].seen.count("smollm2-135m takes") == 1
+    assert both["second model"].level == both["second heads"].level == "ok"
+    assert re.search(r"; smollm2-135m takes (.+ GB), smollm2-135m \1, the program", both["machine"].seen)
+    without = found(model="gemma3-270m")["second model"]
+    assert without.level == "fail" and "cascade.model = gemma3-270m" in without.seen
+    assert "second heads" not in found(model="gemma3-270m")
+    missing = found(model="qwen2.5-coder-0.5b")["second model"]
+    assert (missing.level, missing.seen) == ("fail", "qwen2.5-coder-0.5b is not here")

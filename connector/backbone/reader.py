@@ -301,16 +301,16 @@ class Reader:
         split = zip(texts, self._passages.of(texts), strict=True)
         return self._similarity.of_parts(query, [own.parts(text) for text, own in split])
 
-    def missing_tokens(self, texts: Sequence[str], pool: Needs, most_tokens: int | None = None) -> list[int]:
-        """Tokens of each text's passages that would have to be encoded: what the cache does not have.
+    def missing(self, texts: Sequence[str], pool: Needs, most_tokens: int | None = None) -> list[tuple[int, int]]:
+        """Of each text the tokens that would have to be encoded, for no cache has them, and its passages.
 
         Args:
             texts, pool, most_tokens: see ``read``.
         """
         texts = texts if most_tokens is None else self._passages.beginnings(texts, most_tokens)
         split = [own.passages for own in self._passages.of(texts)]
-        keyed = [zip(passages, self._keys(passages, pool), strict=True) for passages in split]
-        return [sum(passage.tokens for passage, key in own if not self._cache.has(key)) for own in keyed]
+        keyed = [list(zip(passages, self._keys(passages, pool), strict=True)) for passages in split]
+        return [(sum(one.tokens for one, key in own if not self._cache.knows(key)), len(own)) for own in keyed]
 
     def precompute(self, texts: Sequence[str], pool: Needs) -> tuple[int, int]:
         """Encode documents before anyone asks for them; returns when the cache has them, on disk where it has one.

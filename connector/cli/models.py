@@ -60,12 +60,13 @@ class Models:
             SettingsError, BackboneError, MissingExtraError: see ``Reranker.from_settings``.
         """
         from connector.reranking.reranker import Reranker
-        from connector.reranking.second_settings import second_settings
+        from connector.reranking.second_settings import check_routers, second_settings
 
         key = settings.model_dump_json(include=_RERANKER)
         with self._lock:
             if key not in self._rerankers:
                 other = second_settings(settings)
+                check_routers(settings)
                 reader = self.reader(settings, progress)
                 second = None if other is None else self.reader(other, progress)
                 self._rerankers[key] = Reranker.from_settings(settings, reader=reader, second=second)

@@ -17,7 +17,7 @@ from connector.diagnosis.model import Load
 from connector.engines.cluster.connect import connect
 from connector.engines.cluster.connection import ClusterError, Connection
 from connector.errors import BackboneError, RhConnectorError
-from connector.reranking.second_settings import second_settings
+from connector.reranking.second_settings import check_routers, second_settings
 from connector.sections import Settings
 
 __all__ = ["diagnose", "exit_code"]
@@ -72,6 +72,7 @@ def _findings(settings: Settings, load: Load | None) -> Iterator[Finding]:
 def _second(settings: Settings) -> Iterator[Finding]:
     """A cascade's second LLM: is it here, and does its router fit? Loading both shows whether they go together."""
     try:
+        check_routers(settings)
         own = second_settings(settings)
         export = None if own is None else exported.export_that_runs(own)
     except RhConnectorError as error:
@@ -80,15 +81,9 @@ def _second(settings: Settings) -> Iterator[Finding]:
     if own is None:
         return
     for finding in _torch(own, None) if export is None else _onnx(own, export, None):
-        if finding.check == "heads" and finding.level == "warn":
-            finding = replace(
-                finding,
-                level="fail",
-                mend="rh-connector train makes a router; set cascade.bundle to its file",
-                code=BackboneError.exit_code,
-            )
         if finding.check in ("model", "heads"):
-            yield replace(finding, check=f"second {finding.check}")
+            mend = finding.mend.replace("router.bundle", "cascade.bundle")
+            yield replace(finding, check=f"second {finding.check}", mend=mend)
 
 
 def _beside(settings: Settings) -> int:

@@ -2,8 +2,8 @@
 
 Both say how likely each hit answers, as the logarithm of odds. Where both have read it, their mean counts. What the
 second one says of the query as a whole, its mean difference from the first, moves the hits that it did not read: else
-they would pass those that are doubted, only because nobody doubted them. On train queries that was worth more than
-either model alone; see docs/engineering/signals-log.md.
+they would pass those that are doubted, only because nobody doubted them. On train queries that was the best of the
+ways that were tried; see docs/engineering/signals-log.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from connector.cancelling import Cancelled, CancelScope
 from connector.errors import BackboneError
 from connector.heads.routes import route_scores
 from connector.heads.signals import signal_scores
-from connector.reranking.second_settings import second_settings
+from connector.reranking.second_settings import of_second, second_settings, without_router
 from connector.routing.selection import Routes
 from connector.sections import Settings
 
@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 _SHARE = 0.9
 # How much the last request counts in what is expected of the next one.
 _NEW = 0.3
-# What is too slow to be tried would stay so for ever: the expectation falls by so much each time.
+# What was too slow to be tried is expected to take so much a second later.
 _FORGOTTEN = 0.9
 
 
@@ -64,25 +64,46 @@ class Pace:
 
     token_ms: float | None = None
     passage_ms: float | None = None
+    _since: float = field(default_factory=lambda: time.monotonic(), repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
-    def expected_ms(self, tokens: int, passages: int) -> float:
-        """What so many new tokens and so many passages will take; what is not known counts nothing."""
-        return tokens * (self.token_ms or 0.0) + passages * (self.passage_ms or 0.0)
+    def expected_ms(self, tokens: int, passages: int) -> float | None:
+        """What so many new tokens and so many passages will take; None: that is not known yet."""
+        with self._lock:
+            if self.passage_ms is None or tokens and self.token_ms is None:
+                return None
+            return tokens * (self.token_ms or 0.0) + passages * self.passage_ms
 
     def learn(self, tokens: int, encode_ms: float, passages: int, read_ms: float) -> None:
         """What a request took."""
         with self._lock:
+            self._since = time.monotonic()
             if tokens:
                 self.token_ms = _moved(self.token_ms, encode_ms / tokens)
             if passages:
                 self.passage_ms = _moved(self.passage_ms, read_ms / passages)
 
-    def scale(self, factor: float) -> None:
-        """It is so many times as slow."""
+    def late(self, tokens: int, passages: int, taken_ms: float) -> None:
+        """So much was not done in so many milliseconds: it is no faster than that, however many find it out."""
         with self._lock:
-            self.token_ms = None if self.token_ms is None else self.token_ms * factor
-            self.passage_ms = None if self.passage_ms is None else self.passage_ms * factor
+            self._since = time.monotonic()
+            known = tokens * (self.token_ms or 0.0) + passages * (self.passage_ms or 0.0)
+            if not known:
+                self.token_ms = taken_ms / tokens if tokens else self.token_ms
+                self.passage_ms = (0.0 if tokens else taken_ms / passages) if passages else self.passage_ms
+            elif known < taken_ms:
+                slower = taken_ms / known
+                self.token_ms = None if self.token_ms is None else self.token_ms * slower
+                self.passage_ms = None if self.passage_ms is None else self.passage_ms * slower
+
+    def forget(self) -> None:
+        """It was too slow to be tried: by and by that is forgotten, or it would never be tried again."""
+        with self._lock:
+            now = time.monotonic()
+            kept = _FORGOTTEN ** (now - self._since)
+            self._since = now
+            self.token_ms = None if self.token_ms is None else self.token_ms * kept
+            self.passage_ms = None if self.passage_ms is None else self.passage_ms * kept
 
 
 def _moved(before: float | None, now: float) -> float:
@@ -108,6 +129,7 @@ class Cascade:
         check_absolute(routes, name, "cascade")
         self.reader, self.routes, self.name, self.hits = reader, routes, name, hits
         self.pace = Pace()
+        self._failed = False
         self._budget = math.inf if budget_ms is None else budget_ms / 1000
 
     @classmethod
@@ -133,9 +155,12 @@ class Cascade:
         own = second_settings(settings)
         if own is None:
             return None
-        reader = open_reader(own, progress) if reader is None else reader
         told = settings.cascade
-        return cls(reader, Routes.from_settings(own, reader), own.backbone.model, told.hits, told.budget_ms)
+        try:
+            reader = open_reader(own, progress) if reader is None else reader
+            return cls(reader, Routes.from_settings(own, reader), own.backbone.model, told.hits, told.budget_ms)
+        except BackboneError as error:
+            raise BackboneError(of_second(str(error), own.backbone.model)) from None
 
     def scores(
         self,
@@ -157,40 +182,45 @@ class Cascade:
         Raises:
             Cancelled: nobody waits for the answer any more.
         """
+        if not scope.share:
+            return np.zeros(0)
         started = time.monotonic()
-        left = min(self._budget, scope.remaining() * _SHARE)
+        left = min(self._budget, scope.remaining() * _SHARE * scope.share)
+        tokens = passages = 0
         try:
-            texts, expected = self._fitting(texts[: self.hits], left * 1000, most_tokens)
+            texts = texts[: self.hits]
+            if left < math.inf:
+                missing = self.reader.missing(texts, self.routes.pool(), most_tokens)
+                texts = texts[: self._fitting(missing, left * 1000)]
+                tokens, passages = (sum(one[at] for one in missing[: len(texts)]) for at in (0, 1))
             if not texts:
-                self.pace.scale(_FORGOTTEN)
+                self.pace.forget()
                 return np.zeros(0)
             with scope.until(started + left) as own:
                 return self._read(query, texts, own, instruction, most_tokens)
         except Cancelled:
             if scope.reason == "cancelled":
                 raise
-            taken = (time.monotonic() - started) * 1000
             # What was encoded is kept: the next request finds it.
-            self.pace.scale(max(1.0, taken / expected) if expected else 1.0)
-        except Exception:
+            self.pace.late(tokens, passages, (time.monotonic() - started) * 1000)
+        except Exception as error:
             # Whatever happens to the second LLM: the first one's order is there.
-            logger.exception("the second LLM failed; the first one's order goes back")
+            told = logger.exception if not self._failed else logger.error
+            self._failed = True
+            told("%s failed; the first LLM's order goes back: %s: %s", self.name, type(error).__name__, error)
         return np.zeros(0)
 
-    def _fitting(
-        self, texts: Sequence[str], milliseconds: float, most_tokens: int | None
-    ) -> tuple[Sequence[str], float]:
-        """The first texts for which there is time, and the milliseconds that they are expected to take."""
-        if milliseconds == math.inf:
-            return texts, 0.0
-        expected, budget = 0.0, self.reader.budget
-        for at, tokens in enumerate(self.reader.missing_tokens(texts, self.routes.pool(), most_tokens)):
-            passages = max(1, min(budget[1], math.ceil(tokens / budget[0])))
+    def _fitting(self, missing: Sequence[tuple[int, int]], milliseconds: float) -> int:
+        """For how many of the first texts there is time; one, where nobody knows how long it takes."""
+        expected = 0.0
+        for at, (tokens, passages) in enumerate(missing):
             more = self.pace.expected_ms(tokens, passages)
-            if expected + more > milliseconds:
-                return texts[:at], expected
+            if more is None:
+                return at + 1
             expected += more
-        return texts, expected
+            if expected > milliseconds:
+                return at
+        return len(missing)
 
     def _read(
         self, query: str, texts: Sequence[str], scope: CancelScope, instruction: str, most_tokens: int | None
@@ -209,10 +239,10 @@ class Cascade:
         if not np.isfinite(scores).all():
             raise BackboneError("a head score of the second LLM is not finite; check the weights and the dtype")
         took, passages = reading.timings_ms, len(reading.lengths)
-        share = reading.encoded / passages
-        self.pace.learn(
-            round(float(reading.lengths.sum()) * share), took.get("encode", 0.0), passages, took.get("read", 0.0)
-        )
+        # Where the readings' cache knew all, nothing was read.
+        if "read" in took:
+            tokens = round(float(reading.lengths.sum()) * reading.encoded / passages)
+            self.pace.learn(tokens, took.get("encode", 0.0), passages, took["read"])
         return scores
 
 
@@ -228,9 +258,4 @@ def check_absolute(routes: Routes, model: str, section: str) -> None:
         BackboneError: the scores are no log-odds of relevance.
     """
     if routes.bundle is None or routes.bundle.static_route().absolute is None:
-        key = "cascade.bundle" if section == "cascade" else "router.bundle"
-        raise BackboneError(
-            f"{section}.model = {model}: a cascade needs a router whose scores are probabilities, and this model has "
-            f"none here; make one with 'rh-connector train' in the layout solo and set {key} to its file, or set "
-            "cascade.model to null"
-        )
+        raise BackboneError(without_router(model, section))

@@ -32,8 +32,8 @@ from connector.heads.routes import Route, route_scores
 from connector.heads.signals import signal_scores
 from connector.reranking.cascade import Cascade, check_absolute
 from connector.reranking.inputs import Input, first_stage_of, unchanged
-from connector.reranking.second_settings import second_settings
-from connector.reranking.window_scores import Window, ranked_hits, scored, scored_again
+from connector.reranking.second_settings import check_routers
+from connector.reranking.window_scores import Scored, Window, ranked_hits, scored, scored_again
 from connector.routing.selection import Routes
 from connector.sections import Mode, ReadOut, Settings
 
@@ -76,7 +76,7 @@ class Reranker:
         self._deadline_ms = deadline_ms
         self.cascade = cascade
         if cascade is not None:
-            check_absolute(self.routes, "this one", "backbone")
+            check_absolute(self.routes, "the first LLM", "backbone")
 
     @classmethod
     def from_settings(
@@ -101,15 +101,12 @@ class Reranker:
         from connector.routing.opening import open_reader
 
         settings = Settings() if settings is None else settings
-        # First: settings that do not go together are found out before a model is loaded.
-        second_settings(settings)
+        # First: what does not go together is found out before a model is loaded.
+        check_routers(settings)
         reader = open_reader(settings, progress) if reader is None else reader
-        routes = Routes.from_settings(settings, reader)
-        if settings.cascade.model is not None:
-            check_absolute(routes, settings.backbone.model, "backbone")
         return cls(
             reader,
-            routes,
+            Routes.from_settings(settings, reader),
             fusion=fusion_of(settings),
             fields=tuple(settings.engine.field_weights()),
             deadline_ms=settings.rerank.deadline_ms,
@@ -206,20 +203,28 @@ class Reranker:
                     [inputs[at] for at in rest], known, None if ranks is None else [ranks[at] for at in rest]
                 )
                 signals = signal_scores(route.signals, reading)
+
+                def finished(found: Scored) -> RerankResult:
+                    ranked = ranked_hits(found, signals, reading)
+                    kept = _pinned(pins, ranked[0].score, inputs, scores, ranks)
+                    hits = (*kept, *(replace(hit, index=rest[hit.index]) for hit in ranked))
+                    result = self._result(hits, route, workings, reading)
+                    if self.cascade is not None:
+                        result = replace(result, second_hits=len(found.second))
+                    taken = timings | {"score": (time.perf_counter() - routing) * 1000 - sum(timings.values())}
+                    taken["total"] = (time.perf_counter() - started) * 1000
+                    return replace(result, mode=mode or self.routes.default, timings_ms=taken)
+
                 found = scored(window, route, workings, *route_scores(route, signals, reading.documents))
-                if self.cascade is not None and route.absolute is not None:
-                    began = time.perf_counter()
-                    found = scored_again(self.cascade, found, query, instruction, most_tokens, own)
-                    timings["second"] = (time.perf_counter() - began) * 1000
-            ranked = ranked_hits(found, signals, reading)
-            kept = _pinned(pins, ranked[0].score, inputs, scores, ranks)
-            hits = (*kept, *(replace(hit, index=rest[hit.index]) for hit in ranked))
-            result = self._result(hits, route, workings, reading)
-            if self.cascade is not None:
-                result = replace(result, second_hits=len(found.second))
-            timings["score"] = (time.perf_counter() - routing) * 1000 - sum(timings.values())
-            timings["total"] = (time.perf_counter() - started) * 1000
-            return replace(result, mode=mode or self.routes.default, timings_ms=timings)
+                if self.cascade is None or route.absolute is None:
+                    return finished(found)
+                if scope is not None:
+                    # A batch of the second LLM cannot be stopped; whoever answers at the deadline has this.
+                    scope.found = finished(found)
+                began = time.perf_counter()
+                found = scored_again(self.cascade, found, query, instruction, most_tokens, own)
+                timings["second"] = (time.perf_counter() - began) * 1000
+                return finished(found)
         except Cancelled as ended:
             return untouched(ended.reason)
         except Exception as error:

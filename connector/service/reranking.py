@@ -136,7 +136,7 @@ class _Endpoints:
 
         async def ranked() -> list[RerankResult]:
             admission: Admission = request.app.state.admission
-            return await rank_in_time(admission, jobs, lambda job: rank(reranker, job, scope), scope, begun)
+            return await rank_in_time(admission, jobs, lambda job, own: rank(reranker, job, own), scope, begun)
 
         try:
             results = await while_connected(request, ranked, scope)

@@ -35,6 +35,8 @@ class RerankJob:
     mode: Mode | None = None
     instruction: str | None = None
     most_tokens: int | None = None
+    second: bool = True
+    """Whether the second model of a cascade is wanted, where there is one."""
 
 
 def rank(reranker: SupportsRerank, job: RerankJob, scope: CancelScope) -> RerankResult:
@@ -74,7 +76,7 @@ def rank(reranker: SupportsRerank, job: RerankJob, scope: CancelScope) -> Rerank
 async def rank_in_time(
     admission: Admission,
     jobs: Sequence[RerankJob],
-    rank_one: Callable[[RerankJob], RerankResult],
+    rank_one: Callable[[RerankJob, CancelScope], RerankResult],
     scope: CancelScope,
     begun: Callable[[], None] = lambda: None,
 ) -> list[RerankResult]:
@@ -83,7 +85,7 @@ async def rank_in_time(
     Args:
         admission: lets the thread in.
         jobs: of one request.
-        rank_one: ranks a job in that thread.
+        rank_one: ranks a job in that thread, in a scope of its own.
         scope: of the request.
         begun: called in that thread, before the first job.
 
@@ -92,17 +94,25 @@ async def rank_in_time(
         ServiceError: the scope ended, and a job that is not done carries no first stage.
     """
     done: list[RerankResult] = []
+    scopes: list[CancelScope] = []
 
     def work() -> None:
         begun()
-        for job in jobs:
-            done.append(rank_one(job))
+        for at, job in enumerate(jobs):
+            with scope.until(scope.deadline) as own:
+                own.share = 1 / (len(jobs) - at) if job.second else 0.0
+                scopes.append(own)
+                done.append(rank_one(job, own))
 
     try:
         await admission.run(work, scope)
     except Cancelled as ended:
         # The thread may still be adding to the list.
         found = done[:]
+        if len(scopes) > len(found) and ended.reason == "deadline":
+            # A second model was still reading: the first one's order is there.
+            provisional = scopes[len(found)].found
+            found += [provisional] if isinstance(provisional, RerankResult) else []
         return [*found, *(fall_back(job, ended.reason) for job in jobs[len(found) :])]
     return done
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -28,14 +27,14 @@ from connector.heads.needs import Needs
 from connector.reranking.cascade import Cascade
 from connector.reranking.reranker import Reranker
 from connector.reranking.second_settings import second_settings
-from connector.routing.bundle import Bundle, seal, shipped_bundle
-from connector.routing.metadata import METADATA_KEY
+from connector.routing.bundle import Bundle
 from connector.routing.selection import Routes
 from connector.sections import Settings
 from connector.settings import load_settings
 from tests.embedding.tiny_model import save_embedder
 from tests.evaluation.folders import DOCUMENTS, write_collection, write_jsonl
 from tests.loaded_models import LoadedModels
+from tests.reranking.router_file import router_file
 
 T = TypeVar("T")
 MODEL = "smollm2-135m"
@@ -54,29 +53,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = [f"{query} Q0 {own} {at} {9 - at}.0 x\n" for query in ("q1", "q2") for at, own in enumerate(ORDER)]
     (folder / "first.trec").write_text("".join([*run, "q3 Q0 empty 1 1.0 x\n"]))
     return folder
-
-
-def router_file(path: Path, **changes: Any) -> Path:
-    """The shipped router, its probe turned round and counting twice as much.
-
-    Args:
-        path: the file.
-        changes: of its metadata.
-    """
-    shipped = shipped_bundle(MODEL, "solo")
-    assert shipped is not None
-    model = onnx.load_from_string(shipped.read_bytes())
-    (weights,) = (own for own in model.graph.initializer if own.name == "weights_0")
-    weights.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weights), weights.name))
-    told = {entry.key: entry.value for entry in model.metadata_props if entry.key != "digest"}
-    metadata = json.loads(told[METADATA_KEY])
-    metadata["absolute"]["means"] = [-mean for mean in metadata["absolute"]["means"]]
-    metadata["static"]["gates"] = [2 * gate for gate in metadata["static"]["gates"]]
-    metadata.update(changes)
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {**told, METADATA_KEY: json.dumps(metadata)})
-    path.write_bytes(seal(model.SerializeToString()))
-    return path
 
 
 @pytest.fixture(scope="module")

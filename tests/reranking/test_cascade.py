@@ -29,6 +29,7 @@ from connector.routing.bundle import shipped_bundle
 from connector.routing.selection import Routes
 from connector.sections import Settings
 from connector.settings import load_settings
+from tests.reranking.router_file import router_file
 
 QUERY = "how long do cats sleep"
 NAME = "second"
@@ -178,7 +179,7 @@ def test_a_second_model_that_fails_leaves_the_first_ones_order(
     plain = reranker.rerank(QUERY, cats)
     assert [(hit.index, hit.score) for hit in result.hits] == [(hit.index, hit.score) for hit in plain.hits]
     assert result.reranked and result.second_hits == 0
-    assert "the second LLM failed" in caplog.text and "the card is gone" in caplog.text
+    assert "second failed; the first LLM's order goes back" in caplog.text and "the card is gone" in caplog.text
 
 
 def test_a_request_that_nobody_waits_for_ends(reranker: Reranker, cats: list[str]) -> None:
@@ -207,7 +208,8 @@ def test_a_deadline_that_passes_leaves_the_first_ones_order(reranker: Reranker, 
 def test_as_many_hits_are_read_as_the_budget_has_time_for(reranker: Reranker, cats: list[str]) -> None:
     both = with_second(reranker, hits=5, budget_ms=1_000_000)
     assert both.cascade is not None
-    both.rerank(QUERY, cats)
+    # Nobody knows yet how long one takes.
+    assert both.rerank(QUERY, cats).second_hits == 1
     pace = both.cascade.pace
     assert pace.passage_ms is not None
     found = []
@@ -215,40 +217,84 @@ def test_as_many_hits_are_read_as_the_budget_has_time_for(reranker: Reranker, ca
         pace.passage_ms = passage_ms
         found.append(both.rerank(QUERY, cats).second_hits)
     assert found == [5, 4, 2, 0]
-    # What was too slow to be tried is tried again some time.
-    for _ in range(10):
-        both.rerank(QUERY, cats)
-    assert both.rerank(QUERY, cats).second_hits
 
 
-def test_new_documents_count_by_their_tokens(settings: Settings, reranker: Reranker) -> None:
+def test_new_documents_count_by_their_tokens_and_cached_ones_by_their_passages(reranker: Reranker) -> None:
     both = with_second(reranker, hits=4, budget_ms=1_000_000)
     assert both.cascade is not None
     texts = [f"Cats of colony {number} sleep {number} hours. " * 8 for number in range(4)]
-    pool = reranker.routes.pool()
-    reranker.reader.clear_cache()
-    tokens = reranker.reader.missing_tokens(texts, pool)
-    assert min(tokens) > 50
-    assert reranker.reader.missing_tokens(texts, pool, most_tokens=10) == [10] * 4
-    both.cascade.pace.token_ms = 900_000 / sum(tokens[:2])
-    assert both.cascade._fitting(texts, 1_000_000, None)[0] == texts[:2]
+    texts[3] *= 20
+    pool, reader, pace = reranker.routes.pool(), reranker.reader, both.cascade.pace
+    reader.clear_cache()
+    missing = reader.missing(texts, pool)
+    assert min(tokens for tokens, _ in missing) > 50
+    assert [passages for _, passages in missing[:3]] == [1, 1, 1] and missing[3][1] > 1
+    assert reader.missing(texts, pool, most_tokens=10) == [(10, 1)] * 4
+    pace.token_ms, pace.passage_ms = 900_000 / sum(tokens for tokens, _ in missing[:2]), 0.0
+    assert both.cascade._fitting(missing, 1_000_000) == 2
     reranker.rerank(QUERY, texts)
-    assert reranker.reader.missing_tokens(texts, pool) == [0] * 4
-    assert both.cascade._fitting(texts, 1_000_000, None)[0] == texts
+    cached = reader.missing(texts, pool)
+    assert cached == [(0, passages) for _, passages in missing]
+    pace.passage_ms = 250_000.0
+    assert both.cascade._fitting(cached, 1_000_000) == 3
 
 
 def test_a_pace_follows_what_was_measured() -> None:
     pace = Pace()
-    assert pace.expected_ms(1000, 10) == 0.0
+    assert pace.expected_ms(1000, 10) is None
+    pace.learn(0, 0.0, 10, 50.0)
+    assert (pace.expected_ms(0, 10), pace.expected_ms(1, 10)) == (50.0, None)
     pace.learn(100, 200.0, 10, 50.0)
     assert pace.expected_ms(1000, 10) == pytest.approx(2050.0)
-    pace.learn(0, 0.0, 10, 50.0)
-    assert pace.token_ms == 2.0
     for _ in range(40):
         pace.learn(100, 400.0, 10, 50.0)
     assert pace.token_ms == pytest.approx(4.0, rel=1e-3)
-    pace.scale(2)
-    assert pace.passage_ms == pytest.approx(10.0)
+
+
+def test_many_that_are_late_at_once_find_it_out_once() -> None:
+    pace = Pace(token_ms=1.0, passage_ms=2.0)
+    for _ in range(8):
+        pace.late(100, 5, 220.0)
+    assert pace.expected_ms(100, 5) == pytest.approx(220.0)
+    pace.late(100, 5, 50.0)
+    assert pace.expected_ms(100, 5) == pytest.approx(220.0)
+    unknown = Pace()
+    unknown.late(100, 5, 300.0)
+    assert unknown.expected_ms(100, 5) == pytest.approx(300.0)
+
+
+def test_what_was_too_slow_is_tried_again_later_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pace = Pace(token_ms=1.0, passage_ms=10.0)
+    for _ in range(1000):
+        pace.forget()
+    assert pace.passage_ms == 10.0
+    now[0] += 10
+    pace.forget()
+    assert pace.passage_ms == pytest.approx(10 * 0.9**10)
+
+
+def test_scores_that_are_known_teach_nothing(settings: Settings, reranker: Reranker, cats: list[str]) -> None:
+    """Where the readings' cache knows all, no time is measured."""
+    both = with_second(reranker)
+    assert both.cascade is not None
+    reading = reranker.reader.read(QUERY, cats, both.routes.route(QUERY).needs, pool=both.routes.pool())
+    known = replace(reading, timings_ms={"tokenize": 1.0})
+    both.cascade.pace.passage_ms = 50.0
+
+    class Known:
+        read = staticmethod(lambda *_, **__: known)
+
+    both.cascade.reader = Known  # type: ignore[assignment]
+    both.cascade._read(QUERY, cats, CancelScope(), "", None)
+    assert both.cascade.pace.passage_ms == 50.0
+
+
+def test_a_scope_without_a_share_is_not_read_twice(reranker: Reranker, cats: list[str]) -> None:
+    scope = CancelScope()
+    scope.share = 0.0
+    assert with_second(reranker).rerank(QUERY, cats, scope=scope).second_hits == 0
 
 
 def test_a_router_is_needed_whose_scores_two_models_can_share(reranker: Reranker, settings: Settings) -> None:
@@ -266,6 +312,8 @@ def test_settings_that_do_not_go_together() -> None:
 
     with pytest.raises(SettingsError, match=r"backbone\.layout = block.*set backbone\.layout to solo"):
         Reranker.from_settings(given(**{"backbone.layout": "block"}))
+    with pytest.raises(SettingsError, match=r"set router\.mode to auto"):
+        Reranker.from_settings(given(**{"router.mode": "all"}))
     for key, value in (("cascade.hits", "0"), ("cascade.budget_ms", "0")):
         with pytest.raises(SettingsError, match=key):
             given(**{key: value})
@@ -283,11 +331,11 @@ def test_the_settings_second_model_is_loaded_and_asked(
     """Also by a worker, to which the routers' files travel, whatever their names."""
     shipped = shipped_bundle("smollm2-135m", "solo")
     assert shipped is not None
-    files = {tmp_path / name / "router.onnx": shipped.read_bytes() for name in ("a", "b")}
-    for path, data in files.items():
+    one, other = (tmp_path / name / "router.onnx" for name in ("a", "b"))
+    for path in (one, other):
         path.parent.mkdir()
-        path.write_bytes(data)
-    one, other = files
+    one.write_bytes(shipped.read_bytes())
+    router_file(other)
     given = settings.model_copy(
         update={
             "router": settings.router.model_copy(update={"bundle": one}),
@@ -295,13 +343,43 @@ def test_the_settings_second_model_is_loaded_and_asked(
         }
     )
     plain = reranker.rerank(QUERY, cats)
+    said = {hit.index: hit.head_score or 0.0 for hit in plain.hits}
+    files = {path: path.read_bytes() for path in (one, other)}
     for found in (Reranker.from_settings(given, reader=reranker.reader), LoadedLlm(given, files).reranker):
         assert found.cascade is not None and found.cascade.reader is not found.reader
         result = found.rerank(QUERY, cats)
-        assert (result.second_hits, orders(result)) == (2, orders(plain))
+        assert result.second_hits == 2 and orders(result) != orders(plain)
+        for hit in result.hits:
+            if hit.index in orders(plain)[:2]:
+                assert hit.second_score is not None
+                assert hit.head_score == pytest.approx((said[hit.index] + hit.second_score) / 2)
         assert result.to_json()["second_hits"] == 2
-        assert [("second_score" in hit) for hit in result.to_json()["hits"]] == [True, True, False, False, False]
+        assert sum("second_score" in hit for hit in result.to_json()["hits"]) == 2
         found.close()
+
+
+def test_a_model_without_a_router_is_told_before_it_is_fetched(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(*_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing is loaded")
+
+    monkeypatch.setattr("connector.routing.opening.open_reader", fetched)
+    for key, model in (("cascade", "owner/large"), ("backbone", "gemma3-270m")):
+        given = {"cascade.model": "smollm2-135m", f"{key}.model": model}
+        with pytest.raises(BackboneError, match=rf"{key}\.model = {model}: a cascade needs a router"):
+            Reranker.from_settings(load_settings("/dev/null", given, environment={}))
+
+
+@pytest.mark.slow
+def test_errors_of_the_second_model_name_its_own_keys(settings: Settings, reranker: Reranker, tmp_path: Path) -> None:
+    wrong = router_file(tmp_path / "wrong.onnx", template="0" * 64)
+    told = settings.cascade.model_copy(update={"model": "smollm2-135m", "bundle": wrong})
+    with pytest.raises(BackboneError, match=r"^cascade\.model = smollm2-135m: .*cascade\.bundle") as error:
+        Reranker.from_settings(
+            settings.model_copy(update={"cascade": told}), reader=reranker.reader, second=reranker.reader
+        )
+    assert "router.bundle" not in str(error.value)
 
 
 def test_readings_are_not_finite(reranker: Reranker, cats: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +393,7 @@ def test_readings_are_not_finite(reranker: Reranker, cats: list[str], monkeypatc
 
     class Spoilt:
         read = staticmethod(spoilt)
-        missing_tokens, budget = reranker.reader.missing_tokens, reranker.reader.budget
+        missing = reranker.reader.missing
 
     monkeypatch.setattr(both.cascade, "reader", Spoilt)
     result = both.rerank(QUERY, cats)

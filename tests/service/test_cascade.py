@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
 
+from connector.cancelling import CancelScope
+from connector.documents import RerankResult
 from connector.reranking.reranker import Reranker
+from connector.service.admission import Admission
+from connector.service.scoring import RerankJob, fall_back, rank_in_time
 from tests.reranking.test_cascade import QUERY, failing, with_second
 from tests.service.conftest import ClientFactory
 from tests.service.test_metrics import value
@@ -65,3 +71,49 @@ def test_both_caches_are_let_go_of(
     client = make_client(both)
     client.app.state.loading.close()  # type: ignore[attr-defined]
     assert closed == [both.reader, both.reader]
+
+
+@pytest.mark.parametrize("more", [{}, {"first_stage": "order"}])
+def test_at_the_deadline_the_first_models_order_goes_back(
+    make_client: ClientFactory, reranker: Reranker, cats: list[str], more: dict[str, str]
+) -> None:
+    """A batch of the second model cannot be stopped: the answer does not wait for it."""
+    answered = threading.Event()
+    both = failing(reranker, lambda *_: answered.wait(60))
+    asked = {"query": QUERY, "documents": cats, **more}
+    alone = make_client(reranker).post("/v1/rerank", json=asked).json()
+    try:
+        # Not the golden query, which would wait for it, too.
+        answered.set()
+        client = make_client(both)
+        answered.clear()
+        told = client.post("/v1/rerank", json={**asked, "deadline_ms": 3000}).json()
+    finally:
+        answered.set()
+    assert told["reranked"] is True and told["results"] == alone["results"]
+
+
+def test_time_is_shared_by_the_searches_of_one_request(make_client: ClientFactory) -> None:
+    shares: list[float] = []
+
+    async def asked() -> list[RerankResult]:
+        async with Admission(1) as admission:
+            jobs = [RerankJob(QUERY, ["a"], "order", second=second) for second in (True, True, False, True)]
+            return await rank_in_time(admission, jobs, ranked, CancelScope.after(60_000))
+
+    def ranked(job: RerankJob, scope: CancelScope) -> RerankResult:
+        shares.append(scope.share)
+        return fall_back(job, "tried")
+
+    assert len(asyncio.run(asked())) == 4
+    assert shares == [1 / 4, 1 / 3, 0.0, 1.0]
+
+
+def test_highlights_take_the_first_model_alone(
+    make_client: ClientFactory, reranker: Reranker, cats: list[str]
+) -> None:
+    asked: list[object] = []
+    client = make_client(failing(reranker, lambda *arguments: asked.append(arguments)))
+    before = len(asked)
+    answer = client.post("/v1/highlight", json={"inputs": [{"question": QUERY, "context": cats[2]}]})
+    assert answer.status_code == 200 and len(asked) == before == 1

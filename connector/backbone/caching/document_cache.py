@@ -107,6 +107,10 @@ class DocumentCache:
         with self._lock:
             return self._entries.get(key)
 
+    def knows(self, key: bytes) -> bool:
+        """Whether the passage need not be encoded: it is in memory or on disk; nothing is counted."""
+        return self.peek(key) is not None or self.has(key)
+
     def has(self, key: bytes) -> bool:
         """Whether the passage is kept for good: on disk where there is one, else in memory; nothing is counted."""
         if self._shared is not None and self._shared.has(key):

@@ -19,7 +19,7 @@ from connector.cli.progress import progress
 from connector.cli.waiting import waiting
 from connector.documents import SupportsRerank
 from connector.errors import DataError, RequestError, SettingsError
-from connector.reranking.second_settings import without_second
+from connector.reranking.second_settings import without_budget, without_second
 from connector.sections import CascadeSettings, Settings
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ def command(
         raise SettingsError("rerank: --run and --out are the same file; give another one with --out")
     if collection is None and queries is None:
         raise SettingsError("rerank: --run needs the texts of its queries; give --collection DIR or --queries FILE")
+    # Else the run would depend on the machine's speed.
+    settings = without_budget(settings)
     with workers_of(settings, ray, ray_workers) as workers:
         _rerank_run(context, settings, run_path, out, collection, queries, tag or _tag(settings), workers)
 

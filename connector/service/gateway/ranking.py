@@ -30,7 +30,7 @@ async def rank_all(
     admission: Admission = request.app.state.admission
     try:
         reranker = metrics.measured(loading.reranker())
-        results = await rank_in_time(admission, jobs, lambda job: _rank(reranker, job, scope), scope)
+        results = await rank_in_time(admission, jobs, lambda job, own: _rank(reranker, job, own), scope)
     except ServiceError as error:
         reason = "loading" if error.failure is Failure.LOADING else f"failed: {error.message}"
         results = _unranked(jobs, reason)

@@ -100,7 +100,7 @@ class HighlightRequest(JsonRequest):
         """One a question. They come with a first stage, so that a failure is no error: the search goes on."""
         pairs = self.pairs
         return [
-            RerankJob(question, [pairs[at][1] for at in places], "order", self.mode)
+            RerankJob(question, [pairs[at][1] for at in places], "order", self.mode, second=False)
             for question, places in self._groups().items()
         ]
 

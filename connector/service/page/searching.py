@@ -113,7 +113,7 @@ class _Searching:
         try:
             reranker = self._metrics.measured(self._loading.reranker())
             (result,) = await rank_in_time(
-                self._admission, [job], lambda job: rank(reranker, job, self._scope), self._scope
+                self._admission, [job], lambda job, own: rank(reranker, job, own), self._scope
             )
         except ServiceError as error:
             self._metrics.failure(error.failure)

@@ -289,3 +289,42 @@ def test_options_that_do_not_fit_are_refused(parts: Parts, capsys: pytest.Captur
     assert len(errors) == 4
     for error, word in zip(errors, ("--out goes with --run", "needs --out", "same file", "--queries"), strict=True):
         assert word in error
+
+
+def test_a_runs_tag_names_the_second_model() -> None:
+    def tag(**given: str) -> str:
+        options = {name.replace("__", "."): value for name, value in given.items()}
+        return _tag(load_settings("/dev/null", options, environment={}))
+
+    plain, both = tag(), tag(cascade__model="qwen2.5-coder-0.5b", cascade__hits="7")
+    assert plain == tag(cascade__hits="7") and both == f"{plain}-qwen2.5-coder-0.5b-h7"
+    assert tag(cascade__model="a/b", cascade__bundle="mine.onnx") == f"{plain}-b-h5-mine"
+
+
+def test_a_run_takes_the_second_model_without_a_budget_and_a_whole_index_none(
+    models: LoadedModels, tmp_path: Path
+) -> None:
+    folder = write_collection(tmp_path / "pets")
+    (tmp_path / "in.trec").write_text("q1 Q0 rust 1 2.0 x\nq1 Q0 cats 2 1.0 x\n")
+    given = ["--set", "cascade.model=qwen2.5-coder-0.5b", "--set", "cascade.budget_ms=1"]
+    place = ["--set", f"engine.url={tmp_path / 'indexes'}"]
+    run_in = ["rerank", "--run", tmp_path / "in.trec", "--collection", folder, "--out", tmp_path / "out.trec"]
+    assert run(*given, *run_in, models=models) == 0
+    told = models.asked[-1].cascade
+    assert (told.model, told.budget_ms) == ("qwen2.5-coder-0.5b", None)
+    assert run(*place, "index", folder / "corpus.jsonl", models=models) == 0
+    queries = ["--queries", folder / "queries.jsonl", "--out", tmp_path / "all.trec"]
+    assert run(*given, *place, "rerank", "--whole-index", *queries, models=models) == 0
+    assert models.asked[-1].cascade.model is None
+
+
+@pytest.mark.slow
+def test_the_command_loads_both_models_of_a_cascade(
+    feed: Feed, capsys: pytest.CaptureFixture[str], cats: list[str]
+) -> None:
+    feed(json.dumps({"query": "How long do cats sleep?", "documents": cats}).encode())
+    given = ["--config", "/dev/null", "--set", "cascade.model=smollm2-135m", "--set", "cascade.hits=2"]
+    assert run(*given, "rerank") == 0
+    (answer,), _ = answers(capsys)
+    assert answer["second_hits"] == 2
+    assert sum("second_score" in hit for hit in answer["hits"]) == 2
