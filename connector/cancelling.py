@@ -33,13 +33,13 @@ class CancelScope:
     Attributes:
         share: of the time that is left, how much is for this work: other work of the same request comes after it.
             0: none is for what could also be left out.
-        found: what has been found so far, and goes back where the deadline passes; None: nothing.
+        found: gives what has been found so far, which goes back where the deadline passes; None: nothing.
     """
 
     def __init__(self, deadline: float = math.inf) -> None:
         self.deadline = deadline
         self.share = 1.0
-        self.found: object | None = None
+        self.found: Callable[[], object] | None = None
         self._cancelled = False
         self._callbacks: list[Callable[[], None]] = []
         self._lock = Lock()

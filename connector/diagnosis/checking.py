@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, suppress
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.checkpoints.checkpoint import Checkpoint
@@ -47,13 +46,14 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 
 def _findings(settings: Settings, load: Load | None) -> Iterator[Finding]:
+    second, told = _second(settings)
+    yield from told
     try:
-        export = exported.export_that_runs(settings)
+        own = _llm(settings)
     except RhConnectorError as error:
         yield failed("heads", error)
     else:
-        yield from _second(settings)
-        yield from (_torch(settings, load) if export is None else _onnx(settings, export, load))
+        yield from _first(settings, own, 0 if second is None else second.size or 0, load)
     if settings.engine.kind == "embedded":
         yield from run("index", lambda: _embedded(settings))
         return
@@ -69,79 +69,86 @@ def _findings(settings: Settings, load: Load | None) -> Iterator[Finding]:
             yield from _cluster(connection, settings)
 
 
-def _second(settings: Settings) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class _Llm:
+    """One LLM, before any of its weights are loaded.
+
+    Attributes:
+        is_exported: ONNX Runtime runs it.
+        size: bytes of its weights as they run; None: they are not here.
+        found: whether it is here, and whole.
+        identity: what routers and head sets must fit; None: it is not here.
+    """
+
+    is_exported: bool
+    size: int | None
+    found: Sequence[Finding]
+    identity: Callable[[], BackboneIdentity] | None
+
+
+def _llm(settings: Settings) -> _Llm:
+    """The LLM of these settings.
+
+    Raises:
+        RhConnectorError: see ``export_that_runs``.
+    """
+    export = exported.export_that_runs(settings)
+    if export is not None:
+        found = list(run("model", lambda: exported.exported_model(settings, export)))
+        if any(finding.level != "ok" for finding in found):
+            return _Llm(True, None, found, None)
+        return _Llm(True, exported.weights_of(export), found, lambda: exported.exported_identity(settings, export))
+    checkpoint, problem = _checkpoint(settings)
+    if problem is not None:
+        return _Llm(False, None, [problem], None)
+    found = list(run("model", lambda: model.model(settings, checkpoint)))
+    if checkpoint is None:
+        return _Llm(False, None, found, None)
+    return _Llm(False, machine.weights(settings, checkpoint), found, lambda: model.identity(settings, checkpoint))
+
+
+def _second(settings: Settings) -> tuple[_Llm | None, list[Finding]]:
     """A cascade's second LLM: is it here, and does its router fit? Loading both shows whether they go together."""
     try:
         check_routers(settings)
         own = second_settings(settings)
-        export = None if own is None else exported.export_that_runs(own)
+        llm = None if own is None else _llm(own)
     except RhConnectorError as error:
-        yield failed("second model", error)
-        return
-    if own is None:
-        return
-    for finding in _torch(own, None) if export is None else _onnx(own, export, None):
-        if finding.check in ("model", "heads"):
-            mend = finding.mend.replace("router.bundle", "cascade.bundle")
-            yield replace(finding, check=f"second {finding.check}", mend=mend)
+        return None, [failed("second model", error)]
+    if own is None or llm is None:
+        return None, []
+    found = [*llm.found, *([] if llm.identity is None else _ranking(own, llm.identity, None))]
+    return llm, [
+        replace(each, check=f"second {each.check}", mend=each.mend.replace("router.bundle", "cascade.bundle"))
+        for each in found
+    ]
 
 
-def _beside(settings: Settings) -> int:
-    """Bytes of the second LLM's weights; 0 where there is none, or it is not here."""
-    with suppress(RhConnectorError):
-        own = second_settings(settings)
-        if own is not None:
-            export = exported.export_that_runs(own)
-            if export is not None:
-                return exported.weights_of(export)
-            return _size(own, model.local_checkpoint(own)) or 0
-    return 0
+def _first(settings: Settings, llm: _Llm, beside: int, load: Load | None) -> Iterator[Finding]:
+    """Machine, packages and folders, the LLM, and what ranks by it.
 
-
-def _torch(settings: Settings, load: Load | None) -> Iterator[Finding]:
-    """What runs the weights themselves."""
-    checkpoint, problem = _checkpoint(settings)
-    size = _size(settings, checkpoint)
-    yield from run("machine", lambda: machine.machine(settings, size, beside=_beside(settings)))
-    yield from run("gpu", lambda: machine.gpu(settings))
-    yield from run("packages", lambda: machine.packages(settings))
-    yield from run("cache folder", lambda: machine.cache_folder(settings, checkpoint is not None))
+    Args:
+        settings: see ``load_settings``.
+        llm: theirs.
+        beside: bytes of a second LLM's weights.
+        load: see ``diagnose``.
+    """
+    program = machine.EXPORTED_PROGRAM_BYTES if llm.is_exported else machine.PROGRAM_BYTES
+    yield from run("machine", lambda: machine.machine(settings, llm.size, program, beside))
+    if not llm.is_exported:
+        yield from run("gpu", lambda: machine.gpu(settings))
+    yield from run("packages", lambda: machine.packages(settings, exported=llm.is_exported))
+    yield from run("cache folder", lambda: machine.cache_folder(settings, llm.identity is not None))
     yield from run("shared documents", lambda: machine.shared_documents(settings))
-    if problem is not None:
-        yield problem
-    else:
-        yield from run("model", lambda: model.model(settings, checkpoint))
-    if checkpoint is not None:
-        here = checkpoint
-        yield from _ranking(settings, lambda: model.identity(settings, here), load)
-
-
-def _onnx(settings: Settings, export: Path, load: Load | None) -> Iterator[Finding]:
-    """What runs their export."""
-    try:
-        found = list(exported.exported_model(settings, export))
-    except Exception as error:
-        found = [failed("model", error)]
-    is_whole = all(finding.level == "ok" for finding in found)
-    size = exported.weights_of(export) if is_whole else None
-    program = machine.EXPORTED_PROGRAM_BYTES
-    yield from run("machine", lambda: machine.machine(settings, size, program, _beside(settings)))
-    yield from run("packages", lambda: machine.packages(settings, exported=True))
-    yield from run("cache folder", lambda: machine.cache_folder(settings, is_whole))
-    yield from run("shared documents", lambda: machine.shared_documents(settings))
-    yield from found
-    if is_whole:
-        yield from _ranking(settings, lambda: exported.exported_identity(settings, export), load)
+    yield from llm.found
+    if llm.identity is not None:
+        yield from _ranking(settings, llm.identity, load)
 
 
 def _ranking(settings: Settings, identity: Callable[[], BackboneIdentity], load: Load | None) -> Iterator[Finding]:
     fits = yield from _watched("heads", lambda: model.heads(settings, identity()))
     if load is not None and fits:
         yield from run("golden query", partial(model.golden_query, settings, load))
-
-
-def _size(settings: Settings, checkpoint: Checkpoint | None) -> int | None:
-    return None if checkpoint is None else machine.weights(settings, checkpoint)
 
 
 def _checkpoint(settings: Settings) -> tuple[Checkpoint | None, Finding | None]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from connector.backbone.open_reader import reader_from
 from connector.backbone.reader import Reader
-from connector.documents import Hit
+from connector.documents import Hit, document_text
 from connector.errors import BackboneError
 from connector.evaluation.collections import Collection
 from connector.evaluation.measures import MEASURES
@@ -129,7 +129,7 @@ def cascade_systems(
         DataError: see ``measures_of``.
     """
     by_query = {table.query_id: table for table in tables}
-    first = {query: _first(windows[query], table, route, cascade.hits) for query, table in by_query.items()}
+    first = {query: _first(windows[query], table, route, cascade.hits, fields) for query, table in by_query.items()}
     second = _second(cascade, collection, windows, first, cache, fields, progress)
     others = {each.system.name: each.values[MEASURES[0]] for each in ranked}
     found = []
@@ -161,12 +161,16 @@ def cascade_systems(
     return found
 
 
-def _first(hits: Sequence[Hit], table: SignalTable, route: Route, most: int) -> _First:
+def _first(hits: Sequence[Hit], table: SignalTable, route: Route, most: int, fields: Sequence[str]) -> _First:
     heads, texts = head_values(hits, table, route)
+    words = [document_text(hit.fields, fields) for hit in hits]
     read = {}
     for fused in (False, True):
         order = np.argsort(-fused_values(hits, table, route, heads, fused=fused), kind="stable").tolist()
-        read[fused] = [at for at in order if texts[at]][:most]
+        with_text = [at for at in order if texts[at]]
+        # What is said of a text is said of all hits that have it, as in a search.
+        said = {words[at] for at in with_text[:most]}
+        read[fused] = [at for at in with_text if words[at] in said]
     return _First(heads, read)
 
 

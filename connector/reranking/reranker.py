@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from connector.backbone.reader import Reader
@@ -220,7 +221,7 @@ class Reranker:
                     return finished(found)
                 if scope is not None:
                     # A batch of the second LLM cannot be stopped; whoever answers at the deadline has this.
-                    scope.found = finished(found)
+                    scope.found = partial(finished, found)
                 began = time.perf_counter()
                 found = scored_again(self.cascade, found, query, instruction, most_tokens, own)
                 timings["second"] = (time.perf_counter() - began) * 1000

@@ -79,19 +79,22 @@ def scored_again(
 ) -> Scored:
     """Both LLMs'; the first one's where there is no time for the second."""
     order = [at for at in before.order if before.best[at] is not None]
+    texts = [before.window.inputs[at].text for at in order]
     found = cascade.scores(
         query,
-        [before.window.inputs[at].text for at in order],
+        texts,
         scope,
         instruction=instruction or "",
         most_tokens=most_tokens,
     )
     if not len(found):
         return before
-    read = order[: len(found)]
-    heads = cascaded(before.own, read, found)
+    # What is said of a text is said of all hits that have it.
+    said = dict(zip(texts, found.tolist(), strict=False))
+    second = {at: said[text] for at, text in zip(order, texts, strict=True) if text in said}
+    heads = cascaded(before.own, list(second), np.array(list(second.values())))
     final = _final(before.window, before.route, before.workings, heads, before.best)
-    return replace(before, heads=heads, final=final, second=dict(zip(read, found.tolist(), strict=True)))
+    return replace(before, heads=heads, final=final, second=second)
 
 
 def _final(window: Window, route: Route, workings: Workings, heads: Floats, best: Sequence[int | None]) -> Floats:

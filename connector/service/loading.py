@@ -132,5 +132,7 @@ def _score_golden_query(reranker: SupportsRerank) -> None:
         check_result(result, len(GOLDEN_DOCUMENTS))
     except RuntimeError as error:
         raise BackboneError(f"the golden query failed: {error}") from None
+    if result.second_hits == 0:
+        _log.warning("the second model of the cascade has read nothing of the golden query: look at cascade.model")
     if result.hits[0].index != GOLDEN_ANSWER:
         _log.warning("the golden query's best document is not the one on cats: check model and head set")

@@ -111,7 +111,8 @@ async def rank_in_time(
         found = done[:]
         if len(scopes) > len(found) and ended.reason == "deadline":
             # A second model was still reading: the first one's order is there.
-            provisional = scopes[len(found)].found
+            tell = scopes[len(found)].found
+            provisional = None if tell is None else tell()
             found += [provisional] if isinstance(provisional, RerankResult) else []
         return [*found, *(fall_back(job, ended.reason) for job in jobs[len(found) :])]
     return done

@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["Windows", "fit_probe"]
+__all__ = ["Windows", "fit_log_odds", "fit_probe"]
 
-_STEPS = 60
+Floats = npt.NDArray[np.float64]
+
+_STEPS, _LOGISTIC_STEPS = 60, 100
 _HISTORY = 20
 # Keeps what never changes from being divided by nothing.
 _LEAST_DEVIATION = 1e-6
@@ -70,3 +72,41 @@ def fit_probe(windows: Windows, strength: float) -> npt.NDArray[np.float32]:
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     found = (weights.detach() / deviation).view(windows.states.shape[2:])
     return np.ascontiguousarray(found.numpy(), dtype=np.float32)
+
+
+def fit_log_odds(x: Floats, relevant: Floats, weights: Floats) -> tuple[float, float]:
+    """Slope and bias of the log-odds that a document is relevant, by Newton's method.
+
+    Args:
+        x: float64 [documents]: what it is told by.
+        relevant: float64 [documents]: 1 where it is, else 0.
+        weights: float64 [documents]: how much each counts.
+
+    Returns:
+        A slope above 0, and the bias.
+    """
+    weights = weights / weights.sum()
+    found = np.zeros(2)
+    left = _missed(found, x, relevant, weights)
+    for _ in range(_LOGISTIC_STEPS):
+        # The logistic function, which overflows nowhere.
+        told = np.exp(-np.logaddexp(0, -(found[0] * x + found[1])))
+        missed, sure = weights * (told - relevant), weights * told * (1 - told)
+        step = np.linalg.solve(
+            [[(sure * x * x).sum() + 1e-9, (sure * x).sum()], [(sure * x).sum(), sure.sum() + 1e-9]],
+            [(missed * x).sum(), missed.sum()],
+        )
+        # A whole step may go too far: where most are sure, the curvature is next to nothing.
+        while (less := _missed(found - step, x, relevant, weights)) > left and np.abs(step).max() > 1e-10:
+            step = step / 2
+        found, left = found - step, less
+        if np.abs(step).max() < 1e-10:
+            break
+    slope, bias = float(found[0]), float(found[1])
+    return max(slope, 1e-3), bias
+
+
+def _missed(found: Floats, x: Floats, relevant: Floats, weights: Floats) -> float:
+    """Mean log-loss of slope and bias."""
+    odds = found[0] * x + found[1]
+    return float((weights * (np.logaddexp(0, odds) - relevant * odds)).sum())

@@ -32,7 +32,7 @@ from connector.routing.metadata import (
 from connector.statistics.head_tables import first_stage_scores
 from connector.statistics.signal_tables import SignalTable
 from connector.training.gain import Gain
-from connector.training.probes import Windows, fit_probe
+from connector.training.probes import Windows, fit_log_odds, fit_probe
 from connector.training.router import Router
 from connector.training.static_heads import ideal_gain, ndcg
 from connector.training.train_router import Backbone, Trained
@@ -50,7 +50,6 @@ _FIRST_STAGE = tuple(round(0.1 * at, 1) for at in range(13))
 # Where no judged query tells: what judged queries of thirteen collections taught the shipped router.
 _UNTAUGHT = 0.1
 _PROBE = "probe"
-_LOGISTIC_STEPS = 100
 Floats = npt.NDArray[np.float64]
 
 
@@ -334,30 +333,7 @@ def _logistic(data: _Data, scores: Sequence[Floats], others: Sequence[float]) ->
             for grades, one, name in zip(data.grades, others, data.collections, strict=True)
         ]
     )
-    weights /= weights.sum()
-    found = np.zeros(2)
-    left = _missed(found, x, relevant, weights)
-    for _ in range(_LOGISTIC_STEPS):
-        told = 1 / (1 + np.exp(-(found[0] * x + found[1])))
-        missed, sure = weights * (told - relevant), weights * told * (1 - told)
-        step = np.linalg.solve(
-            [[(sure * x * x).sum() + 1e-9, (sure * x).sum()], [(sure * x).sum(), sure.sum() + 1e-9]],
-            [(missed * x).sum(), missed.sum()],
-        )
-        # A whole step may go too far: where most are sure, the curvature is next to nothing.
-        while (less := _missed(found - step, x, relevant, weights)) > left and np.abs(step).max() > 1e-10:
-            step = step / 2
-        found, left = found - step, less
-        if np.abs(step).max() < 1e-10:
-            break
-    slope, bias = float(found[0]), float(found[1])
-    return max(slope, 1e-3), bias
-
-
-def _missed(found: Floats, x: Floats, relevant: Floats, weights: Floats) -> float:
-    """Mean log-loss of slope and bias."""
-    odds = found[0] * x + found[1]
-    return float((weights * (np.logaddexp(0, odds) - relevant * odds)).sum())
+    return fit_log_odds(x, relevant, weights)
 
 
 def _router(weights: npt.NDArray[np.float32], gates: Sequence[float], first_stage: float) -> Router:

@@ -128,6 +128,14 @@ def test_pinned_hits_stay_in_front_unread(reranker: Reranker, cats: list[str]) -
     assert orders(result)[0] == 0 and result.hits[0].second_score is None and result.second_hits == 3
 
 
+def test_equal_texts_get_equal_scores_on_both_sides_of_the_cut(reranker: Reranker, cats: list[str]) -> None:
+    best = orders(reranker.rerank(QUERY, cats))[0]
+    result = with_second(reranker, hits=2).rerank(QUERY, [*cats, cats[best], cats[best]])
+    twins = [hit for hit in result.hits if hit.index in (best, 5, 6)]
+    assert len({hit.score for hit in twins}) == len({hit.second_score for hit in twins}) == 1
+    assert result.second_hits == 3
+
+
 def test_one_document_alone_gets_the_mean(reranker: Reranker, cats: list[str]) -> None:
     (alone,) = with_second(reranker).rerank(QUERY, [cats[2]]).hits
     (first,) = reranker.rerank(QUERY, [cats[2]]).hits

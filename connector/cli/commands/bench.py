@@ -86,6 +86,8 @@ def command(
     )
     console = Console(stderr=True)
     settings = context.settings()
+    if settings.cascade.model is not None:
+        click.echo(f"cascade.model = {settings.cascade.model} is left out: the first model is timed alone", err=True)
     with console.status("loading the model") as status:
 
         def progress(name: str) -> None:

@@ -169,7 +169,7 @@ def _rerank_run(
     if unchanged:
         first = unchanged[0]
         click.echo(
-            f"Warning: {len(unchanged)} queries kept their order, the first is {first.query}: {first.reason}",
+            f"Warning: {len(unchanged)} queries were not reranked as asked, the first is {first.query}: {first.reason}",
             err=True,
         )
     if context.as_json:

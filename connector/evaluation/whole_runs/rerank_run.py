@@ -113,7 +113,9 @@ def _rerank_there(llm: LoadedLlm, window: _Window) -> _Ranked:
 
 def _entries(reranker: SupportsRerank, query: str, hits: Sequence[Hit]) -> _Ranked:
     result = reranker.rerank(query, hits)
-    return [RunEntry(hits[hit.index].id, hit.score) for hit in result.hits], result.reason
+    # Half a cascade would be taken for a whole one.
+    reason = "the second model has read nothing of it" if result.second_hits == 0 else result.reason
+    return [RunEntry(hits[hit.index].id, hit.score) for hit in result.hits], reason
 
 
 def _hits(query: str, entries: Sequence[RunEntry], fields: FieldsById) -> list[Hit]:

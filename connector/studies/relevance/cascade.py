@@ -16,7 +16,6 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
-from scipy.optimize import minimize
 
 from connector.backbone.open_reader import open_reader
 from connector.cli.allocator import keep_big_buffers
@@ -30,6 +29,7 @@ from connector.statistics.head_tables import statistics_folder
 from connector.statistics.signal_tables import SignalTable, gather_signals
 from connector.studies.relevance.command import write_report
 from connector.studies.relevance.judged import Floats, Judged, Splits, best_held_out, one_vector, whole_collections
+from connector.training.probes import fit_log_odds
 from connector.training.train_signals import probe_layers
 from connector.training.windows import judged_windows, short_windows, without_one_grade
 
@@ -85,12 +85,7 @@ def log_odds(judged: Judged, scores: Floats, splits: Splits) -> Floats:
         known = there[train]
         own, true = scores[train][known], relevant[train][known]
         weighted = np.repeat(weights[train], known.sum(axis=1))
-
-        def missed(line: Floats, own: Floats = own, true: Any = true, weighted: Floats = weighted) -> float:
-            told = line[0] * own + line[1]
-            return float((weighted * (np.logaddexp(0.0, told) - true * told)).sum())
-
-        slope, bias = minimize(missed, [1.0 / own.std(), -1.0]).x
+        slope, bias = fit_log_odds(own, true.astype(np.float64), weighted)
         found[held] = slope * scores[held] + bias
     return found
 
