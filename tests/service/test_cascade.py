@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_without_a_second_model_nothing_is_told_of_one(
 
 
 def test_metrics_count_what_the_second_model_reads(
-    make_client: ClientFactory, reranker: Reranker, cats: list[str]
+    make_client: ClientFactory, reranker: Reranker, cats: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = {"query": QUERY, "documents": cats}
     client = make_client(with_second(reranker, hits=2))
@@ -58,7 +59,9 @@ def test_metrics_count_what_the_second_model_reads(
     def broken(*_: Any) -> None:
         raise RuntimeError("the card is gone")
 
-    client = make_client(failing(reranker, broken))
+    with caplog.at_level(logging.WARNING):
+        client = make_client(failing(reranker, broken))
+    assert "has read nothing of the golden query" in caplog.text
     assert client.post("/v1/rerank", json=asked).status_code == 200
     assert (value(client, "rh_second_hits_total"), value(client, "rh_second_skipped_total")) == (0, 1)
 

@@ -16,9 +16,11 @@ from connector.cli.commands.rerank import _tag
 from connector.cli.context import Context
 from connector.cli.models import Models
 from connector.evaluation.runs import read_run
+from connector.reranking.reranker import Reranker
 from connector.settings import load_settings
 from tests.evaluation.folders import DOCUMENTS, write_collection, write_jsonl
 from tests.loaded_models import LoadedModels
+from tests.reranking.test_cascade import failing
 
 Feed = Callable[[bytes], None]
 
@@ -328,3 +330,17 @@ def test_the_command_loads_both_models_of_a_cascade(
     (answer,), _ = answers(capsys)
     assert answer["second_hits"] == 2
     assert sum("second_score" in hit for hit in answer["hits"]) == 2
+
+
+def test_a_run_tells_of_queries_that_the_second_model_did_not_read(
+    reranker: Reranker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("the card is gone")
+
+    folder = write_collection(tmp_path / "pets")
+    (tmp_path / "in.trec").write_text("q1 Q0 rust 1 2.0 x\nq1 Q0 cats 2 1.0 x\n")
+    run_in = ["rerank", "--run", tmp_path / "in.trec", "--collection", folder, "--out", tmp_path / "out.trec"]
+    assert run(*run_in, models=LoadedModels(failing(reranker, broken))) == 0
+    told = capsys.readouterr().err
+    assert "1 queries were not reranked as asked" in told and "q1: the second model has read nothing of it" in told
