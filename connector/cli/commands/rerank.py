@@ -168,10 +168,9 @@ def _rerank_run(
     kept = sum(outcome.kept for outcome in done)
     if unchanged:
         first = unchanged[0]
-        click.echo(
-            f"Warning: {len(unchanged)} queries were not reranked as asked, the first is {first.query}: {first.reason}",
-            err=True,
-        )
+        many = "1 query was" if len(unchanged) == 1 else f"{len(unchanged)} queries were"
+        told = f"Warning: {many} not reranked as asked, the first is {first.query}: {first.reason}"
+        click.echo(told, err=True)
     if context.as_json:
         context.print_json(
             {"out": str(out), "tag": tag, "queries": len(done), "kept": kept, "unchanged": len(unchanged)}

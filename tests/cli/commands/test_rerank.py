@@ -343,4 +343,4 @@ def test_a_run_tells_of_queries_that_the_second_model_did_not_read(
     run_in = ["rerank", "--run", tmp_path / "in.trec", "--collection", folder, "--out", tmp_path / "out.trec"]
     assert run(*run_in, models=LoadedModels(failing(reranker, broken))) == 0
     told = capsys.readouterr().err
-    assert "1 queries were not reranked as asked" in told and "q1: the second model has read nothing of it" in told
+    assert "1 query was not reranked as asked" in told and "q1: the second model has read nothing of it" in told
