@@ -50,15 +50,15 @@ def axes_of(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def panels_of(height: float, count: int) -> tuple[Figure, Sequence[Axes]]:
-    """Empty charts side by side, with one scale of heights."""
+def panels_of(height: float, count: int, same_heights: bool = True) -> tuple[Figure, Sequence[Axes]]:
+    """Empty charts side by side, with one scale of heights or each with its own."""
     check_charts()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        return figure, figure.subplots(1, count, sharey=True, squeeze=False)[0].tolist()
+        return figure, figure.subplots(1, count, sharey=same_heights, squeeze=False)[0].tolist()
 
 
 def svg(figure: Figure, label: str, alone: bool = False) -> str:

@@ -152,7 +152,7 @@ def _open_exported(settings: Settings, folder: Path) -> _Opened:
             f"backbone.runtime = onnx: {backbone.model} was not exported (there is no {folder}); "
             f"run rh-connector export --backbone{precision}, or set backbone.runtime to torch"
         )
-    exported = ExportedBackbone.read(folder)
+    exported = ExportedBackbone.read(folder, settings.cache.path)
     source = Path(backbone.model).expanduser()
     if source.is_dir() and source != folder:
         # The folder's weights may have changed since.

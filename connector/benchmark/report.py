@@ -29,7 +29,7 @@ class WindowSizes:
 RATIOS: Mapping[str, tuple[_Sum, _Sum]] = {
     "warm_solo_over_cross_encoder": (("warm_solo_{s}",), ("cross_encoder_onnx_{s}",)),
     "warm_solo_over_cross_encoder_torch": (("warm_solo_{s}",), ("cross_encoder_torch_{s}",)),
-    "warm_solo_100_over_20": (("warm_solo_{m}",), ("warm_solo_{s}",)),
+    "warm_solo_{m}_over_{s}": (("warm_solo_{m}",), ("warm_solo_{s}",)),
     "warm_block_over_cross_encoder": (("warm_block_{s}",), ("cross_encoder_onnx_{s}",)),
     "warm_late_over_cross_encoder": (("warm_late_{s}",), ("cross_encoder_onnx_{s}",)),
     "warm_block_over_cross_encoder_int8": (("warm_block_{s}",), ("cross_encoder_onnx_int8_{s}",)),
@@ -38,8 +38,8 @@ RATIOS: Mapping[str, tuple[_Sum, _Sum]] = {
     "cold_over_cross_encoder": (("cold_{layout}_{s}",), ("cross_encoder_onnx_{s}",)),
     "cold_over_icr": (("cold_{layout}_{s}",), ("icr_{s}",)),
     "cold_over_floor": (("encode_{layout}_{s}",), ("floor_{layout}_{s}",)),
-    "warm_late_1000_over_cross_encoder_20": (("warm_late_{l}",), ("cross_encoder_onnx_{s}",)),
-    "warm_block_100_over_20": (("warm_block_{m}",), ("warm_block_{s}",)),
+    "warm_late_{l}_over_cross_encoder_{s}": (("warm_late_{l}",), ("cross_encoder_onnx_{s}",)),
+    "warm_block_{m}_over_{s}": (("warm_block_{m}",), ("warm_block_{s}",)),
     "clients_8_over_1": (("clients_1_{s}",), ("clients_8_{s}",)),
     "http_part": (("http_overhead_{s}", "http_fusion_{s}"), ("http_{s}",)),
 }
@@ -53,11 +53,10 @@ def ratios(
     seconds = {row.name: row.seconds for row in rows}
     found: dict[str, float] = {}
     made: dict[str, dict[str, list[str]]] = {}
-    for name, sides in RATIOS.items():
-        over, under = (
-            [row.format(s=windows.small, m=windows.middle, l=windows.large, layout=layout) for row in side]
-            for side in sides
-        )
+    sizes = {"s": windows.small, "m": windows.middle, "l": windows.large, "layout": layout}
+    for template, sides in RATIOS.items():
+        name = template.format(**sizes)
+        over, under = ([row.format(**sizes) for row in side] for side in sides)
         if all(row in seconds for row in (*over, *under)):
             found[name] = sum(seconds[row] for row in over) / sum(seconds[row] for row in under)
             made[name] = {"over": over, "under": under}

@@ -167,13 +167,9 @@ class Checkpoint:
         manifest = Manifest.read(self.path)
         if manifest is None:
             return False
-        try:
-            found = file_hashes([self.path / name for name in manifest.files], self.cache, fresh=True)
-        except OSError as error:
-            raise BackboneError(f"{error.filename} is missing; {_PULL_AGAIN}") from None
-        for name, value in manifest.files.items():
-            if found[name] != value:
-                raise BackboneError(f"{self.path / name} is not what was pulled; {_PULL_AGAIN}")
+        damage = manifest.damage(self.path, self.cache, fresh=True)
+        if damage is not None:
+            raise BackboneError(f"{self.path} is damaged ({damage}); {_PULL_AGAIN}")
         return True
 
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from connector.checkpoints.file_hashes import write_json
+from connector.checkpoints.file_hashes import file_hashes, write_json
 
 __all__ = ["CONVERSION", "MANIFEST", "Manifest", "gguf_digest"]
 
@@ -61,8 +61,13 @@ class Manifest:
         except (OSError, ValueError, TypeError):
             return None
 
-    def wrong_sizes(self, folder: Path) -> str | None:
-        """The first file that is missing or has another size, in words; None: there is none. Cheap."""
+    def damage(self, folder: Path, cache: Path | None = None, *, fresh: bool = False) -> str | None:
+        """The first file that is missing, or is not what was written, in words; None: there is none.
+
+        Args:
+            folder: of the checkpoint.
+            cache, fresh: see ``file_hashes``.
+        """
         for name, size in self.sizes.items():
             try:
                 found = (folder / name).stat().st_size
@@ -70,4 +75,9 @@ class Manifest:
                 return f"{name} is missing"
             if found != size:
                 return f"{name} has {found} of {size} bytes"
-        return None
+        try:
+            hashes = file_hashes([folder / name for name in self.files], cache, fresh=fresh)
+        except OSError as error:
+            return f"{error.filename} cannot be read: {error.strerror}"
+        changed = (name for name, value in self.files.items() if hashes[name] != value)
+        return next((f"{name} is not what was pulled" for name in changed), None)

@@ -15,6 +15,7 @@ The cache folder::
 from __future__ import annotations
 
 import difflib
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from connector.storage_faults import is_storage_fault, os_error_of, storage_mend
 
 __all__ = ["find_damage", "find_local", "gguf_sha256", "locked", "obtain", "with_gguf"]
 
+logger = logging.getLogger(__name__)
 _MADE_ANEW = "run rh-connector model pull {model}: it is made anew"
 
 
@@ -133,26 +135,12 @@ def find_damage(model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEnt
         What is damaged, and the command that makes it anew.
     """
     entry = catalogue.get(model)
-    if entry is None or not entry.parts or _converted(cache, _origin(entry)) is not None:
+    if entry is None or not entry.parts:
         return None
-    folder = cache / "models" / entry.name
-    manifest = Manifest.read(folder)
-    if manifest is None:
-        # Without one, a folder is what an earlier version or somebody else put there.
-        found = f"it has no {MANIFEST} that can be read" if folder.is_dir() else None
-    elif manifest.conversion != CONVERSION or manifest.gguf_sha256 != entry.digests[0]:
-        found = "it was made by another version of rh-connector"
-    elif wrong := manifest.wrong_sizes(folder):
-        found = wrong
-    else:
-        try:
-            Checkpoint.open(folder, entry.name)
-            found = None
-        except MissingExtraError:
-            return None
-        except BackboneError as error:
-            found = str(error).rpartition("; ")[0] or str(error)
-    return None if found is None else f"{model} in {folder} is damaged ({found}); {_MADE_ANEW.format(model=model)}"
+    found = _state(cache, _origin(entry))
+    if not isinstance(found, str):
+        return None
+    return f"{model} in {cache / 'models' / entry.name} is damaged ({found}); {_MADE_ANEW.format(model=model)}"
 
 
 def _obtain_entry(
@@ -263,9 +251,11 @@ def _convert_once(
     workplace = cache / "models" / ".partial" / origin.folder
     with locked(cache, origin.folder):
         # Another process may have pulled it while this one waited.
-        known = _converted(cache, origin, verify)
-        if known is not None:
-            return known
+        found = _state(cache, origin, verify)
+        if isinstance(found, Checkpoint):
+            return found
+        if found is not None:
+            logger.warning("%s: %s; the model is made anew", cache / "models" / origin.folder, found)
         _clear(workplace)
         source = assemble(workplace)
         progress("converting the weights, once", None)
@@ -319,20 +309,30 @@ def _telling_faults() -> Iterator[None]:
 
 
 def _converted(cache: Path, origin: _Origin, verify: bool = False) -> Checkpoint | None:
+    found = _state(cache, origin, verify)
+    return found if isinstance(found, Checkpoint) else None
+
+
+def _state(cache: Path, origin: _Origin, verify: bool = False) -> Checkpoint | str | None:
+    """The converted checkpoint if it is whole; else what is wrong with it; None: it is not here."""
     folder = cache / "models" / origin.folder
+    if not folder.is_dir():
+        return None
     manifest = Manifest.read(folder)
-    if manifest is None or manifest.conversion != CONVERSION or manifest.gguf_sha256 != origin.sha256:
-        return None
-    if manifest.wrong_sizes(folder) is not None:
-        return None
+    if manifest is None:
+        # Without one, a folder is what an earlier version or somebody else put there.
+        return f"it has no {MANIFEST} that can be read"
+    if manifest.conversion != CONVERSION or manifest.gguf_sha256 != origin.sha256:
+        return "it was made by another version of rh-connector"
+    damage = manifest.damage(folder, cache, fresh=verify)
+    if damage is not None:
+        return damage
     try:
-        checkpoint = Checkpoint.open(folder, origin.name, cache)
-        if verify:
-            checkpoint.verify()
-    except BackboneError:
-        # Damaged on disk: as good as not here.
+        return Checkpoint.open(folder, origin.name, cache)
+    except MissingExtraError:
         return None
-    return checkpoint
+    except BackboneError as error:
+        return str(error).rpartition("; ")[0] or str(error)
 
 
 def _clear(workplace: Path) -> None:

@@ -51,7 +51,7 @@ def exported_model(settings: Settings, folder: Path) -> Iterator[Finding]:
         else:
             yield Finding("model", "fail", f"{name} is not here", pull, BackboneError.exit_code)
         return
-    exported = ExportedBackbone.read(folder)
+    exported = ExportedBackbone.read(folder, settings.cache.path)
     size = sum(exported.files.values())
     seen = f"{settings.backbone.model} is here as ONNX graphs, {exported.dtype}, {size / 1e6:.0f} MB: {folder}"
     yield Finding("model", "ok", seen)
@@ -63,7 +63,7 @@ def exported_identity(settings: Settings, folder: Path) -> BackboneIdentity:
     Raises:
         BackboneError: the export is damaged.
     """
-    exported = ExportedBackbone.read(folder)
+    exported = ExportedBackbone.read(folder, settings.cache.path)
     template = PromptTemplate.from_folder(folder, Tokenizer.from_folder(folder))
     return BackboneIdentity.of(exported.digest, template, settings.backbone.layout, exported.shape)
 
@@ -74,7 +74,7 @@ def describe_export(settings: Settings, folder: Path) -> dict[str, Any]:
     Raises:
         BackboneError: it is damaged or of another format.
     """
-    exported = ExportedBackbone.read(folder)
+    exported = ExportedBackbone.read(folder, settings.cache.path)
     entry = CATALOGUE.get(exported.name)
     return {
         "name": exported.name,

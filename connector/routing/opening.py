@@ -87,8 +87,8 @@ def pull_model(settings: Settings, progress: Progress, accept_license: AcceptLic
         # Nothing ranks by it here; it may be meant for a router, or for another machine.
         exports = False
     if exports and not torch_is_installed():
-        folder = prepare_export(settings, layers_read(settings), progress, accept_license)
-        exported = ExportedBackbone.read(folder)
+        folder = prepare_export(settings, layers_read(settings), progress, accept_license, verify=True)
+        exported = ExportedBackbone.read(folder, settings.cache.path)
         return Pulled(exported.name, folder, exported.digest)
     checkpoint = obtain(
         backbone.model,
@@ -99,7 +99,7 @@ def pull_model(settings: Settings, progress: Progress, accept_license: AcceptLic
         verify=True,
     )
     if exports:
-        prepare_export(settings, layers_read(settings), progress, accept_license)
+        prepare_export(settings, layers_read(settings), progress, accept_license, verify=True)
     return Pulled(checkpoint.name, checkpoint.path, checkpoint.digest())
 
 

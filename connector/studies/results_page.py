@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from connector.errors import DataError, RhConnectorError
 from connector.evaluation.cascaded import CASCADE
@@ -15,6 +16,7 @@ from connector.evaluation.significance import compare
 from connector.sections import LAYOUTS
 from connector.studies.condensing import hybrid_first_stage, read_reports, second_stage
 from connector.studies.markdown import markdown_table
+from connector.studies.relevance.windows import read_windows, windows_section
 
 __all__ = ["main", "results_page"]
 
@@ -74,12 +76,15 @@ _Key = tuple[str, str | None]
 _Group = tuple[str, str, int, bool, str | None, str | None]
 
 
-def results_page(reports: Sequence[Report], folder: str = "docs/results") -> str:
+def results_page(
+    reports: Sequence[Report], folder: str = "docs/results", windows: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """The page in Markdown: for every model and layout the means over collections, then each collection.
 
     Args:
         reports: what it is made from.
         folder: where they lie in the repository.
+        windows: see ``windows_section``.
 
     Raises:
         DataError: one model, layout and window has two reports of the same collection and split.
@@ -88,6 +93,8 @@ def results_page(reports: Sequence[Report], folder: str = "docs/results") -> str
     if not reports:
         return "\n".join([*parts, _EMPTY])
     parts.append(_READING.format(cascade=_CASCADE if any(map(second_stage, reports)) else ""))
+    if windows:
+        parts.append(windows_section(windows))
     for (model, layout, window, shuffled, hybrid, second), group in _grouped(reports).items():
         order = (f" of {hybrid}" if hybrid else "") + (", shuffled" if shuffled else "")
         order += f", the {second}" if second else ""
@@ -109,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     folder, page = map(Path, arguments)
     try:
-        text = results_page(read_reports(folder), folder.as_posix())
+        text = results_page(read_reports(folder), folder.as_posix(), read_windows(folder / "windows"))
         page.write_text(text, encoding="utf-8", newline="\n")
     except RhConnectorError as error:
         print(f"Error: {error}", file=sys.stderr)

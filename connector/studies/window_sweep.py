@@ -247,6 +247,7 @@ def main(
             "versions": installed_versions(),
             "command": portable_command(sys.argv[1:], folder).replace("rh-connector", f"python -m {_MODULE}", 1),
             "rows": [asdict(row) for row in rows],
+            "lines": wanted,
         }
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -15,6 +15,7 @@ from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone
 from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import Needs, ReadRequest, Runtime, torch_is_installed
+from connector.checkpoints.file_hashes import file_hashes
 from connector.checkpoints.shape import BackboneShape, decoder_config
 from connector.checkpoints.weights import Array
 from connector.errors import BackboneError, MissingExtraError
@@ -161,6 +162,7 @@ def _write(
         windows=traits.windows,
         softcap=traits.softcap,
         files=_sizes(work),
+        hashes=_hashes(work),
     )
     exported.write(work)
     return exported, traits.vocabulary
@@ -189,13 +191,17 @@ def _rounded(source: Source, work: Path, exported: ExportedBackbone) -> Exported
     widest = decoder_config(source.weights.config).get("intermediate_size") or 0
     quantize(work, exported.layers, int(widest))
     (work / RECORD).unlink()
-    exported = replace(exported, dtype="int8", files=_sizes(work))
+    exported = replace(exported, dtype="int8", files=_sizes(work), hashes=_hashes(work))
     exported.write(work)
     return exported
 
 
 def _sizes(work: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(work.iterdir())}
+
+
+def _hashes(work: Path) -> dict[str, str]:
+    return file_hashes(sorted(work.iterdir()))
 
 
 def _states(work: Path, exported: ExportedBackbone, vocabulary: int) -> Array:

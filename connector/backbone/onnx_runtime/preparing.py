@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +20,7 @@ from connector.sections import Settings
 
 __all__ = ["prepare_export"]
 
+logger = logging.getLogger(__name__)
 _LABEL = "preparing the model for this machine, once"
 
 
@@ -26,6 +29,8 @@ def prepare_export(
     layers: int | None,
     progress: Progress | None = None,
     accept_license: AcceptLicense | None = None,
+    *,
+    verify: bool = False,
 ) -> Path:
     """The folder of a model's export; fetched and written first where it isn't here, or lacks layers.
 
@@ -36,6 +41,7 @@ def prepare_export(
         layers: how many are needed at least; None: all.
         progress: told (what is being done, fraction or None).
         accept_license: see ``obtain``.
+        verify: read every file of an export that is here, and write it anew if one has changed.
 
     Raises:
         BackboneError: the model cannot be had (see ``obtain``), or its graphs cannot be written.
@@ -45,7 +51,7 @@ def prepare_export(
     precision: Literal["float32", "int8"] = "int8" if backbone.dtype == "int8" else "float32"
     folder = exported_folder(backbone.model, cache, precision)
     named = Path(backbone.model).expanduser()
-    if (named / RECORD).is_file() or _whole(folder, settings, layers):
+    if (named / RECORD).is_file() or _whole(folder, settings, layers, verify):
         return folder
     report = progress or (lambda label, fraction: None)
     try:
@@ -55,7 +61,7 @@ def prepare_export(
         raise MissingExtraError(error.name or "onnx", "cpu") from None
     with locked(cache, folder.name):
         # Another process may have written it while this one waited.
-        if _whole(folder, settings, layers):
+        if _whole(folder, settings, layers, verify, logger.warning):
             return folder
         for left in folder.parent.glob(f"{folder.name}.*.part"):
             # Of a process that was killed: nobody else writes here now.
@@ -94,17 +100,23 @@ def prepare_export(
     return folder
 
 
-def _whole(folder: Path, settings: Settings, layers: int | None) -> bool:
-    """Whether the export is here, of these weights, and deep enough."""
+def _whole(
+    folder: Path,
+    settings: Settings,
+    layers: int | None,
+    verify: bool,
+    say: Callable[[str], None] = lambda text: None,
+) -> bool:
+    """Whether the export is here, of these weights, and deep enough; told what is damaged."""
     if not (folder / RECORD).is_file():
         return False
     try:
-        exported = ExportedBackbone.read(folder)
+        exported = ExportedBackbone.read(folder, settings.cache.path, fresh=verify)
         if exported.layers < (exported.shape.layers if layers is None else min(layers, exported.shape.layers)):
             return False
         digest = _digest(settings)
-    except BackboneError:
-        # Damaged: it is written anew.
+    except BackboneError as error:
+        say(f"{str(error).rpartition('; ')[0] or error}; the graphs are written anew")
         return False
     return digest is None or digest == exported.digest
 

@@ -75,15 +75,28 @@ def test_a_file_that_cannot_be_read_is_named(tiny: Settings, monkeypatch: pytest
         prepare_export(tiny, 1)
 
 
-@pytest.mark.parametrize("damage", ["cut", "record"])
-def test_a_damaged_one_is_written_again(tiny: Settings, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["cut", "flipped", "record"])
+def test_a_damaged_one_is_written_again(tiny: Settings, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = prepare_export(tiny, 1)
     whole = (folder / WEIGHTS).read_bytes()
     if damage == "cut":
         (folder / WEIGHTS).write_bytes(whole[:100])
+    elif damage == "flipped":
+        (folder / WEIGHTS).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     else:
         (folder / RECORD).write_text("{")
     prepare_export(tiny, 1)
+    assert (folder / WEIGHTS).read_bytes() == whole
+    (told,) = caplog.messages
+    assert str(folder) in told and told.endswith("; the graphs are written anew")
+
+
+def test_rot_that_changed_no_time_is_found_where_every_file_is_read(tiny: Settings) -> None:
+    folder = prepare_export(tiny, 1)
+    state, whole = (folder / WEIGHTS).stat(), (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    os.utime(folder / WEIGHTS, ns=(state.st_atime_ns, state.st_mtime_ns))
+    prepare_export(tiny, 1, verify=True)
     assert (folder / WEIGHTS).read_bytes() == whole
 
 

@@ -242,6 +242,17 @@ def test_damaged_exports_are_refused(short: Both, tmp_path: Path, file: str) -> 
         OnnxRuntime.load(copy)
 
 
+@pytest.mark.parametrize("file", [RECORD, WEIGHTS, ROWS, graph_name(1), "tokenizer.json"])
+def test_a_bit_that_flipped_is_found(short: Both, tmp_path: Path, file: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(short.exported, copy)
+    content = bytearray((copy / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / file).write_bytes(content)
+    with pytest.raises(BackboneError, match=rf"{file}.*export again"):
+        OnnxRuntime.load(copy)
+
+
 def test_another_format_is_refused(short: Both, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(short.exported, copy)

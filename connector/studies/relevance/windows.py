@@ -1,0 +1,170 @@
+"""How many hits to rerank: ``python -m connector.studies.relevance.windows REPORT… --folder FOLDER --picture FILE``.
+
+Each REPORT is what ``connector.studies.window_sweep --out`` wrote of one collection. Those of one model become one
+file of FOLDER (docs/results/windows), which docs/results.md has its table from; the picture draws all files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from connector.charts import BETTER, INK, SAME, panels_of, svg
+from connector.errors import DataError
+from connector.evaluation.significance import Comparison, compare
+from connector.evaluation.text_lines import write_text
+from connector.studies.markdown import markdown_table
+
+__all__ = ["joined", "main", "read_windows", "windows_chart", "windows_section"]
+
+Study = Mapping[str, Any]
+_DEFAULT = 20
+_ABOUT = ("model", "layout", "precision", "threads", "cpu", "date", "split", "limit", "seed", "versions")
+_MEASURED = ("fused", "alone", "milliseconds")
+_SECTION = """\
+## How many hits
+
+The first 10, 20, 50 or 100 hits of BM25 are reranked, for the same test queries: up to {queries} of each of
+{collections} collections, drawn with seed {seed}. nDCG@10 of head scores fused with the first stage's, mean over
+collections.
+
+{table}
+In brackets: 95 % intervals of the mean over all queries. Milliseconds: median of a window whose documents are cached,
+one thread of {cpu}, beside other work. These queries chose nothing: the
+[default](engineering/signals-log.md#how-many-hits) was set on train queries.
+
+![Gain and milliseconds for each window](images/windows.svg)
+"""
+
+
+def joined(reports: Sequence[Study]) -> dict[str, Any]:
+    """One model's reports as one study: values by collection and window, in the order of the queries' ids.
+
+    Raises:
+        DataError: they are of several models, or two are of one collection.
+    """
+    models, names = {report["model"] for report in reports}, [report["collection"] for report in reports]
+    if len(models) != 1 or len(set(names)) != len(names):
+        raise DataError(f"reports of {', '.join(sorted(models))} on {', '.join(names)}: give one of each collection")
+    collections = {}
+    for report in sorted(reports, key=lambda own: str(own["collection"])):
+        lines: dict[int, dict[str, Any]] = {}
+        for line in report["lines"]:
+            lines.setdefault(int(line["window"]), {})[str(line["query"])] = line
+        smallest = lines[min(lines)]
+        collections[report["collection"]] = {
+            "first_stage": [round(smallest[query]["first_stage"], 4) for query in sorted(smallest)],
+            "windows": {
+                str(size): {key: [round(own[query][key], 4) for query in sorted(own)] for key in _MEASURED}
+                for size, own in sorted(lines.items())
+            },
+        }
+    return {**{key: reports[0][key] for key in _ABOUT}, "collections": collections}
+
+
+def read_windows(folder: Path) -> list[dict[str, Any]]:
+    """The studies of a folder, by name of the file; none where there is no folder."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def windows_section(studies: Sequence[Study]) -> str:
+    """Table, picture and what was measured, in Markdown."""
+    about = studies[0]
+    rows = []
+    for study in studies:
+        for size in _sizes(study):
+            gain = _compared(study, size, None)
+            other = None if size == _DEFAULT else _compared(study, size, _DEFAULT)
+            rows.append(
+                [
+                    f"`{study['model']}`",
+                    str(size),
+                    f"{_mean(study, size):.4f}",
+                    _told(_mean(study, size) - _mean(study, None), gain),
+                    "" if other is None else _told(_mean(study, size) - _mean(study, _DEFAULT), other),
+                    f"{_milliseconds(study, size):,.0f}",
+                ]
+            )
+    header = ["model", "hits", "nDCG@10", "to the first stage", f"to {_DEFAULT} hits", "ms, cached"]
+    return _SECTION.format(
+        queries=about["limit"],
+        collections=len(about["collections"]),
+        seed=about["seed"],
+        cpu=about["cpu"],
+        table=markdown_table(header, rows),
+    )
+
+
+def windows_chart(studies: Sequence[Study]) -> str:
+    """Gain and time against the window, a line a model."""
+    figure, (gains, times) = panels_of(3.2, 2, same_heights=False)
+    for study, colour, marker in zip(studies, (BETTER, SAME, INK), "osD", strict=False):
+        sizes = _sizes(study)
+        worth = [_mean(study, size) - _mean(study, None) for size in sizes]
+        for axes, values in ((gains, worth), (times, [_milliseconds(study, size) for size in sizes])):
+            axes.plot(sizes, values, color=colour, marker=marker, label=study["model"])
+            axes.set_xscale("log")
+            axes.set_xticks(sizes, map(str, sizes))
+            axes.minorticks_off()
+            axes.set_xlabel("hits that are reranked")
+    gains.set_ylabel("gain over BM25, nDCG@10")
+    gains.set_ylim(bottom=0)
+    times.set_ylabel("milliseconds, cached")
+    times.set_ylim(bottom=0)
+    gains.legend(frameon=False, fontsize=8)
+    return svg(figure, "what reranking more hits is worth and costs", alone=True)
+
+
+def _sizes(study: Study) -> list[int]:
+    return sorted({int(size) for own in study["collections"].values() for size in own["windows"]})
+
+
+def _values(own: Study, size: int | None) -> list[float]:
+    return list(own["first_stage"] if size is None else own["windows"][str(size)]["fused"])
+
+
+def _mean(study: Study, size: int | None) -> float:
+    """Mean over collections; None: of the first stage."""
+    return float(np.mean([np.mean(_values(own, size)) for own in study["collections"].values()]))
+
+
+def _compared(study: Study, size: int, other: int | None) -> Comparison:
+    keyed: list[dict[str, float]] = [{}, {}]
+    for name, own in study["collections"].items():
+        for values, kept in zip((_values(own, size), _values(own, other)), keyed, strict=True):
+            kept.update({f"{name} {at}": value for at, value in enumerate(values)})
+    return compare(keyed[0], keyed[1])
+
+
+def _told(difference: float, compared: Comparison) -> str:
+    low, high = compared.interval
+    return f"{difference:+.4f} ({low:+.3f} to {high:+.3f})"
+
+
+def _milliseconds(study: Study, size: int) -> float:
+    every = [own["windows"][str(size)]["milliseconds"] for own in study["collections"].values()]
+    return float(np.median([value for values in every for value in values if value]))
+
+
+@click.command()
+@click.argument("reports", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), required=True)
+def main(reports: tuple[Path, ...], folder: Path, picture: Path) -> None:
+    """Keep REPORTS in the folder, a file a model, and draw all that the folder has."""
+    by_model: dict[str, list[Study]] = {}
+    for path in reports:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        by_model.setdefault(report["model"], []).append(report)
+    for model, own in by_model.items():
+        (folder / f"{model}.json").write_text(json.dumps(joined(own), separators=(",", ":")) + "\n", encoding="utf-8")
+    write_text(picture, windows_chart(read_windows(folder)))
+
+
+if __name__ == "__main__":
+    main()
