@@ -20,6 +20,7 @@ import pytest
 
 from connector.backbone.onnx_runtime.folder import ROWS, WEIGHTS, ExportedBackbone, exported_folder, graph_name
 from connector.checkpoints.checkpoint import Checkpoint
+from connector.checkpoints.file_hashes import file_hashes
 from connector.checkpoints.shape import BackboneShape
 from connector.cli import main
 from connector.documents import Document
@@ -151,10 +152,11 @@ def export(tmp_path: Path, smollm2: Checkpoint) -> Path:
     for name in (graph_name(0), ROWS, WEIGHTS):
         (folder / name).write_bytes(b"a graph")
     shape = BackboneShape.from_config(smollm2.config(), "config.json")
-    files = {path.name: path.stat().st_size for path in folder.iterdir()}
-    ExportedBackbone("smollm2-135m", smollm2.digest(), shape, 1, "float32", 18, (1.0,), (None,), None, files).write(
-        folder
+    files, hashes = {path.name: path.stat().st_size for path in folder.iterdir()}, file_hashes(folder.iterdir())
+    exported = ExportedBackbone(
+        "smollm2-135m", smollm2.digest(), shape, 1, "float32", 18, (1.0,), (None,), None, files, hashes
     )
+    exported.write(folder)
     assert asdict(ExportedBackbone.read(folder))["files"] == files
     return folder
 
