@@ -142,7 +142,8 @@ class Reranker:
             documents: texts, JSON objects (their text fields are scored), or first-stage hits in their order.
             first_stage: first-stage scores, one a document, higher is better; or ``"order"``: the documents come
                 best first; or None: taken from hits, else there is no first stage and the head scores decide.
-            deadline_ms: milliseconds from now; when they are over, the first-stage order goes back.
+            deadline_ms: milliseconds from now; when they are over, the first-stage order goes back. A pass of the LLM
+                that has begun is run to its end first; a service does not wait for it.
             mode: how the heads are chosen: ``routed``, ``static`` or ``all``; None: as the settings say.
             scope: the request's own deadline, and whether it is still wanted; of two deadlines the sooner counts.
             instruction: what the query is after; read before the query, and no part of it: heads are chosen, and the

@@ -52,6 +52,7 @@ def create_app(
     metrics = Metrics(settings.backbone.model)
     metrics.watch_model(lambda: loading.status == "ready")
     metrics.watch_cache(loading.cache_statistics)
+    metrics.watch_second_cache(loading.second_cache_statistics)
     metrics.watch_lookups(loading.lookups)
     metrics.watch_scheduler(loading.scheduler_statistics)
     metrics.watch_plan(loading.plan)

@@ -16,6 +16,7 @@ from connector.backbone.runtime import DeviceStatistics
 from connector.documents import SupportsRerank
 from connector.errors import BackboneError, RhConnectorError
 from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
+from connector.reranking.cascade import Cascade
 from connector.sections import Settings
 from connector.service.errors import Failure, ServiceError
 from connector.service.scoring import check_result
@@ -91,8 +92,19 @@ class Loading:
         return None if (reader := self._reader()) is None else reader.statistics()
 
     def lookups(self) -> Mapping[str, Lookups] | None:
-        """Look-ups of the reranker's caches by name; None while there is no reranker, or it has no cache."""
-        return None if (reader := self._reader()) is None else reader.lookups()
+        """Look-ups of the reranker's caches by name; None while there is no reranker, or it has no cache.
+
+        Those of a cascade's second LLM have names that begin with ``second-``.
+        """
+        reader, second = self._reader(), self._second()
+        if reader is None:
+            return None
+        behind = {} if second is None else second.lookups()
+        return {**reader.lookups(), **{f"second-{name}": own for name, own in behind.items()}}
+
+    def second_cache_statistics(self) -> CacheStatistics | None:
+        """Counts of the document cache of a cascade's second LLM; None while there is none."""
+        return None if (second := self._second()) is None else second.statistics()
 
     def scheduler_statistics(self) -> SchedulerStatistics | None:
         """What waits for the LLM; None while there is no reranker, or it has no LLM."""
@@ -110,6 +122,11 @@ class Loading:
         """What reads for the reranker; None: there is none yet, or it has no LLM of its own."""
         reader: Reader | None = getattr(self._reranker, "reader", None)
         return reader
+
+    def _second(self) -> Reader | None:
+        """What reads behind it in a cascade; None: nothing does."""
+        cascade: Cascade | None = getattr(self._reranker, "cascade", None)
+        return None if cascade is None else cascade.reader
 
     def reranker(self) -> SupportsRerank:
         """The reranker.

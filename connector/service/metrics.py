@@ -105,6 +105,10 @@ class Metrics:
         """Ask this for ``rh_cache_…`` and ``rh_disk_cache_…`` at every scrape; None: no reranker that has a cache."""
         self._registry.register(_Asked(statistics, _cache_metrics))
 
+    def watch_second_cache(self, statistics: Callable[[], CacheStatistics | None]) -> None:
+        """Ask this for ``rh_second_cache_…`` at every scrape; None: there is no cascade."""
+        self._registry.register(_Asked(statistics, _second_cache_metrics))
+
     def watch_lookups(self, lookups: Callable[[], Mapping[str, Lookups] | None]) -> None:
         """Ask this for ``rh_cache_lookups`` at every scrape; None: no reranker that has a cache."""
         self._registry.register(_Asked(lookups, _lookup_metrics))
@@ -191,6 +195,12 @@ def _cache_metrics(found: CacheStatistics) -> Iterator[Metric]:
     yield GaugeMetricFamily("rh_disk_cache_entries", "Encoded passages on disk.", found.disk_entries)
     yield GaugeMetricFamily("rh_disk_cache_bytes", "Bytes of encoded passages on disk.", found.disk_bytes)
     yield GaugeMetricFamily("rh_disk_cache_limit_bytes", "Most bytes on disk.", found.disk_limit)
+
+
+def _second_cache_metrics(found: CacheStatistics) -> Iterator[Metric]:
+    """What a cascade's second model holds; its files on disk are those of the first."""
+    yield GaugeMetricFamily("rh_second_cache_bytes", "The same of a cascade's second model.", found.bytes)
+    yield GaugeMetricFamily("rh_second_cache_limit_bytes", "Most bytes of them.", found.limit)
 
 
 def _lookup_metrics(found: Mapping[str, Lookups]) -> Iterator[Metric]:

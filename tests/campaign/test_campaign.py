@@ -50,7 +50,8 @@ def test_a_round_of_each_kill() -> None:
 @pytest.mark.slow
 def test_damage_is_seen() -> None:
     rows = {row.what: row for row in damage(3)}
-    for name in ("a router bundle", "the document cache", "a table of statistics"):
+    kinds = ("a router bundle", "the document cache", "a table of statistics", "a model's weights and texts")
+    for name in (*kinds, "a model's ONNX graphs"):
         for what in ("a bit flipped", "cut"):
             assert rows[f"{name}, {what}"].survived == 3, rows[f"{name}, {what}"]
 

@@ -34,6 +34,7 @@ def metric_samples() -> dict[str, set[str]]:
     metrics = Metrics("model")
     metrics.request("/v1/rerank", 200, 0.1)
     metrics.watch_cache(lambda: CacheStatistics(1, 1, 0, 1, 9, 10, 20, disk_limit=30))
+    metrics.watch_second_cache(lambda: CacheStatistics(1, 1, 0, 1, 9, 10, 20))
     metrics.watch_lookups(lambda: {"memory": Lookups(1, 1)})
     metrics.watch_scheduler(lambda: SchedulerStatistics(0, 0, 1, 1, 0))
     metrics.watch_plan(lambda: {"runtime": "torch"})

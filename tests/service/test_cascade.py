@@ -66,6 +66,20 @@ def test_metrics_count_what_the_second_model_reads(
     assert (value(client, "rh_second_hits_total"), value(client, "rh_second_skipped_total")) == (0, 1)
 
 
+def test_metrics_tell_both_caches_apart(make_client: ClientFactory, reranker: Reranker, cats: list[str]) -> None:
+    both = with_second(reranker)
+    client = make_client(both)
+    assert client.post("/v1/rerank", json={"query": QUERY, "documents": cats}).status_code == 200
+    assert both.cascade is not None
+    held = both.cascade.reader.statistics()
+    assert value(client, "rh_second_cache_bytes") == held.bytes > 0
+    assert value(client, "rh_second_cache_limit_bytes") == held.limit
+    for cache in ("memory", "second-memory"):
+        counted = [value(client, "rh_cache_lookups_total", cache=cache, result=own) for own in ("hit", "miss")]
+        assert all(count is not None for count in counted)
+    assert value(make_client(reranker), "rh_second_cache_bytes") is None
+
+
 def test_both_caches_are_let_go_of(
     make_client: ClientFactory, reranker: Reranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

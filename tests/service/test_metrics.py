@@ -220,7 +220,7 @@ def test_the_plan_is_told_once_there_is_one(make_client: ClientFactory) -> None:
 
         reader = SimpleNamespace(
             statistics=lambda: None,
-            lookups=lambda: None,
+            lookups=dict,
             scheduler_statistics=lambda: None,
             device_statistics=lambda: None,
             close=lambda: None,
@@ -237,7 +237,7 @@ def test_the_scheduler_tells_its_counts(make_client: ClientFactory) -> None:
 
         reader = SimpleNamespace(
             statistics=lambda: None,
-            lookups=lambda: None,
+            lookups=dict,
             scheduler_statistics=lambda: SchedulerStatistics(1, 20, 3, 4, 5),
             device_statistics=lambda: None,
             close=lambda: None,
@@ -256,7 +256,7 @@ def test_the_device_tells_its_memory(make_client: ClientFactory) -> None:
 
         reader = SimpleNamespace(
             statistics=lambda: None,
-            lookups=lambda: None,
+            lookups=dict,
             scheduler_statistics=lambda: None,
             device_statistics=lambda: DeviceStatistics("NVIDIA H100", 10, 80, 40, 7, 30, 9, 2),
             close=lambda: None,
@@ -286,7 +286,7 @@ def test_the_document_cache_tells_its_counts(make_client: ClientFactory) -> None
             super().__init__()
             self.reader = SimpleNamespace(
                 statistics=lambda: counts,
-                lookups=lambda: None,
+                lookups=dict,
                 scheduler_statistics=lambda: None,
                 device_statistics=lambda: None,
                 close=lambda: None,
