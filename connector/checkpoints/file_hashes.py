@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from connector.whole_files import replacing
 
-__all__ = ["file_hashes", "sha256_of", "write_json"]
+__all__ = ["changed_file", "file_hashes", "sha256_of", "write_json"]
 
-_known: dict[tuple[str, int, int], str] = {}
+# Path, size, times of change of its content and of anything about it: the latter moves also where the first is set.
+_Key = tuple[str, int, int, int]
+_known: dict[_Key, str] = {}
 
 
 def sha256_of(path: Path) -> str:
@@ -51,7 +53,7 @@ def file_hashes(paths: Iterable[Path], cache: Path | None = None, *, fresh: bool
         hashes[path.name] = value
     if memory is not None and any(remembered.get(key) != _known[key] for key in keys.values()):
         try:
-            current = {name for name, _, _ in keys.values()}
+            current = {name for name, *_ in keys.values()}
             rows = {key: value for key, value in remembered.items() if key[0] not in current}
             rows |= {key: _known[key] for key in keys.values()}
             write_json(memory, [[*key, value] for key, value in rows.items()])
@@ -59,6 +61,25 @@ def file_hashes(paths: Iterable[Path], cache: Path | None = None, *, fresh: bool
             # A cache that can't be written costs time at the next start, nothing else.
             return hashes
     return hashes
+
+
+def changed_file(expected: Mapping[Path, str], cache: Path | None = None, *, fresh: bool = False) -> Path | None:
+    """The first file whose content has another SHA-256 than is expected; None: there is none.
+
+    What is remembered is believed only where it agrees: it may be what is damaged, or of a file that was put back.
+
+    Args:
+        expected: SHA-256 of files of one folder.
+        cache, fresh: see ``file_hashes``.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    found = file_hashes(expected, cache, fresh=fresh)
+    apart = [path for path, value in expected.items() if found[path.name] != value]
+    if apart and not fresh:
+        found = file_hashes(apart, cache, fresh=True)
+    return next((path for path in apart if found[path.name] != expected[path]), None)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -71,16 +92,16 @@ def write_json(path: Path, value: object) -> None:
         part.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
-def _key(path: Path) -> tuple[str, int, int]:
+def _key(path: Path) -> _Key:
     state = path.stat()
-    return str(path.absolute()), state.st_size, state.st_mtime_ns
+    return str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def _read(memory: Path | None) -> dict[tuple[str, int, int], str]:
+def _read(memory: Path | None) -> dict[_Key, str]:
     if memory is None:
         return {}
     try:
         rows = json.loads(memory.read_text(encoding="utf-8"))
-        return {(str(name), int(size), int(time)): str(digest) for name, size, time, digest in rows}
+        return {(str(name), int(size), int(time), int(any)): str(digest) for name, size, time, any, digest in rows}
     except (OSError, ValueError, TypeError):
         return {}

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from connector.checkpoints.file_hashes import file_hashes, write_json
+from connector.checkpoints.file_hashes import changed_file, write_json
 
 __all__ = ["CONVERSION", "MANIFEST", "Manifest", "gguf_digest"]
 
@@ -76,8 +76,7 @@ class Manifest:
             if found != size:
                 return f"{name} has {found} of {size} bytes"
         try:
-            hashes = file_hashes([folder / name for name in self.files], cache, fresh=fresh)
+            changed = changed_file({folder / name: value for name, value in self.files.items()}, cache, fresh=fresh)
         except OSError as error:
             return f"{error.filename} cannot be read: {error.strerror}"
-        changed = (name for name, value in self.files.items() if hashes[name] != value)
-        return next((f"{name} is not what was pulled" for name in changed), None)
+        return None if changed is None else f"{changed.name} is not what was pulled"

@@ -34,7 +34,7 @@ from connector.checkpoints.package_files import Progress, append_file
 from connector.errors import BackboneError, MissingExtraError
 from connector.storage_faults import is_storage_fault, os_error_of, storage_mend
 
-__all__ = ["find_damage", "find_local", "gguf_sha256", "locked", "obtain", "with_gguf"]
+__all__ = ["check_named", "find_damage", "find_local", "gguf_sha256", "locked", "obtain", "with_gguf"]
 
 logger = logging.getLogger(__name__)
 _MADE_ANEW = "run rh-connector model pull {model}: it is made anew"
@@ -70,12 +70,23 @@ def obtain(
         return _obtain_entry(catalogue[model], cache, offline, accept_license, report, verify)
     path = Path(model).expanduser()
     if path.is_dir():
-        return Checkpoint.open(path, path.resolve().name, cache)
+        return _opened_folder(path, cache)
     if path.suffix.lower() == ".gguf":
         return _obtain_gguf(path, cache, report, verify)
     if is_hub_id(model):
         return obtain_from_hub(model, cache=cache, offline=offline, progress=report)
     raise BackboneError(_unknown(model, catalogue))
+
+
+def check_named(model: str, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE) -> None:
+    """Could there be such a model? Asked where it is not going to be fetched.
+
+    Raises:
+        BackboneError: the name is none.
+    """
+    path = Path(model).expanduser()
+    if not (model in catalogue or path.is_dir() or path.suffix.lower() == ".gguf" or is_hub_id(model)):
+        raise BackboneError(_unknown(model, catalogue))
 
 
 def find_local(model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE) -> Checkpoint | None:
@@ -86,8 +97,7 @@ def find_local(model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEntr
     snapshot = noted_snapshot(entry.hub, cache)
     if snapshot is not None:
         return replace(snapshot, name=entry.name)
-    origins = (_Origin(_gguf_folder(digest), entry.name, "", None, digest) for digest in entry.digests)
-    return next((found for origin in origins if (found := _converted(cache, origin))), None)
+    return next((found for origin in _origins(entry) if (found := _converted(cache, origin))), None)
 
 
 def with_gguf(
@@ -135,12 +145,13 @@ def find_damage(model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEnt
         What is damaged, and the command that makes it anew.
     """
     entry = catalogue.get(model)
-    if entry is None or not entry.parts:
+    if entry is None or find_local(model, cache=cache, catalogue=catalogue) is not None:
         return None
-    found = _state(cache, _origin(entry))
-    if not isinstance(found, str):
-        return None
-    return f"{model} in {cache / 'models' / entry.name} is damaged ({found}); {_MADE_ANEW.format(model=model)}"
+    for origin in _origins(entry):
+        if isinstance(found := _state(cache, origin), str):
+            again = model if origin.source else "with its GGUF file"
+            return f"{_damaged(cache, origin, found)}; {_MADE_ANEW.format(model=again)}"
+    return None
 
 
 def _obtain_entry(
@@ -154,19 +165,31 @@ def _obtain_entry(
     if not entry.parts:
         here = find_local(entry.name, cache=cache, catalogue={entry.name: entry})
         if here is not None and verify:
-            here.verify()
+            try:
+                here.verify()
+            except BackboneError as error:
+                seen = str(error).rpartition("; ")[0]
+                raise BackboneError(f"{seen}; {_MADE_ANEW.format(model='with its GGUF file')}") from None
+        if (
+            here is None
+            and (damage := find_damage(entry.name, cache=cache, catalogue={entry.name: entry})) is not None
+        ):
+            logger.warning("%s", damage)
         return here or replace(
             obtain_from_hub(entry.hub, cache=cache, offline=offline, progress=progress), name=entry.name
         )
-    assemble = _assembling(entry, cache, offline, accept, progress)
-    try:
-        return _convert_once(_origin(entry), cache, progress, verify, assemble)
-    except MissingExtraError:
-        raise
-    except BackboneError as error:
-        # What cannot be fetched now may be here, and be damaged: then that is the cause.
-        damage = find_damage(entry.name, cache=cache, catalogue={entry.name: entry})
-        raise error if damage is None else BackboneError(f"{damage.rpartition('; ')[0]}, and {error}") from None
+    return _convert_once(
+        _origin(entry), cache, progress, verify, _assembling(entry, cache, offline, accept, progress)
+    )
+
+
+def _opened_folder(path: Path, cache: Path) -> Checkpoint:
+    """A user's own folder: it may be meant to differ from what was converted here, but that is told."""
+    checkpoint = Checkpoint.open(path, path.resolve().name, cache)
+    manifest = Manifest.read(path)
+    if manifest is not None and (changed := manifest.damage(path, cache)) is not None:
+        logger.warning("%s: %s; it is taken as another model, which a router has to fit", path, changed)
+    return checkpoint
 
 
 def _assembling(
@@ -204,6 +227,17 @@ def _assembling(
 
 def _origin(entry: CatalogueEntry) -> _Origin:
     return _Origin(entry.name, entry.name, entry.source, entry.licence, entry.digests[0])
+
+
+def _origins(entry: CatalogueEntry) -> list[_Origin]:
+    """Where what was converted of an entry may lie; without a source where users bring the GGUF file."""
+    if entry.parts:
+        return [_origin(entry)]
+    return [_Origin(_gguf_folder(digest), entry.name, "", None, digest) for digest in entry.digests]
+
+
+def _damaged(cache: Path, origin: _Origin, found: str) -> str:
+    return f"{origin.name} in {cache / 'models' / origin.folder} is damaged ({found})"
 
 
 def _obtain_gguf(path: Path, cache: Path, progress: Progress, verify: bool) -> Checkpoint:
@@ -245,34 +279,47 @@ def _convert_once(
     origin: _Origin, cache: Path, progress: Progress, verify: bool, assemble: Callable[[Path], Path]
 ) -> Checkpoint:
     """The converted checkpoint; made under a lock, in a folder of its own that is renamed when it is whole."""
-    known = _converted(cache, origin, verify)
-    if known is not None:
-        return known
+    before = _state(cache, origin, verify)
+    if isinstance(before, Checkpoint):
+        return before
+    try:
+        with locked(cache, origin.folder):
+            # Another process may have pulled it while this one waited.
+            found = _state(cache, origin, verify)
+            if isinstance(found, Checkpoint):
+                return found
+            if found is not None:
+                logger.warning("%s; it must be made anew", _damaged(cache, origin, found))
+            return _convert(origin, cache, progress, assemble)
+    except MissingExtraError:
+        raise
+    except BackboneError as error:
+        # What cannot be made now may be here, and be damaged: then that is the cause.
+        if not isinstance(before, str):
+            raise
+        raise BackboneError(f"{_damaged(cache, origin, before)}, and {error}") from None
+
+
+def _convert(origin: _Origin, cache: Path, progress: Progress, assemble: Callable[[Path], Path]) -> Checkpoint:
+    """Under the lock."""
     workplace = cache / "models" / ".partial" / origin.folder
-    with locked(cache, origin.folder):
-        # Another process may have pulled it while this one waited.
-        found = _state(cache, origin, verify)
-        if isinstance(found, Checkpoint):
-            return found
-        if found is not None:
-            logger.warning("%s: %s; the model is made anew", cache / "models" / origin.folder, found)
-        _clear(workplace)
-        source = assemble(workplace)
-        progress("converting the weights, once", None)
-        converted = workplace / "converted"
-        with _telling_faults():
-            convert_gguf(source, converted)
-        _write_manifest(origin, converted)
-        Checkpoint.open(converted, origin.name)
-        folder = cache / "models" / origin.folder
-        # What stands there is of an older conversion, or damaged: else it would have been taken above.
-        shutil.rmtree(folder, ignore_errors=True)
-        converted.rename(folder)
-        shutil.rmtree(workplace, ignore_errors=True)
-        progress("checking the weights", None)
-        checkpoint = Checkpoint.open(folder, origin.name, cache)
-        checkpoint.verify()
-        return checkpoint
+    _clear(workplace)
+    source = assemble(workplace)
+    progress("converting the weights, once", None)
+    converted = workplace / "converted"
+    with _telling_faults():
+        convert_gguf(source, converted)
+    _write_manifest(origin, converted)
+    Checkpoint.open(converted, origin.name)
+    folder = cache / "models" / origin.folder
+    # What stands there is of an older conversion, or damaged: else it would have been taken before.
+    shutil.rmtree(folder, ignore_errors=True)
+    converted.rename(folder)
+    shutil.rmtree(workplace, ignore_errors=True)
+    progress("checking the weights", None)
+    checkpoint = Checkpoint.open(folder, origin.name, cache)
+    checkpoint.verify()
+    return checkpoint
 
 
 @contextmanager

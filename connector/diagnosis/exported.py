@@ -51,7 +51,15 @@ def exported_model(settings: Settings, folder: Path) -> Iterator[Finding]:
         else:
             yield Finding("model", "fail", f"{name} is not here", pull, BackboneError.exit_code)
         return
-    exported = ExportedBackbone.read(folder, settings.cache.path)
+    try:
+        exported = ExportedBackbone.read(folder, settings.cache.path)
+    except BackboneError as error:
+        if folder == Path(name).expanduser():
+            raise
+        # What lies in the cache was written here, and is written anew where the weights can be had.
+        seen = str(error).rpartition("; ")[0] or str(error)
+        yield Finding("model", "fail", seen, f"{pull} writes it anew", BackboneError.exit_code)
+        return
     size = sum(exported.files.values())
     seen = f"{settings.backbone.model} is here as ONNX graphs, {exported.dtype}, {size / 1e6:.0f} MB: {folder}"
     yield Finding("model", "ok", seen)
@@ -69,12 +77,12 @@ def exported_identity(settings: Settings, folder: Path) -> BackboneIdentity:
 
 
 def describe_export(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Facts about an export, ready for JSON: those of ``describe`` that it knows, and ``onnx``. Sizes are checked.
+    """Facts about an export, ready for JSON: those of ``describe`` that it knows, and ``onnx``. Every file is read.
 
     Raises:
         BackboneError: it is damaged or of another format.
     """
-    exported = ExportedBackbone.read(folder, settings.cache.path)
+    exported = ExportedBackbone.read(folder, settings.cache.path, fresh=True)
     entry = CATALOGUE.get(exported.name)
     return {
         "name": exported.name,

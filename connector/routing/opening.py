@@ -17,7 +17,7 @@ from connector.backbone.reader import Reader
 from connector.backbone.runtime import torch_is_installed
 from connector.checkpoints.licences import AcceptLicense
 from connector.checkpoints.package_files import Progress
-from connector.checkpoints.pulling import obtain
+from connector.checkpoints.pulling import check_named, obtain
 from connector.errors import BackboneError, MissingExtraError
 from connector.routing.needed_layers import layers_read, needs_likelihood
 from connector.sections import Settings
@@ -86,7 +86,8 @@ def pull_model(settings: Settings, progress: Progress, accept_license: AcceptLic
     except MissingExtraError:
         # Nothing ranks by it here; it may be meant for a router, or for another machine.
         exports = False
-    if exports and not torch_is_installed():
+    named = (Path(backbone.model).expanduser() / RECORD).is_file()
+    if named or exports and not torch_is_installed():
         folder = prepare_export(settings, layers_read(settings), progress, accept_license, verify=True)
         exported = ExportedBackbone.read(folder, settings.cache.path)
         return Pulled(exported.name, folder, exported.digest)
@@ -111,7 +112,7 @@ def takes_onnx(settings: Settings) -> bool:
 
     Raises:
         MissingExtraError: documents are ranked by likelihood, which takes torch, and it is not installed.
-        BackboneError: the router that is configured is missing or damaged.
+        BackboneError: there is no such model, or the router that is configured is missing or damaged.
     """
     backbone = settings.backbone
     named = (Path(backbone.model).expanduser() / RECORD).is_file()
@@ -119,6 +120,7 @@ def takes_onnx(settings: Settings) -> bool:
         return backbone.runtime != "torch"
     if needs_likelihood(settings):
         if not torch_is_installed():
+            check_named(backbone.model)
             raise MissingExtraError("torch", "torch")
         return False
     if not torch_is_installed():

@@ -199,8 +199,12 @@ def _cache_metrics(found: CacheStatistics) -> Iterator[Metric]:
 
 def _second_cache_metrics(found: CacheStatistics) -> Iterator[Metric]:
     """What a cascade's second model holds; its files on disk are those of the first."""
-    yield GaugeMetricFamily("rh_second_cache_bytes", "The same of a cascade's second model.", found.bytes)
-    yield GaugeMetricFamily("rh_second_cache_limit_bytes", "Most bytes of them.", found.limit)
+    yield GaugeMetricFamily(
+        "rh_second_cache_bytes", "Bytes of encoded passages in memory, of a cascade's second model.", found.bytes
+    )
+    yield GaugeMetricFamily(
+        "rh_second_cache_limit_bytes", "Most bytes of encoded passages of a second model.", found.limit
+    )
 
 
 def _lookup_metrics(found: Mapping[str, Lookups]) -> Iterator[Metric]:

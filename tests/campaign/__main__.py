@@ -13,7 +13,7 @@ from tests.campaign.clocks import clocks
 from tests.campaign.clusters import clusters
 from tests.campaign.damage import damage
 from tests.campaign.disks import disks
-from tests.campaign.hostile import hostile
+from tests.campaign.hostile import hostile_bodies, hostile_texts
 from tests.campaign.injections import injections
 from tests.campaign.kills import kills
 from tests.campaign.real_nodes import real_nodes
@@ -28,7 +28,8 @@ PARTS: Mapping[str, Callable[[int, int], Iterator[Row]]] = {
     "clocks": clocks,
     "clusters": clusters,
     "nodes": real_nodes,
-    "input": hostile,
+    "input": hostile_texts,
+    "bodies": hostile_bodies,
     "access": access,
     "restarts": restarts,
     "overruns": overruns,

@@ -59,6 +59,9 @@ def damage(rounds: int, seed: int = 0) -> Iterator[Row]:
                 for number in range(rounds):
                     copy = whole.with_name(f"{whole.name}-{number}")
                     shutil.copytree(whole, copy)
+                    if check is _check_checkpoint:
+                        # Hashes are remembered then, as where it has been used before.
+                        obtain(str(_gguf(copy)), cache=copy)
                     files = sorted(path for path in copy.rglob("*") if path.is_file() and path.stat().st_size)
                     harm(drawn.choice(files), drawn)
                     tally.add(check(copy))
@@ -180,18 +183,30 @@ class _Told(logging.Handler):
 
 
 def _graphs(folder: Path) -> None:
-    given = {"backbone.model": str(_gguf(folder)), "backbone.dtype": "float32"}
-    cache = folder.with_name(f"cache-of-{folder.name}")
-    written = prepare_export(load_settings(os.devnull, {**given, "cache.path": str(cache)}, environment={}), None)
-    shutil.copytree(written, folder, dirs_exist_ok=True)
+    shutil.copytree(_prepared(folder), folder, dirs_exist_ok=True)
 
 
 def _check_graphs(folder: Path) -> str | None:
+    """As a folder that is named it is refused, as what was prepared here it is written anew."""
     try:
         ExportedBackbone.read(folder)
+        return "damaged graphs were taken"
     except RhConnectorError as error:
-        return None if str(folder) in str(error) else f"the message names no file: {error}"
-    return "damaged graphs were taken"
+        if str(folder) not in str(error):
+            return f"the message names no file: {error}"
+    whole = {path.name: path.read_bytes() for path in _prepared(folder).iterdir()}
+    prepared = _prepared(folder)
+    shutil.rmtree(prepared)
+    shutil.copytree(folder, prepared)
+    written = {path.name: path.read_bytes() for path in _prepared(folder).iterdir()}
+    return None if written == whole else "what was written anew differs"
+
+
+def _prepared(folder: Path) -> Path:
+    """The graphs as they are prepared at the first use."""
+    cache = folder.with_name("prepared")
+    given = {"backbone.model": str(_gguf(folder)), "backbone.dtype": "float32", "cache.path": str(cache)}
+    return prepare_export(load_settings(os.devnull, given, environment={}), None)
 
 
 def _gguf(folder: Path) -> Path:

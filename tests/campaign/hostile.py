@@ -11,6 +11,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -22,7 +23,7 @@ from tests.service.gateway.conftest import gateway_settings
 from tests.service.gateway.fake_cluster import FakeCluster, running_cluster
 from tests.service.live import serving
 
-__all__ = ["hostile", "real_reranker"]
+__all__ = ["hostile_bodies", "hostile_texts", "real_reranker"]
 
 _PART = "hostile input"
 _TOKENS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<s>", "</s>", "[INST]", "<start_of_turn>", "<eos>"]
@@ -66,34 +67,46 @@ _TEXTS: Mapping[str, Callable[[random.Random], str]] = {
 }
 
 
-def hostile(rounds: int, seed: int = 0) -> Iterator[Row]:
-    """A row for each kind, on the rerank routes and behind the gateway.
+def hostile_texts(rounds: int, seed: int = 0) -> Iterator[Row]:
+    """A row for each kind of text, on the rerank routes and behind the gateway.
 
     Args:
         rounds: requests of each.
         seed: of the texts.
     """
     drawn = random.Random(seed)
-    reranker = real_reranker()
+    with _asked() as (client, cluster):
+        for what, make in _TEXTS.items():
+            tally = Tally()
+            for _ in range(rounds):
+                texts = [make(drawn) if drawn.random() < 0.6 else _words(drawn) for _ in range(4)]
+                query = make(drawn) if drawn.random() < 0.2 else _words(drawn)
+                tally.add(_sent(client, cluster, drawn, texts, query))
+            yield tally.row(_PART, f"{what}, in documents and queries", "rerank routes and gateway, in turns")
+
+
+def hostile_bodies(rounds: int, seed: int = 0) -> Iterator[Row]:
+    """A row for each kind of body; see ``hostile_texts``."""
+    drawn = random.Random(seed)
+    with _asked() as (client, cluster):
+        for name, send in _BODIES.items():
+            tally = Tally()
+            for _ in range(rounds):
+                tally.add(send(client, cluster, drawn))
+            yield tally.row(_PART, name)
+
+
+@contextmanager
+def _asked() -> Iterator[tuple[httpx2.Client, FakeCluster]]:
+    """A service with the real LLM behind a client, and the cluster behind its gateway."""
     with running_cluster() as cluster:
         chosen = gateway_settings(cluster.url, {"serve.max_body_mb": 64})
         with (
-            serving(reranker, chosen) as (url, _),
-            httpx2.Client(base_url=url, timeout=120, trust_env=False) as client,
+            serving(real_reranker(), chosen) as (url, _),
+            # On a busy machine a document of 10,000 fields takes its time.
+            httpx2.Client(base_url=url, timeout=600, trust_env=False) as client,
         ):
-            for what, make in _TEXTS.items():
-                tally = Tally()
-                for _ in range(rounds):
-                    texts = [make(drawn) if drawn.random() < 0.6 else _words(drawn) for _ in range(4)]
-                    tally.add(
-                        _sent(client, cluster, drawn, texts, make(drawn) if drawn.random() < 0.2 else _words(drawn))
-                    )
-                yield tally.row(_PART, f"{what}, in documents and queries", "rerank routes and gateway, in turns")
-            for name, send in _BODIES.items():
-                tally = Tally()
-                for _ in range(rounds):
-                    tally.add(send(client, cluster, drawn))
-                yield tally.row(_PART, name)
+            yield client, cluster
 
 
 # Route, and how it names query and documents.

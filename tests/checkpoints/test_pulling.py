@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import signal
 import socket
@@ -253,9 +255,72 @@ def test_files_that_changed_later_are_made_anew(
         checkpoint.verify()
     assert checkpoint.digest() != digest
     assert pull().digest() == digest
-    assert "model.safetensors is not what was pulled; the model is made anew" in caplog.text
+    assert "tiny is damaged (model.safetensors is not what was pulled); it must be made anew" in caplog.text
     weights.write_bytes(content[:-10])
     assert pull().digest() == digest
+
+
+@pytest.mark.slow
+def test_a_remembered_hash_that_is_wrong_condemns_nothing(pull: Pull, cache: Path, gguf: Path) -> None:
+    """It is what was damaged, or the file was put back with the time that it had."""
+    checkpoint = pull()
+    before = (checkpoint.path / "model.safetensors").stat().st_mtime_ns
+    checkpoint.digest()
+    for memory in (cache / "digests").iterdir():
+        memory.write_text(re.sub(r'"([0-9a-f]{63})[0-9a-f]"', r'"\1x"', memory.read_text()))
+    script = (
+        "import sys; from pathlib import Path; from connector.checkpoints.manifest import Manifest; "
+        "folder, cache = map(Path, sys.argv[1:]); print(Manifest.read(folder).damage(folder, cache))"
+    )
+    arguments = [sys.executable, "-c", script, str(checkpoint.path), str(cache)]
+    # Another process: this one knows the hashes itself.
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "None"
+    assert pull().path == checkpoint.path
+    assert (checkpoint.path / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_damage_that_cannot_be_mended_is_the_cause_that_is_told(
+    gguf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = obtain(str(gguf), cache=cache)
+    _flip(made.path / "model.safetensors")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("connector.checkpoints.pulling.convert_gguf", full)
+    with pytest.raises(
+        BackboneError, match=r"is damaged \(model\.safetensors is not what was pulled\), and .*No space"
+    ):
+        obtain(str(gguf), cache=cache)
+
+
+def test_a_model_of_the_hub_that_came_as_a_gguf_file_tells_its_damage(gguf: Path, cache: Path) -> None:
+    made = obtain(str(gguf), cache=cache)
+    entry = replace(entry_of(gguf), parts=())
+    assert find_damage("tiny", cache=cache, catalogue={"tiny": entry}) is None
+    _flip(made.path / "model.safetensors")
+    told = find_damage("tiny", cache=cache, catalogue={"tiny": entry})
+    assert told is not None and "model pull with its GGUF file" in told and str(made.path) in told
+
+
+def test_a_folder_of_ones_own_that_differs_from_its_manifest_is_told(
+    gguf: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "my-model"
+    obtain(str(gguf), cache=cache).path.rename(folder)
+    obtain(str(folder), cache=cache)
+    assert not caplog.text
+    _flip(folder / "model.safetensors")
+    obtain(str(folder), cache=cache)
+    assert "model.safetensors is not what was pulled; it is taken as another model" in caplog.text
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.slow

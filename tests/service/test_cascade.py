@@ -11,10 +11,13 @@ import pytest
 
 from connector.cancelling import CancelScope
 from connector.documents import RerankResult
+from connector.reranking.cascade import Cascade
 from connector.reranking.reranker import Reranker
+from connector.routing.opening import open_reader
+from connector.sections import Settings
 from connector.service.admission import Admission
 from connector.service.scoring import RerankJob, fall_back, rank_in_time
-from tests.reranking.test_cascade import QUERY, failing, with_second
+from tests.reranking.test_cascade import NAME, QUERY, failing, opposed, with_second
 from tests.service.conftest import ClientFactory
 from tests.service.test_metrics import value
 from tests.test_explanation import score_again
@@ -66,17 +69,20 @@ def test_metrics_count_what_the_second_model_reads(
     assert (value(client, "rh_second_hits_total"), value(client, "rh_second_skipped_total")) == (0, 1)
 
 
-def test_metrics_tell_both_caches_apart(make_client: ClientFactory, reranker: Reranker, cats: list[str]) -> None:
-    both = with_second(reranker)
-    client = make_client(both)
+def test_metrics_tell_both_caches_apart(
+    make_client: ClientFactory, reranker: Reranker, settings: Settings, cats: list[str]
+) -> None:
+    own = open_reader(settings.model_copy(update={"cache": settings.cache.model_copy(update={"memory_mb": 77})}))
+    second = Cascade(own, opposed(reranker.routes, own), NAME, 2)
+    client = make_client(Reranker(reranker.reader, reranker.routes, cascade=second))
     assert client.post("/v1/rerank", json={"query": QUERY, "documents": cats}).status_code == 200
-    assert both.cascade is not None
-    held = both.cascade.reader.statistics()
+    held, first = own.statistics(), reranker.reader.statistics()
     assert value(client, "rh_second_cache_bytes") == held.bytes > 0
-    assert value(client, "rh_second_cache_limit_bytes") == held.limit
-    for cache in ("memory", "second-memory"):
-        counted = [value(client, "rh_cache_lookups_total", cache=cache, result=own) for own in ("hit", "miss")]
-        assert all(count is not None for count in counted)
+    assert value(client, "rh_cache_bytes") == first.bytes != held.bytes
+    assert value(client, "rh_second_cache_limit_bytes") == held.limit == 77_000_000 != first.limit
+    for cache, reader in (("memory", reranker.reader), ("second-memory", own)):
+        counted = [value(client, "rh_cache_lookups_total", cache=cache, result=result) for result in ("hit", "miss")]
+        assert tuple(counted) == reader.lookups()["memory"]
     assert value(make_client(reranker), "rh_second_cache_bytes") is None
 
 

@@ -15,6 +15,7 @@ from connector.evaluation.measures import MEASURES, Bin
 from connector.evaluation.report import Report, make_system, report_from_json, report_to_json
 from connector.evaluation.significance import compare
 from connector.studies.condensing import read_reports
+from connector.studies.relevance.windows import read_windows
 from connector.studies.results_page import main, results_page
 from tests.evaluation.test_report import make_report
 from tests.studies.condensed import condensed
@@ -27,7 +28,8 @@ from tests.studies.condensed import condensed
 )
 def test_the_committed_page_is_what_the_committed_results_give(repository: Path, page: str, folder: str) -> None:
     committed = (repository / "docs" / page).read_text(encoding="utf-8")
-    assert committed == results_page(read_reports(repository / folder), folder), "run: make docs"
+    windows = read_windows(repository / folder / "windows")
+    assert committed == results_page(read_reports(repository / folder), folder, windows), "run: make docs"
 
 
 def strings(value: Any) -> Iterator[str]:

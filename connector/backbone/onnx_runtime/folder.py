@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from connector.checkpoints.catalogue import CATALOGUE
-from connector.checkpoints.file_hashes import file_hashes, write_json
+from connector.checkpoints.file_hashes import changed_file, write_json
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 
@@ -31,7 +31,10 @@ RECORD = "backbone.json"
 ROWS = "rows.onnx"
 WEIGHTS = "weights.bin"
 _FORMAT = "rh-backbone-onnx-3"
-_AGAIN = "export again with rh-connector export --backbone"
+_AGAIN = (
+    "export again with rh-connector export --backbone, copy it again, or, in the cache folder, have it made anew by "
+    "rh-connector model pull"
+)
 
 
 def graph_name(layer: int) -> str:
@@ -138,12 +141,12 @@ class ExportedBackbone:
             if not file.is_file() or file.stat().st_size != exported.files[name]:
                 raise BackboneError(f"{file} is missing or damaged; {_AGAIN}")
         try:
-            hashes = file_hashes(files, cache, fresh=fresh)
+            expected = {file: exported.hashes.get(name, "") for file, name in files.items()}
+            changed = changed_file(expected, cache, fresh=fresh)
         except OSError as error:
             raise BackboneError(f"cannot read {error.filename}: {error.strerror}") from None
-        for file, name in files.items():
-            if hashes[file.name] != exported.hashes.get(name):
-                raise BackboneError(f"{file} is not what was written; {_AGAIN}")
+        if changed is not None:
+            raise BackboneError(f"{changed} is not what was written; {_AGAIN}")
         return exported
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from connector.backbone.onnx_runtime.folder import RECORD, exported_folder
+from connector.backbone.onnx_runtime.folder import RECORD, ExportedBackbone, exported_folder
 from connector.checkpoints.catalogue import CATALOGUE, parameters_text
 from connector.checkpoints.model_facts import describe
 from connector.checkpoints.pulling import find_damage, find_local, obtain
@@ -128,6 +128,12 @@ def show(context: Context, name: str | None) -> None:
             checkpoint = obtain(model, cache=settings.cache.path, offline=True, progress=report)
             report("checking the files", None)
             facts = describe(checkpoint)
+            for folder in graphs:
+                # They may be what runs.
+                try:
+                    ExportedBackbone.read(folder, settings.cache.path, fresh=True)
+                except BackboneError as error:
+                    click.echo(f"Warning: {error}", err=True)
             with suppress(BackboneError):
                 facts["ranks_by"] = ranking(settings, identity(settings, checkpoint))
     if context.as_json:

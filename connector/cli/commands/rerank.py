@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--queries", type=_FILE, metavar="FILE", help="JSONL with _id and text of the run's queries.")
 @click.option("--whole-index", is_flag=True, help="Rank every document of the engine's index for --queries.")
 @click.option("--window", type=click.IntRange(1), help="Documents of the run that are reranked (rerank.window).")
-@click.option("--tag", help="Tag of the reranked run; default: made of the settings.")
+@click.option("--tag", help="Tag of the reranked run; default: made of settings and queries.")
 @ray_options
 @pass_context
 def command(
@@ -95,7 +96,7 @@ def command(
     # Else the run would depend on the machine's speed.
     settings = without_budget(settings)
     with workers_of(settings, ray, ray_workers) as workers:
-        _rerank_run(context, settings, run_path, out, collection, queries, tag or _tag(settings), workers)
+        _rerank_run(context, settings, run_path, out, collection, queries, tag, workers)
 
 
 def _answer_lines(context: Context, settings: Settings) -> None:
@@ -137,7 +138,7 @@ def _rerank_run(
     out: Path,
     collection: Path | None,
     queries: Path | None,
-    tag: str,
+    tag: str | None,
     workers: Workers | None,
 ) -> None:
     from connector.evaluation.collections import read_queries
@@ -150,6 +151,8 @@ def _rerank_run(
     queries = queries if collection is None else queries or collection / "queries.jsonl"
     assert queries is not None
     texts = read_queries(queries)
+    # A run that was made for other texts of the same ids is not continued either.
+    tag = tag or f"{_tag(settings)}-{_digest(texts.get(query, '') for query in run)}"
     windows = {entry.id for entries in run.values() for entry in entries[: settings.rerank.window]}
     console = Console(stderr=True)
     with ExitStack() as opened:
@@ -252,6 +255,10 @@ def _tag(settings: Settings) -> str:
         *(f"{name}-{own[name]}" for name in read if name in own),
     ]
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", "-".join(parts))
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:8]
 
 
 def _second(cascade: CascadeSettings) -> list[str]:

@@ -95,7 +95,7 @@ def _halves(judged: Judged, places: Places) -> tuple[Places, Places]:
         name = judged.collections[at]
         seen[name] = seen.get(name, 0) + 1
         first.append(seen[name] % 2 == 1)
-    mask = np.array(first)
+    mask = np.array(first, dtype=np.bool_)
     return places[mask], places[~mask]
 
 
@@ -162,6 +162,8 @@ def main(
     out: Path | None,
 ) -> None:
     """Teach the configured model's probe by a larger one; FOLDERS are judged collections."""
+    if len(folders) < 2:
+        raise click.UsageError("FOLDERS: give two collections at least: each is measured by what others taught")
     keep_big_buffers()
     progress = ConsoleProgress(Console(stderr=True))
     judged = []
@@ -178,7 +180,7 @@ def main(
             reader.clear_cache()
         judged.append(Judged.of(tables))
     rows = study(judged[0], judged[1], progress.say)
-    write_report(out, rows, len(judged[0]), folders, tokens, assignments)
+    write_report(out, {"teacher": {"model": teacher}, **rows}, len(judged[0]), folders, tokens, assignments)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from typing import Any
 import click
 import numpy as np
 
-from connector.charts import BETTER, INK, SAME, panels_of, svg
-from connector.errors import DataError
+from connector.charts import BETTER, INK, SAME, WORSE, panels_of, svg
+from connector.errors import DataError, RhConnectorError
 from connector.evaluation.significance import Comparison, compare
 from connector.evaluation.text_lines import write_text
 from connector.studies.markdown import markdown_table
@@ -24,18 +24,19 @@ __all__ = ["joined", "main", "read_windows", "windows_chart", "windows_section"]
 
 Study = Mapping[str, Any]
 _DEFAULT = 20
-_ABOUT = ("model", "layout", "precision", "threads", "cpu", "date", "split", "limit", "seed", "versions")
+_ALIKE = ("model", "layout", "precision", "split", "limit", "seed", "picked_from")
+"""What reports of one study have in common."""
+_ABOUT = (*_ALIKE, "threads", "cpu", "date", "versions")
 _MEASURED = ("fused", "alone", "milliseconds")
 _SECTION = """\
 ## How many hits
 
-The first 10, 20, 50 or 100 hits of BM25 are reranked, for the same test queries: up to {queries} of each of
-{collections} collections, drawn with seed {seed}. nDCG@10 of head scores fused with the first stage's, mean over
-collections.
+The first hits of BM25 are reranked, some or many of them. All rows of a model have the same test queries, as many of
+each collection, drawn with seed {seed}. nDCG@10 of head scores fused with the first stage's, mean over the queries.
 
 {table}
-In brackets: 95 % intervals of the mean over all queries. Milliseconds: median of a window whose documents are cached,
-one thread of {cpu}, beside other work. These queries chose nothing: the
+In brackets: 95 % intervals. Milliseconds: median of a window whose documents are cached, {threads} thread(s) of
+{cpu}. Other work ran beside it. These queries chose nothing: the
 [default](engineering/signals-log.md#how-many-hits) was set on train queries.
 
 ![Gain and milliseconds for each window](images/windows.svg)
@@ -46,16 +47,25 @@ def joined(reports: Sequence[Study]) -> dict[str, Any]:
     """One model's reports as one study: values by collection and window, in the order of the queries' ids.
 
     Raises:
-        DataError: they are of several models, or two are of one collection.
+        DataError: they were made in different ways, two are of one collection, or windows have different queries.
     """
-    models, names = {report["model"] for report in reports}, [report["collection"] for report in reports]
-    if len(models) != 1 or len(set(names)) != len(names):
-        raise DataError(f"reports of {', '.join(sorted(models))} on {', '.join(names)}: give one of each collection")
+    names = [report["collection"] for report in reports]
+    for key in _ALIKE:
+        found = {str(report.get(key)) for report in reports}
+        if len(found) > 1:
+            raise DataError(f"reports differ in {key} ({', '.join(sorted(found))}): give those of one study")
+    if len(set(names)) != len(names):
+        raise DataError(f"reports on {', '.join(sorted(names))}: give one of each collection")
     collections = {}
     for report in sorted(reports, key=lambda own: str(own["collection"])):
         lines: dict[int, dict[str, Any]] = {}
-        for line in report["lines"]:
+        for line in report.get("lines", []):
             lines.setdefault(int(line["window"]), {})[str(line["query"])] = line
+        if _DEFAULT not in lines or len({frozenset(own) for own in lines.values()}) > 1:
+            raise DataError(
+                f"the report of {report['collection']} lacks the window {_DEFAULT}, or lines of some queries; "
+                "make it again with window_sweep --out"
+            )
         smallest = lines[min(lines)]
         collections[report["collection"]] = {
             "first_stage": [round(smallest[query]["first_stage"], 4) for query in sorted(smallest)],
@@ -64,7 +74,7 @@ def joined(reports: Sequence[Study]) -> dict[str, Any]:
                 for size, own in sorted(lines.items())
             },
         }
-    return {**{key: reports[0][key] for key in _ABOUT}, "collections": collections}
+    return {**{key: reports[0].get(key) for key in _ABOUT}, "collections": collections}
 
 
 def read_windows(folder: Path) -> list[dict[str, Any]]:
@@ -73,9 +83,14 @@ def read_windows(folder: Path) -> list[dict[str, Any]]:
 
 
 def windows_section(studies: Sequence[Study]) -> str:
-    """Table, picture and what was measured, in Markdown."""
-    about = studies[0]
-    rows = []
+    """Table, picture and what was measured, in Markdown.
+
+    Raises:
+        DataError: the studies were made of other queries, or on other machines.
+    """
+    about, rows = studies[0], []
+    if any(study[key] != about[key] for study in studies for key in ("split", "seed", "threads", "cpu")):
+        raise DataError("the files of windows were made in different ways; make them again with one command")
     for study in studies:
         for size in _sizes(study):
             gain = _compared(study, size, None)
@@ -83,18 +98,28 @@ def windows_section(studies: Sequence[Study]) -> str:
             rows.append(
                 [
                     f"`{study['model']}`",
+                    str(len(study["collections"])),
+                    str(sum(len(own["first_stage"]) for own in study["collections"].values())),
                     str(size),
                     f"{_mean(study, size):.4f}",
-                    _told(_mean(study, size) - _mean(study, None), gain),
-                    "" if other is None else _told(_mean(study, size) - _mean(study, _DEFAULT), other),
+                    _told(gain),
+                    "" if other is None else _told(other),
                     f"{_milliseconds(study, size):,.0f}",
                 ]
             )
-    header = ["model", "hits", "nDCG@10", "to the first stage", f"to {_DEFAULT} hits", "ms, cached"]
+    header = [
+        "model",
+        "collections",
+        "queries",
+        "hits",
+        "nDCG@10",
+        "to the first stage",
+        f"to {_DEFAULT} hits",
+        "ms, cached",
+    ]
     return _SECTION.format(
-        queries=about["limit"],
-        collections=len(about["collections"]),
         seed=about["seed"],
+        threads=about["threads"],
         cpu=about["cpu"],
         table=markdown_table(header, rows),
     )
@@ -103,7 +128,7 @@ def windows_section(studies: Sequence[Study]) -> str:
 def windows_chart(studies: Sequence[Study]) -> str:
     """Gain and time against the window, a line a model."""
     figure, (gains, times) = panels_of(3.2, 2, same_heights=False)
-    for study, colour, marker in zip(studies, (BETTER, SAME, INK), "osD", strict=False):
+    for study, colour, marker in zip(studies, (BETTER, SAME, INK, WORSE), "osD^", strict=False):
         sizes = _sizes(study)
         worth = [_mean(study, size) - _mean(study, None) for size in sizes]
         for axes, values in ((gains, worth), (times, [_milliseconds(study, size) for size in sizes])):
@@ -129,8 +154,8 @@ def _values(own: Study, size: int | None) -> list[float]:
 
 
 def _mean(study: Study, size: int | None) -> float:
-    """Mean over collections; None: of the first stage."""
-    return float(np.mean([np.mean(_values(own, size)) for own in study["collections"].values()]))
+    """Mean over queries; None: of the first stage."""
+    return float(np.mean([value for own in study["collections"].values() for value in _values(own, size)]))
 
 
 def _compared(study: Study, size: int, other: int | None) -> Comparison:
@@ -141,9 +166,9 @@ def _compared(study: Study, size: int, other: int | None) -> Comparison:
     return compare(keyed[0], keyed[1])
 
 
-def _told(difference: float, compared: Comparison) -> str:
+def _told(compared: Comparison) -> str:
     low, high = compared.interval
-    return f"{difference:+.4f} ({low:+.3f} to {high:+.3f})"
+    return f"{compared.difference:+.4f} ({low:+.3f} to {high:+.3f})"
 
 
 def _milliseconds(study: Study, size: int) -> float:
@@ -161,9 +186,12 @@ def main(reports: tuple[Path, ...], folder: Path, picture: Path) -> None:
     for path in reports:
         report = json.loads(path.read_text(encoding="utf-8"))
         by_model.setdefault(report["model"], []).append(report)
-    for model, own in by_model.items():
-        (folder / f"{model}.json").write_text(json.dumps(joined(own), separators=(",", ":")) + "\n", encoding="utf-8")
-    write_text(picture, windows_chart(read_windows(folder)))
+    try:
+        for model, own in by_model.items():
+            write_text(folder / f"{model}.json", [json.dumps(joined(own), separators=(",", ":")), "\n"])
+        write_text(picture, [windows_chart(read_windows(folder))])
+    except RhConnectorError as error:
+        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":

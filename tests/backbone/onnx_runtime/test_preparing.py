@@ -88,7 +88,7 @@ def test_a_damaged_one_is_written_again(tiny: Settings, damage: str, caplog: pyt
     prepare_export(tiny, 1)
     assert (folder / WEIGHTS).read_bytes() == whole
     (told,) = caplog.messages
-    assert str(folder) in told and told.endswith("; the graphs are written anew")
+    assert str(folder) in told and told.endswith("; the graphs must be written anew")
 
 
 def test_rot_that_changed_no_time_is_found_where_every_file_is_read(tiny: Settings) -> None:

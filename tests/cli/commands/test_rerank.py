@@ -293,6 +293,17 @@ def test_options_that_do_not_fit_are_refused(parts: Parts, capsys: pytest.Captur
         assert word in error
 
 
+def test_a_run_of_other_texts_is_not_continued(parts: Parts) -> None:
+    own = parts.collection / "queries.jsonl"
+    assert parts.rerank("--collection", parts.collection) == 0
+    before = parts.out.read_text()
+    assert parts.rerank("--collection", parts.collection) == 0
+    lines = [json.loads(line) for line in own.read_text().splitlines()]
+    own.write_text("".join(json.dumps({**line, "text": f"{line['text']} now"}) + "\n" for line in lines))
+    assert parts.rerank("--collection", parts.collection) == 5
+    assert parts.out.read_text() == before
+
+
 def test_a_runs_tag_names_the_second_model() -> None:
     def tag(**given: str) -> str:
         options = {name.replace("__", "."): value for name, value in given.items()}

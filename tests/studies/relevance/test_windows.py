@@ -32,24 +32,31 @@ def report(collection: str, model: str = "small", gain: float = 0.1) -> dict[str
     return {"model": model, "collection": collection, **about, **kept}
 
 
-def test_collections_count_alike_and_windows_are_compared_query_by_query() -> None:
+def test_windows_are_compared_query_by_query() -> None:
     told = windows_section([joined([report("b", gain=0.1), report("a", gain=0.3)])])
-    assert "up to 3 of each of\n2 collections" in told
-    rows = {
-        cells[2]: cells for line in told.splitlines() if len(cells := [own.strip() for own in line.split("|")]) > 6
-    }
-    assert rows["10"][3] == "0.5000" and rows["20"][3] == "0.6000"
-    assert rows["10"][4].startswith("+0.1000 (+0.0") and rows["20"][4].startswith("+0.2000 (+0.1")
+    assert "drawn with seed 0" in told and "1 thread(s) of\na processor" in told
+    table = [[cell.strip() for cell in line.split("|")][1:-1] for line in told.splitlines() if line.startswith("|")]
+    few, many = ({row[3]: row for row in table}[size] for size in ("10", "20"))
+    assert few[:5] == ["`small`", "2", "6", "10", "0.5000"] and many[:5] == ["`small`", "2", "6", "20", "0.6000"]
+    assert few[5].startswith("+0.1000 (+0.0") and many[5].startswith("+0.2000 (+0.1")
     # The queries of one collection are alike: resampled, the mean stays between the two collections'.
-    assert rows["10"][5].startswith("-0.1000 (-0.1") and rows["20"][5] == ""
-    assert [rows[size][6] for size in ("10", "20")] == ["100", "200"]
+    assert few[6].startswith("-0.1000 (-0.1") and many[6] == ""
+    assert (few[7], many[7]) == ("100", "200")
 
 
 def test_reports_that_do_not_belong_together_are_refused() -> None:
-    with pytest.raises(DataError, match="large, small"):
+    with pytest.raises(DataError, match=r"differ in model \(large, small\)"):
         joined([report("a"), report("b", model="large")])
+    with pytest.raises(DataError, match="differ in layout"):
+        joined([report("a"), {**report("b"), "layout": "late"}])
     with pytest.raises(DataError, match="a, a: give one of each"):
         joined([report("a"), report("a")])
+    whole = report("a")
+    for lines in ([], whole["lines"][:-1], [line for line in whole["lines"] if line["window"] == 10]):
+        with pytest.raises(DataError, match="the report of a lacks"):
+            joined([{**whole, "lines": lines}])
+    with pytest.raises(DataError, match="in different ways"):
+        windows_section([joined([whole]), {**joined([whole]), "seed": 9}])
 
 
 def test_the_command_keeps_a_file_a_model_and_draws_all(tmp_path: Path) -> None:
