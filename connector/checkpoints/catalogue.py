@@ -156,7 +156,7 @@ _ENTRIES = (
         layers=24,
         heads=14,
         template="chat",
-        measured=Measured("solo", gain=0.0784, seconds_new=4.81, seconds_cached=0.427),
+        measured=Measured("solo", gain=0.0784, seconds_new=4.81, seconds_cached=0.427, memory_gb=4.4),
     ),
     CatalogueEntry(
         name="qwen2.5-coder-1.5b",
