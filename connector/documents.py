@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -29,6 +29,9 @@ __all__ = [
 # Shown as nothing although their categories do not say so: fillers, the braille blank, joiners, variation selectors.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufffd")
 _BLANK |= {chr(code) for code in (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))}
+
+# Clusters map 20 levels unless told otherwise; a thousand would end in Python's limit, and the search unranked.
+_DEEPEST = 64
 
 FirstStage = Sequence[float] | Literal["order"] | None
 """What is known of the first stage: a score for each document (higher is better), their order, or nothing."""
@@ -254,7 +257,8 @@ def document_text(fields: Mapping[str, Any], names: Sequence[str] = ()) -> str:
     """The text that is scored: the chosen fields' values joined by a newline.
 
     Dotted names reach into objects; lists join with a blank; missing and empty fields are left out. Without
-    ``names``, all fields whose value is text, in the order they are stored.
+    ``names``, all fields whose value is text, in the order they are stored. What is nested deeper than 64 levels is
+    left out.
     """
     return "\n".join(text for _, text in field_texts(fields, names))
 
@@ -266,13 +270,15 @@ def field_texts(fields: Mapping[str, Any], names: Sequence[str] = ()) -> list[tu
     return [(name, text) for name, text in texts if text]
 
 
-def _holds_text(value: Any) -> bool:
+def _holds_text(value: Any, levels: int = _DEEPEST) -> bool:
     """Whether a search would find words in it: text, or a list or object with some."""
-    if isinstance(value, list | tuple):
-        return any(map(_holds_text, value))
-    if isinstance(value, Mapping):
-        return any(map(_holds_text, value.values()))
+    if isinstance(value, list | tuple | Mapping):
+        return levels > 0 and any(_holds_text(own, levels - 1) for own in _inside(value))
     return isinstance(value, str)
+
+
+def _inside(value: Sequence[Any] | Mapping[str, Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, Mapping) else value
 
 
 def _lookup(fields: Mapping[str, Any], name: str) -> Any:
@@ -289,15 +295,14 @@ def _lookup(fields: Mapping[str, Any], name: str) -> Any:
     return None
 
 
-def _field_text(value: Any) -> str:
+def _field_text(value: Any, levels: int = _DEEPEST) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, list | tuple):
-        return " ".join(part for part in map(_field_text, value) if part)
-    if isinstance(value, Mapping):
-        return " ".join(part for part in map(_field_text, value.values()) if part)
+    if isinstance(value, list | tuple | Mapping):
+        texts = (_field_text(own, levels - 1) for own in _inside(value)) if levels else ()
+        return " ".join(text for text in texts if text)
     return str(value)
 
 

@@ -86,6 +86,18 @@ def test_what_shows_is_text(text: str) -> None:
     assert has_text(text)
 
 
+def test_what_is_nested_beyond_measure_costs_no_document_its_text() -> None:
+    deep: object = "deep"
+    for _ in range(5_000):
+        deep = {"inner": [deep]}
+    assert document_text({"text": "cats", "more": deep}) == "cats"
+    assert document_text({"text": ["cats", deep]}, ("text", "more")) == "cats"
+    flat: object = "flat"
+    for _ in range(30):
+        flat = {"inner": [flat]}
+    assert document_text({"more": flat}) == "flat"
+
+
 def test_lists_and_objects_with_text_are_read_where_no_field_is_named() -> None:
     fields = {
         "title": "Notes",

@@ -169,7 +169,7 @@ _ENTRIES = (
         layers=28,
         heads=12,
         template="chat",
-        measured=Measured("solo", gain=0.0795, seconds_new=15.04, seconds_cached=0.742),
+        measured=Measured("solo", gain=0.0795, seconds_new=15.04, seconds_cached=0.742, memory_gb=10.9),
     ),
 )
 
