@@ -317,7 +317,7 @@ def served(options: Sequence[str], texts: Sequence[str]) -> Iterator[tuple[int, 
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="More settings of the service.")
 @click.option("--keep", default=Path("docs/results/campaign.jsonl"), type=click.Path(path_type=Path))
 @click.option("--out", default=Path("docs/engineering/load.json"), type=click.Path(path_type=Path))
-@click.option("--plot", "picture", type=click.Path(path_type=Path), help="SVG of latency against clients.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="SVG of latency and memory.")
 def main(
     corpus: Path,
     clients: tuple[int, ...],

@@ -20,9 +20,10 @@ search that failed, data that was acknowledged and is gone, damage that nobody s
 Each part is a command in a checkout: `python -m tests.campaign PART`. It keeps what it finds in
 `docs/results/campaign.jsonl`; `python -m tests.campaign --page docs/reliability.md` writes this page of it.
 
-Load was tried for ten minutes a step. Clients and service shared two cores.
+Load was tried for ten minutes a step. Clients and service shared two cores. The steps of 1, 8 and 32 clients were one
+process, one after the other; that of 128 was a fresh one.
 
-![Seconds of a request and answers a second, for 1, 8, 32 and 128 clients](images/load.svg)
+![Seconds of a request and answers a second, for 1, 8, 32 and 128 clients; memory over time](images/load.svg)
 """
 
 

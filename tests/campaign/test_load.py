@@ -98,7 +98,9 @@ def test_growth_leaves_the_warming_up_out() -> None:
     rows = list(step_rows(step, Tally(3, {"a hit": 1}), Tally(2)))
     assert [(row.tried, row.survived) for row in rows] == [(3, 2), (2, 2)]
     assert "memory +10.0%" in rows[0].note
-    assert "<svg" in plot([{"clients": 1, "warm": (1.0, 2.0, 3.0), "a_second": 1.0, "refused": 0}])
+    step = {"clients": 1, "warm": (1.0, 2.0, 3.0), "a_second": 1.0, "refused": 0, "minutes": 2, "memory": [900, 950]}
+    drawn = plot([step, {**step, "clients": 8}])
+    assert all(told in drawn for told in ("<svg", "seconds of a request", "GB resident", "8 clients"))
 
 
 @pytest.mark.slow
