@@ -188,7 +188,7 @@ def _measured(measured: dict[str, Any]) -> tuple[str, str, str]:
     """Memory, gain, seconds."""
     memory, gain, seconds = measured["memory_gb"], measured["gain"], measured["seconds_new"]
     return (
-        _NOT if memory is None else f"{memory:g} GB",
+        _NOT if memory is None else f"{memory:.2g} GB",
         _NOT if gain is None else f"{gain:+.3f}",
         _NOT if seconds is None else f"{seconds:.2g} / {measured['seconds_cached']:.2g}",
     )
