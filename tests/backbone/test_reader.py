@@ -19,6 +19,7 @@ from connector.errors import BackboneError
 from connector.heads.needs import Needs
 from connector.heads.row_groups import QUERY_GROUPS
 from connector.sections import Layout
+from tests.backbone.torch_runtime.packing import has_amx
 
 HEADS = ((2, 4), (7, 7), (8, 0))
 QUERY = "how long do cats sleep"
@@ -75,8 +76,9 @@ def test_without_the_whole_tail_the_query_s_rows_are_the_same(
     whole = reader.read(QUERY, cats, Needs(HEADS))
     less = reader.read(QUERY, cats, Needs(HEADS, QUERY_GROUPS))
     assert less.groups == QUERY_GROUPS and less.rows.shape == (len(HEADS), 2, whole.lengths.sum())
-    np.testing.assert_allclose(less.rows, whole.rows[:, -2:], rtol=0.05, atol=2e-4)
-    assert np.corrcoef(less.rows.ravel(), whole.rows[:, -2:].ravel())[0, 1] > 0.9999
+    # AMX adds in another order for another number of ids.
+    np.testing.assert_allclose(less.rows, whole.rows[:, -2:], rtol=0.1 if has_amx() else 0.05, atol=2e-4)
+    assert np.corrcoef(less.rows.ravel(), whole.rows[:, -2:].ravel())[0, 1] > (0.9995 if has_amx() else 0.9999)
     again = open_reader(layout).read(QUERY, cats, Needs(HEADS, QUERY_GROUPS))
     np.testing.assert_array_equal(again.rows, less.rows)
 
