@@ -102,6 +102,9 @@ def _read(memory: Path | None) -> dict[_Key, str]:
         return {}
     try:
         rows = json.loads(memory.read_text(encoding="utf-8"))
-        return {(str(name), int(size), int(time), int(any)): str(digest) for name, size, time, any, digest in rows}
+        return {
+            (str(name), int(size), int(content), int(moved)): str(digest)
+            for name, size, content, moved, digest in rows
+        }
     except (OSError, ValueError, TypeError):
         return {}

@@ -89,15 +89,22 @@ def check_named(model: str, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE)
         raise BackboneError(_unknown(model, catalogue))
 
 
-def find_local(model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE) -> Checkpoint | None:
-    """The checkpoint if a catalogue model is here already and whole: no network, no conversion."""
+def find_local(
+    model: str, *, cache: Path, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE, verify: bool = False
+) -> Checkpoint | None:
+    """The checkpoint if a catalogue model is here already and whole: no network, no conversion.
+
+    Args:
+        model, cache, catalogue, verify: see ``obtain``.
+    """
     entry = catalogue.get(model)
-    if entry is None or entry.parts:
-        return _converted(cache, _origin(entry)) if entry else None
-    snapshot = noted_snapshot(entry.hub, cache)
+    if entry is None:
+        return None
+    snapshot = None if entry.parts else noted_snapshot(entry.hub, cache)
     if snapshot is not None:
         return replace(snapshot, name=entry.name)
-    return next((found for origin in _origins(entry) if (found := _converted(cache, origin))), None)
+    states = (_state(cache, origin, verify) for origin in _origins(entry))
+    return next((found for found in states if isinstance(found, Checkpoint)), None)
 
 
 def with_gguf(
@@ -163,21 +170,14 @@ def _obtain_entry(
     verify: bool,
 ) -> Checkpoint:
     if not entry.parts:
-        here = find_local(entry.name, cache=cache, catalogue={entry.name: entry})
-        if here is not None and verify:
-            try:
-                here.verify()
-            except BackboneError as error:
-                seen = str(error).rpartition("; ")[0]
-                raise BackboneError(f"{seen}; {_MADE_ANEW.format(model='with its GGUF file')}") from None
-        if (
-            here is None
-            and (damage := find_damage(entry.name, cache=cache, catalogue={entry.name: entry})) is not None
-        ):
+        known = {entry.name: entry}
+        here = find_local(entry.name, cache=cache, catalogue=known, verify=verify)
+        if here is not None:
+            return here
+        if (damage := find_damage(entry.name, cache=cache, catalogue=known)) is not None:
             logger.warning("%s", damage)
-        return here or replace(
-            obtain_from_hub(entry.hub, cache=cache, offline=offline, progress=progress), name=entry.name
-        )
+        found = obtain_from_hub(entry.hub, cache=cache, offline=offline, progress=progress)
+        return replace(found, name=entry.name)
     return _convert_once(
         _origin(entry), cache, progress, verify, _assembling(entry, cache, offline, accept, progress)
     )
@@ -353,11 +353,6 @@ def _telling_faults() -> Iterator[None]:
     except Exception as error:
         fault = os_error_of(error)
         raise fault if fault is not None and is_storage_fault(fault) else error from None
-
-
-def _converted(cache: Path, origin: _Origin, verify: bool = False) -> Checkpoint | None:
-    found = _state(cache, origin, verify)
-    return found if isinstance(found, Checkpoint) else None
 
 
 def _state(cache: Path, origin: _Origin, verify: bool = False) -> Checkpoint | str | None:

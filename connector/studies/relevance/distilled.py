@@ -22,11 +22,9 @@ from connector.backbone.open_reader import open_reader
 from connector.cli.allocator import keep_big_buffers
 from connector.cli.progress import ConsoleProgress
 from connector.heads.needs import Needs
-from connector.statistics.head_tables import statistics_folder
-from connector.statistics.signal_tables import SignalTable, gather_signals
 from connector.studies.relevance.command import study_options, write_report
 from connector.studies.relevance.judged import Fit, Floats, Judged, Places, best_held_out, whole_collections
-from connector.studies.relevance.states import FIELDS, searched_queries, study_settings
+from connector.studies.relevance.states import study_settings, study_tables
 from connector.training.probes import fit_probe
 from connector.training.train_signals import probe_layers
 
@@ -171,14 +169,7 @@ def main(
         settings = study_settings(tokens, given)
         reader = open_reader(settings)
         needs = Needs(groups=(), layers=probe_layers(reader.runtime.shape.layers))
-        kept = statistics_folder(settings.cache.path, reader)
-        tables: list[SignalTable] = []
-        for folder in folders:
-            searched = searched_queries(folder, queries, settings)
-            tracked = progress.track(f"{settings.backbone.model}, {folder.name}", searched, len(searched))
-            tables += gather_signals(reader, tracked, kept, needs, FIELDS)
-            reader.clear_cache()
-        judged.append(Judged.of(tables))
+        judged.append(Judged.of(list(study_tables(reader, folders, queries, settings, needs, progress))))
     rows = study(judged[0], judged[1], progress.say)
     write_report(out, {"teacher": {"model": teacher}, **rows}, len(judged[0]), folders, tokens, assignments)
 

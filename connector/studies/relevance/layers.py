@@ -21,11 +21,10 @@ from connector.backbone.open_reader import open_reader
 from connector.cli.allocator import keep_big_buffers
 from connector.cli.progress import ConsoleProgress
 from connector.heads.needs import Needs
-from connector.statistics.head_tables import statistics_folder
-from connector.statistics.signal_tables import SignalTable, gather_signals
+from connector.statistics.signal_tables import SignalTable
 from connector.studies.relevance.command import study_options, write_report
 from connector.studies.relevance.judged import Floats, Judged, best_held_out, one_vector, whole_collections
-from connector.studies.relevance.states import FIELDS, searched_queries, study_settings
+from connector.studies.relevance.states import study_settings, study_tables
 from connector.training.train_signals import probe_layers
 
 __all__ = ["main", "study"]
@@ -90,13 +89,7 @@ def main(
     reader = open_reader(settings)
     in_use = probe_layers(reader.runtime.shape.layers)
     needs = Needs(groups=(), layers=tuple(sorted({*in_use, *layers})), likelihood=likelihood)
-    kept = statistics_folder(settings.cache.path, reader)
-    tables: list[SignalTable] = []
-    for folder in folders:
-        searched = searched_queries(folder, queries, settings)
-        tracked = progress.track(folder.name, searched, len(searched))
-        tables += gather_signals(reader, tracked, kept, needs, FIELDS)
-        reader.clear_cache()
+    tables = list(study_tables(reader, folders, queries, settings, needs, progress))
     rows = study(tables, in_use, progress.say)
     write_report(out, rows, len(tables), folders, tokens, assignments)
 

@@ -19,7 +19,7 @@ from connector.statistics.signal_tables import SignalTable, gather_signals
 from connector.training.train_signals import probe_layers
 from connector.training.windows import judged_windows, short_windows, without_one_grade
 
-__all__ = ["FIELDS", "StudyQuery", "searched_queries", "study_queries", "study_settings"]
+__all__ = ["FIELDS", "StudyQuery", "searched_queries", "study_queries", "study_settings", "study_tables"]
 
 FIELDS = ("title", "text")
 _ALL = 1_000_000
@@ -73,6 +73,32 @@ def searched_queries(folder: Path, most: int, settings: Settings, seed: int = 0)
     return [window.searched for window in short_windows(windows, most, seed)]
 
 
+def study_tables(
+    reader: Reader,
+    folders: Sequence[Path],
+    most: int,
+    settings: Settings,
+    needs: Needs,
+    progress: Progress,
+    seed: int = 0,
+) -> Iterator[SignalTable]:
+    """What an LLM sees of ``searched_queries``, kept and taken up again.
+
+    Args:
+        reader: the settings' LLM.
+        folders, most, settings, seed: see there.
+        needs: what is read.
+        progress: told of each collection.
+    """
+    kept = statistics_folder(settings.cache.path, reader)
+    for folder in folders:
+        searched = searched_queries(folder, most, settings, seed)
+        progress.say(f"{settings.backbone.model}, {folder.name}: {len(searched)} queries")
+        tracked = progress.track(folder.name, searched, len(searched))
+        yield from gather_signals(reader, tracked, kept, needs, FIELDS)
+        reader.clear_cache()
+
+
 def study_queries(
     reader: Reader, folders: Sequence[Path], most: int, settings: Settings, progress: Progress, seed: int = 0
 ) -> Iterator[StudyQuery]:
@@ -83,13 +109,8 @@ def study_queries(
         folders, most, settings, seed: see there.
         progress: told of each collection.
     """
-    kept = statistics_folder(settings.cache.path, reader)
     layers = probe_layers(reader.runtime.shape.layers)
-    for folder in folders:
-        searched = searched_queries(folder, most, settings, seed)
-        progress.say(f"{folder.name}: {len(searched)} queries")
-        tracked = progress.track(folder.name, searched, len(searched))
-        for table in gather_signals(reader, tracked, kept, Needs(groups=(), layers=layers), FIELDS):
-            # The first of the poolings: the mean.
-            yield StudyQuery(table, reader.embed(table.query, layers)[:, 0])
-        reader.clear_cache()
+    needs = Needs(groups=(), layers=layers)
+    for table in study_tables(reader, folders, most, settings, needs, progress, seed):
+        # The first of the poolings: the mean.
+        yield StudyQuery(table, reader.embed(table.query, layers)[:, 0])
