@@ -30,6 +30,7 @@ def test_a_read_is_what_the_whole_sequence_says(smollm2: Checkpoint, settings: S
     model: Any = AutoModelForCausalLM.from_pretrained(
         smollm2.path, attn_implementation="eager", dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
+    model.eval().requires_grad_(False)
     tokenizer = Tokenizer.from_folder(smollm2.path)
     template = PromptTemplate.from_folder(smollm2.path, tokenizer)
 
@@ -44,8 +45,7 @@ def test_a_read_is_what_the_whole_sequence_says(smollm2: Checkpoint, settings: S
         ]
         text = [*template.prefix, *ids(DOCUMENT)]
         before = [*text, *template.before_query]
-        with torch.no_grad():
-            found = model(torch.tensor([[*before, *ids(query)]]), output_attentions=True)
+        found = model(torch.tensor([[*before, *ids(query)]]), output_attentions=True)
         for hook in hooks:
             hook.remove()
         mass, weighed = [], []
