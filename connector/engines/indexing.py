@@ -65,8 +65,8 @@ def index_source(
         began = Reached()
     run = _Run(source, progress, began, strict, bad, committed)
     documents = run.documents()
-    # A source without a document leaves no empty index behind.
-    first = list(islice(documents, 1))
+    # A source without a document, or with a wrong line that ends this run early, leaves no empty index behind.
+    first = list(islice(documents, batch))
     report = engine.index(chain(first, documents), batch=batch, committed=run.committed) if first else IndexReport()
     progress.clear()
     return IndexOutcome(run.total(report), began.line, run.without_text)

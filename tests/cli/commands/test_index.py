@@ -98,6 +98,9 @@ def test_strict_stops(tmp_path: Path, file: Path) -> None:
     assert isinstance(result.exception, DataError)
     assert result.exception.exit_code == 5
     assert f"{file}, line 2: not JSON" in str(result.exception)
+    # A command that ended in its first lines leaves nothing behind that is taken for an index.
+    missing = run(tmp_path, "search", "--no-rerank", "cat")
+    assert "there is no index" in str(missing.exception)
 
 
 def test_a_beir_folder(tmp_path: Path) -> None:
