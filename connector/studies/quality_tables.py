@@ -23,11 +23,11 @@ _REFERENCE = "torch-float32"
 Report = Mapping[str, Any]
 
 _SWEPT = """\
-What a request gets: the shipped heads with the first stage, through all short cuts. At most 100 test queries a
-collection, drawn with seed 0. The means differ from those of the [results](results.md), for three reasons: more
-queries, weights in bfloat16, and the embedded BM25 for dl19 too. An asterisk marks a difference to the first stage
-with p < .05 (paired randomization test, not corrected for their number). Made with `python -m
-connector.studies.window_sweep`.
+What a request gets in the layouts that read heads: the shipped ones with the first stage, through all short cuts.
+At most 100 test queries a collection, drawn with seed 0. The means differ from those of the [results](results.md),
+for three reasons: more queries, weights in bfloat16, and the embedded BM25 for dl19 too. An asterisk marks a
+difference to the first stage with p < .05 (paired randomization test, not corrected for their number). Made with
+`python -m connector.studies.window_sweep`.
 """
 
 
@@ -76,10 +76,11 @@ def quality_tables(
     if len(quality.formats) > 1:
         yield "## Number formats\n"
         yield (
-            f"{_MEASURE} of the default (the shipped router's heads with the first stage, layout block, window 20). "
+            f"{_MEASURE} of the layout block (the shipped router's heads with the first stage, window 20). "
             "In brackets behind a collection: its test queries, the same windows in every row. In brackets behind a "
             "number: the difference to the first row and its 95 % interval (bootstrap over queries). The last "
-            "columns are seconds for 20 documents of 180 tokens. Reports and commands: `docs/results/formats`.\n"
+            "columns are seconds for 20 documents of 180 tokens in the default layout. Reports and commands: "
+            "`docs/results/formats`.\n"
         )
         yield _formats(quality.formats, collections, speed)
     if quality.sweeps:
@@ -98,7 +99,7 @@ def _formats(formats: Mapping[str, Mapping[str, Report]], collections: Sequence[
         machine = timed["machine"]
         seconds = {row["name"]: f"{row['seconds']:.3g}" for row in timed["rows"]}
         measured[f"{machine['runtime']} {machine['precision'].partition('-')[0]}"] = [
-            seconds.get(name, "") for name in ("warm_block_20", "cold_block_20")
+            seconds.get(name, "") for name in ("warm_solo_20", "cold_solo_20")
         ]
     reference = next(iter(formats.values()))
     table = []
@@ -118,7 +119,7 @@ def _formats(formats: Mapping[str, Mapping[str, Report]], collections: Sequence[
             cells.append(cell)
         table.append([*cells, *measured.get(name, ("", ""))])
     header = [f"{each} ({reference[each]['queries']})" if each in reference else each for each in collections]
-    return markdown_table(["", *header, "cached", "new"], table)
+    return markdown_table(["", *header, "cached, solo", "new, solo"], table)
 
 
 def _same_windows(one: Report, other: Report) -> bool:

@@ -42,7 +42,7 @@ def written(folder: Path, **reports: dict[str, Any]) -> Path:
 def tables(tmp_path: Path) -> str:
     speed = {
         "machine": {"runtime": "torch", "precision": "float32-float16", "tokens": 180, "threads": 2},
-        "rows": [{"name": "warm_block_20", "seconds": 0.2}],
+        "rows": [{"name": "warm_solo_20", "seconds": 0.2}],
         "growth": [
             {"by": by, "layout": layout, "value": 20, "seconds": seconds}
             for by, layout, seconds in (("window", "block", 1), ("tokens", "late", 2), ("window", "late", 0.0716))
@@ -59,7 +59,7 @@ def test_number_formats_against_the_reference(tmp_path: Path) -> None:
     written(formats / "torch-bfloat16", scifact=evaluated(0.53, 0.71), cosqa=evaluated(0.3, first=0.4))
     written(formats / "onnx-int8", scifact=evaluated(0.5, 0.6752))
     page = tables(tmp_path)
-    assert "|  | scifact (2) | cosqa (1) | dl19 | cached | new |" in page
+    assert "|  | scifact (2) | cosqa (1) | dl19 | cached, solo | new, solo |" in page
     assert "| torch float32 | 0.6000 | 0.3000 |  | 0.2 |  |" in page
     # Other queries are not compared.
     assert "| torch bfloat16 | 0.6200 (+0.0200; +0.0100 to +0.0300) |  |  |  |  |" in page

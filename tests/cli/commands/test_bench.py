@@ -71,12 +71,13 @@ def test_machine_memory_and_picture(quick: tuple[dict[str, Any], str, str]) -> N
 def test_growth_goes_by_window_tokens_and_clients(quick: tuple[dict[str, Any], str, str]) -> None:
     report, _, _ = quick
     values = {(row["layout"], row["by"], row["value"]) for row in report["growth"]}
-    # The layout block stops at the middle window.
-    assert {value for layout, by, value in values if (layout, by) == ("block", "window")} == {4, 8}
+    # The layouts solo and block stop at the middle window.
+    for layout in ("solo", "block"):
+        assert {value for own, by, value in values if (own, by) == (layout, "window")} == {4, 8}
     assert {value for layout, by, value in values if (layout, by) == ("late", "window")} == {4, 8, 12}
     for kind in ("clients", "clients_cold"):
         assert {(layout, value) for layout, by, value in values if by == kind} == {
-            (layout, value) for layout in ("block", "late") for value in (1, 2)
+            (layout, value) for layout in ("solo", "block", "late") for value in (1, 2)
         }
     assert {value for layout, by, value in values if by == "tokens"} == {12, 24}
 
