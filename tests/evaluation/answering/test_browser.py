@@ -63,6 +63,12 @@ def test_on_a_phone_nothing_sticks_out(shown: Any) -> None:
     assert shown.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
 
 
+def test_on_a_phone_the_words_of_charts_can_be_read(shown: Any) -> None:
+    resize(shown, *PHONE)
+    heights = [word.rect["height"] for word in all_of(shown, "svg text")]
+    assert heights and min(heights) >= 9
+
+
 @pytest.mark.parametrize("size", [NARROW, (1000, 800)])
 def test_no_word_is_broken_and_columns_of_words_are_wide(shown: Any, size: tuple[int, int]) -> None:
     resize(shown, *size)
