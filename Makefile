@@ -38,8 +38,12 @@ endef
 demo: $(LIGHT_INSTALLED)
 	@$(LIGHT)/bin/rh-connector demo
 
+# A process grows to 9 GB: no more than memory holds, four at most.
+PROCESSES = $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"); \
+  print(max(1, min(4, memory // 10**10)))')
+
 # A process a core. Threads of one would otherwise spin while those of another compute.
-TESTS := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+TESTS = OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --maxprocesses $(PROCESSES) --dist loadgroup
 
 test: $(INSTALLED)
 	@$(TESTS)
