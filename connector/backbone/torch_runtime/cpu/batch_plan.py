@@ -2,14 +2,14 @@
 
 Libraries of matrix products may sum in another order when there are more tokens, or for those that do not fill a
 block. Only where they do not can passages share a product, and requests: a cached state has to be bit-equal to a
-fresh one. Which numbers of tokens go together differs between processors (any on AVX-512; none of use with AMX, whose
-order of sums changes with their number), so it is tried out.
+fresh one. Which numbers of tokens go together differs between processors, so it is tried out: with AVX-512 any do.
+With AMX the order of long sums changes with their number; such products are made of blocks that all have the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, partial
 from operator import attrgetter
 
@@ -19,7 +19,7 @@ from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.cpu.fused_layers import FusedLayer
 from connector.backbone.torch_runtime.cpu.linear import PackedLinear
 
-__all__ = ["BatchPlan", "find_batch_plan"]
+__all__ = ["BatchPlan", "Shape", "find_batch_plan", "set_blocks"]
 
 # oneDNN makes code for every number of tokens that it meets, which takes a millisecond for each shape, and keeps a
 # thousand of them: with multiples of 8, documents and queries of new lengths find theirs made.
@@ -29,6 +29,9 @@ _GRANULES = (_GRANULE, 16, 32, 64)
 _LEAST_AT_MOST, _MOST_AT_LEAST = 64, 256
 # Numbers of tokens that are tried: all of short tails, some of those where blocks become larger.
 _SHORT, _LONGER = 64, (96, 128, 160, 192, 256, 320, 384, 512, 640, 768)
+# Tokens of a block, the first that will do. Larger ones read the weights less often, and are filled up for a short
+# tail; of fewer than 16, AMX's tiles are not full.
+_BLOCKS = (64, 48, 32, 16)
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -41,12 +44,14 @@ class BatchPlan:
         granule: their number is a multiple of it.
         least, most: the smallest and the largest number; ``most`` 0: every sequence is run by itself.
         why_alone: why it is; empty where sequences are run together.
+        blocks: tokens of a block, by shape of the products that are made of blocks.
     """
 
     granule: int = _GRANULE
     least: int = _GRANULE
     most: int = 0
     why_alone: str = ""
+    blocks: Mapping[Shape, int] = field(default_factory=dict)
 
     def filled(self, tokens: int) -> int:
         """Tokens of the product that so many go through, once it is filled up."""
@@ -59,7 +64,9 @@ class BatchPlan:
     def __str__(self) -> str:
         if not self.most:
             return f"each sequence by itself: {self.why_alone}" if self.why_alone else "each sequence by itself"
-        return f"{self.least} to {self.most} tokens in steps of {self.granule}"
+        told = f"{self.least} to {self.most} tokens in steps of {self.granule}"
+        blocks = [f"those of {shape.inputs} numbers in blocks of {block}" for shape, block in self.blocks.items()]
+        return ", ".join([told, *blocks])
 
 
 def find_batch_plan(model: torch.nn.Module, most: int, sharing: CoreSharing) -> BatchPlan:
@@ -70,11 +77,23 @@ def find_batch_plan(model: torch.nn.Module, most: int, sharing: CoreSharing) -> 
         most: tokens above which products have nothing to gain.
         sharing: of the process.
     """
-    return _plan(tuple(sorted(_shapes(model), key=attrgetter("inputs", "outputs"))), most, sharing)
+    shapes = sorted(set(_layers(model).values()), key=attrgetter("inputs", "outputs", "gated"))
+    return _plan(tuple(shapes), most, sharing)
+
+
+def set_blocks(model: torch.nn.Module, plan: BatchPlan) -> None:
+    """Make the products of a model's packed layers as a plan says.
+
+    Args:
+        model: that the plan was found for.
+        plan: one without blocks takes them back.
+    """
+    for layer, shape in _layers(model).items():
+        layer.block = plan.blocks.get(shape)
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class Shape:
     """Of a packed layer; ``gated``: of the two first layers of a fused layer's MLP."""
 
     inputs: int
@@ -106,29 +125,34 @@ class _Shape:
         return torch.randperm(self.inputs // 2 * 2, generator=torch.Generator().manual_seed(2))
 
 
-def _shapes(model: torch.nn.Module) -> set[_Shape]:
-    found = set()
-    for module in model.modules():
-        if isinstance(module, FusedLayer):
-            gate = module.gate_proj
-            found.add(_Shape(gate.in_features, gate.out_features, gate.dtype, gate.bias is not None, True))
-        elif isinstance(module, PackedLinear):
-            found.add(_Shape(module.in_features, module.out_features, module.dtype, module.bias is not None, False))
-    return found
+def _layers(model: torch.nn.Module) -> dict[PackedLinear, Shape]:
+    gated = {
+        layer
+        for module in model.modules()
+        if isinstance(module, FusedLayer)
+        for layer in (module.gate_proj, module.up_proj)
+    }
+    return {
+        layer: Shape(layer.in_features, layer.out_features, layer.dtype, layer.bias is not None, layer in gated)
+        for layer in model.modules()
+        if isinstance(layer, PackedLinear)
+    }
 
 
 @cache
-def _plan(shapes: Sequence[_Shape], most: int, sharing: CoreSharing) -> BatchPlan:
+def _plan(shapes: Sequence[Shape], most: int, sharing: CoreSharing) -> BatchPlan:
     ends = (_LEAST_AT_MOST, _MOST_AT_LEAST)
     # Where these two do not go together, which takes no time to see, nothing of use does.
-    if any(_breaks(shape, ends, sharing) != [_LEAST_AT_MOST] for shape in shapes):
+    tried = {shape: _block(shape, sharing) for shape in shapes if _breaks(shape, ends, sharing) != [ends[0]]}
+    blocks = {shape: block for shape, block in tried.items() if block is not None}
+    if len(blocks) < len(tried):
         return BatchPlan(why_alone="a product's sums change with its number of tokens on this CPU")
     for granule in _GRANULES:
         sizes = [*range(granule, _SHORT + 1, granule), *(size for size in _LONGER if size <= most)]
-        breaks = {size for shape in shapes for size in _breaks(shape, sizes, sharing)}
+        breaks = {size for shape in shapes if shape not in blocks for size in _breaks(shape, sizes, sharing)}
         run = _longest(sizes, breaks)
         if run is not None:
-            return BatchPlan(granule, *run)
+            return BatchPlan(granule, *run, blocks=blocks)
     return BatchPlan(why_alone="no range of numbers of tokens gives a token the same sums on this CPU")
 
 
@@ -143,17 +167,26 @@ def _longest(sizes: Sequence[int], breaks: Collection[int]) -> tuple[int, int] |
     return max(fit, key=lambda run: run[1] - run[0], default=None)
 
 
-def _breaks(shape: _Shape, sizes: Sequence[int], sharing: CoreSharing) -> list[int]:
+def _block(shape: Shape, sharing: CoreSharing) -> int | None:
+    """A number of tokens whose sums are the same wherever in it a token stands, and however many cores there are."""
+    return next((size for size in _BLOCKS if _stands(shape.product(), shape.tokens(size), sharing) is not None), None)
+
+
+def _breaks(shape: Shape, sizes: Sequence[int], sharing: CoreSharing) -> list[int]:
     """The sizes whose tokens have other bits than those of the size before, or than the same in other places."""
     product, inputs = shape.product(), shape.tokens(sizes[-1])
     found: list[int] = []
     before: torch.Tensor | None = None
     for size in sizes:
-        own = inputs[:size]
-        on_all = sharing.run(partial(product, own))
-        on_one, turned = sharing.map(product, [own, own.flip(0)])
-        stands = torch.equal(on_all, on_one) and torch.equal(on_all, turned.flip(0))
-        if not stands or before is None or not torch.equal(on_all[: len(before)], before):
+        stands = _stands(product, inputs[:size], sharing)
+        if stands is None or before is None or not torch.equal(stands[: len(before)], before):
             found.append(size)
-        before = on_all if stands else None
+        before = stands
     return found
+
+
+def _stands(product: Product, inputs: torch.Tensor, sharing: CoreSharing) -> torch.Tensor | None:
+    """A product whose tokens have the same bits on one core as on all, and in other places; None: they do not."""
+    on_all = sharing.run(partial(product, inputs))
+    on_one, turned = sharing.map(product, [inputs, inputs.flip(0)])
+    return on_all if torch.equal(on_all, on_one) and torch.equal(on_all, turned.flip(0)) else None

@@ -12,7 +12,7 @@ import torch
 
 from connector.backbone.prompt.tail import TokenIds
 from connector.backbone.torch_runtime.attention import EncodePass
-from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan, find_batch_plan
+from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan, find_batch_plan, set_blocks
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.cpu.fused_layers import Fused, fuse_layers
 from connector.backbone.torch_runtime.cpu.linear import pack_linears, why_not_packed
@@ -109,8 +109,10 @@ def _batch_plan(model: Any, head_dim: int, sharing: CoreSharing) -> BatchPlan:
     if not all(isinstance(size, int) and size % _VECTOR == 0 for size in sizes):
         return BatchPlan(why_alone=f"sizes {sizes} are not all multiples of {_VECTOR}")
     plan = find_batch_plan(model, _MOST_TOKENS[model.dtype.itemsize], sharing)
+    set_blocks(model, plan)
     if not plan.most or _stands_alone(model, plan, sharing):
         return plan
+    set_blocks(model, BatchPlan())
     return BatchPlan(why_alone="passages that are run together do not have the bits that they have alone")
 
 

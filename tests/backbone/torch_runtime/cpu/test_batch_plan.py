@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan, _longest, find_batch_plan
+from connector.backbone.torch_runtime.cpu import batch_plan
+from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan, Shape, _longest, find_batch_plan, set_blocks
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.cpu.linear import PackedLinear
 from tests.backbone.torch_runtime.packing import has_amx, has_wide_products, pack
@@ -61,13 +66,17 @@ def test_a_plan_that_runs_each_alone_says_why() -> None:
     assert str(BatchPlan(16, 48, 768)) == "48 to 768 tokens in steps of 16"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_a_plan_promises_holds_for_other_numbers(dtype: torch.dtype) -> None:
+def packed(dtype: torch.dtype) -> torch.nn.Sequential:
     torch.manual_seed(5)
     model = torch.nn.Sequential(torch.nn.Linear(192, 320, bias=False), torch.nn.Linear(320, 192)).to(dtype)
     model.eval().requires_grad_(False)
-    sharing = CoreSharing.of_process()
-    sharing.run(lambda: pack(model, dtype))
+    CoreSharing.of_process().run(lambda: pack(model, dtype))
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_plan_promises_holds_for_other_numbers(dtype: torch.dtype) -> None:
+    model, sharing = packed(dtype), CoreSharing.of_process()
     plan = find_batch_plan(model, 512, sharing)
     assert bool(plan.most) != bool(plan.why_alone)
     if not plan.most and (has_amx() or not has_wide_products()):
@@ -82,3 +91,52 @@ def test_what_a_plan_promises_holds_for_other_numbers(dtype: torch.dtype) -> Non
     for tokens in (plan.least, plan.filled(plan.least + 1), plan.filled(100), plan.filled(200)):
         start = plan.most - tokens
         assert torch.equal(sharing.run(lambda own=inputs[start:]: layer(own)), whole[start:])  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_changes_with_the_number_of_tokens_is_made_of_blocks(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    model, sharing = packed(dtype), CoreSharing.of_process()
+    tried = batch_plan._breaks
+
+    def as_with_amx(shape: Shape, sizes: Sequence[int], sharing: CoreSharing) -> list[int]:
+        """The longer sums change with every number of tokens."""
+        return list(sizes) if shape.inputs == 320 else tried(shape, sizes, sharing)
+
+    monkeypatch.setattr(batch_plan, "_breaks", as_with_amx)
+    batch_plan._plan.cache_clear()
+    plan = find_batch_plan(model, 512, sharing)
+    batch_plan._plan.cache_clear()
+    if not plan.most and (has_amx() or not has_wide_products()):
+        assert plan.why_alone
+        return
+    (block,) = plan.blocks.values()
+    assert [shape.inputs for shape in plan.blocks] == [320]
+    assert str(plan).endswith(f", those of 320 numbers in blocks of {block}")
+    set_blocks(model, plan)
+    assert [layer.block for layer in model] == [None, block]
+    inputs = torch.randn(plan.most, 192).to(dtype)
+    whole = sharing.run(lambda: model(inputs))
+    for tokens in (plan.least, plan.filled(plan.least + 1), plan.filled(100), plan.filled(200)):
+        start = plan.most - tokens
+        assert torch.equal(sharing.run(lambda own=inputs[start:]: model(own)), whole[start:])  # type: ignore[misc]
+    set_blocks(model, BatchPlan())
+    assert [layer.block for layer in model] == [None, None]
+
+
+@settings(max_examples=25)
+@given(tokens=st.integers(1, 150), start=st.integers(0, 149), block=st.sampled_from((16, 32, 64)))
+def test_a_token_of_a_block_has_the_same_sums_whatever_stands_beside_it(tokens: int, start: int, block: int) -> None:
+    start = min(start, tokens - 1)
+    model = packed(torch.float32)
+    layer, inputs, factors = model[1], torch.randn(1, tokens, 320), torch.randn(1, tokens, 192)
+    assert isinstance(layer, PackedLinear)
+    plain, times = layer(inputs), layer.times(inputs, factors)
+    layer.block = block
+    for found, expected in ((layer(inputs), plain), (layer.times(inputs, factors), times)):
+        assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-4)
+    alone = layer(inputs[:, start:])
+    assert torch.equal(alone, layer(inputs)[:, start:])
+    added = layer(inputs, added=factors)
+    assert torch.equal(layer(inputs[:, start:], added=factors[:, start:]), added[:, start:])
