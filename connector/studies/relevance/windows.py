@@ -32,7 +32,8 @@ _SECTION = """\
 ## How many hits
 
 The first hits of BM25 are reranked, some or many of them. All rows of a model have the same test queries, as many of
-each collection, drawn with seed {seed}. nDCG@10 of head scores fused with the first stage's, mean over the queries.
+each collection, drawn with seed {seed}. Those of a model with fewer are among those of the others. nDCG@10 of head
+scores fused with the first stage's, mean over the queries.
 
 {table}
 In brackets: 95 % intervals. Milliseconds: median of a window whose documents are cached, {threads} thread(s) of
@@ -104,7 +105,9 @@ def windows_section(studies: Sequence[Study]) -> str:
                     f"{_mean(study, size):.4f}",
                     _told(gain),
                     "" if other is None else _told(other),
-                    f"{_milliseconds(study, size):,.0f}",
+                    "not measured"
+                    if (milliseconds := _milliseconds(study, size)) is None
+                    else f"{milliseconds:,.0f}",
                 ]
             )
     header = [
@@ -126,19 +129,22 @@ def windows_section(studies: Sequence[Study]) -> str:
 
 
 def windows_chart(studies: Sequence[Study]) -> str:
-    """Gain and time against the window, a line a model."""
+    """What more or fewer hits than the default gain, and the time, against the window; a line a model."""
     figure, (gains, times) = panels_of(3.2, 2, same_heights=False)
     for study, colour, marker in zip(studies, (BETTER, SAME, INK, WORSE), "osD^", strict=False):
         sizes = _sizes(study)
-        worth = [_mean(study, size) - _mean(study, None) for size in sizes]
-        for axes, values in ((gains, worth), (times, [_milliseconds(study, size) for size in sizes])):
-            axes.plot(sizes, values, color=colour, marker=marker, label=study["model"])
+        # Models were measured on different numbers of queries: each is compared with itself.
+        worth = [_mean(study, size) - _mean(study, _DEFAULT) for size in sizes]
+        took = [value for size in sizes if (value := _milliseconds(study, size)) is not None]
+        for axes, values in ((gains, worth), (times, took)):
+            if len(values) == len(sizes):
+                axes.plot(sizes, values, color=colour, marker=marker, label=study["model"])
             axes.set_xscale("log")
             axes.set_xticks(sizes, map(str, sizes))
             axes.minorticks_off()
             axes.set_xlabel("hits that are reranked")
-    gains.set_ylabel("gain over BM25, nDCG@10")
-    gains.set_ylim(bottom=0)
+    gains.set_ylabel(f"nDCG@10 to {_DEFAULT} hits")
+    gains.axhline(0, color=INK, linewidth=0.6)
     times.set_ylabel("milliseconds, cached")
     times.set_ylim(bottom=0)
     gains.legend(frameon=False, fontsize=8)
@@ -171,20 +177,25 @@ def _told(compared: Comparison) -> str:
     return f"{compared.difference:+.4f} ({low:+.3f} to {high:+.3f})"
 
 
-def _milliseconds(study: Study, size: int) -> float:
+def _milliseconds(study: Study, size: int) -> float | None:
+    """The median; None: not measured."""
     every = [own["windows"][str(size)]["milliseconds"] for own in study["collections"].values()]
-    return float(np.median([value for values in every for value in values if value]))
+    known = [value for values in every for value in values if value]
+    return float(np.median(known)) if known else None
 
 
 @click.command()
 @click.argument("reports", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), required=True)
-def main(reports: tuple[Path, ...], folder: Path, picture: Path) -> None:
+@click.option("--without-times", is_flag=True, help="REPORTS were timed under other conditions than the rest.")
+def main(reports: tuple[Path, ...], folder: Path, picture: Path, without_times: bool) -> None:
     """Keep REPORTS in the folder, a file a model, and draw all that the folder has."""
     by_model: dict[str, list[Study]] = {}
     for path in reports:
         report = json.loads(path.read_text(encoding="utf-8"))
+        if without_times:
+            report["lines"] = [{**line, "milliseconds": 0.0} for line in report["lines"]]
         by_model.setdefault(report["model"], []).append(report)
     try:
         for model, own in by_model.items():

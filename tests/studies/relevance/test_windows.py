@@ -70,5 +70,9 @@ def test_the_command_keeps_a_file_a_model_and_draws_all(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, given, catch_exceptions=False).exit_code == 0
     assert [study["model"] for study in read_windows(kept)] == ["large", "small"]
     assert {*read_windows(kept)[1]["collections"]} == {"a", "b"}
+    told = [str(paths[2]), *given[3:], "--without-times"]
+    assert CliRunner().invoke(main, told, catch_exceptions=False).exit_code == 0
+    page = windows_section(read_windows(kept))
+    assert page.count("| not measured |") == 2 and "| 200 |" in page
     drawn = (tmp_path / "windows.svg").read_text()
     assert "small" in drawn and "large" in drawn and "hits that are reranked" in drawn
