@@ -38,7 +38,8 @@ scores fused with the first stage's, mean over the queries.
 {table}
 In brackets: 95 % intervals. Milliseconds: median of a window whose documents are cached, {threads} thread(s) of
 {cpu}. Other work ran beside it. These queries chose nothing: the
-[default](engineering/signals-log.md#how-many-hits) was set on train queries.
+[default](engineering/signals-log.md#how-many-hits) was set on train queries. There, too, `late` picked
+[twenty of two hundred](engineering/signals-log.md#twenty-of-two-hundred).
 
 ![Gain and milliseconds for each window](images/windows.svg)
 """
