@@ -29,11 +29,11 @@ from connector.cli.progress import ConsoleProgress
 from connector.documents import document_text
 from connector.heads.needs import Needs
 from connector.sections import Settings
-from connector.statistics.head_tables import SearchedQuery
-from connector.statistics.signal_tables import SignalTable
+from connector.statistics.head_tables import SearchedQuery, statistics_folder
+from connector.statistics.signal_tables import SignalTable, gather_signals
 from connector.studies.relevance.command import study_options, write_report
 from connector.studies.relevance.judged import Floats, Judged, best_held_out, one_vector, whole_collections
-from connector.studies.relevance.states import FIELDS, searched_queries, study_settings, study_tables
+from connector.studies.relevance.states import FIELDS, searched_queries, study_settings
 from connector.training.train_signals import probe_layers
 
 __all__ = ["Attending", "Read", "main", "study"]
@@ -179,9 +179,10 @@ def main(
     settings = study_settings(tokens, assignments)
     reader = open_reader(settings)
     needs = Needs(groups=(), layers=probe_layers(reader.runtime.shape.layers))
-    tables = list(study_tables(reader, folders, queries, settings, needs, progress))
-    attending = Attending(settings)
     searched = [query for folder in folders for query in searched_queries(folder, queries, settings)]
+    asked = progress.track("states", searched, len(searched))
+    tables = list(gather_signals(reader, asked, statistics_folder(settings.cache.path, reader), needs, FIELDS))
+    attending = Attending(settings)
     tracked = progress.track("attention", zip(searched, tables, strict=True), len(searched))
     reads = [_read(attending, one, table) for one, table in tracked]
     write_report(out, study(tables, reads, progress.say), len(searched), folders, tokens, assignments)

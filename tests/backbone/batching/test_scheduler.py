@@ -19,7 +19,7 @@ from connector.heads.needs import Needs
 from connector.reranking.reranker import Reranker
 from connector.sections import Layout
 from tests.backbone.batching.waiting import LONG, Watched, WatchedScope, open_reader, open_watched
-from tests.backbone.torch_runtime.packing import has_amx, has_wide_products
+from tests.backbone.torch_runtime.packing import has_wide_products
 
 HEADS = ((2, 4), (7, 7))
 DEEPER = ((1, 0), (9, 3), (9, 8))
@@ -32,7 +32,7 @@ def loaded(request: pytest.FixtureRequest, smollm2: Checkpoint) -> Watched:
     runtime = open_watched(smollm2, request.param)
     if runtime.requests_together == 1:
         # Such a machine is told so, and reads what these tests put together one by one.
-        assert not has_wide_products() or (request.param == "bfloat16" and (has_amx() or not multiplies_bfloat16()))
+        assert not has_wide_products() or (request.param == "bfloat16" and not multiplies_bfloat16())
         assert runtime.plan["batches"].startswith("each sequence by itself"), runtime.plan
         pytest.skip("this machine reads each request by itself")
     return runtime

@@ -19,6 +19,7 @@ from connector.sections import Settings
 from connector.studies.relevance.attention import Attending, Read, main, study
 from connector.studies.relevance.states import study_settings
 from tests.evaluation.folders import write_collection
+from tests.studies.relevance.worlds import cache_with_models
 from tests.training.test_train_signals import windows
 
 QUERY, DOCUMENT = "what makes dough rise", "Yeast turns sugar into carbon dioxide, which the dough holds."
@@ -83,11 +84,8 @@ def test_the_better_of_two_ways_to_read_heads_is_told() -> None:
 def test_the_command_writes_all_rows(smollm2: Checkpoint, settings: Settings, tmp_path: Path) -> None:
     folders = [str(write_collection(tmp_path / f"world{number}")) for number in range(4)]
     out = tmp_path / "attention.json"
-    models = settings.cache.path / "models"
-    (tmp_path / "cache").mkdir()
-    if models.exists():
-        (tmp_path / "cache" / "models").symlink_to(models)
-    arguments = [*folders, "--tokens", "12", "--set", f"cache.path={tmp_path / 'cache'}", "--out", str(out)]
+    cache = cache_with_models(tmp_path / "cache", settings)
+    arguments = [*folders, "--tokens", "12", "--set", f"cache.path={cache}", "--out", str(out)]
     CliRunner().invoke(main, arguments, catch_exceptions=False)
     report = json.loads(out.read_text())
     assert report["queries"] == 4 and len(report["rows"]) == 8

@@ -15,6 +15,7 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.sections import Settings
 from connector.studies.relevance.variants import VARIANTS, main, pooled_likelihoods
 from tests.evaluation.folders import write_collection
+from tests.studies.relevance.worlds import cache_with_models
 
 
 def test_rare_tokens_count_more() -> None:
@@ -45,18 +46,15 @@ def test_the_command_compares_all_variants_and_reads_nothing_twice(
 ) -> None:
     folders = [str(write_collection(tmp_path / f"world{number}")) for number in range(4)]
     out = tmp_path / "variants.json"
-    models = settings.cache.path / "models"
-    (tmp_path / "cache").mkdir()
-    if models.exists():
-        (tmp_path / "cache" / "models").symlink_to(models)
-    arguments = [*folders, "--tokens", "12", "--set", f"cache.path={tmp_path / 'cache'}", "--out", str(out)]
+    cache = cache_with_models(tmp_path / "cache", settings)
+    arguments = [*folders, "--tokens", "12", "--set", f"cache.path={cache}", "--out", str(out)]
     CliRunner().invoke(main, arguments, catch_exceptions=False)
     report = json.loads(out.read_text())
     rows = report["rows"]
     assert report["queries"] == 4
     assert {"first stage", "probe", "likelihood", "probe, asked for a query", "best passage"} <= set(rows)
     assert all(0 <= row["fused"] <= 1 for row in rows.values())
-    before = sorted((tmp_path / "cache").rglob("statistics/*/*.npz"))
+    before = sorted(cache.rglob("statistics/*/*.npz"))
     times = [path.stat().st_mtime_ns for path in before]
     CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert json.loads(out.read_text())["rows"] == rows

@@ -1,15 +1,26 @@
-"""A world in which the query's own state decides what relevance looks like."""
+"""A world in which the query's own state decides what relevance looks like; and a cache to study it with."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from connector.sections import Settings
 from connector.studies.relevance.states import StudyQuery
 from tests.training.test_train_signals import windows
 
 HIDDEN = 12
+
+
+def cache_with_models(folder: Path, settings: Settings) -> Path:
+    """An empty cache folder, with the models of the settings' own."""
+    folder.mkdir()
+    models = settings.cache.path / "models"
+    if models.exists():
+        (folder / "models").symlink_to(models)
+    return folder
 
 
 def routed(queries: int = 240) -> list[StudyQuery]:
