@@ -18,7 +18,7 @@ from connector.backbone.torch_runtime.cpu.plan import prepare
 from connector.backbone.torch_runtime.decoder import load_decoder
 from connector.backbone.torch_runtime.sequences import Sequences
 from connector.checkpoints.checkpoint import Checkpoint
-from tests.backbone.torch_runtime.packing import has_amx, has_wide_products
+from tests.backbone.torch_runtime.packing import has_wide_products
 
 CPU = torch.device("cpu")
 DEPTH = 4
@@ -47,7 +47,7 @@ def made(lengths: Sequence[int]) -> list[TokenIds]:
 
 def test_sequences_together_have_the_bits_that_they_have_alone(sequences: Sequences) -> None:
     batch = made(LENGTHS)
-    if has_wide_products() and not has_amx():
+    if has_wide_products():
         assert sequences.plan.most
     elif not sequences.plan.most:
         # Such a CPU runs each by itself, and is told why.
