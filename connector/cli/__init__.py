@@ -15,9 +15,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from connector import __version__
-from connector.cli.allocator import keep_big_buffers
 from connector.cli.context import Context
 from connector.cli.global_options import CLIENT_LOGS, OFFLINE, global_options, log_every_step, with_global_options
+from connector.cli.own_process import keep_big_buffers, wait_briefly
 from connector.credentials import Redacting, redact_tracebacks, redacted
 from connector.errors import DataError, MissingExtraError, RhConnectorError
 from connector.installation import extra_of
@@ -119,6 +119,7 @@ def main(arguments: list[str] | None = None, obj: Context | None = None) -> Any:
     if arguments is None:
         # A process of our own. Where Python called, it is the caller's.
         keep_big_buffers()
+        wait_briefly()
         redact_tracebacks()
         arguments = sys.argv[1:]
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -218,31 +220,46 @@ class TorchRuntime:
         for document in chain.from_iterable(request.documents for request in requests):
             if not isinstance(document, TorchEncodedDocument):
                 raise BackboneError("documents encoded by another runtime cannot be read by torch")
-        read = self._alone if layout == "solo" else self._rows
-        found = self._sharing.run(lambda: read(prefix, requests, layout))
+        if layout == "solo":
+            found = self._alone(prefix, requests)
+        else:
+            found = self._sharing.run(lambda: self._rows(prefix, requests, layout))
         if not all(np.isfinite(array).all() for of_request in found for array in of_request.arrays):
             raise BackboneError("the backbone gave numbers that are not finite; check the weights and the dtype")
         return found
 
-    def _alone(self, prefix: Sequence[int], requests: Sequence[ReadRequest], layout: Layout) -> list[Observations]:
-        """Every document by itself, as many side by side as keep a row's bits."""
-        states = {layer: torch.cat(both) for layer, both in self._prefix_states(prefix).items()}
-        found = []
-        for request in requests:
-            tail, needs, depth = request.tail, request.needs, request.needs.depth(self._shape.layers)
+    def _alone(self, prefix: Sequence[int], requests: Sequence[ReadRequest]) -> list[Observations]:
+        """Every document by itself, side by side as many as keep a row's bits and give each core its share.
 
-            def some(
-                documents: Sequence[TorchEncodedDocument], tail: Tail = tail, needs: Needs = needs, depth: int = depth
-            ) -> Observations:
-                read = SoloPass(states, self._there(documents), tail, needs, self._likelihood, depth)
-                self._sequences.run(read)
-                return _observed(read, needs)
-
+        Cores that share every product would wait for each other hundreds of times, and long for one that others use.
+        """
+        states = self._sharing.run(
+            lambda: {layer: torch.cat(both) for layer, both in self._prefix_states(prefix).items()}
+        )
+        width, work = self._sharing.width(), []
+        for number, request in enumerate(requests):
             documents = [document for document in request.documents if isinstance(document, TorchEncodedDocument)]
-            together = max(self._sequences.plan.most // len(tail.ids), 1)
-            parts = [documents[at : at + together] for at in range(0, len(documents), together)]
-            found.append(_joined([one for part in parts for one in self._in_parts(part, some)]))
-        return found
+            fit = self._sequences.plan.most // len(request.tail.ids)
+            together = max(min(fit, ceil(len(documents) / width)), 1)
+            work += [(number, documents[at : at + together]) for at in range(0, len(documents), together)]
+
+        def read(own: tuple[int, Sequence[TorchEncodedDocument]]) -> list[Observations]:
+            number, documents = own
+            return self._in_parts(documents, partial(self._some_alone, states, requests[number]))
+
+        found: list[list[Observations]] = [[] for _ in requests]
+        for (number, _), parts in zip(work, self._sharing.map(read, work), strict=True):
+            found[number] += parts
+        return [_joined(parts) for parts in found]
+
+    def _some_alone(
+        self, prefix: Mapping[int, torch.Tensor], request: ReadRequest, documents: Sequence[TorchEncodedDocument]
+    ) -> Observations:
+        needs = request.needs
+        depth = needs.depth(self._shape.layers)
+        read = SoloPass(prefix, self._there(documents), request.tail, needs, self._likelihood, depth)
+        self._sequences.run(read)
+        return _observed(read, needs)
 
     def _rows(self, prefix: Sequence[int], requests: Sequence[ReadRequest], layout: Layout) -> list[Observations]:
         parts = self._in_parts(requests, lambda some: self._some_rows(prefix, some, layout))

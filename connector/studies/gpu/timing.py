@@ -19,7 +19,7 @@ from connector.benchmark.growth import GrowthPlan, growth
 from connector.benchmark.report import WindowSizes
 from connector.benchmark.running import PARTS, Bench, Plan
 from connector.benchmark.texts import read_texts
-from connector.cli.allocator import keep_big_buffers
+from connector.cli.own_process import keep_big_buffers
 from connector.errors import SettingsError
 from connector.evaluation.provenance import portable_command
 from connector.sections import LAYOUTS, Settings

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from connector.backbone.open_reader import open_reader
 from connector.backbone.reader import Reader
-from connector.cli.allocator import keep_big_buffers
+from connector.cli.own_process import keep_big_buffers
 from connector.cli.progress import ConsoleProgress
 from connector.documents import document_text
 from connector.statistics.head_tables import SearchedQuery

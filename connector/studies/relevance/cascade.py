@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from connector.backbone.open_reader import open_reader
-from connector.cli.allocator import keep_big_buffers
+from connector.cli.own_process import keep_big_buffers
 from connector.cli.progress import ConsoleProgress
 from connector.evaluation.progress import Progress
 from connector.heads.needs import Needs

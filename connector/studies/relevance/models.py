@@ -19,7 +19,7 @@ from connector.benchmark.texts import Texts, read_texts
 from connector.charts import BETTER, INK, SAME, panels_of, svg
 from connector.checkpoints.pulling import obtain
 from connector.checkpoints.shape import BackboneShape, decoder_config
-from connector.cli.allocator import keep_big_buffers
+from connector.cli.own_process import keep_big_buffers
 from connector.embedding.embedder import Embedder
 from connector.evaluation.provenance import processor_name, today
 from connector.evaluation.text_lines import write_text

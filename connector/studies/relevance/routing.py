@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 from connector.backbone.open_reader import open_reader
-from connector.cli.allocator import keep_big_buffers
+from connector.cli.own_process import keep_big_buffers
 from connector.cli.progress import ConsoleProgress
 from connector.routing.query_embedding import FEATURES, query_features
 from connector.studies.relevance.command import study_options, write_report

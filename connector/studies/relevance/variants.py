@@ -24,7 +24,7 @@ from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.checkpoints.pulling import obtain
-from connector.cli.allocator import keep_big_buffers
+from connector.cli.own_process import keep_big_buffers
 from connector.cli.progress import ConsoleProgress
 from connector.documents import document_text
 from connector.heads.needs import Needs

@@ -18,6 +18,7 @@ import torch
 from connector.backbone.prompt.tail import solo_tail
 from connector.backbone.runtime import ReadRequest
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.decoder import load_decoder
 from connector.backbone.torch_runtime.device_memory import DeviceMemory
 from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
@@ -68,7 +69,8 @@ def shortage() -> Shortage:
 @pytest.fixture
 def runtime(folder: Path, memory: DeviceMemory, shortage: Shortage) -> TorchRuntime:
     made = TorchRuntime(load_decoder(folder, "cpu", torch.float32), cache_dtype="float32", memory=memory)
-    # As on a GPU: whatever comes is run together, and nothing is filled up.
+    # As on a GPU: whatever comes is run together, nothing is filled up, and no cores have a share.
+    made._sharing = CoreSharing(1)
     made._sequences.plan = BatchPlan(1, 1, 16_384)
     made._sequences._model.layers[0].register_forward_pre_hook(shortage, with_kwargs=True)
     return made
@@ -103,15 +105,15 @@ def test_less_is_read_at_once(runtime: TorchRuntime, shortage: Shortage, memory:
 def test_less_is_encoded_at_once(runtime: TorchRuntime, shortage: Shortage) -> None:
     expected = read(runtime, encoded(runtime))
     shortage.tokens.clear()
-    # The second and the third, which are run together.
-    both = len(DOCUMENTS[1]) + len(DOCUMENTS[2])
-    shortage.fails = lambda tokens: tokens == both
+    every = sum(map(len, DOCUMENTS))
+    shortage.fails = lambda tokens: tokens == every
     documents = encoded(runtime)
     shortage.fails = lambda tokens: False
     sizes = list(shortage.tokens)
     for found, before in zip(read(runtime, documents), expected, strict=True):
         np.testing.assert_allclose(found, before, atol=3e-6)
-    assert {both, len(DOCUMENTS[1]), len(DOCUMENTS[2])} <= set(sizes)
+    # All three, the first, and the other two; in front of them the prefix.
+    assert sizes[-3:] == [every, len(DOCUMENTS[0]), every - len(DOCUMENTS[0])]
 
 
 def test_then_less_stays_there(runtime: TorchRuntime, shortage: Shortage, memory: DeviceMemory) -> None:
@@ -177,9 +179,8 @@ def test_what_is_kept_and_what_ran_short_is_told(
 ) -> None:
     found = runtime.device_statistics()
     assert found is not None and (found.kept, found.limit, found.shortages) == (0, PLENTY, 0)
-    # The second and the third, which are run together.
-    both = len(DOCUMENTS[1]) + len(DOCUMENTS[2])
-    shortage.fails = lambda tokens: tokens == both
+    every = sum(map(len, DOCUMENTS))
+    shortage.fails = lambda tokens: tokens == every
     documents = encoded(runtime)
     found = runtime.device_statistics()
     assert found is not None and found.shortages == 1

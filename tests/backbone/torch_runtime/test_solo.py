@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from threading import current_thread
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from connector.backbone.prompt.tail import solo_tail
 from connector.backbone.runtime import Observations, ReadRequest
 from connector.backbone.torch_runtime import runtime as module
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.backbone.torch_runtime.solo_pass import SoloPass
 from connector.heads.needs import Needs
@@ -66,6 +68,30 @@ def test_a_document_s_numbers_do_not_depend_on_the_others(runtime: TorchRuntime)
         for found, place in ((together, number), (turned, 2 - number)):
             np.testing.assert_array_equal(found.states[:, place], alone.states[:, 0])
             np.testing.assert_array_equal(found.log_probabilities[place], alone.log_probabilities[0])
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8])
+def test_documents_are_shared_out_among_cores_and_come_back_in_order(
+    runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    needs = every(runtime)
+    (_, *documents) = encoded = list(runtime.encode(PREFIX, DOCUMENTS, needs, layout="solo"))
+    tails = [solo_tail(LAST, query, len(PREFIX), needs.groups) for query in (QUERY, QUERY[:2])]
+    requests = [ReadRequest(tails[0], encoded, needs), ReadRequest(tails[1], documents[::-1], needs)]
+    expected = [runtime.read(PREFIX, [request], layout="solo")[0] for request in requests]
+    threads = set()
+
+    class Seen(SoloPass):
+        def __init__(self, *given: Any) -> None:
+            threads.add(current_thread().name)
+            super().__init__(*given)
+
+    monkeypatch.setattr(module, "SoloPass", Seen)
+    monkeypatch.setattr(runtime, "_sharing", CoreSharing(cores, crowded=0))
+    for found, alone in zip(runtime.read(PREFIX, requests, layout="solo"), expected, strict=True):
+        for own, other in zip(found.arrays, alone.arrays, strict=True):
+            np.testing.assert_array_equal(own, other)
+    assert any("one-core" in name for name in threads) == (cores > 1)
 
 
 @pytest.mark.parametrize("numbers", [[0, 1, 2], [2, 0], [1]])

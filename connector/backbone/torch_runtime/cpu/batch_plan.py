@@ -15,7 +15,7 @@ from operator import attrgetter
 
 import torch
 
-from connector.backbone.torch_runtime.cpu.cores import CoreSharing
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing, on_cores
 from connector.backbone.torch_runtime.cpu.fused_layers import FusedLayer
 from connector.backbone.torch_runtime.cpu.linear import PackedLinear
 
@@ -78,7 +78,9 @@ def find_batch_plan(model: torch.nn.Module, most: int, sharing: CoreSharing) -> 
         sharing: of the process.
     """
     shapes = sorted(set(_layers(model).values()), key=attrgetter("inputs", "outputs", "gated"))
-    return _plan(tuple(shapes), most, sharing)
+    # What is done beside the products would otherwise give this thread a team of its own; see ``CoreSharing``.
+    with on_cores(1):
+        return _plan(tuple(shapes), most, sharing)
 
 
 def set_blocks(model: torch.nn.Module, plan: BatchPlan) -> None:

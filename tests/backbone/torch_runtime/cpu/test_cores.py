@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,6 +15,7 @@ import pytest
 import torch
 
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
+from connector.checkpoints.checkpoint import Checkpoint
 
 
 def test_a_call_alone_has_all_and_several_have_one_each() -> None:
@@ -114,3 +118,44 @@ def test_what_is_not_wanted_any_more_is_not_begun() -> None:
     # And the cores are free again.
     assert sharing.run(torch.get_num_threads) == 2
     assert len(begun) <= 4
+
+
+_A_MODEL_AT_WORK = """
+import os, sys, threading
+import numpy as np
+import torch
+torch.set_num_threads(2)
+from connector.backbone.prompt.tail import Tail
+from connector.backbone.runtime import ReadRequest
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing
+from connector.checkpoints.checkpoint import Checkpoint
+from connector.backbone.torch_runtime.runtime import TorchRuntime
+from connector.heads.needs import Needs
+
+def threads():
+    return len(os.listdir("/proc/self/task")) - threading.active_count()
+
+before = threads()
+CoreSharing.of_process().run(lambda: torch.ones(1 << 20) * 2)
+team = threads() - before
+runtime = TorchRuntime.load(sys.argv[1], device="cpu")
+prefix = list(range(1, 20))
+texts = [np.arange(20, 20 + length, dtype=np.int32) for length in range(60, 260, 10)]
+tail = Tail.of([70, 71], [[80, 81, 82]], np.eye(5, dtype=np.float32), 400, len(prefix))
+for layout in ("solo", "block", "late"):
+    needs = Needs(((2, 1), (3, 0)))
+    for some in (texts, texts[:1]):
+        read = list(runtime.encode(prefix, some, needs, layout=layout))
+        runtime.read(prefix, [ReadRequest(tail, read, needs)] * 2, layout=layout)
+print(team, threads() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted in Linux's /proc")
+def test_a_model_makes_no_second_team_of_threads(smollm2: Checkpoint) -> None:
+    # Two of them would be slow for good. OpenBLAS and its like have threads of their own, which nothing here needs.
+    others = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+    given = [sys.executable, "-c", _A_MODEL_AT_WORK, str(smollm2.path)]
+    done = subprocess.run(given, env={**os.environ, **others}, capture_output=True, text=True, check=True)
+    team, found = map(int, done.stdout.split()[-2:])
+    assert found == team == 1
