@@ -164,5 +164,11 @@ def _open_exported(settings: Settings, folder: Path) -> _Opened:
             )
     from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 
-    runtime = OnnxRuntime.load(folder, device=backbone.device, dtype=backbone.dtype, cache_dtype=settings.cache.dtype)
+    runtime = OnnxRuntime.load(
+        folder,
+        device=backbone.device,
+        dtype=backbone.dtype,
+        cache_dtype=settings.cache.dtype,
+        layout=backbone.layout,
+    )
     return _Opened(runtime, folder, exported.digest)

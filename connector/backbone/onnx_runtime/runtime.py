@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -16,6 +18,7 @@ from connector.backbone.onnx_runtime.fixed_states import FixedLayer, FixedStates
 from connector.backbone.onnx_runtime.folder import ExportedBackbone
 from connector.backbone.onnx_runtime.graphs import Array, LayerStates, OnnxGraphs, thread_count
 from connector.backbone.onnx_runtime.packed_documents import OnnxPackedDocuments, PrefixStates
+from connector.backbone.onnx_runtime.side_by_side import SideBySide
 from connector.backbone.onnx_runtime.solo_reading import read_alone
 from connector.backbone.prompt.tail import Tail, TokenIds, causal_bias
 from connector.backbone.runtime import EncodedDocument, Head, Needs, Observations, ReadRequest
@@ -42,6 +45,7 @@ class OnnxRuntime:
         exported: what its record says.
         device: see ``OnnxGraphs``.
         cache_dtype: of encoded documents.
+        layout: that will be asked for; graphs for others are loaded when they are.
     """
 
     def __init__(
@@ -51,17 +55,28 @@ class OnnxRuntime:
         *,
         device: str = "cpu",
         cache_dtype: ArrayDtype = "float16",
+        layout: Layout = "solo",
     ) -> None:
         self._exported, self._shape, self._cache_dtype = exported, exported.shape, cache_dtype
         self._threads = thread_count()
-        self._graphs = OnnxGraphs(folder, exported, self._threads, device)
+        self._load_graphs = partial(OnnxGraphs, folder, exported, device=device)
+        self._loaded: dict[int, OnnxGraphs] = {}
+        self._loading = Lock()
+        self._graphs = self._graphs_for(layout)
+        self._side_by_side = SideBySide(self._threads if self.device == "cpu" else 1)
         self._sliding_windows = frozenset(exported.windows)
         self._prefixes: CountedCache[tuple[int, ...], PrefixStates] = CountedCache(4, lambda _: 1)
         self._fixed: CountedCache[Hashable, FixedStates] = CountedCache(_FIXED_BYTES, lambda states: states.nbytes)
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: str = "auto", dtype: str = "auto", cache_dtype: str = "auto"
+        cls,
+        folder: Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        cache_dtype: str = "auto",
+        layout: Layout = "solo",
     ) -> OnnxRuntime:
         """Load an exported backbone.
 
@@ -70,6 +85,7 @@ class OnnxRuntime:
             device: ``cpu``, ``cuda``, or ``auto``: CUDA where this ONNX Runtime has it.
             dtype: of the weights; ``auto``: as they were exported.
             cache_dtype: of encoded documents: float32, float16 or int8; ``auto``: float16.
+            layout: that will be asked for; any other works too, and loads the graphs once more.
 
         Raises:
             BackboneError: the export is missing or damaged, or it cannot do what is asked.
@@ -92,7 +108,7 @@ class OnnxRuntime:
             raise BackboneError(
                 f"cache.dtype = {cache_dtype}: the onnx runtime keeps float32, float16 or int8; set one of them"
             )
-        return cls(folder, exported, device=device, cache_dtype=stored)
+        return cls(folder, exported, device=device, cache_dtype=stored, layout=layout)
 
     @property
     def shape(self) -> BackboneShape:
@@ -144,18 +160,32 @@ class OnnxRuntime:
         # Read alone, a document is attended through in every layer that is run; else the deepest is only looked at.
         attended = deepest + solo
         kept = self._kept(pool.heads, deepest, late=late)
-        before = self._prefix_states(prefix)
-        for document in documents:
-            keys, values = self._encode(document, len(prefix), before, deepest)
+        before, graphs = self._prefix_states(prefix), self._graphs_for(layout)
+
+        def encoded(document: TokenIds) -> OnnxEncodedDocument:
+            keys, values = self._encode(graphs, document, len(prefix), before, deepest)
             held = np.concatenate([keys[layer][list(kv_heads)] for layer, kv_heads in kept])
             seen = None if late else np.concatenate([*values[:attended], keys[0][:0]])
-            yield OnnxEncodedDocument(
+            return OnnxEncodedDocument(
                 len(document),
                 kept,
                 StoredArray.store(held, self._cache_dtype),
                 None if seen is None else StoredArray.store(seen, self._cache_dtype),
                 self.kind,
             )
+
+        if solo:
+            yield from self._side_by_side.map(encoded, documents)
+        else:
+            yield from map(encoded, documents)
+
+    def _graphs_for(self, layout: Layout) -> OnnxGraphs:
+        """In ``solo`` each core has documents of its own; elsewhere one call is all that there is, and has all."""
+        threads = 1 if layout == "solo" else self._threads
+        with self._loading:
+            if threads not in self._loaded:
+                self._loaded[threads] = self._load_graphs(threads)
+            return self._loaded[threads]
 
     @property
     def readable_layers(self) -> int:
@@ -177,7 +207,7 @@ class OnnxRuntime:
             if layout == "solo":
                 found.append(self._alone(prefix, request, own))
             else:
-                found.append(Observations(self._read(prefix, request, own, late=layout == "late")))
+                found.append(Observations(self._read(prefix, request, own, layout)))
         if not all(np.isfinite(array).all() for one in found for array in one.arrays):
             raise BackboneError("the backbone gave numbers that are not finite; check the weights and the dtype")
         return found
@@ -186,8 +216,18 @@ class OnnxRuntime:
         self._deepest(request.needs)
         groups = self._shape.heads // self._shape.kv_heads
         states, windows = self._prefix_states(prefix), self._exported.windows
-        together = self._reads_together
-        return read_alone(self._graphs, own, states, request.tail, request.needs, windows, groups, together=together)
+        graphs, together = self._graphs_for("solo"), self._reads_together
+        return read_alone(
+            graphs,
+            own,
+            states,
+            request.tail,
+            request.needs,
+            windows,
+            groups,
+            together=together,
+            side_by_side=self._side_by_side,
+        )
 
     @property
     def _reads_together(self) -> bool:
@@ -195,8 +235,9 @@ class OnnxRuntime:
         return self._exported.dtype == "float32"
 
     def _read(
-        self, prefix: Sequence[int], request: ReadRequest, own: Sequence[OnnxEncodedDocument], *, late: bool
+        self, prefix: Sequence[int], request: ReadRequest, own: Sequence[OnnxEncodedDocument], layout: Layout
     ) -> Array:
+        late, graphs = layout == "late", self._graphs_for(layout)
         tail, heads = request.tail, request.needs.heads
         deepest = self._deepest(request.needs)
         packed = OnnxPackedDocuments(own, len(prefix), self._prefix_states(prefix), deepest, late=late)
@@ -205,12 +246,12 @@ class OnnxRuntime:
         found: dict[Head, Array] = {}
         if late:
             biases = {size: tail.bias(tail.counted, packed.positions, size) for size in self._sliding_windows}
-            layers = self._late(prefix, tail, deepest)
+            layers = self._late(graphs, prefix, tail, deepest)
         else:
             every = np.arange(len(tail.ids))
             passing = {size: tail.bias(every, packed.positions, size) for size in self._sliding_windows}
             biases = {size: bias[tail.counted] for size, bias in passing.items()}
-            layers = self._graphs.run(tail.ids, tail.positions, passing, packed.seen)
+            layers = graphs.run(tail.ids, tail.positions, passing, packed.seen)
         for layer, states in layers:
             by_kv_head: dict[int, list[int]] = {}
             for at, head in heads:
@@ -219,7 +260,7 @@ class OnnxRuntime:
             for kv_head, chosen in by_kv_head.items():
                 keys = packed.keys_of(layer, kv_head, states)
                 q = states.q[chosen][:, tail.counted]
-                averaged = self._graphs.rows(layer, q, keys, biases[self._exported.windows[layer]], rows)
+                averaged = graphs.rows(layer, q, keys, biases[self._exported.windows[layer]], rows)
                 found.update(
                     {(layer, head): row[:, : packed.tokens] for head, row in zip(chosen, averaged, strict=True)}
                 )
@@ -227,9 +268,11 @@ class OnnxRuntime:
                 break
         return np.stack([found[layer, head] for layer, head in heads])
 
-    def _late(self, prefix: Sequence[int], tail: Tail, deepest: int) -> Iterator[tuple[int, LayerStates]]:
+    def _late(
+        self, graphs: OnnxGraphs, prefix: Sequence[int], tail: Tail, deepest: int
+    ) -> Iterator[tuple[int, LayerStates]]:
         """The tail's states of each layer, where no document takes part in them: only the query is run."""
-        fixed = self._fixed_states(prefix, tail, deepest)
+        fixed = self._fixed_states(graphs, prefix, tail, deepest)
         states_of_prefix = self._prefix_states(prefix)
 
         def seen(layer: int, states: LayerStates) -> tuple[Array, Array]:
@@ -238,19 +281,21 @@ class OnnxRuntime:
             return keys, np.concatenate((before[1], shared.v[:, : tail.shared], states.v), axis=1)
 
         biases = {size: tail.query_bias(size) for size in self._sliding_windows}
-        for layer, states in self._graphs.run(tail.ids[tail.query], tail.positions[tail.query], biases, seen):
+        for layer, states in graphs.run(tail.ids[tail.query], tail.positions[tail.query], biases, seen):
             known = fixed.layers[layer]
             yield layer, replace(states, q=whole_tail(tail, known.q, states.q), k=whole_tail(tail, known.k, states.k))
 
-    def _fixed_states(self, prefix: Sequence[int], tail: Tail, deepest: int) -> FixedStates:
+    def _fixed_states(self, graphs: OnnxGraphs, prefix: Sequence[int], tail: Tail, deepest: int) -> FixedStates:
         key = (tuple(prefix), tail.fixed_key, deepest)
         known = self._fixed.get(key)
         if known is None:
-            known = FixedStates(tuple(self._fixed_layers(prefix, tail, deepest)))
+            known = FixedStates(tuple(self._fixed_layers(graphs, prefix, tail, deepest)))
             self._fixed.put(key, known)
         return known
 
-    def _fixed_layers(self, prefix: Sequence[int], tail: Tail, deepest: int) -> Iterator[FixedLayer]:
+    def _fixed_layers(
+        self, graphs: OnnxGraphs, prefix: Sequence[int], tail: Tail, deepest: int
+    ) -> Iterator[FixedLayer]:
         if not len(tail.fixed):
             numbers = (self._shape.heads, self._shape.kv_heads)
             q, k = (np.zeros((number, 0, self._shape.head_dim), dtype=np.float32) for number in numbers)
@@ -263,7 +308,7 @@ class OnnxRuntime:
             return np.concatenate((before[0], states.k), axis=1), np.concatenate((before[1], states.v), axis=1)
 
         biases = {size: tail.fixed_bias(size) for size in self._sliding_windows}
-        for layer, states in self._graphs.run(tail.ids[tail.fixed], tail.positions[tail.fixed], biases, seen):
+        for layer, states in graphs.run(tail.ids[tail.fixed], tail.positions[tail.fixed], biases, seen):
             yield FixedLayer(states.q, states.k, states.v)
             if layer == deepest:
                 return
@@ -323,20 +368,15 @@ class OnnxRuntime:
         if known is None:
             nothing = np.zeros((self._shape.kv_heads, 0, self._shape.head_dim), dtype=np.float32)
             empty = [(nothing, nothing)] * self._exported.layers
-            known = (
-                list(
-                    zip(
-                        *self._encode(np.array(key, dtype=np.int32), 0, empty, self._exported.layers - 1), strict=True
-                    )
-                )
-                if key
-                else empty
-            )
+            known = empty
+            if key:
+                ids, deepest = np.array(key, dtype=np.int32), self._exported.layers - 1
+                known = list(zip(*self._encode(self._graphs, ids, 0, empty, deepest), strict=True))
             self._prefixes.put(key, known)
         return known
 
     def _encode(
-        self, ids: TokenIds, start: int, before: PrefixStates, deepest: int
+        self, graphs: OnnxGraphs, ids: TokenIds, start: int, before: PrefixStates, deepest: int
     ) -> tuple[list[Array], list[Array]]:
         """Keys and values [kv heads, tokens, d] of each layer up to the deepest."""
         keys: list[list[Array]] = [[] for _ in range(deepest + 1)]
@@ -353,7 +393,7 @@ class OnnxRuntime:
             positions = np.arange(start + at, start + at + len(part))
             behind = np.arange(start + at + len(part))
             biases = {size: causal_bias(positions, behind, size) for size in self._sliding_windows}
-            for layer, states in self._graphs.run(part, positions, biases, seen):
+            for layer, states in graphs.run(part, positions, biases, seen):
                 keys[layer].append(states.k)
                 values[layer].append(states.v)
                 if layer == deepest:

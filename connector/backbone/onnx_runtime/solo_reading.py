@@ -15,6 +15,7 @@ import numpy.typing as npt
 from connector.backbone.onnx_runtime.encoded import OnnxEncodedDocument, same_kept
 from connector.backbone.onnx_runtime.graphs import Array, LayerStates, OnnxGraphs
 from connector.backbone.onnx_runtime.packed_documents import PrefixStates
+from connector.backbone.onnx_runtime.side_by_side import SideBySide
 from connector.backbone.prompt.tail import Tail, causal_bias
 from connector.backbone.runtime import Needs, Observations
 from connector.errors import BackboneError
@@ -36,6 +37,7 @@ def read_alone(
     groups: int,
     *,
     together: bool,
+    side_by_side: SideBySide,
 ) -> Observations:
     """What a request needs of its documents.
 
@@ -48,6 +50,7 @@ def read_alone(
         windows: sliding window in tokens of every layer, or None.
         groups: heads that share their keys.
         together: whether documents may be in one run; not where activations are rounded by a scale of the run.
+        side_by_side: makes runs at once, one a core.
 
     Raises:
         BackboneError: a graph does not run; documents were encoded for something else.
@@ -56,9 +59,15 @@ def read_alone(
         raise BackboneError("documents were encoded for fewer layers or for the layout late; clear the cache")
     rows: list[Array] = [np.zeros(0, dtype=np.float32)] * len(documents)
     states = np.zeros((len(needs.layers), len(documents), 0), dtype=np.float32)
-    for places, keys in _runs(documents, prefix[0][0].shape[1] + len(tail.ids), _TOGETHER if together else 1):
+
+    def read(some: tuple[list[int], int]) -> tuple[list[int], _Run]:
+        places, keys = some
         run = _Run([documents[place] for place in places], prefix, tail, needs, keys)
         run.read(graphs, windows, groups)
+        return places, run
+
+    runs = list(_runs(documents, prefix[0][0].shape[1] + len(tail.ids), _TOGETHER if together else 1))
+    for places, run in side_by_side.map(read, runs):
         found = run.states
         if not states.shape[2]:
             states = np.empty((len(needs.layers), len(documents), found.shape[2]), dtype=np.float32)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from connector.backbone.onnx_runtime import runtime as module
+from connector.backbone.onnx_runtime.graphs import OnnxGraphs
 from connector.backbone.onnx_runtime.runtime import OnnxRuntime
 from connector.backbone.prompt.tail import TokenIds, solo_tail
 from connector.backbone.runtime import Observations, ReadRequest
@@ -59,6 +61,42 @@ def test_what_stands_beside_a_document_changes_no_bit(
         np.testing.assert_array_equal(own_states, states[numbers])
         for number, own in zip(numbers, own_rows, strict=True):
             np.testing.assert_array_equal(own, rows[number])
+
+
+def test_cores_change_no_bit(short: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = token_ids(*([3 + (at * step) % 110 for at in range(9 * step)] for step in range(1, 14)))
+    needs, found = Needs(((2, 1),), ("query",), (0, 2)), []
+    for cores in (1, 3):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
+        runtime = OnnxRuntime.load(short.exported, cache_dtype="float32")
+        assert runtime.threads == cores
+        found.append(read(runtime, documents, needs))
+    for one, other in zip(found[0].arrays, found[1].arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("layout", ["block", "late"])
+def test_graphs_for_other_layouts_are_loaded_when_they_are_asked_for(
+    short: Both, layout: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    loaded: list[int] = []
+
+    class Counted(OnnxGraphs):
+        def __init__(self, folder: Any, exported: Any, threads: int, device: str = "cpu") -> None:
+            loaded.append(threads)
+            super().__init__(folder, exported, threads, device)
+
+    monkeypatch.setattr(module, "OnnxGraphs", Counted)
+    runtime = OnnxRuntime.load(short.exported, cache_dtype="float32")
+    read(runtime, DOCUMENTS, Needs(groups=(), layers=(2,)))
+    assert loaded == [1]
+    list(runtime.encode(PREFIX, DOCUMENTS, Needs(((1, 0),)), layout=layout))
+    list(runtime.encode(PREFIX, DOCUMENTS, Needs(((1, 0),)), layout=layout))
+    assert loaded == [1, 2]
+    # Whoever says so has these alone.
+    OnnxRuntime.load(short.exported, layout=layout)
+    assert loaded == [1, 2, 2]
 
 
 @pytest.mark.parametrize("layers", [(2, 1), (0,)])
