@@ -353,13 +353,16 @@ class Reader:
         distinct = list(dict.fromkeys(texts))
         tokens = sum(passage.tokens for text in self._passages.of(distinct) for passage in text.passages)
         depth = min(layers or self.runtime.shape.layers, self.runtime.shape.layers) - 1
-        probe = [np.full(_PROBE_TOKENS, self._template.prefix[0], dtype=np.int32)]
+        # One for each core: that is how many are encoded.
+        probes = [np.full(_PROBE_TOKENS, self._template.prefix[0], dtype=np.int32)] * self.runtime.threads
+        layout: Layout = "block" if self.layout == "joint" else self.layout
         taken = []
         for _ in range(2):
             started = time.perf_counter()
-            for _ in self.runtime.encode(self._template.prefix, probe, Needs(((depth, 0),)), layout="block"):
-                taken.append(time.perf_counter() - started)
-        return tokens * min(taken) / _PROBE_TOKENS
+            for _ in self.runtime.encode(self._template.prefix, probes, Needs(((depth, 0),)), layout=layout):
+                pass
+            taken.append(time.perf_counter() - started)
+        return tokens * min(taken) / (_PROBE_TOKENS * len(probes))
 
     def embed(self, query: str, layers: Sequence[int], form: EmbeddedForm = "query") -> Rows:
         """Hidden states of the query alone, without any document.

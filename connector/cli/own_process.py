@@ -16,7 +16,7 @@ __all__ = ["keep_big_buffers", "wait_briefly"]
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _KEPT_BYTES = 1 << 30
 _PAD_BYTES = 1 << 26
-# Turns of a loop, some ten microseconds.
+# Turns of a loop, some ten to some hundred microseconds: that depends on the processor.
 _TURNS = 5_000
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,12 @@ def wait_briefly() -> bool:
     had its time, at every one of some hundred operations: a window takes many times as long.
 
     Returns:
-        Whether that could be done: not where the environment says how threads wait, nor once torch is loaded.
+        Whether that could be done: not where the environment says how threads wait, nor once torch is loaded, nor on
+        platforms whose torch has another OpenMP.
     """
-    if "torch" in sys.modules or "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
-        return False
-    os.environ["GOMP_SPINCOUNT"] = str(_TURNS)
-    return True
+    said = "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ
+    done = sys.platform.startswith("linux") and "torch" not in sys.modules and not said
+    if done:
+        os.environ["GOMP_SPINCOUNT"] = str(_TURNS)
+    logger.debug("threads wait briefly: %s", done)
+    return done

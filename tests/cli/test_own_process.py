@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from connector import cli
 from connector.cli.own_process import keep_big_buffers, wait_briefly
 
 
@@ -40,7 +41,8 @@ def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_nothing_said")
-def test_threads_wait_briefly() -> None:
+def test_threads_wait_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
     assert wait_briefly()
     assert int(os.environ["GOMP_SPINCOUNT"]) > 0
 
@@ -54,6 +56,13 @@ def test_what_the_environment_says_of_waiting_stays(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("_nothing_said")
+def test_where_torch_has_another_openmp_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not wait_briefly()
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
+@pytest.mark.usefixtures("_nothing_said")
 def test_once_torch_is_loaded_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
     assert not wait_briefly()
@@ -64,3 +73,17 @@ def test_no_torch_is_loaded_before_a_command_runs() -> None:
     imported = "import sys, connector.cli; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_command_sets_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(cli, "keep_big_buffers", lambda: done.append("memory"))
+    monkeypatch.setattr(cli, "wait_briefly", lambda: done.append("threads"))
+    monkeypatch.setattr(sys, "argv", ["rh-connector", "--version"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert done == ["memory", "threads"]
+    with pytest.raises(SystemExit):
+        # Called from Python.
+        cli.main(["--version"])
+    assert len(done) == 2

@@ -45,7 +45,7 @@ class OnnxRuntime:
         exported: what its record says.
         device: see ``OnnxGraphs``.
         cache_dtype: of encoded documents.
-        layout: that will be asked for; graphs for others are loaded when they are.
+        layout: that will be asked for; see ``load``.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class OnnxRuntime:
             device: ``cpu``, ``cuda``, or ``auto``: CUDA where this ONNX Runtime has it.
             dtype: of the weights; ``auto``: as they were exported.
             cache_dtype: of encoded documents: float32, float16 or int8; ``auto``: float16.
-            layout: that will be asked for; any other works too, and loads the graphs once more.
+            layout: that will be asked for. Others work too; for ``solo`` and the rest graphs are loaded apart.
 
         Raises:
             BackboneError: the export is missing or damaged, or it cannot do what is asked.
@@ -180,11 +180,13 @@ class OnnxRuntime:
             yield from map(encoded, documents)
 
     def _graphs_for(self, layout: Layout) -> OnnxGraphs:
-        """In ``solo`` each core has documents of its own; elsewhere one call is all that there is, and has all."""
+        """In ``solo`` each core has documents of its own; elsewhere a request is one call, which may have all."""
         threads = 1 if layout == "solo" else self._threads
         with self._loading:
             if threads not in self._loaded:
-                self._loaded[threads] = self._load_graphs(threads)
+                # A GPU has no use for threads.
+                on_gpu = next((graphs for graphs in self._loaded.values() if graphs.device != "cpu"), None)
+                self._loaded[threads] = on_gpu or self._load_graphs(threads)
             return self._loaded[threads]
 
     @property

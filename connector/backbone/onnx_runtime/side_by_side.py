@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 __all__ = ["SideBySide"]
@@ -20,20 +21,26 @@ class SideBySide:
     """
 
     def __init__(self, cores: int) -> None:
+        self._cores = cores
         self._pool = ThreadPoolExecutor(cores, thread_name_prefix="rh-onnx") if cores > 1 else None
 
     def map(self, call: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Make a call for each item; results come in the order of the items, and what a call raises is raised.
 
-        When the iterator is closed early, calls that have not begun are not made.
+        Others that ask in between have their turn: of one map no more calls wait than there are cores. When the
+        iterator is closed early, calls that have not begun are not made.
         """
         if self._pool is None or len(items) < 2:
             yield from map(call, items)
             return
-        made = [self._pool.submit(call, item) for item in items]
+        going: deque[Future[R]] = deque()
         try:
-            for one in made:
-                yield one.result()
+            for item in items:
+                if len(going) == self._cores:
+                    yield going.popleft().result()
+                going.append(self._pool.submit(call, item))
+            while going:
+                yield going.popleft().result()
         finally:
-            for one in made:
+            for one in going:
                 one.cancel()

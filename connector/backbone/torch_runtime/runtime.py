@@ -18,7 +18,7 @@ from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import DeviceStatistics, EncodedDocument, Needs, Observations, ReadRequest
 from connector.backbone.torch_runtime.attention import EncodePass, StatesPass
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
-from connector.backbone.torch_runtime.cpu.cores import CoreSharing
+from connector.backbone.torch_runtime.cpu.cores import CoreSharing, on_cores
 from connector.backbone.torch_runtime.cpu.operations import multiplies_bfloat16
 from connector.backbone.torch_runtime.cpu.plan import CpuPlan, prepare
 from connector.backbone.torch_runtime.decoder import Decoder, load_decoder
@@ -236,16 +236,23 @@ class TorchRuntime:
         states = self._sharing.run(
             lambda: {layer: torch.cat(both) for layer, both in self._prefix_states(prefix).items()}
         )
-        width, work = self._sharing.width(), []
+        width, most = self._sharing.width(), self._sequences.plan.most
+        work = []
         for number, request in enumerate(requests):
             documents = [document for document in request.documents if isinstance(document, TorchEncodedDocument)]
-            fit = self._sequences.plan.most // len(request.tail.ids)
-            together = max(min(fit, ceil(len(documents) / width)), 1)
-            work += [(number, documents[at : at + together]) for at in range(0, len(documents), together)]
+            # As many parts as there are cores, or a multiple of that: none is done long before the others.
+            rounds = ceil(len(documents) / (max(most // len(request.tail.ids), 1) * width))
+            share = ceil(len(documents) / (rounds * width)) if most else 1
+            work += [(number, documents[at : at + share]) for at in range(0, len(documents), share)]
 
         def read(own: tuple[int, Sequence[TorchEncodedDocument]]) -> list[Observations]:
             number, documents = own
-            return self._in_parts(documents, partial(self._some_alone, states, requests[number]))
+            some = partial(self._some_alone, states, requests[number])
+            # Sums on one core and on all may differ, where no plan says otherwise; the LM head is in none.
+            if most and not requests[number].needs.likelihood:
+                return self._in_parts(documents, some)
+            with on_cores(1):
+                return self._in_parts(documents, some)
 
         found: list[list[Observations]] = [[] for _ in requests]
         for (number, _), parts in zip(work, self._sharing.map(read, work), strict=True):

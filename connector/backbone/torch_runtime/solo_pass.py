@@ -1,4 +1,4 @@
-"""The layout ``solo``: the query's tokens behind each document, all documents of a window side by side."""
+"""The layout ``solo``: the query's tokens behind each document, those of a core's share side by side."""
 
 from __future__ import annotations
 

@@ -315,6 +315,8 @@ def test_smollm2_s_rows_and_embeddings_are_torch_s(
     theirs = open_reader(with_backbone(exact, settings.cache.path, layout=layout, runtime="torch"))
     ours = open_reader(with_backbone(exact, smollm2_export, layout=layout, runtime="onnx"))
     assert ours.fingerprint == theirs.fingerprint
+    # And no others, which would hold the weights once more.
+    assert isinstance(ours.runtime, OnnxRuntime) and list(ours.runtime._loaded) == [ours.runtime.threads]
     heads = [(layer, head) for layer in (3, 11, 18) for head in range(9)]
     query = "how long do cats sleep"
     expected, found = (reader.read(query, cats, Needs(heads)).rows for reader in (theirs, ours))

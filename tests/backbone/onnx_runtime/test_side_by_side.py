@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Barrier, Event, current_thread
+from time import sleep
 from typing import cast
 
 import pytest
@@ -45,15 +47,37 @@ def test_an_error_is_raised(cores: int) -> None:
 
 
 def test_what_is_not_wanted_any_more_is_not_begun() -> None:
-    begun, left = [], Event()
+    side_by_side, begun, left = SideBySide(2), [], Event()
 
     def call(item: int) -> int:
         begun.append(item)
-        if item > 1:
+        if item > 0:
             left.wait(20)
         return item
 
-    with closing(cast("Iterator[int]", SideBySide(2).map(call, range(100)))) as results:  # type: ignore[type-var]
+    with closing(cast("Iterator[int]", side_by_side.map(call, range(100)))) as results:  # type: ignore[type-var]
         assert next(results) == 0
     left.set()
-    assert len(begun) <= 4
+    # Whatever was still in line would come before these.
+    assert list(side_by_side.map(lambda item: item, range(4))) == [0, 1, 2, 3]
+    assert set(begun) <= {0, 1, 2}
+
+
+def test_others_have_their_turn_in_between() -> None:
+    side_by_side, begun, go = SideBySide(2), [], Event()
+
+    def slow(item: int) -> int:
+        begun.append(item)
+        go.wait(20)
+        return item
+
+    many = cast("Iterator[int]", side_by_side.map(slow, range(50)))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(next, many)
+        while len(begun) < 2:
+            sleep(0.001)
+        other = pool.submit(lambda: list(side_by_side.map(lambda item: (item, len(begun)), [1, 2])))
+        go.set()
+        # Two were at work, and no more than two stood in line before these.
+        assert all(before <= 4 for _, before in other.result(20))
+        assert [first.result(20), *many] == list(range(50))

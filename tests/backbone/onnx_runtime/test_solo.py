@@ -15,6 +15,7 @@ from connector.backbone.prompt.tail import TokenIds, solo_tail
 from connector.backbone.runtime import Observations, ReadRequest
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
+from connector.sections import Layout
 from tests.backbone.onnx_runtime.test_runtime import TOLERANCE, Both, both, short
 from tests.backbone.reading import token_ids
 from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, PREFIX
@@ -66,13 +67,16 @@ def test_what_stands_beside_a_document_changes_no_bit(
 def test_cores_change_no_bit(short: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = token_ids(*([3 + (at * step) % 110 for at in range(9 * step)] for step in range(1, 14)))
     needs, found = Needs(((2, 1),), ("query",), (0, 2)), []
-    for cores in (1, 3):
+    layouts: tuple[Layout, ...] = ("solo", "solo", "block")
+    for cores, layout in zip((1, 3, 3), layouts, strict=True):
         monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
-        runtime = OnnxRuntime.load(short.exported, cache_dtype="float32")
+        # The prefix is read by the graphs that are loaded first.
+        runtime = OnnxRuntime.load(short.exported, cache_dtype="float32", layout=layout)
         assert runtime.threads == cores
         found.append(read(runtime, documents, needs))
-    for one, other in zip(found[0].arrays, found[1].arrays, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for again in found[1:]:
+        for one, other in zip(found[0].arrays, again.arrays, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("layout", ["block", "late"])

@@ -94,6 +94,43 @@ def test_documents_are_shared_out_among_cores_and_come_back_in_order(
     assert any("one-core" in name for name in threads) == (cores > 1)
 
 
+@pytest.mark.parametrize(
+    ("count", "cores", "most", "shares"),
+    [
+        # Of five tokens each: as many parts as cores, or a multiple of that, and as even as can be.
+        (20, 2, 256, [10, 10]),
+        (20, 2, 40, [5, 5, 5, 5]),
+        (20, 3, 40, [7, 7, 6]),
+        (7, 2, 20, [4, 3]),
+        (3, 8, 256, [1, 1, 1]),
+        (4, 1, 256, [4]),
+        # None goes together, or not even one.
+        (3, 2, 0, [1, 1, 1]),
+        (3, 2, 4, [1, 1, 1]),
+    ],
+)
+def test_shares_are_even(
+    runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch, count: int, cores: int, most: int, shares: list[int]
+) -> None:
+    needs = Needs(groups=(), layers=(1,))
+    (document, *_) = runtime.encode(PREFIX, DOCUMENTS, needs, layout="solo")
+    tail = solo_tail(LAST, QUERY, len(PREFIX), ())
+    assert len(tail.ids) == 5
+    found: list[int] = []
+
+    class Seen(SoloPass):
+        def __init__(self, prefix: Any, documents: Any, *given: Any) -> None:
+            found.append(len(documents))
+            super().__init__(prefix, documents, *given)
+
+    monkeypatch.setattr(module, "SoloPass", Seen)
+    monkeypatch.setattr(runtime, "_sharing", CoreSharing(cores, crowded=0))
+    monkeypatch.setattr(runtime._sequences, "plan", replace(runtime._sequences.plan, most=most))
+    (observed,) = runtime.read(PREFIX, [ReadRequest(tail, [document] * count, needs)], layout="solo")
+    assert sorted(found, reverse=True) == shares
+    assert observed.states.shape[1] == count
+
+
 @pytest.mark.parametrize("numbers", [[0, 1, 2], [2, 0], [1]])
 def test_what_a_gpu_picks_at_once_is_what_is_copied_one_by_one(
     runtime: TorchRuntime, numbers: list[int], monkeypatch: pytest.MonkeyPatch
