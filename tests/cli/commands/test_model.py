@@ -37,7 +37,7 @@ def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for part in (
         *("smollm2-135m", "Apache-2.0", "30 x 9", "93 MB", "gemma3-270m", "18 x 4", "from hub"),
-        *("google/gemma-3-270m", "over 140", "2.5 GB", "+0.066", "1.9 / 0.22", "-0.003"),
+        *("google/gemma-3-270m", "over 140", "2.5 GB", "+0.066", "1.6 / 0.18", "-0.003"),
     ):
         assert part in text
 
@@ -72,7 +72,7 @@ def test_show(smollm2: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert smollm2.digest() in text
     assert "30 x 9 (3 key/value heads)" in text
-    assert "gain +0.066, 1.9 / 0.22 s a window (layout solo)" in text
+    assert "gain +0.066, 1.6 / 0.18 s a window (layout solo)" in text
     assert "probe; 16 of 30 layers are run (layout solo, router smollm2-135m.solo.onnx)" in text
 
 
