@@ -29,13 +29,15 @@ def standardize(scores: Sequence[float] | Floats) -> Floats:
     # Scaled by a power of two, which changes no bit either, squares stay finite and above 0, however large or small.
     _, exponent = math.frexp(max(abs(float(score)) for score in scores))
     values = [math.ldexp(float(score), -exponent) for score in scores]
-    mean = math.fsum(values) / len(values)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
-    spread = max(values) - min(values)
+    least = min(values)
+    # Differences of close numbers are exact, where the rounding of their mean may be as large as what they differ by.
+    above = [value - least for value in values]
+    mean = math.fsum(above) / len(above)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in above) / len(above))
     # Below the rounding of the values themselves a deviation is noise.
-    if deviation == 0 or spread <= 1e-12 * max(map(abs, values)):
+    if deviation == 0 or max(above) <= 1e-12 * max(map(abs, values)):
         return np.zeros(len(values))
-    return np.array([(value - mean) / deviation for value in values])
+    return np.array([(value - mean) / deviation for value in above])
 
 
 def rank_scores(ranks: Sequence[int]) -> Floats:

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connector.heads.fusion import HYBRID_WEIGHT, fuse, fusion_of, rank_scores, standardize
@@ -16,6 +16,8 @@ scores = st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=30
 
 
 @given(scores)
+@example([1.1754943508222875e-38, 1.175494351e-38])
+@example([1e6, 1e6 + 1e-5])
 def test_standardized_scores_have_mean_0_and_deviation_1_or_are_all_0(values: list[float]) -> None:
     z = standardize(values)
     if not z.any():
