@@ -28,7 +28,7 @@ _EXPORTS = ("float32", "int8")
 _NOT = "-"
 _MEANING = """\
 memory: of a process in torch, beside cache.memory_mb
-gain: nDCG@10 over BM25, mean of nine collections, with the shipped router (1.5B: 153 queries)
+gain: nDCG@10 over BM25, mean of nine collections, with the shipped router
 s a window: 20 new / cached documents of 180 tokens, bfloat16, two CPU threads
 -: not measured"""
 
