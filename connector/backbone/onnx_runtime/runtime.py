@@ -18,10 +18,10 @@ from connector.backbone.onnx_runtime.fixed_states import FixedLayer, FixedStates
 from connector.backbone.onnx_runtime.folder import ExportedBackbone
 from connector.backbone.onnx_runtime.graphs import Array, LayerStates, OnnxGraphs, thread_count
 from connector.backbone.onnx_runtime.packed_documents import OnnxPackedDocuments, PrefixStates
-from connector.backbone.onnx_runtime.side_by_side import SideBySide
 from connector.backbone.onnx_runtime.solo_reading import read_alone
 from connector.backbone.prompt.tail import Tail, TokenIds, causal_bias
 from connector.backbone.runtime import EncodedDocument, Head, Needs, Observations, ReadRequest
+from connector.backbone.side_by_side import SideBySide
 from connector.checkpoints.shape import BackboneShape
 from connector.errors import BackboneError
 from connector.sections import Layout

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from connector.backbone.onnx_runtime.encoded import OnnxEncodedDocument, same_kept
 from connector.backbone.onnx_runtime.graphs import Array, LayerStates, OnnxGraphs
 from connector.backbone.onnx_runtime.packed_documents import PrefixStates
-from connector.backbone.onnx_runtime.side_by_side import SideBySide
 from connector.backbone.prompt.tail import Tail, causal_bias
 from connector.backbone.runtime import Needs, Observations
+from connector.backbone.side_by_side import SideBySide
 from connector.errors import BackboneError
 
 __all__ = ["read_alone"]

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import chain
 from math import ceil
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,9 +46,20 @@ _TOKENS_GPU = 16_384
 _REQUESTS_TOGETHER = 8
 # States of tails without their queries, for as many places of a tail as there is room for.
 _FIXED_BYTES = 64_000_000
-_Prefix = dict[int, tuple[torch.Tensor, torch.Tensor]]
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
+
+
+class _Prefix(NamedTuple):
+    """What the prompt's beginning left at each layer.
+
+    Attributes:
+        both: layer -> keys and behind them values [2 kv heads, tokens, d].
+        pairs: the same, one beside the other.
+    """
+
+    both: dict[int, torch.Tensor]
+    pairs: dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 
 class TorchRuntime:
@@ -155,7 +166,7 @@ class TorchRuntime:
         solo = layout == "solo"
         # Read alone, a document is attended through in every layer that is run; else the deepest is only looked at.
         deepest = pool.depth(self._shape.layers) - 1 if solo else pool.deepest_head
-        prefix_states = self._sharing.run(lambda: self._prefix_states(prefix))
+        prefix_states = self._sharing.run(lambda: self._prefix_states(prefix)).pairs
         kept = self._kept(pool.heads) if late else None
 
         def some(batch: Sequence[TokenIds]) -> list[TorchEncodedDocument]:
@@ -233,9 +244,7 @@ class TorchRuntime:
 
         Cores that share every product would wait for each other hundreds of times, and long for one that others use.
         """
-        states = self._sharing.run(
-            lambda: {layer: torch.cat(both) for layer, both in self._prefix_states(prefix).items()}
-        )
+        states = self._sharing.run(lambda: self._prefix_states(prefix)).both
         width, most = self._sharing.width(), self._sequences.plan.most
         work = []
         for number, request in enumerate(requests):
@@ -247,12 +256,9 @@ class TorchRuntime:
 
         def read(own: tuple[int, Sequence[TorchEncodedDocument]]) -> list[Observations]:
             number, documents = own
-            some = partial(self._some_alone, states, requests[number])
-            # Sums on one core and on all may differ, where no plan says otherwise; the LM head is in none.
-            if most and not requests[number].needs.likelihood:
-                return self._in_parts(documents, some)
+            # A single share, too: sums on one core and on all may differ, where no plan says otherwise.
             with on_cores(1):
-                return self._in_parts(documents, some)
+                return self._in_parts(documents, partial(self._some_alone, states, requests[number]))
 
         found: list[list[Observations]] = [[] for _ in requests]
         for (number, _), parts in zip(work, self._sharing.map(read, work), strict=True):
@@ -294,7 +300,7 @@ class TorchRuntime:
 
     def _pass(self, prefix: Sequence[int], request: ReadRequest, layout: Layout) -> ReadPass | LatePass:
         """The pass that reads a request."""
-        tail, states = request.tail, self._prefix_states(prefix)
+        tail, states = request.tail, self._prefix_states(prefix).pairs
         documents = [document for document in request.documents if isinstance(document, TorchEncodedDocument)]
         packed = PackedDocuments.pack(self._there(documents), len(prefix), self._dtype, self._device)
         if layout != "late":
@@ -309,7 +315,7 @@ class TorchRuntime:
         key = (tuple(prefix), tail.fixed_key, deepest)
         known = self._fixed.get(key)
         if known is None:
-            before = self._prefix_states(prefix)
+            before = self._prefix_states(prefix).pairs
             if len(tail.fixed):
                 fixed = FixedPass(before, tail, deepest)
                 self._sequences.run(fixed)
@@ -350,7 +356,9 @@ class TorchRuntime:
         if known is None:
             encode = EncodePass([np.array(key, dtype=np.int32)], 0, {}, None, self._shape.layers, self._device)
             self._sequences.run(encode)
-            known = {layer: (encode.keys[layer], encode.values[layer]) for layer in encode.keys}
+            both = {layer: torch.cat((encode.keys[layer], encode.values[layer])) for layer in encode.keys}
+            kv_heads = self._shape.kv_heads
+            known = _Prefix(both, {layer: (own[:kv_heads], own[kv_heads:]) for layer, own in both.items()})
             self._prefixes.put(key, known)
         return known
 

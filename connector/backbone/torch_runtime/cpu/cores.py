@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from threading import Lock
 from typing import TypeVar
 
 import torch
+
+from connector.backbone.side_by_side import SideBySide
 
 __all__ = ["CoreSharing", "on_cores"]
 
@@ -71,12 +73,8 @@ class CoreSharing:
         with self._entered() as others:
             width = min(self.cores // (others + 1), len(items))
             if width > 1:
-                pool = ThreadPoolExecutor(width, thread_name_prefix="rh-one-core")
-                try:
-                    for made in [pool.submit(_on, 1, lambda item=item: call(item)) for item in items]:
-                        yield made.result()
-                finally:
-                    pool.shutdown(wait=False, cancel_futures=True)
+                with closing(SideBySide(width)) as cores:
+                    yield from cores.map(lambda item: _on(1, lambda: call(item)), items)
                 return
         for item in items:
             yield self.run(lambda item=item: call(item))  # type: ignore[misc]

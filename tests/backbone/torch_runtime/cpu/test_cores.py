@@ -128,7 +128,6 @@ torch.set_num_threads(2)
 from connector.backbone.prompt.tail import Tail
 from connector.backbone.runtime import ReadRequest
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
-from connector.checkpoints.checkpoint import Checkpoint
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.heads.needs import Needs
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.backbone.onnx_runtime.side_by_side import SideBySide
+from connector.backbone.side_by_side import SideBySide
 
 
 @given(cores=st.integers(1, 4), items=st.lists(st.integers(), max_size=20))
@@ -61,6 +61,28 @@ def test_what_is_not_wanted_any_more_is_not_begun() -> None:
     # Whatever was still in line would come before these.
     assert list(side_by_side.map(lambda item: item, range(4))) == [0, 1, 2, 3]
     assert set(begun) <= {0, 1, 2}
+
+
+def test_a_long_call_keeps_no_core_waiting() -> None:
+    second, third = Event(), Event()
+
+    def call(item: int) -> int:
+        if item == 0:
+            # While the first one is at work, the other core goes on with the third.
+            assert second.wait(20) and third.wait(20)
+        (second if item == 1 else third).set()
+        return item
+
+    assert list(SideBySide(2).map(call, range(3))) == [0, 1, 2]
+
+
+def test_closed_threads_end() -> None:
+    side_by_side, threads = SideBySide(2), []
+    with closing(side_by_side):
+        assert list(side_by_side.map(lambda item: threads.append(current_thread()), range(2))) == [None, None]
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 def test_others_have_their_turn_in_between() -> None:
