@@ -47,7 +47,7 @@ __all__ = [
     "WritebackSettings",
 ]
 
-Layout = Literal["solo", "block", "late", "joint"]
+Layout = Literal["solo", "late", "joint"]
 """How documents and query are laid out in the prompt; see docs/how-it-works.md."""
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Mode = Literal["routed", "static", "all"]
@@ -248,8 +248,8 @@ class BackboneSettings(_Section):
     )
     layout: Layout = Field(
         "solo",
-        description="How the LLM sees documents: each read alone, the query behind it (solo), each encoded alone and "
-        "all read at once (block), keys only (late), in one prompt (joint). Not set, with router.mode all: block.",
+        description="How the LLM sees documents: each read alone, the query behind it (solo), keys of some heads "
+        "only (late), all in one prompt (joint). Not set, with router.mode all: late.",
     )
     runtime: Literal["auto", "torch", "onnx"] = Field(
         "auto", description="What executes the LLM. auto: ONNX Runtime without torch; with both, the faster one."
@@ -270,6 +270,13 @@ class BackboneSettings(_Section):
     accept_license: bool = Field(
         False, description="Accept a licence that weights ask for (Gemma), without a question."
     )
+
+    @field_validator("layout", mode="before")
+    @classmethod
+    def _had_block(cls, value: Any) -> Any:
+        if value == "block":
+            raise ValueError("it is gone, solo gains five times as much; set backbone.layout to solo, or to late")
+        return value
 
 
 class CacheSettings(_Section):

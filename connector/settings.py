@@ -88,7 +88,7 @@ def load_settings(
     keep_secret(_secrets(settings), settings.engine.username)
     if settings.router.mode == "all" and "layout" not in settings.backbone.model_fields_set:
         # The default reads no heads to rank by: who asks for all of them means the layout that does.
-        settings = settings.model_copy(update={"backbone": settings.backbone.model_copy(update={"layout": "block"})})
+        settings = settings.model_copy(update={"backbone": settings.backbone.model_copy(update={"layout": "late"})})
     return settings
 
 

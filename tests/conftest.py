@@ -114,16 +114,16 @@ def reranker(settings: Settings, smollm2: Checkpoint) -> Reranker:
 
 
 @pytest.fixture(scope="session")
-def block_settings() -> Settings:
-    """The same in the layout ``block``, which reads attention heads."""
-    return load_settings(os.devnull, {**_SAME, "backbone.layout": "block"}, environment={})
+def late_settings() -> Settings:
+    """The same in the layout ``late``, which reads attention heads."""
+    return load_settings(os.devnull, {**_SAME, "backbone.layout": "late"}, environment={})
 
 
 @pytest.fixture(scope="session")
-def block_reranker(block_settings: Settings, smollm2: Checkpoint) -> Reranker:
-    """The reranker of the layout ``block``, with the shipped static heads."""
-    static = block_settings.router.model_copy(update={"mode": "static"})
-    return Reranker.from_settings(block_settings.model_copy(update={"router": static}))
+def late_reranker(late_settings: Settings, smollm2: Checkpoint) -> Reranker:
+    """The reranker of the layout ``late``, with the shipped static heads."""
+    static = late_settings.router.model_copy(update={"mode": "static"})
+    return Reranker.from_settings(late_settings.model_copy(update={"router": static}))
 
 
 @pytest.fixture(scope="session")

@@ -75,8 +75,8 @@ def test_every_fusion(reranker: Reranker, cats: list[str], fusion: str | float) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["auto", "rrf", "none"])
-def test_heads_are_standardized(block_reranker: Reranker, cats: list[str], fusion: str | float) -> None:
-    other = Reranker(block_reranker.reader, block_reranker.routes, fusion=fusion)
+def test_heads_are_standardized(late_reranker: Reranker, cats: list[str], fusion: str | float) -> None:
+    other = Reranker(late_reranker.reader, late_reranker.routes, fusion=fusion)
     told = check(other.rerank(QUERY, cats, first_stage="order"))
     assert told["unit"] != "log-odds"
     assert all(hit["probability"] is None and len(hit["signals"]) > 1 for hit in told["hits"])

@@ -43,6 +43,7 @@ def test_option_over_environment_over_file_over_default(tmp_path: Path) -> None:
         ("- a", "sections"),
         ("a: [", "not YAML"),
         ("rerank: 5", "rerank"),
+        ("backbone: {layout: block}", r"backbone\.layout = 'block': it is gone.*set backbone\.layout to solo"),
         ("cache: {dtype: int2}", r"cache\.dtype = 'int2': .*set cache\.dtype to int4"),
     ],
 )
@@ -106,7 +107,7 @@ def test_an_empty_host_is_refused() -> None:
 
 
 def test_all_heads_are_read_in_the_layout_that_reads_them(tmp_path: Path) -> None:
-    assert load("router: {mode: all}", tmp_path).backbone.layout == "block"
+    assert load("router: {mode: all}", tmp_path).backbone.layout == "late"
     assert load("router: {mode: static}", tmp_path).backbone.layout == "solo"
     for layout in ("solo", "late"):
         assert load(f"router: {{mode: all}}\nbackbone: {{layout: {layout}}}", tmp_path).backbone.layout == layout

@@ -25,6 +25,4 @@ def check_needs(needs: Needs, layout: Layout, shape: BackboneShape) -> None:
     if layout != "solo" and (needs.layers or needs.likelihood):
         raise BackboneError(f"backbone.layout = {layout} gives no hidden states and no likelihood; set it to solo")
     if layout == "solo" and needs.heads and set(needs.groups) - set(QUERY_GROUPS):
-        raise BackboneError(
-            "backbone.layout = solo gives attention of the query's own rows only; set it to block or late"
-        )
+        raise BackboneError("backbone.layout = solo gives attention of the query's own rows only; set it to late")

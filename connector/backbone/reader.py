@@ -53,9 +53,8 @@ class Reader:
         runtime: executes the LLM.
         tokenizer: of the same checkpoint.
         template: the prompt's fixed parts.
-        layout: ``block``: each document is encoded alone after the prefix, the tail attends to all; ``solo``: each
-            is read alone, with the query right behind it; ``late``: the tail sees no document, only the pooled
-            heads' keys meet its queries; ``joint``: one causal prompt (ICR).
+        layout: ``solo``: each document is read alone, with the query right behind it; ``late``: the tail sees no
+            document, only the pooled heads' keys meet its queries; ``joint``: one causal prompt (ICR).
         digest: the checkpoint's digest.
         cache: encoded passages.
         readings: what was read before; None: every query is read anew.
@@ -355,11 +354,10 @@ class Reader:
         depth = min(layers or self.runtime.shape.layers, self.runtime.shape.layers) - 1
         # One for each core: that is how many are encoded.
         probes = [np.full(_PROBE_TOKENS, self._template.prefix[0], dtype=np.int32)] * self.runtime.threads
-        layout: Layout = "block" if self.layout == "joint" else self.layout
         taken = []
         for _ in range(2):
             started = time.perf_counter()
-            for _ in self.runtime.encode(self._template.prefix, probes, Needs(((depth, 0),)), layout=layout):
+            for _ in self.runtime.encode(self._template.prefix, probes, Needs(((depth, 0),)), layout=self.layout):
                 pass
             taken.append(time.perf_counter() - started)
         return tokens * min(taken) / (_PROBE_TOKENS * len(probes))
@@ -432,9 +430,7 @@ class Reader:
 
     def _encoded(self, passages: Sequence[Passage], pool: Needs) -> Iterator[tuple[bytes, EncodedDocument]]:
         if self.layout == "joint":
-            raise BackboneError(
-                "backbone.layout = joint reads all documents in one prompt; set it to block, solo or late"
-            )
+            raise BackboneError("backbone.layout = joint reads all documents in one prompt; set it to solo or late")
         behind = self._behind(self._template.before_query)
         states = self._encode([_joined(passage.ids, behind) for passage in passages], pool)
         return zip(self._keys(passages, pool), states, strict=True)
@@ -451,7 +447,7 @@ class Reader:
         return [passage.key(namespace) for passage in passages]
 
     def _namespace(self, pool: Needs, before: Sequence[int]) -> str:
-        # Block states serve every pool of the same depth; late ones hold exactly their pool's keys.
+        # States of every layer serve all pools of the same depth; late ones hold exactly their pool's keys.
         depth: object = pool.deepest_head
         if self.layout == "late":
             depth = sorted(set(pool.heads))
@@ -484,7 +480,7 @@ class Reader:
         if longest > self.runtime.shape.max_positions:
             raise BackboneError(
                 f"the joint prompt has {longest} tokens, this LLM takes {self.runtime.shape.max_positions}; "
-                "lower rerank.window or backbone.max_document_tokens, or use the layout block"
+                "lower rerank.window or backbone.max_document_tokens, or use the layout late"
             )
         # One causal prompt is one long document after the prefix.
         encoded = list(self.runtime.encode(self._template.prefix, [prompt], needs, layout=self.layout))

@@ -66,7 +66,7 @@ class SharedBackbone:
             SettingsError, BackboneError: see ``open_reader``.
         """
         cache = settings.cache.model_copy(update={"disk_mb": 0})
-        backbone = settings.backbone.model_copy(update={"layout": "block"})
+        backbone = settings.backbone.model_copy(update={"layout": "late"})
         settings = settings.model_copy(update={"cache": cache})
         reader = open_reader(settings.model_copy(update={"backbone": backbone}), progress)
         if backbone.model in CATALOGUE and find_local(backbone.model, cache=cache.path) is None:
@@ -111,7 +111,7 @@ class SharedBackbone:
     def stands_in(self, layout: Layout) -> bool:
         """Whether the layout reads heads, and there are none but ``stand_in_heads``."""
         own = layout == self.settings.backbone.layout
-        if layout not in ("block", "late") or own and (self.settings.router.bundle or self._asks_for_heads):
+        if layout != "late" or own and (self.settings.router.bundle or self._asks_for_heads):
             return False
         return shipped_heads(self.settings, layout) is None and shipped_router(self.settings, layout) is None
 

@@ -35,7 +35,7 @@ class GrowthPlan:
     windows: Sequence[int]
     clients: Sequence[int]
     texts: Sequence[Texts]
-    layouts: Sequence[Layout] = ("solo", "block", "late")
+    layouts: Sequence[Layout] = ("solo", "late")
     most: int | None = None
 
 

@@ -39,7 +39,7 @@ class Timing:
     """Seconds of one way.
 
     Attributes:
-        name: for instance ``warm_block_20``.
+        name: for instance ``warm_solo_20``.
         seconds: median.
         least, most: the shortest and the longest run.
         quarter, three_quarters: quartiles.

@@ -104,13 +104,12 @@ def window_operations(
     asked = len(backbone.tokenizer.encode_user([query])[0].ids)
     # Layers that are run; in the layout solo, where nothing has to be a head's, by hidden states and likelihoods too.
     depth = needs.depth(shape.layers) if layout == "solo" else needs.deepest_head + 1
-    prefix, total = len(template.prefix), sum(lengths)
+    prefix = len(template.prefix)
     if layout == "solo":
         own = 1 + asked
         seen = sum(own * (prefix + length) + own * (own + 1) // 2 for length in lengths)
         read = read_operations(layer, own * len(lengths), seen, depth)
     else:
-        own = asked if layout == "late" else asked + len(template.before_query)
-        behind = prefix + len(template.before_query) if layout == "late" else prefix + total
-        read = read_operations(layer, own, own * behind + own * (own + 1) // 2, depth)
+        behind = prefix + len(template.before_query)
+        read = read_operations(layer, asked, asked * behind + asked * (asked + 1) // 2, depth)
     return {"encode": encode_operations(layer, lengths, prefix, depth - 1), "read": read}

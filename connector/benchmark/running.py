@@ -24,7 +24,7 @@ __all__ = ["MEMORY", "PARTS", "Bench", "Part", "Plan", "rerank_once"]
 
 Part = Literal["warm", "cold", "router", "cross-encoder", "icr", "floor", "http", "large"]
 PARTS: tuple[Part, ...] = ("warm", "cold", "router", "cross-encoder", "icr", "floor", "http", "large")
-_LAYOUTS: tuple[Layout, ...] = ("solo", "block", "late")
+_LAYOUTS: tuple[Layout, ...] = ("solo", "late")
 MEMORY = 1 << 40
 """Bytes: cached documents of a benchmark are never thrown out."""
 
@@ -130,7 +130,7 @@ class Bench:
     def _layout(self) -> Layout:
         """The layout of the settings; ``joint`` has no cold documents of its own."""
         named = self.backbone.settings.backbone.layout
-        return "block" if named == "joint" else named
+        return "late" if named == "joint" else named
 
     def _ways(self, stack: ExitStack) -> Iterator[Way]:
         parts, windows = self.plan.parts, self.plan.windows

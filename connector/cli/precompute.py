@@ -65,7 +65,7 @@ def check_keeps(settings: Settings, command: str) -> None:
     if not settings.cache.disk_mb:
         raise SettingsError(f"{command} keeps documents on disk; set cache.disk_mb, as in --set cache.disk_mb=20000")
     if settings.backbone.layout == "joint":
-        raise SettingsError(f"{command}: backbone.layout = joint keeps no documents; set it to block or late")
+        raise SettingsError(f"{command}: backbone.layout = joint keeps no documents; set it to solo or late")
 
 
 def precompute(

@@ -11,7 +11,7 @@ from typing import Any
 
 from connector.errors import BackboneError
 from connector.heads.reference import ReferenceScores
-from connector.sections import READOUTS, ReadOut
+from connector.sections import LAYOUTS, READOUTS, ReadOut
 from connector.storage_faults import storage_mend
 from connector.whole_files import replacing
 
@@ -77,6 +77,11 @@ class StaticHeads:
         Raises:
             BackboneError: the fingerprint differs, or a head does not exist.
         """
+        if self.layout not in LAYOUTS:
+            raise BackboneError(
+                f"{source} was found for the layout {self.layout}, which is gone; run: rh-connector train --static "
+                "--layout late, or leave router.bundle out"
+            )
         if fingerprint is not None and self.fingerprint != fingerprint:
             raise BackboneError(
                 f"{source} was found for {self.model} {self.layout} ({self.fingerprint[:12]}), not for this "

@@ -16,7 +16,7 @@ from connector.errors import BackboneError
 from connector.heads.readouts import HeadSignal
 from connector.heads.reference import ReferenceScores
 from connector.routing.query_embedding import FEATURES, Pooling
-from connector.sections import Layout
+from connector.sections import LAYOUTS, Layout
 
 __all__ = [
     "FORMAT",
@@ -141,7 +141,7 @@ class RouterMetadata(_Frozen):
         format: version of this record.
         model: name of the model.
         fingerprint: sha256 of weights, tokenizer, template and layout; another one is refused.
-        layout: the layout in which the router was trained.
+        layout: the layout in which the router was trained; ``block`` is gone, and its files can be looked at only.
         template: sha256 of the prompt template.
         pool: (layer, head, read-out), a probe, the likelihood or a similarity, each once.
         scales: for each member, how far its scores of one window usually lie apart; above 0.
@@ -162,7 +162,7 @@ class RouterMetadata(_Frozen):
     format: Literal["rh-router-1", "rh-router-2"] = "rh-router-2"
     model: str = Field(min_length=1)
     fingerprint: _Sha256
-    layout: Layout
+    layout: Layout | Literal["block"]
     template: _Sha256
     pool: tuple[Member, ...] = Field(min_length=1)
     scales: tuple[_Positive, ...]
@@ -281,6 +281,11 @@ class RouterMetadata(_Frozen):
             BackboneError: a hash differs, or the pool or the query embedding names what the backbone does not have.
         """
         mend = "train one for it (rh-connector train), or set router.bundle to one that fits"
+        if self.layout not in LAYOUTS:
+            raise BackboneError(
+                f"{source} was trained for the layout {self.layout}, which is gone; train one for solo or late "
+                "(rh-connector train), or leave router.bundle out for the shipped one"
+            )
         if self.template != template:
             raise BackboneError(
                 f"{source} was trained with another template ({self.template[:12]}) than this one "

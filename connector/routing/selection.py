@@ -86,7 +86,7 @@ class Routes:
             if mode == "all" and self._reader.layout == "solo":
                 raise RequestError(
                     "router mode 'all' reads all heads, which the layout solo does not; start with "
-                    "backbone.layout=block, or ask for another mode"
+                    "backbone.layout=late, or ask for another mode"
                 )
             what = "router" if mode == "routed" else "head set"
             raise RequestError(
@@ -167,7 +167,7 @@ def choose_routes(
     if mode != "routed" and mode not in fixed or mode == "routed" and bundle is None:
         if alone and mode == "all":
             raise BackboneError(
-                "router.mode = all reads all heads, which the layout solo does not; set backbone.layout to block, or "
+                "router.mode = all reads all heads, which the layout solo does not; set backbone.layout to late, or "
                 "router.mode to auto"
             )
         what = "router" if mode == "routed" else "head set"

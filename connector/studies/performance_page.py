@@ -49,7 +49,6 @@ _READING = """\
 # measure, ratio of a report, must, aim, whether more is better, shown as a percentage
 _TARGETS: tuple[tuple[str, str, float, float, bool, bool], ...] = (
     ("warm solo / MiniLM-L6 ONNX Runtime fp32", "warm_solo_over_cross_encoder", 0.50, 0.25, False, False),
-    ("warm block / MiniLM-L6 ONNX Runtime fp32", "warm_block_over_cross_encoder", 0.25, 0.15, False, False),
     ("warm late / MiniLM-L6 ONNX Runtime fp32", "warm_late_over_cross_encoder", 0.10, 0.06, False, False),
     ("cold + tail, default layout / ICR's way", "cold_over_icr", 0.35, 0.20, False, False),
     ("cold encode, default layout / its floor at the machine's GEMM rate", "cold_over_floor", 1.5, 1.2, False, False),
@@ -61,7 +60,6 @@ _TARGETS: tuple[tuple[str, str, float, float, bool, bool], ...] = (
         False,
         False,
     ),
-    ("warm block k = 100 / warm block k = 20", "warm_block_100_over_20", 5.5, 4.0, False, False),
     ("8 clients, warm, default layout: throughput / one client", "clients_8_over_1", 1.5, 1.9, True, False),
     ("HTTP + JSON + fusion, part of a warm request", "http_part", 0.15, 0.05, False, True),
 )
@@ -71,9 +69,9 @@ _SLIM: tuple[tuple[str, str, float, float], ...] = (
 )
 _OTHERS = (
     ("warm solo k = 100 / warm solo k = 20", "warm_solo_100_over_20"),
-    ("warm block / MiniLM-L6 ONNX Runtime int8", "warm_block_over_cross_encoder_int8"),
+    ("warm solo / MiniLM-L6 ONNX Runtime int8", "warm_solo_over_cross_encoder_int8"),
     ("warm late / MiniLM-L6 ONNX Runtime int8", "warm_late_over_cross_encoder_int8"),
-    ("warm block / MiniLM-L6 torch fp32", "warm_block_over_cross_encoder_torch"),
+    ("warm solo / MiniLM-L6 torch fp32", "warm_solo_over_cross_encoder_torch"),
     ("cold, default layout / MiniLM-L6 ONNX Runtime fp32", "cold_over_cross_encoder"),
 )
 Report = Mapping[str, Any]
@@ -181,7 +179,7 @@ def _targets(reports: Sequence[tuple[str, Report]], notes: Notes) -> Iterator[st
         values = [report["ratios"].get(key) for _, report in reports]
         table.append([measure, "", "", "", *("not measured" if v is None else _number(v, False) for v in values)])
     for by, state in (("clients", "warm"), ("clients_cold", "new short documents")):
-        for layout in ("solo", "block", "late"):
+        for layout in ("solo", "late"):
             rates = [_clients_rate(report, by, layout) for _, report in reports]
             if any(rate is not None for rate in rates):
                 cells = ["not measured" if rate is None else _number(rate, False) for rate in rates]

@@ -1,4 +1,4 @@
-"""Quality beside speed, for docs/performance.md: number formats, layouts and windows, from committed reports."""
+"""Quality beside speed, for docs/performance.md: number formats and windows, from committed reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REFERENCE = "torch-float32"
 Report = Mapping[str, Any]
 
 _SWEPT = """\
-What a request gets in the layouts that read heads: the shipped ones with the first stage, through all short cuts.
+What a request gets in the layout late: the shipped heads with the first stage, through all short cuts.
 At most 100 test queries a collection, drawn with seed 0. The means differ from those of the [results](results.md),
 for three reasons: more queries, weights in bfloat16, and the embedded BM25 for dl19 too. An asterisk marks a
 difference to the first stage with p < .05 (paired randomization test, not corrected for their number). Made with
@@ -36,12 +36,12 @@ class Quality:
     """What the tables are made from.
 
     Attributes:
-        sweeps: (layout, collection) -> report of ``connector.studies.window_sweep``.
+        sweeps: collection -> report of ``connector.studies.window_sweep`` in the layout late.
         formats: runtime and weights, as in ``torch float32`` -> collection -> report of ``rh-connector evaluate``, on
             the same windows; the first is the reference.
     """
 
-    sweeps: Mapping[tuple[str, str], Report]
+    sweeps: Mapping[str, Report]
     formats: Mapping[str, Mapping[str, Report]]
 
 
@@ -60,7 +60,7 @@ def read_quality(performance: Path, results: Path) -> Quality:
         found = {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
         if found:
             formats[folder.name.replace("-", " ")] = found
-    return Quality({(report["layout"], report["collection"]): report for report in sweeps}, formats)
+    return Quality({report["collection"]: report for report in sweeps if report["layout"] == "late"}, formats)
 
 
 def quality_tables(
@@ -76,7 +76,7 @@ def quality_tables(
     if len(quality.formats) > 1:
         yield "## Number formats\n"
         yield (
-            f"{_MEASURE} of the layout block (the shipped router's heads with the first stage, window 20). "
+            f"{_MEASURE} of the default (the shipped router with the first stage, window 20). "
             "In brackets behind a collection: its test queries, the same windows in every row. In brackets behind a "
             "number: the difference to the first row and its 95 % interval (bootstrap over queries). The last "
             "columns are seconds for 20 documents of 180 tokens in the default layout. Reports and commands: "
@@ -84,13 +84,9 @@ def quality_tables(
         )
         yield _formats(quality.formats, collections, speed)
     if quality.sweeps:
-        yield "## Layouts and windows\n"
+        yield "## Windows of the layout late\n"
         yield _SWEPT
-        if any(layout == "late" and len(report["rows"]) > 1 for (layout, _), report in quality.sweeps.items()):
-            yield _windows(quality.sweeps, speed)
-        if any(layout == "block" for layout, _ in quality.sweeps):
-            yield "The two layouts at window 20:\n"
-            yield _layouts(quality.sweeps)
+        yield _windows(quality.sweeps, speed)
 
 
 def _formats(formats: Mapping[str, Mapping[str, Report]], collections: Sequence[str], speed: Sequence[Report]) -> str:
@@ -141,16 +137,11 @@ def _fused(report: Report) -> Mapping[str, float]:
     raise DataError(f"a report in docs/results/formats has no row {_FUSED} ({_READOUT})")
 
 
-def _windows(sweeps: Mapping[tuple[str, str], Report], speed: Sequence[Report]) -> str:
-    swept = {
-        collection: report
-        for (layout, collection), report in sweeps.items()
-        if layout == "late" and len(report["rows"]) > 1
-    }
-    sizes = sorted({int(row["window"]) for report in swept.values() for row in report["rows"]})
+def _windows(sweeps: Mapping[str, Report], speed: Sequence[Report]) -> str:
+    sizes = sorted({int(row["window"]) for report in sweeps.values() for row in report["rows"]})
     table = []
     whole: list[list[float]] = []
-    for collection, report in swept.items():
+    for collection, report in sweeps.items():
         rows = {int(row["window"]): row for row in report["rows"]}
         first = rows[min(rows)]
         cells = [f"{collection} ({first['queries']} queries)", f"{first['first_stage']:.4f}"]
@@ -174,32 +165,6 @@ def _windows(sweeps: Mapping[tuple[str, str], Report], speed: Sequence[Report]) 
             table.append([label, "", *times])
             break
     return markdown_table([f"late, {_MEASURE} by window", "first stage", *(f"{size:,}" for size in sizes)], table)
-
-
-def _layouts(sweeps: Mapping[tuple[str, str], Report]) -> str:
-    table = []
-    whole: list[list[float]] = []
-    for layout, collection in sweeps:
-        if layout != "block" or ("late", collection) not in sweeps:
-            continue
-        found = [_row_of(sweeps[each, collection], 20) for each in ("block", "late")]
-        if any(row is None for row in found):
-            continue
-        block, late = (row or {} for row in found)
-        if block["queries"] != late["queries"]:
-            continue
-        table.append(
-            [f"{collection} ({block['queries']})", f"{block['first_stage']:.4f}", _judged(block), _judged(late)]
-        )
-        whole.append([float(block["first_stage"]), float(block["fused"]), float(late["fused"])])
-    if whole:
-        means = [sum(values) / len(values) for values in zip(*whole, strict=True)]
-        table.append([f"mean of {len(whole)}", *(f"{value:.4f}" for value in means)])
-    return markdown_table([f"{_MEASURE} (queries)", "first stage", "block", "late"], table)
-
-
-def _row_of(report: Report, size: int) -> Mapping[str, Any] | None:
-    return next((row for row in report["rows"] if row["window"] == size), None)
 
 
 def _judged(row: Mapping[str, Any]) -> str:

@@ -50,7 +50,6 @@ gains over `permuted` is routing.
 - Every row of a table ranks the same windows of the same queries. A query whose window is empty counts 0.
 - difference, interval and p are of nDCG@10 against the first stage, over queries. The interval is a 95 % bootstrap,
   p a two-sided paired randomization test. Neither is corrected for the number of comparisons.
-- Commands name no layout where it was the default of their day: add `--layout block` to those of `block`.
 - s/query: seconds to rerank one window of new documents, on the machine named below each table (median over the
   timed queries). cached: the same window again, its documents encoded before.
 """

@@ -38,7 +38,7 @@ __all__ = ["StorageError", "measure"]
 
 FORMATS: tuple[CacheDtype, ...] = ("float32", "float16", "int8", "int4")
 """Formats that are compared, the exact one first."""
-LAYOUTS: tuple[Layout, ...] = ("solo", "block", "late")
+LAYOUTS: tuple[Layout, ...] = ("solo", "late")
 
 
 class EncodedOnce:

@@ -39,7 +39,7 @@ __all__ = ["StaticResult", "TrainOptions", "TrainResult", "find_static_heads", "
 
 _LIBRARY = "connector.train"
 # Found with answers put among other texts: the tokens that these heads show lie in the answer most often.
-_SHOWN: Mapping[str, tuple[Head, ...]] = {"smollm2-135m": ((2, 4), (8, 0), (15, 6))}
+_SHOWN: Mapping[str, tuple[Head, ...]] = {"smollm2-135m": ((2, 4), (8, 0), (15, 6)), "gemma3-270m": ((5, 2),)}
 # Options of layouts that read heads.
 _OF_HEADS = ("pool", "most_heads", "kappa", "layers")
 _NO_SOURCE = "train: give a SOURCE (FOLDER:SPLIT, FOLDER:made, engine:made)"
@@ -258,7 +258,7 @@ def _judged_signals(
     given = [name for name, is_given in of_heads.items() if is_given]
     if given:
         raise SettingsError(
-            f"train: {', '.join(given)}: the layout solo has no heads to pick; leave it out, or give --layout block"
+            f"train: {', '.join(given)}: the layout solo has no heads to pick; leave it out, or give --layout late"
         )
     _check_sources(sources, options)
     named = _read_sources(sources, progress)
@@ -325,7 +325,7 @@ def _shown_heads(model: str, depth: int) -> tuple[Head, ...]:
     """Heads that say where in a document the answer stands: those known to rank, of the layers that are run."""
     if model in _SHOWN:
         return tuple(head for head in _SHOWN[model] if head[0] < depth)
-    path = shipped_path(model, "block")
+    path = shipped_path(model, "late")
     known = StaticHeads.load(path).sets.get("query") if path is not None else None
     return tuple(head for head in known.heads if head[0] < depth) if known is not None else ()
 
@@ -403,7 +403,7 @@ def find_static_heads(
     if not sources:
         raise SettingsError(_NO_SOURCE)
     if settings.backbone.layout == "solo":
-        raise SettingsError("train: --static finds heads, and the layout solo ranks by none; give --layout block")
+        raise SettingsError("train: --static finds heads, and the layout solo ranks by none; give --layout late")
     named = _read_sources(sources, progress)
     reader = reader_from(reader, settings)
     gathered = gather_tables(settings, reader, named, options.queries, options.seed, progress, workers=workers)

@@ -273,7 +273,7 @@ def _compare(theirs: Runtime, ours: Runtime, layers: int, vocabulary: int) -> tu
     needs = Needs(tuple((layer, head) for layer in range(layers) for head in range(theirs.shape.heads)))
     largest = 0.0
     together, apart = laid_out(variants, position), laid_out(variants[:1], 0)
-    layouts: Mapping[Layout, Tail] = {"block": together, "late": together, "solo": apart}
+    layouts: Mapping[Layout, Tail] = {"joint": together, "late": together, "solo": apart}
     for layout, tail in layouts.items():
         rows = []
         for runtime in (theirs, ours):

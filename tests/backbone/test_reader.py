@@ -18,7 +18,8 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
 from connector.heads.row_groups import QUERY_GROUPS
-from connector.sections import Layout
+from connector.sections import LAYOUTS, Layout
+from tests.backbone.batching.waiting import needs_of
 from tests.backbone.torch_runtime.packing import has_amx
 
 HEADS = ((2, 4), (7, 7), (8, 0))
@@ -45,7 +46,7 @@ def opening(smollm2: Checkpoint, runtime: TorchRuntime) -> Open:
     tokenizer = Tokenizer.from_folder(smollm2.path)
     template = PromptTemplate.from_folder(smollm2.path, tokenizer)
 
-    def opened(layout: Layout = "block", megabytes: int = 200, **options: int) -> Reader:
+    def opened(layout: Layout = "late", megabytes: int = 200, **options: int) -> Reader:
         cache = DocumentCache(megabytes * 1_000_000)
         return Reader(runtime, tokenizer, template, layout, smollm2.digest(), cache, **options)
 
@@ -53,20 +54,21 @@ def opening(smollm2: Checkpoint, runtime: TorchRuntime) -> Open:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["solo", "late"])
 def test_order_and_cache_change_no_bit(open_reader: Open, layout: Layout, cats: list[str]) -> None:
-    fresh = open_reader(layout).read(QUERY, cats, Needs(HEADS))
+    fresh = open_reader(layout).read(QUERY, cats, needs_of(layout, HEADS))
     reader = open_reader(layout)
     for text in reversed(cats):
-        reader.read("something else", [text], Needs(HEADS))
-    warm = reader.read(QUERY, cats[::-1], Needs(HEADS))
+        reader.read("something else", [text], needs_of(layout, HEADS))
+    warm = reader.read(QUERY, cats[::-1], needs_of(layout, HEADS))
     assert (warm.cached, warm.encoded) == (len(cats), 0)
     np.testing.assert_array_equal(warm.rows, fresh.rows)
     assert warm.documents == fresh.documents[::-1]
-    assert open_reader(layout, megabytes=0).read(QUERY, cats, Needs(HEADS)).rows.tobytes() == fresh.rows.tobytes()
+    uncached = open_reader(layout, megabytes=0).read(QUERY, cats, needs_of(layout, HEADS))
+    assert uncached.rows.tobytes() == fresh.rows.tobytes()
 
 
-@pytest.mark.parametrize("layout", ["block", "late", "joint"])
+@pytest.mark.parametrize("layout", ["late", "joint"])
 def test_shapes_and_mass(open_reader: Open, layout: Layout, cats: list[str]) -> None:
     reading = open_reader(layout).read(QUERY, cats, Needs(HEADS))
     assert reading.rows.shape == (len(HEADS), 4, reading.lengths.sum())
@@ -76,7 +78,7 @@ def test_shapes_and_mass(open_reader: Open, layout: Layout, cats: list[str]) -> 
     assert (mass > 0).all() and (mass < 1).all()
 
 
-@pytest.mark.parametrize("layout", ["block", "late", "joint"])
+@pytest.mark.parametrize("layout", ["late", "joint"])
 def test_without_the_whole_tail_the_query_s_rows_are_the_same(
     open_reader: Open, exact_reader: Open, layout: Layout, cats: list[str]
 ) -> None:
@@ -139,10 +141,10 @@ def test_long_documents_become_passages_and_say_what_is_left_out(open_reader: Op
 
 
 def test_pool_is_cached_once_for_every_head_set_in_it(open_reader: Open, cats: list[str]) -> None:
-    for layout in ("block", "late"):
+    for layout in ("solo", "late"):
         reader = open_reader(layout)
-        every = reader.read(QUERY, cats, Needs(HEADS), pool=Needs(HEADS))
-        some = reader.read(QUERY, cats, Needs(HEADS[:1]), pool=Needs(HEADS))
+        every = reader.read(QUERY, cats, needs_of(layout, HEADS), pool=needs_of(layout, HEADS))
+        some = reader.read(QUERY, cats, needs_of(layout, HEADS[:1]), pool=needs_of(layout, HEADS))
         assert some.encoded == 0
         np.testing.assert_allclose(some.rows[0], every.rows[0], atol=1e-7)
 
@@ -191,7 +193,7 @@ def test_a_scope_that_ends_stops_and_keeps_what_is_done(open_reader: Open, cats:
     assert reader.read(QUERY, cats, Needs(HEADS)).cached == 2
 
 
-@pytest.mark.parametrize("layout", ["block", "late", "joint"])
+@pytest.mark.parametrize("layout", ["late", "joint"])
 def test_what_ended_before_it_began_is_not_read(open_reader: Open, layout: Layout, cats: list[str]) -> None:
     reader = open_reader(layout)
     with pytest.raises(Cancelled, match="deadline"):
@@ -225,7 +227,7 @@ def test_another_runtime_is_asked_for_everything(open_reader: Open, runtime: Tor
 
 
 def test_fingerprints_differ_by_layout(open_reader: Open) -> None:
-    assert len({open_reader(layout).fingerprint for layout in ("block", "late", "joint")}) == 3
+    assert len({open_reader(layout).fingerprint for layout in LAYOUTS}) == len(LAYOUTS) == 3
 
 
 def test_what_does_not_fit_is_an_error(open_reader: Open, cats: list[str]) -> None:

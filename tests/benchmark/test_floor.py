@@ -47,10 +47,10 @@ def test_operations_of_a_window_with_the_real_model(settings: Settings, smollm2:
         assert likely[part] / cut[part] == pytest.approx(30 / 15, rel=0.1)
     found = {
         layout: window_operations(backbone, Needs(((15, 0),)), layout, "what is it", documents)
-        for layout in ("solo", "block", "late")
+        for layout in ("solo", "late")
     }
-    assert found["solo"]["encode"] == found["block"]["encode"] == found["late"]["encode"]
-    assert found["late"]["read"] < found["solo"]["read"] < found["block"]["read"]
+    assert found["solo"]["encode"] == found["late"]["encode"]
+    assert found["late"]["read"] < found["solo"]["read"]
 
 
 def test_stand_in_heads_are_spread_over_the_first_layers() -> None:
@@ -66,13 +66,12 @@ def test_layouts_without_heads_are_read_with_stand_ins(
     settings: Settings, smollm2: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = SharedBackbone.open(settings)
-    assert not any(backbone.stands_in(layout) for layout in ("solo", "block", "late"))
+    assert not any(backbone.stands_in(layout) for layout in ("solo", "late"))
     for name in ("shipped_heads", "shipped_router"):
         monkeypatch.setattr(backbones, name, lambda settings, layout=None: None)
-    assert [layout for layout in LAYOUTS if backbone.stands_in(layout)] == ["block", "late"]
-    for layout in ("block", "late"):
-        found = backbone.reranker(layout).rerank("red", ["a red fox", "a blue sea"])
-        assert found.reranked and found.deepest_layer == 20
+    assert [layout for layout in LAYOUTS if backbone.stands_in(layout)] == ["late"]
+    found = backbone.reranker("late").rerank("red", ["a red fox", "a blue sea"])
+    assert found.reranked and found.deepest_layer == 20
 
 
 def test_the_real_model_and_its_products(reranker: Reranker, smollm2: Checkpoint) -> None:

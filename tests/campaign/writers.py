@@ -264,7 +264,7 @@ def _router_writes() -> tuple[Write, ...]:
         writes += [
             ("router.safetensors", partial(router.save, metadata=told)),
             ("router.onnx", partial(export, router, told)),
-            ("heads.json", StaticHeads("a model", "f" * 64, "block", {"query": heads}, {"query": 4.0}, {}).save),
+            ("heads.json", StaticHeads("a model", "f" * 64, "late", {"query": heads}, {"query": 4.0}, {}).save),
         ]
     return tuple(writes)
 

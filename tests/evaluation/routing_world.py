@@ -20,7 +20,7 @@ from router_export import export
 from tests.training.worlds import HIDDEN, LAYERS, metadata, world
 
 QUERIES = 24
-STATIC = StaticHeads("a-model", "a" * 64, "block", {"query": HeadSet(((2, 0), (2, 1)), 0.5)}, {"icr": 2.0})
+STATIC = StaticHeads("a-model", "a" * 64, "late", {"query": HeadSet(((2, 0), (2, 1)), 0.5)}, {"icr": 2.0})
 
 
 def tables() -> dict[str, HeadTable]:

@@ -217,8 +217,8 @@ def test_without_a_second_model_there_is_nothing_of_it(
 def test_two_models_share_probabilities_only(
     folder: Path, opposite: Path, reranker: Reranker, tmp_path: Path
 ) -> None:
-    settings = settings_of(tmp_path, opposite, backbone__layout="block")
-    with pytest.raises(SettingsError, match=r"backbone\.layout = block.*set backbone\.layout to solo"):
+    settings = settings_of(tmp_path, opposite, backbone__layout="late")
+    with pytest.raises(SettingsError, match=r"backbone\.layout = late.*set backbone\.layout to solo"):
         run(folder, settings, reranker)
     plain = router_file(tmp_path / "plain.onnx", absolute=None)
     with pytest.raises(BackboneError, match=r"cascade\.model = .*set cascade\.bundle"):

@@ -26,7 +26,7 @@ from connector.evaluation.report import (
 QRELS = {"q1": {"a": 1}, "q2": {"b": 1}, "q3": {"c": 1}}
 
 
-def make_report(collection: str = "small", layout: str = "block", **changes: Any) -> Report:
+def make_report(collection: str = "small", layout: str = "late", **changes: Any) -> Report:
     """A report whose heads are right where the first stage is not."""
     first = per_query(MEASURES, QRELS, {"q1": ["x", "a"], "q2": ["b", "x"], "q3": []})
     after = per_query(MEASURES, QRELS, {"q1": ["a", "x"], "q2": ["b", "x"], "q3": []})
@@ -34,7 +34,7 @@ def make_report(collection: str = "small", layout: str = "block", **changes: Any
         "model": "smollm2-135m",
         "fingerprint": "0123456789abcdef",
         "layout": layout,
-        "head_set": "smollm2-135m.block.json",
+        "head_set": "smollm2-135m.late.json",
         "first_stage": "embedded BM25",
         "qrels": "qrels.tsv",
         "split": "test",
@@ -71,7 +71,7 @@ def test_json_is_what_the_design_says() -> None:
     assert len(static["interval"]) == 2
     assert (static["readout"], static["head_list"], static["seconds_per_query"]) == ("icr", [[18, 6]], 0.5)
     assert value["rows"][0]["difference"] is None
-    assert value["provenance"]["head_set"] == "smollm2-135m.block.json"
+    assert value["provenance"]["head_set"] == "smollm2-135m.late.json"
 
 
 def test_json_comes_back() -> None:

@@ -91,4 +91,4 @@ def test_a_hybrid_first_stage_weighs_more_where_nothing_else_is_said() -> None:
     assert weight(engine__embedder="all-MiniLM-L6-v2") == weight(hybrid=True) == HYBRID_WEIGHT
     assert weight(hybrid=True, rerank__fusion=0.2) == 0.2 and weight(hybrid=True, rerank__fusion="rrf") == "rrf"
     # Weights of other layouts are of another unit.
-    assert weight(hybrid=True, backbone__layout="block") == "auto"
+    assert weight(hybrid=True, backbone__layout="late") == "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from connector.heads.head_sets import HeadSet, StaticHeads, shipped_path
 HEADS = StaticHeads(
     "some-model",
     "f" * 64,
-    "block",
+    "late",
     {"query": HeadSet(((1, 2), (0, 3)), 0.5), "icr": HeadSet(((2, 0),), 2.0, (0.25,))},
     {"icr": 4.0},
     {"command": "rh-connector train --static"},
@@ -32,6 +33,11 @@ def test_another_fingerprint_is_refused_in_one_line() -> None:
         HEADS.check("e" * 64, 3, 4, "heads.json")
     with pytest.raises(BackboneError, match=r"head \(2, 0\)"):
         HEADS.check("f" * 64, 2, 4, "heads.json")
+
+
+def test_heads_of_a_layout_that_is_gone_are_refused() -> None:
+    with pytest.raises(BackboneError, match="for the layout block, which is gone; run: .* --layout late"):
+        replace(HEADS, layout="block").check(HEADS.fingerprint, 30, 9, "heads.json")
 
 
 def test_a_missing_readout_names_those_that_are_there() -> None:
@@ -75,4 +81,4 @@ def test_foreign_files_are_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_nothing_is_shipped_for_unknown_models() -> None:
-    assert shipped_path("no-such-model", "block") is None
+    assert shipped_path("no-such-model", "late") is None

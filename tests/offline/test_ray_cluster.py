@@ -136,11 +136,11 @@ def killing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.usefixtures("one_moment")
-@pytest.mark.parametrize("layout", ["block", "solo"])
+@pytest.mark.parametrize("layout", ["late", "solo"])
 def test_training_makes_the_same_files_although_a_worker_is_killed(
     cluster: Any, caches: Iterator[Path], collection: Path, killing: list[int], layout: str, tmp_path: Path
 ) -> None:
-    own = [f"{collection}:train", *(TRAIN if layout == "block" else ("--window", "5"))]
+    own = [f"{collection}:train", *(TRAIN if layout == "late" else ("--window", "5"))]
     own += ["--set", f"backbone.layout={layout}", "--out"]
     one, other = next(caches), next(caches)
     run(other, "train", *own, str(tmp_path / "there" / "router.onnx"), "--ray", cluster.address)
@@ -305,7 +305,7 @@ def test_more_workers_than_there_are_cpus_are_refused(cluster: Any, settings: Se
 
 
 def test_another_llm_is_refused(cluster: Any, caches: Iterator[Path], settings: Settings, reranker: Any) -> None:
-    other = settings.model_copy(update={"backbone": settings.backbone.model_copy(update={"layout": "block"})})
+    other = settings.model_copy(update={"backbone": settings.backbone.model_copy(update={"layout": "late"})})
     with (
         ray_workers(own_settings(other, next(caches)), cluster.address) as own,
         pytest.raises(BackboneError, match="gives other numbers .* than elsewhere .*; set backbone.model"),

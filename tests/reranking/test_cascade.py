@@ -318,8 +318,8 @@ def test_settings_that_do_not_go_together() -> None:
     def given(**more: str) -> Settings:
         return load_settings("/dev/null", {"cascade.model": "qwen2.5-coder-0.5b", **more}, environment={})
 
-    with pytest.raises(SettingsError, match=r"backbone\.layout = block.*set backbone\.layout to solo"):
-        Reranker.from_settings(given(**{"backbone.layout": "block"}))
+    with pytest.raises(SettingsError, match=r"backbone\.layout = late.*set backbone\.layout to solo"):
+        Reranker.from_settings(given(**{"backbone.layout": "late"}))
     with pytest.raises(SettingsError, match=r"set router\.mode to auto"):
         Reranker.from_settings(given(**{"router.mode": "all"}))
     for key, value in (("cascade.hits", "0"), ("cascade.budget_ms", "0")):

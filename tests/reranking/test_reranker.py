@@ -457,7 +457,7 @@ def test_what_has_no_text_is_as_unlikely_alone_as_in_a_list(reranker: Reranker, 
     assert not alone.reranked and max(alone.hits[0].score, mixed.hits[-1].score) < -25 < mixed.hits[-3].score
 
 
-@pytest.mark.parametrize("name", ["reranker", "block_reranker"])
+@pytest.mark.parametrize("name", ["reranker", "late_reranker"])
 def test_what_a_request_held_goes_with_it(name: str, request: pytest.FixtureRequest) -> None:
     own: Reranker = request.getfixturevalue(name)
     hits = [Hit(str(at), 2.0 - at, {"text": f"Text {at} of {name} that nobody has encoded."}) for at in range(3)]

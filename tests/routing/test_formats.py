@@ -30,7 +30,7 @@ from connector.settings import load_settings
 pytestmark = pytest.mark.slow
 
 QUERY = "how long do cats sleep"
-ROUTER, HEADS = shipped_bundle("smollm2-135m", "solo"), shipped_path("smollm2-135m", "block")
+ROUTER, HEADS = shipped_bundle("smollm2-135m", "solo"), shipped_path("smollm2-135m", "late")
 
 
 def copied(source: Checkpoint, folder: Path, change: Callable[[str, npt.NDArray[Any]], npt.NDArray[Any]]) -> Path:
@@ -89,7 +89,7 @@ def test_another_rounding_takes_the_router_and_is_checked_once(
 
 
 def test_it_takes_head_sets_too(rounded: Path, tmp_path: Path) -> None:
-    settings = settings_of(rounded, tmp_path, backbone__layout="block", router__bundle=str(HEADS))
+    settings = settings_of(rounded, tmp_path, backbone__layout="late", router__bundle=str(HEADS))
     assert Reranker.from_settings(settings).routes.default == "static"
     assert len(list((tmp_path / "formats").iterdir())) == 1
 
@@ -122,7 +122,7 @@ def test_weights_with_a_scrambled_layer_are_refused_each_time(scrambled: Path, t
         with pytest.raises(BackboneError, match=r"made for smollm2-135m.* [3-9]\d% of their spread") as refused:
             Reranker.from_settings(settings, reader=reader)
         assert "rh-connector train" in str(refused.value) and "\n" not in str(refused.value)
-    block = settings_of(scrambled, tmp_path, backbone__layout="block", router__bundle=str(HEADS))
+    block = settings_of(scrambled, tmp_path, backbone__layout="late", router__bundle=str(HEADS))
     with pytest.raises(BackboneError, match=r"% of their spread"):
         Reranker.from_settings(block)
 
@@ -133,13 +133,13 @@ def test_without_stored_scores_another_format_is_refused_as_ever(rounded: Path, 
     for name, reference in (("none", {}), ("some", {"query": found.reference["query"]})):
         replace(found, reference=reference).save(tmp_path / f"{name}.json")
         settings = settings_of(
-            rounded, tmp_path, backbone__layout="block", router__bundle=str(tmp_path / f"{name}.json")
+            rounded, tmp_path, backbone__layout="late", router__bundle=str(tmp_path / f"{name}.json")
         )
         with pytest.raises(BackboneError, match="not for this backbone, template and layout"):
             Reranker.from_settings(settings)
 
 
 def test_a_router_of_another_layout_is_no_matter_of_formats(rounded: Path, tmp_path: Path) -> None:
-    settings = settings_of(rounded, tmp_path, backbone__layout="block", router__bundle=str(ROUTER))
+    settings = settings_of(rounded, tmp_path, backbone__layout="late", router__bundle=str(ROUTER))
     with pytest.raises(BackboneError, match="not for this backbone, template and layout"):
         Reranker.from_settings(settings)

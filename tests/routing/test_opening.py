@@ -45,7 +45,7 @@ def settings_of(**options: str) -> Settings:
     ("has", "options", "onnx"),
     [
         ({"torch": False}, {}, True),
-        ({"torch": False}, {"backbone__layout": "block"}, True),
+        ({"torch": False}, {"backbone__layout": "late"}, True),
         ({}, {}, True),
         ({"bfloat16": True}, {}, False),
         ({"cuda": True}, {}, False),
@@ -53,7 +53,7 @@ def settings_of(**options: str) -> Settings:
         ({"cuda": True}, {"backbone__device": "cpu"}, True),
         ({}, {"backbone__dtype": "bfloat16"}, False),
         ({}, {"cache__dtype": "int4"}, False),
-        ({}, {"backbone__layout": "block"}, False),
+        ({}, {"backbone__layout": "late"}, False),
         ({}, {"router__mode": "all"}, False),
         ({"bfloat16": True}, {"backbone__dtype": "int8"}, True),
         ({"bfloat16": True}, {"backbone__runtime": "onnx"}, True),
@@ -103,7 +103,7 @@ def test_what_was_made_is_what_reads(machine: Machine, tiny_exports: TinyExports
     shutil.copytree(tiny_exports.checkpoint("llama").path, model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
-    settings = settings_of(cache__path=str(tmp_path), backbone__model=str(model), backbone__layout="block")
+    settings = settings_of(cache__path=str(tmp_path), backbone__model=str(model), backbone__layout="late")
     reader = opening.open_reader(settings)
     assert isinstance(reader, Reader) and reader.plan["runtime"] == "onnx"
     assert [path.suffix for path in (tmp_path / "models").iterdir() if path.is_dir() and path.name[0] != "."] == [
@@ -115,7 +115,7 @@ def test_what_was_made_is_what_reads(machine: Machine, tiny_exports: TinyExports
 def test_pull_makes_what_is_run(torch: bool, machine: Machine, tmp_path: Path) -> None:
     write_llama(tmp_path / "tiny.gguf")
     settings = settings_of(
-        cache__path=str(tmp_path), backbone__model=str(tmp_path / "tiny.gguf"), backbone__layout="block"
+        cache__path=str(tmp_path), backbone__model=str(tmp_path / "tiny.gguf"), backbone__layout="late"
     )
     machine.has(torch=torch)
     pulled = pull_model(settings, lambda label, fraction: None)

@@ -20,9 +20,9 @@ SCORES = st.lists(st.floats(0.5, 50), min_size=3, max_size=40)
 
 
 @pytest.fixture(scope="module")
-def reranker(block_reranker: Reranker) -> Reranker:
-    """Heads are read in the layout ``block``."""
-    return block_reranker
+def reranker(late_reranker: Reranker) -> Reranker:
+    """Heads are read in the layout ``late``."""
+    return late_reranker
 
 
 def test_table_and_llm_give_the_same(reranker: Reranker, cats: list[str], tmp_path: Path) -> None:

@@ -7,28 +7,28 @@ from typing import Any
 
 import pytest
 
-from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError, RequestError
 from connector.heads.head_sets import shipped_path
 from connector.reranking.reranker import Reranker
-from connector.routing.bundle import Bundle, shipped_bundle
+from connector.routing.bundle import Bundle
 from connector.routing.selection import Routes
 from connector.sections import MODES, Settings
 from connector.settings import load_settings
+from tests.routing.heads_router import heads_router, router_for
 
 QUERY = "how long do cats sleep"
 
 
 @pytest.fixture(scope="module")
-def reranker(block_reranker: Reranker) -> Reranker:
-    """Heads are read in the layout ``block``."""
-    return block_reranker
+def reranker(late_reranker: Reranker) -> Reranker:
+    """Heads are read in the layout ``late``."""
+    return late_reranker
 
 
 @pytest.fixture(scope="session")
-def settings(block_settings: Settings) -> Settings:
-    """Heads are read in the layout ``block``."""
-    return block_settings
+def settings(late_settings: Settings) -> Settings:
+    """Heads are read in the layout ``late``."""
+    return late_settings
 
 
 def settings_with(settings: Settings, **options: Any) -> Settings:
@@ -37,24 +37,22 @@ def settings_with(settings: Settings, **options: Any) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def routed(settings: Settings, smollm2: Checkpoint) -> Reranker:
-    """Everything at its default: the shipped router."""
-    return Reranker.from_settings(settings)
+def made(reranker: Reranker, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return router_for(reranker.reader, tmp_path_factory.mktemp("router") / "r.onnx")
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Bundle:
-    path = shipped_bundle("smollm2-135m", "block")
-    assert path is not None
-    return Bundle.load(path)
+def routed(settings: Settings, made: Bundle) -> Reranker:
+    """A router of heads, and all else at its default."""
+    return Reranker.from_settings(settings_with(settings, backbone__layout="late", router__bundle=str(made.path)))
 
 
 @pytest.mark.slow
-def test_the_default_routes(routed: Reranker, shipped: Bundle, cats: list[str]) -> None:
+def test_a_router_that_is_named_routes(routed: Reranker, made: Bundle, cats: list[str]) -> None:
     result = routed.rerank(QUERY, cats, first_stage=[5.0, 4.0, 3.0, 2.0, 1.0])
     assert result.reranked and result.mode == "routed" and result.hits[0].index == 2
-    assert {(used.layer, used.head, used.readout) for used in result.gates} <= set(shipped.metadata.pool)
-    assert 1 <= len(result.gates) <= shipped.metadata.most_heads
+    assert {(used.layer, used.head, used.readout) for used in result.gates} <= set(made.metadata.pool)
+    assert 1 <= len(result.gates) <= made.metadata.most_heads
     assert all(used.gate > 0 for used in result.gates)
     assert result.first_stage_gate is not None and result.first_stage_gate >= 0
     assert result.deepest_layer == max(used.layer for used in result.gates)
@@ -91,20 +89,20 @@ def test_a_mode_that_is_not_loaded_is_refused(reranker: Reranker, cats: list[str
 
 
 def test_a_router_file_serves_static_too_and_a_head_set_replaces_the_router(
-    settings: Settings, routed: Reranker, shipped: Bundle
+    settings: Settings, routed: Reranker, made: Bundle
 ) -> None:
     reader = routed.reader
-    own = Routes.from_settings(settings_with(settings, router__bundle=str(shipped.path)), reader)
-    assert own.default == "routed" and own.bundle is not None and own.bundle.digest == shipped.digest
-    heads = settings_with(settings, router__bundle=str(shipped_path("smollm2-135m", "block")))
+    own = Routes.from_settings(settings_with(settings, router__bundle=str(made.path)), reader)
+    assert own.default == "routed" and own.bundle is not None and own.bundle.digest == made.digest
+    heads = settings_with(settings, router__bundle=str(shipped_path("smollm2-135m", "late")))
     assert Routes.from_settings(heads, reader).default == "static"
-    asked = settings_with(settings, router__bundle=str(shipped_path("smollm2-135m", "block")), router__mode="routed")
+    asked = settings_with(settings, router__bundle=str(shipped_path("smollm2-135m", "late")), router__mode="routed")
     with pytest.raises(BackboneError, match="router"):
         Routes.from_settings(asked, reader)
 
 
 def test_a_router_for_something_else_is_refused(settings: Settings, routed: Reranker, tmp_path: Path) -> None:
-    other = shipped_bundle("gemma3-270m", "block")
+    other = heads_router(tmp_path / "other.onnx", routed.reader.fingerprint, "c" * 64).path
     with pytest.raises(BackboneError, match="template"):
         Routes.from_settings(settings_with(settings, router__bundle=str(other)), routed.reader)
     with pytest.raises(BackboneError, match="cannot read"):

@@ -205,7 +205,7 @@ def test_answers_are_ascii(client: TestClient) -> None:
 
 
 def test_the_mode_is_passed_on_and_the_route_told_where_it_is_asked_for(
-    make_client: ClientFactory, reranker: Reranker, block_reranker: Reranker
+    make_client: ClientFactory, reranker: Reranker, late_reranker: Reranker
 ) -> None:
     stand_in = StandIn()
     client = make_client(stand_in)
@@ -213,9 +213,9 @@ def test_the_mode_is_passed_on_and_the_route_told_where_it_is_asked_for(
     assert stand_in.modes[-1] == "all"
     refused = post(client, "/v1/rerank", router_mode="some")
     assert refused.status_code in (400, 422) and "router_mode" in refused.text
-    heads = make_client(block_reranker)
+    heads = make_client(late_reranker)
     route = post(heads, "/v1/rerank_scores", return_route=True).json()["route"]
-    assert route["mode"] == "static" and route["deepest_layer"] == 18
+    assert route["mode"] == "static" and route["deepest_layer"] == 15
     assert set(route["gates"][0]) == {"layer", "head", "readout", "gate"}
     wrong = post(heads, "/v1/rerank", router_mode="routed")
     assert wrong.status_code in (400, 422) and "no router is loaded" in wrong.text

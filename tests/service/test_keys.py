@@ -92,9 +92,9 @@ def test_the_threshold_is_one_of_the_model_not_of_the_first_stage(reranker: Rera
 
 
 def test_a_threshold_is_refused_where_scores_are_none_of_probability(
-    block_reranker: Reranker, make_client: ClientFactory
+    late_reranker: Reranker, make_client: ClientFactory
 ) -> None:
-    refused = post(make_client(block_reranker), "/v1/rerank", score_threshold=0.5)
+    refused = post(make_client(late_reranker), "/v1/rerank", score_threshold=0.5)
     assert refused.status_code == 422 and "score_threshold" in told(refused)
 
 
@@ -272,9 +272,9 @@ def test_an_instruction_is_read_and_is_no_part_of_the_query(make_client: ClientF
 
 
 def test_an_instruction_in_a_layout_that_reads_all_documents_at_once(
-    make_client: ClientFactory, block_reranker: Reranker
+    make_client: ClientFactory, late_reranker: Reranker
 ) -> None:
-    client = make_client(block_reranker)
+    client = make_client(late_reranker)
     plain = post(client, "/v1/rerank_scores").json()
     asked = post(client, "/v1/rerank_scores", instruction="Find texts about animals.").json()
     assert plain["reranked"] is asked["reranked"] is True and plain["scores"] != asked["scores"]

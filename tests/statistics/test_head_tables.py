@@ -21,9 +21,9 @@ QUERY = "how long do cats sleep"
 
 
 @pytest.fixture(scope="module")
-def reranker(block_reranker: Reranker) -> Reranker:
-    """Heads are read in the layout ``block``."""
-    return block_reranker
+def reranker(late_reranker: Reranker) -> Reranker:
+    """Heads are read in the layout ``late``."""
+    return late_reranker
 
 
 @pytest.fixture

@@ -22,14 +22,14 @@ def test_the_page_is_that_of_the_whole_reports(tmp_path: Path) -> None:
     whole = [
         routed_report("one", [0.1, -0.2, 0.3]),
         routed_report("two", [0.2] * 12),
-        make_report("one", layout="late"),
+        make_report("one", layout="solo"),
     ]
     found = condensed(tmp_path, *whole)
     assert [path.name for path in sorted(tmp_path.glob("*.json"))] == ["one.json", "two.json"]
     assert [(each.collection, each.provenance.layout) for each in found] == [
-        ("one", "block"),
         ("one", "late"),
-        ("two", "block"),
+        ("one", "solo"),
+        ("two", "late"),
     ]
     assert results_page(found) == results_page(whole)
 

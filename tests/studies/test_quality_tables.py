@@ -45,7 +45,7 @@ def tables(tmp_path: Path) -> str:
         "rows": [{"name": "warm_solo_20", "seconds": 0.2}],
         "growth": [
             {"by": by, "layout": layout, "value": 20, "seconds": seconds}
-            for by, layout, seconds in (("window", "block", 1), ("tokens", "late", 2), ("window", "late", 0.0716))
+            for by, layout, seconds in (("window", "solo", 1), ("tokens", "late", 2), ("window", "late", 0.0716))
         ],
     }
     return "\n".join(quality_tables(read_quality(tmp_path / "performance", tmp_path / "results"), [speed]))
@@ -64,7 +64,7 @@ def test_number_formats_against_the_reference(tmp_path: Path) -> None:
     # Other queries are not compared.
     assert "| torch bfloat16 | 0.6200 (+0.0200; +0.0100 to +0.0300) |  |  |  |  |" in page
     assert "| onnx int8 | 0.5876 (-0.0124; -0.0248 to +0.0000) |  |  |  |  |" in page
-    assert "Layouts" not in page
+    assert "Windows" not in page
 
 
 def test_a_format_of_something_else(tmp_path: Path) -> None:
@@ -76,23 +76,20 @@ def test_a_format_of_something_else(tmp_path: Path) -> None:
         tables(tmp_path)
 
 
-def test_windows_and_layouts(tmp_path: Path) -> None:
+def test_windows_of_the_layout_late(tmp_path: Path) -> None:
     written(
         tmp_path / "performance",
         windows__late__a=swept("late", "a", 0.5, 0.6),
         windows__late__b=swept("late", "b", 0.7),
-        windows__block__a=swept("block", "a", 0.55),
-        windows__block__b=swept("block", "b", 0.9, queries=50),
+        windows__solo__c=swept("solo", "c", 0.9),
         bench__x=swept("late", "c", 0.3),
     )
     page = tables(tmp_path)
     assert "| a (100 queries) | 0.4000 | 0.5000* | 0.6000* |" in page
-    # One window says nothing about windows.
-    assert "| b (100 queries)" not in page
+    assert "| b (100 queries) | 0.4000 | 0.7000* |  |" in page and "| c (" not in page
+    # Of the collections that have all windows.
     assert "| mean of 1 | 0.4000 | 0.5000 | 0.6000 |" in page
     assert "| milliseconds, cached documents of 180 tokens, 2 threads |  | 72 |  |" in page
-    # Of other queries: not side by side.
-    assert "| a (100) | 0.4000 | 0.5500* | 0.5000* |\n| mean of 1 | 0.4000 | 0.5500 | 0.5000 |" in page
 
 
 def test_a_file_that_is_no_report(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def strings(value: Any) -> Iterator[str]:
 
 def test_committed_reports_name_no_folder_of_a_machine(repository: Path) -> None:
     paths = sorted((repository / "docs").rglob("*.json"))
-    assert {path.parent.name for path in paths} >= {"results", "performance", "torch-float32"}
+    assert {path.parent.name for path in paths} >= {"results", "performance", "every-query"}
     for path in paths:
         for word in " ".join(strings(json.loads(path.read_text(encoding="utf-8")))).split():
             named = word.strip("'\"`(),;")
@@ -60,7 +60,7 @@ def test_without_results_the_page_says_so() -> None:
 
 
 def test_a_page_holds_means_collections_hardware_and_commands() -> None:
-    page = results_page([make_report("one"), make_report("two"), make_report("one", layout="late")])
+    page = results_page([make_report("one"), make_report("two"), make_report("one", layout="solo")])
     assert page.count("## smollm2-135m, layout ") == 2
     assert "### Mean over 2 collections" in page
     assert "one (3), two (3)" in page
@@ -125,7 +125,7 @@ def test_joint_and_shuffled_reports_stand_apart_with_their_reading() -> None:
     page = results_page([*reports, make_report("one")])
     headings = [line for line in page.splitlines() if line.startswith("## ")]
     assert [heading.partition("layout ")[2] for heading in headings] == [
-        "block, first 20 hits",
+        "late, first 20 hits",
         "joint, first 20 hits",
         "joint, first 20 hits, shuffled",
     ]

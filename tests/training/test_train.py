@@ -25,15 +25,15 @@ SMALL = TrainOptions(pool=6, most_heads=3, layers=4, force=True)
 
 
 @pytest.fixture(scope="module")
-def reranker(block_reranker: Reranker) -> Reranker:
-    """Heads are read in the layout ``block``."""
-    return block_reranker
+def reranker(late_reranker: Reranker) -> Reranker:
+    """Heads are read in the layout ``late``."""
+    return late_reranker
 
 
 @pytest.fixture(scope="session")
-def settings(block_settings: Settings) -> Settings:
-    """Heads are read in the layout ``block``."""
-    return block_settings
+def settings(late_settings: Settings) -> Settings:
+    """Heads are read in the layout ``late``."""
+    return late_settings
 
 
 class Told:
@@ -143,7 +143,7 @@ def test_a_reader_of_another_layout_is_refused(
     backbone = own_settings.backbone.model_copy(update={"layout": "joint"})
     joint = own_settings.model_copy(update={"backbone": backbone})
     sources = [f"{collection}:train"]
-    with pytest.raises(SettingsError, match="backbone.layout = joint.* in the layout block"):
+    with pytest.raises(SettingsError, match="backbone.layout = joint.* in the layout late"):
         train(sources, tmp_path / "x.onnx", joint, SMALL, reader=reranker.reader)
     with pytest.raises(SettingsError, match="backbone.layout = joint"):
         find_static_heads(sources, joint, reader=reranker.reader)

@@ -12,7 +12,7 @@ from connector.errors import DataError
 from connector.training.train_router import Backbone, RouterOptions, Trained, train_router
 from tests.training.worlds import LAYERS, world
 
-BACKBONE = Backbone("a-model", "a" * 64, "b" * 64, "block", LAYERS)
+BACKBONE = Backbone("a-model", "a" * 64, "b" * 64, "late", LAYERS)
 OPTIONS = RouterOptions(pool=6)
 
 

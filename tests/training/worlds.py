@@ -58,7 +58,7 @@ def metadata(**changes: object) -> RouterMetadata:
     known: dict[str, object] = {
         "model": "a-model",
         "fingerprint": "a" * 64,
-        "layout": "block",
+        "layout": "late",
         "template": "b" * 64,
         "pool": ((2, 1, "query"), (2, 1, "share"), (0, 0, "icr"), (5, 3, "query")),
         "scales": (0.5, 1.0, 2.0, 0.25),

@@ -59,7 +59,7 @@ class Scheduler:
 
     What waits at the same time is done together, up to a budget of tokens; nobody waits for others to come, and what
     comes out does not depend on it. Passages of several requests are encoded in one call, whose products are faster
-    over many short ones than over one (``bench --growth``, rows ``cold_block_by_clients``). Windows are read in one
+    over many short ones than over one (``bench --growth``, rows ``cold_solo_by_clients``). Windows are read in one
     call where the runtime can; a single thread makes it then, and the runtime divides the cores.
 
     Args:

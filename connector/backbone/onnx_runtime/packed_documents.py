@@ -40,7 +40,7 @@ class OnnxPackedDocuments:
                 f"documents were encoded up to layer {max(self._kept)}, not {deepest}; clear the cache"
             )
         if late != (documents[0].values is None):
-            layout = "block" if late else "late"
+            layout = "joint" if late else "late"
             raise BackboneError(
                 f"documents encoded for the {layout} layout cannot be read as another; clear the cache"
             )

@@ -225,7 +225,7 @@ class LatePass(TokenPass):
     ) -> None:
         super().__init__(tail.ids[tail.query], tail.positions[tail.query])
         if documents.kept is None:
-            raise BackboneError("documents encoded for the block layout cannot be read as late; clear the cache")
+            raise BackboneError("documents encoded for another layout cannot be read as late; clear the cache")
         self._prefix, self._documents, self._tail, self._fixed = prefix, documents, tail, fixed
         self._kept = documents.kept
         self._capture = _Capture(tail, documents, heads)

@@ -15,7 +15,7 @@ _INTRODUCTION = """\
 `python -m connector.studies.gpu` made this page, and the files in `{folder}/`, which hold all figures. Do not edit it
 by hand.
 """
-_LAYOUTS = ("solo", "block", "late")
+_LAYOUTS = ("solo", "late")
 # Systems of a report as they would be served, the best first that a model may have.
 _SERVED = ("routed+first-stage", "static+first-stage", "likelihood+first-stage", "all+first-stage")
 _FIRST = "first-stage"
@@ -88,7 +88,7 @@ def _seconds(report: Record) -> dict[str, float]:
 
 def _middle(report: Record) -> int:
     """The middle window: 100."""
-    return max(int(size) for size in report["operations"]["block"])
+    return max(int(size) for size in report["operations"]["late"])
 
 
 def _product_rate(report: Record) -> float | None:
@@ -195,7 +195,8 @@ def _growth(times: Mapping[str, Record]) -> str:
 def _quality(found: Sequence[Record]) -> str:
     tables: dict[tuple[str, str, int], list[Record]] = {}
     for each in found:
-        tables.setdefault((each["provenance"]["model"], each["layout"], each["window"]), []).append(each)
+        made = each["provenance"]
+        tables.setdefault((made["model"], made["layout"], each["window"]), []).append(each)
     rows = []
     for (model, layout, window), own in sorted(tables.items()):
         named = f"{model}, {layout}, {window}"

@@ -12,14 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from connector.checkpoints.catalogue import CATALOGUE
 from connector.errors import DataError
 from connector.routing.shipped_files import shipped_router
 from connector.settings import load_settings
 from connector.studies.gpu.card import describe
 from connector.studies.gpu.steps import Step, StepFailed, run_process
 
-__all__ = ["COLLECTIONS", "Options", "layout_of", "steps_of"]
+__all__ = ["COLLECTIONS", "Options", "steps_of"]
 
 COLLECTIONS = (
     "cisi",
@@ -64,12 +63,6 @@ class Options:
         own = [f"backbone.model={model}", f"backbone.device={self.device}", *self.assignments]
         given = [part for each in own for part in ("--set", each)]
         return [sys.executable, "-c", _CLI, "--config", os.devnull, *given, *arguments]
-
-
-def layout_of(model: str) -> str:
-    """The layout in which a model's quality is measured: the one that the catalogue tells of, else solo."""
-    entry = CATALOGUE.get(model)
-    return (entry.measured.layout if entry else None) or "solo"
 
 
 def steps_of(options: Options) -> list[Step]:
@@ -147,15 +140,14 @@ def _quality(options: Options, model: str, name: str) -> Iterator[Step]:
 
 def _collection(options: Options, model: str, folder: Path, window: int, scratch: Path) -> Mapping[str, Any]:
     out = scratch / "quality.json"
-    layout = layout_of(model)
     few = ["--limit", "2"] if options.tiny else []
-    asked = ["--window", str(window), "--layout", layout, "--timed", "0", *few, "--out", str(out)]
+    asked = ["--window", str(window), "--timed", "0", *few, "--out", str(out)]
     run_process(options.cli(model, "evaluate", str(folder), *asked))
     report = _read(out)
     kept = ("name", "readout", "nDCG@10", "difference", "p_value", "interval")
     rows = [{key: row[key] for key in kept if row.get(key) is not None} for row in report["rows"]]
     told = {key: report[key] for key in ("collection", "queries", "window", "provenance")}
-    return {**told, "layout": layout, "rows": rows}
+    return {**told, "rows": rows}
 
 
 def _onnx(options: Options, model: str, scratch: Path) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
 from connector.sections import Layout
-from tests.backbone.batching.waiting import LONG, Watched, WatchedScope, open_reader, open_watched
+from tests.backbone.batching.waiting import LONG, Watched, WatchedScope, needs_of, open_reader, open_watched
 
 HEADS = ((2, 4), (7, 7))
 QUERY = "how long do cats sleep"
@@ -40,18 +40,18 @@ def runtime(loaded: Watched) -> Watched:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["solo", "late"])
 def test_eight_requests_encode_each_passage_once(
     smollm2: Checkpoint, runtime: Watched, layout: Layout, cats: list[str]
 ) -> None:
     own = open_reader(smollm2, runtime, layout)
     windows = [[*cats[at % 5 :], *cats[: at % 3]] for at in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        readings = list(pool.map(lambda window: own.read(QUERY, window, Needs(HEADS)), windows))
+        readings = list(pool.map(lambda window: own.read(QUERY, window, needs_of(layout, HEADS)), windows))
     assert len(runtime.encoded) == len(set(runtime.encoded)) == len(cats)
     assert sum(reading.encoded for reading in readings) == len(cats)
     for reading, window in zip(readings, windows, strict=True):
-        assert np.array_equal(reading.rows, own.read(QUERY, window, Needs(HEADS)).rows)
+        assert np.array_equal(reading.rows, own.read(QUERY, window, needs_of(layout, HEADS)).rows)
 
 
 def test_a_state_is_handed_on_where_the_cache_keeps_none(
@@ -127,7 +127,7 @@ class Crowd:
 
     def __init__(self, runtime: Watched, pool: ThreadPoolExecutor) -> None:
         def encode(passages: Sequence[TokenIds], needs: Needs) -> Iterator[EncodedDocument]:
-            return runtime.encode(range(100, 110), passages, needs, layout="block")
+            return runtime.encode(range(100, 110), passages, needs, layout="joint")
 
         self.cache = DocumentCache(100_000_000)
         self.scheduler = Scheduler(self.cache, encode, no_windows)
@@ -167,7 +167,7 @@ def ids(number: int) -> TokenIds:
 
 def test_what_came_meanwhile_is_one_call_with_the_same_bits(runtime: Watched) -> None:
     alone = [
-        next(runtime.encode(range(100, 110), [ids(number)], Needs(HEADS), layout="block")) for number in range(6)
+        next(runtime.encode(range(100, 110), [ids(number)], Needs(HEADS), layout="joint")) for number in range(6)
     ]
     runtime.calls.clear()
     with ThreadPoolExecutor(4) as pool:
@@ -268,7 +268,7 @@ def test_nothing_stays_behind(runtime: Watched) -> None:
         raise RuntimeError("broken")
 
     def short(passages: Sequence[TokenIds], needs: Needs) -> Iterator[EncodedDocument]:
-        return runtime.encode((5,), passages[:1], needs, layout="block")
+        return runtime.encode((5,), passages[:1], needs, layout="joint")
 
     for encode, message in ((broken, "broken"), (short, "fewer documents")):
         own = Scheduler(DocumentCache(1000), encode, no_windows)

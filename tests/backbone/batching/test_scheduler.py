@@ -18,13 +18,13 @@ from connector.heads.head_sets import HeadSet
 from connector.heads.needs import Needs
 from connector.reranking.reranker import Reranker
 from connector.sections import Layout
-from tests.backbone.batching.waiting import LONG, Watched, WatchedScope, open_reader, open_watched
+from tests.backbone.batching.waiting import LONG, Watched, WatchedScope, needs_of, open_reader, open_watched
 from tests.backbone.torch_runtime.packing import has_wide_products
 
 HEADS = ((2, 4), (7, 7))
 DEEPER = ((1, 0), (9, 3), (9, 8))
 QUERIES = ["how long do cats sleep", "purring", "what do kittens eat in the first weeks of their lives?", "whiskers"]
-LATE = pytest.mark.parametrize("layout", ["block", "late"])
+LAYOUT = pytest.mark.parametrize("layout", ["solo", "late"])
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -63,8 +63,8 @@ class Crowd:
     ) -> Future[Reading]:
         """Returns when this reading is held or waits."""
         scope = scope or WatchedScope()
-        of_pool = None if pool is None else Needs(tuple(pool))
-        asked = self._pool.submit(own.read, query, texts, Needs(tuple(heads)), pool=of_pool, scope=scope)
+        of_pool = None if pool is None else needs_of(own.layout, pool)
+        asked = self._pool.submit(own.read, query, texts, needs_of(own.layout, heads), pool=of_pool, scope=scope)
         if self._came:
             scope.until_it_waits()
         else:
@@ -74,16 +74,17 @@ class Crowd:
 
 
 @pytest.mark.slow
-@LATE
+@LAYOUT
 def test_what_came_meanwhile_is_one_pass_with_the_same_bits(
     smollm2: Checkpoint, runtime: Watched, layout: Layout, cats: list[str]
 ) -> None:
     own = open_reader(smollm2, runtime, layout)
     everything = (*HEADS, *DEEPER)
+    pooled = needs_of(layout, everything)
     asked = [(query, [*cats[at:], *cats[: at // 2]], DEEPER if at % 2 else HEADS) for at, query in enumerate(QUERIES)]
-    own.read("cat", cats, Needs(HEADS), pool=Needs(everything))
+    own.read("cat", cats, needs_of(layout, HEADS), pool=pooled)
     runtime.passes.clear()
-    alone = [own.read(query, texts, Needs(heads), pool=Needs(everything)) for query, texts, heads in asked]
+    alone = [own.read(query, texts, needs_of(layout, heads), pool=pooled) for query, texts, heads in asked]
     assert runtime.passes == [1] * 4
     runtime.passes.clear()
     before = own.scheduler_statistics()
@@ -99,7 +100,9 @@ def test_what_came_meanwhile_is_one_pass_with_the_same_bits(
     for one, other in zip(alone, together, strict=True):
         assert one.rows.tobytes() == other.rows.tobytes()
     assert waiting.waiting == 4
-    assert waiting.waiting_tokens == sum(int(reading.lengths.sum()) for reading in alone)
+    behind = len(own._behind(own._template.before_query))
+    assert (behind > 0) == (layout == "solo")
+    assert waiting.waiting_tokens == sum(int((reading.lengths + behind).sum()) for reading in alone)
     after = own.scheduler_statistics()
     assert (after.batches - before.batches, after.works - before.works, after.abandoned) == (2, 5, 0)
     assert (after.waiting, after.waiting_tokens) == (0, 0)

@@ -14,6 +14,8 @@ from connector.backbone.runtime import EncodedDocument, Needs, Observations, Rea
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.cancelling import CancelScope
 from connector.checkpoints.checkpoint import Checkpoint
+from connector.heads.needs import Head
+from connector.heads.row_groups import QUERY_GROUPS, ROW_GROUPS
 from connector.sections import Layout
 
 LONG = 60
@@ -91,6 +93,11 @@ class Watched(TorchRuntime):
         return super().read(prefix, requests, layout=layout)
 
 
+def needs_of(layout: Layout, heads: Sequence[Head]) -> Needs:
+    """All rows of these heads that the layout gives."""
+    return Needs(tuple(heads), QUERY_GROUPS if layout == "solo" else ROW_GROUPS)
+
+
 def open_watched(smollm2: Checkpoint, dtype: str = "float32") -> Watched:
     runtime = Watched.load(smollm2.path, device="cpu", dtype=dtype)
     assert isinstance(runtime, Watched)
@@ -98,7 +105,7 @@ def open_watched(smollm2: Checkpoint, dtype: str = "float32") -> Watched:
     return runtime
 
 
-def open_reader(smollm2: Checkpoint, runtime: Watched, layout: Layout = "block", megabytes: int = 200) -> Reader:
+def open_reader(smollm2: Checkpoint, runtime: Watched, layout: Layout = "late", megabytes: int = 200) -> Reader:
     tokenizer = Tokenizer.from_folder(smollm2.path)
     template = PromptTemplate.from_folder(smollm2.path, tokenizer)
     return Reader(runtime, tokenizer, template, layout, smollm2.digest(), DocumentCache(megabytes * 1_000_000))

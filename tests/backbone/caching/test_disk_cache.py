@@ -258,7 +258,7 @@ def reader_of(settings: Settings, folder: Path, checkpoint: Checkpoint, layout: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("layout", "dtype"), [("block", "float16"), ("late", "int8"), ("late", "float32")])
+@pytest.mark.parametrize(("layout", "dtype"), [("late", "float16"), ("late", "int8"), ("late", "float32")])
 def test_states_from_disk_give_the_same_bits(
     settings: Settings, smollm2: Checkpoint, tmp_path: Path, cats: list[str], layout: str, dtype: str
 ) -> None:
@@ -281,7 +281,7 @@ def test_precomputed_documents_are_not_encoded_again(
     settings: Settings, smollm2: Checkpoint, tmp_path: Path, cats: list[str]
 ) -> None:
     pool = Needs(((3, 1), (12, 4)))
-    reader = reader_of(settings, tmp_path, smollm2, "block", "float16")
+    reader = reader_of(settings, tmp_path, smollm2, "late", "float16")
     assert reader.precompute([*cats[:3], "", cats[0]], pool) == (0, 3)
     assert reader.precompute(cats, pool) == (3, 2)
     assert reader.precompute([""], pool) == (0, 0)

@@ -18,6 +18,7 @@ from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.heads.needs import Needs
 from connector.sections import Layout
+from tests.backbone.batching.waiting import needs_of
 
 HEADS = ((2, 4), (7, 7))
 QUERY = "how long do cats sleep"
@@ -63,30 +64,30 @@ def test_bounded_counted_and_least_recently_used_out_first() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["solo", "late"])
 def test_the_same_query_over_the_same_documents_is_read_once(
     open_reader: Open, layout: Layout, cats: list[str]
 ) -> None:
     reader = open_reader(layout, 10_000_000)
-    first = reader.read(QUERY, cats, Needs(HEADS))
-    again = reader.read(QUERY, [*cats[::-1], cats[0]], Needs(HEADS))
+    first = reader.read(QUERY, cats, needs_of(layout, HEADS))
+    again = reader.read(QUERY, [*cats[::-1], cats[0]], needs_of(layout, HEADS))
     assert np.array_equal(first.rows, again.rows) and (again.encoded, again.cached) == (0, len(cats))
     assert again.documents == (*first.documents[::-1], first.documents[0])
     assert reader.reading_statistics().hits == 1
     # Anything else is another reading, and right.
     plain = open_reader(layout, 0)
     others: list[Callable[[Reader], Reading]] = [
-        lambda r: r.read("cats", cats, Needs(HEADS)),
-        lambda r: r.read(QUERY, cats[:4], Needs(HEADS)),
-        lambda r: r.read(QUERY, cats, Needs(HEADS[::-1])),
-        lambda r: r.read(QUERY, cats, Needs(HEADS), pool=Needs((*HEADS, (9, 0)))),
-        lambda r: r.read(QUERY, cats, Needs(HEADS), other_wording=True),
+        lambda r: r.read("cats", cats, needs_of(layout, HEADS)),
+        lambda r: r.read(QUERY, cats[:4], needs_of(layout, HEADS)),
+        lambda r: r.read(QUERY, cats, needs_of(layout, HEADS[::-1])),
+        lambda r: r.read(QUERY, cats, needs_of(layout, HEADS), pool=needs_of(layout, (*HEADS, (9, 0)))),
+        lambda r: r.read(QUERY, cats, needs_of(layout, HEADS), other_wording=True),
     ]
     for other in others:
         assert np.array_equal(other(reader).rows, other(plain).rows)
     assert reader.reading_statistics().hits == 1 and plain.reading_statistics().misses == 0
     reader.clear_cache()
-    assert reader.read(QUERY, cats, Needs(HEADS)).encoded == len(cats)
+    assert reader.read(QUERY, cats, needs_of(layout, HEADS)).encoded == len(cats)
 
 
 def test_in_a_joint_prompt_the_order_matters(open_reader: Open, cats: list[str]) -> None:

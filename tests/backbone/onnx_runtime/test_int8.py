@@ -71,7 +71,7 @@ def test_states_are_near_float32_s(folders: dict[str, Path]) -> None:
     assert 0 < error[1:].max() < 0.1
 
 
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_batch_equals_single_bit_for_bit(folders: dict[str, Path], layout: Layout) -> None:
     runtime = loaded(folders["int8"])
     heads: Any = [(layer, head) for layer in range(LAYERS) for head in range(runtime.shape.heads)]
@@ -93,7 +93,7 @@ def test_documents_read_alone_are_alone(folders: dict[str, Path]) -> None:
 
 def test_documents_of_the_other_precision_are_refused(folders: dict[str, Path]) -> None:
     whole, small = (loaded(folders[name]) for name in ("float32", "int8"))
-    document = next(whole.encode(PREFIX, DOCUMENTS[:1], Needs(((1, 0),)), layout="block"))
+    document = next(whole.encode(PREFIX, DOCUMENTS[:1], Needs(((1, 0),)), layout="joint"))
     with pytest.raises(BackboneError):
         small.load_document(document.to_bytes())
     assert whole.precision != small.precision

@@ -151,7 +151,7 @@ def test_without_torch_the_shipped_model_reranks(smollm2: Checkpoint, tmp_path: 
     done = subprocess.run([sys.executable, "-c", HIDING, *arguments], input=line, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert b'"reranked": true' in done.stdout and b'{"hits": [{"index": 1,' in done.stdout
-    assert ExportedBackbone.read(tmp_path / "models" / "smollm2-135m.onnx").layers == 20
+    assert ExportedBackbone.read(tmp_path / "models" / "smollm2-135m.onnx").layers == 19
 
 
 @pytest.mark.slow

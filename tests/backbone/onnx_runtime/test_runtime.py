@@ -68,7 +68,7 @@ def rows_of(runtime: Any, documents: list[TokenIds], heads: Any, pool: Any, *, l
     return read_one(runtime, PREFIX, tail(), encoded, heads, layout=layout)
 
 
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_rows_are_torch_s(both: Both, layout: Layout) -> None:
     heads = both.torch.shape.all_heads()
     assert both.onnx.shape == both.torch.shape
@@ -82,13 +82,13 @@ def test_rows_are_torch_s(both: Both, layout: Layout) -> None:
     assert expected.std(axis=0).max() > 0.01
 
 
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_some_heads_in_any_order_from_a_deeper_pool(both: Both, layout: Layout) -> None:
     check_some_heads(both, [(1, 1), (0, 2), (0, 0), (0, 3)], [(0, 3), (0, 2)], layout)
     check_some_heads(both, [(1, 3), (0, 2), (1, 0), (1, 1)], [(1, 3), (0, 2), (1, 0)], layout)
 
 
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_heads_of_many_layers_from_a_deeper_pool(short: Both, layout: Layout) -> None:
     check_some_heads(short, [(2, 1), (0, 2), (1, 0), (1, 3), (2, 2)], [(1, 3), (0, 2), (1, 0)], layout)
 
@@ -100,12 +100,12 @@ def check_some_heads(both: Both, pool: Any, heads: Any, layout: Layout) -> None:
 
 def test_one_long_prompt_in_parts_is_torch_s(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = both.torch.shape.all_heads()
-    expected = rows_of(both.torch, [LONG], heads, heads, layout="block")
+    expected = rows_of(both.torch, [LONG], heads, heads, layout="joint")
     monkeypatch.setattr("connector.backbone.onnx_runtime.runtime._PART_TOKENS", 50)
-    np.testing.assert_allclose(rows_of(both.onnx, [LONG], heads, heads, layout="block"), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(rows_of(both.onnx, [LONG], heads, heads, layout="joint"), expected, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_batch_equals_single_bit_for_bit(both: Both, layout: Layout) -> None:
     heads = both.torch.shape.all_heads()
     batch = list(both.onnx.encode(PREFIX, [*DOCUMENTS, LONG], Needs(heads), layout=layout))
@@ -147,7 +147,7 @@ def test_embeddings_are_torch_s(both: Both) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_encoded_documents_survive_bytes(short: Both, layout: Layout, dtype: str) -> None:
     runtime = OnnxRuntime.load(short.exported, cache_dtype=dtype)
     heads = [(0, 1), (1, 2)]
@@ -167,22 +167,22 @@ def test_encoded_documents_survive_bytes(short: Both, layout: Layout, dtype: str
 
 
 def test_other_backbones_documents_are_refused(short: Both) -> None:
-    theirs = next(short.torch.encode(PREFIX, DOCUMENTS, Needs(((1, 0),)), layout="block"))
+    theirs = next(short.torch.encode(PREFIX, DOCUMENTS, Needs(((1, 0),)), layout="joint"))
     with pytest.raises(BackboneError, match="another runtime"):
-        read_one(short.onnx, PREFIX, tail(), [theirs], [(1, 0)], layout="block")
+        read_one(short.onnx, PREFIX, tail(), [theirs], [(1, 0)], layout="joint")
     with pytest.raises(BackboneError, match="damaged"):
         short.onnx.load_document(theirs.to_bytes())
-    own = next(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((1, 0),)), layout="block"))
+    own = next(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((1, 0),)), layout="joint"))
     other = own.to_bytes().replace(b"onnx llama", b"onnx qwen3")
     with pytest.raises(BackboneError, match="damaged|made by"):
         short.onnx.load_document(other)
 
 
 def test_what_was_not_encoded_is_not_read(short: Both) -> None:
-    block = list(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((0, 0),)), layout="block"))
+    block = list(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((0, 0),)), layout="joint"))
     with pytest.raises(BackboneError, match="up to layer 0, not 1"):
-        read_one(short.onnx, PREFIX, tail(), block, [(1, 0)], layout="block")
-    with pytest.raises(BackboneError, match="encoded for the block layout"):
+        read_one(short.onnx, PREFIX, tail(), block, [(1, 0)], layout="joint")
+    with pytest.raises(BackboneError, match="encoded for the layout late"):
         read_one(short.onnx, PREFIX, tail(), block, [(0, 0)], layout="late")
     late = list(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((1, 0),)), layout="late"))
     with pytest.raises(BackboneError, match="not encoded for layer 1, kv head 1"):
@@ -195,10 +195,10 @@ def test_what_was_not_encoded_is_not_read(short: Both) -> None:
 def test_layers_that_were_not_exported_say_how_to_export_them(short: Both) -> None:
     assert short.onnx.shape.layers == 4
     heads = [(0, 0), (1, 3)]
-    expected = rows_of(short.torch, DOCUMENTS, heads, heads, layout="block")
-    np.testing.assert_allclose(rows_of(short.onnx, DOCUMENTS, heads, heads, layout="block"), expected, atol=TOLERANCE)
+    expected = rows_of(short.torch, DOCUMENTS, heads, heads, layout="joint")
+    np.testing.assert_allclose(rows_of(short.onnx, DOCUMENTS, heads, heads, layout="joint"), expected, atol=TOLERANCE)
     for ask in (
-        lambda: list(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((3, 0),)), layout="block")),
+        lambda: list(short.onnx.encode(PREFIX, DOCUMENTS, Needs(((3, 0),)), layout="joint")),
         lambda: short.onnx.embed(token_ids([1, 2])[0], [3]),
     ):
         with pytest.raises(BackboneError, match=r"layer 3 is wanted, .* ends with layer 2; .*--layers 4"):
@@ -215,7 +215,7 @@ def test_settings_that_it_cannot_do_are_refused(short: Both) -> None:
     assert OnnxRuntime.load(short.exported).precision == "float32-float16"
 
 
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_rows_on_cuda_are_torch_s(short: Both, layout: Layout) -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(BackboneError, match=r"backbone\.device = cuda: this ONNX Runtime has no CUDA"):
@@ -307,7 +307,7 @@ def smollm2_export(smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory
     return cache
 
 
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_smollm2_s_rows_and_embeddings_are_torch_s(
     smollm2_export: Path, settings: Settings, cats: list[str], layout: str
 ) -> None:
@@ -370,7 +370,7 @@ def test_rerank_search_and_serve_need_no_torch(
     assert ready.returncode == 0, ready.stdout + ready.stderr
 
 
-@pytest.mark.parametrize("layout", ["solo", "block"])
+@pytest.mark.parametrize("layout", ["solo", "joint"])
 def test_evaluate_needs_no_torch(smollm2_export: Path, tmp_path: Path, layout: str) -> None:
     folder = write_collection(tmp_path / "animals")
     settings = ("--set", f"backbone.layout={layout}", "--set", "rerank.window=3")

@@ -67,7 +67,7 @@ def test_what_stands_beside_a_document_changes_no_bit(
 def test_cores_change_no_bit(short: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = token_ids(*([3 + (at * step) % 110 for at in range(9 * step)] for step in range(1, 14)))
     needs, found = Needs(((2, 1),), ("query",), (0, 2)), []
-    layouts: tuple[Layout, ...] = ("solo", "solo", "block")
+    layouts: tuple[Layout, ...] = ("solo", "solo", "joint")
     for cores, layout in zip((1, 3, 3), layouts, strict=True):
         monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
         # The prefix is read by the graphs that are loaded first.
@@ -79,7 +79,7 @@ def test_cores_change_no_bit(short: Both, monkeypatch: pytest.MonkeyPatch) -> No
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_graphs_for_other_layouts_are_loaded_when_they_are_asked_for(
     short: Both, layout: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,7 +134,7 @@ def test_then_it_is_an_error(runtime: TorchRuntime, shortage: Shortage) -> None:
     assert len(read(runtime, documents)) == 3
 
 
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_other_layouts(runtime: TorchRuntime, shortage: Shortage, memory: DeviceMemory, layout: Layout) -> None:
     heads = ((1, 0), (2, 1))
     documents = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout))

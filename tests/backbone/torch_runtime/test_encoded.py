@@ -129,7 +129,7 @@ def test_numbers_that_codes_cannot_hold_are_refused(number: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["solo", "block"])
+@pytest.mark.parametrize("layout", ["solo", "joint"])
 def test_values_are_coded_as_keys_are(smollm2: Checkpoint, layout: Layout) -> None:
     documents = token_ids(range(100, 140), range(300, 420))
     coded, exact = (

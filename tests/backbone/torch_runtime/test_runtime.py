@@ -106,8 +106,8 @@ def test_block_rows_equal_eager_attention(folder: Path, runtime: TorchRuntime) -
     reference = eager(folder, ids, positions, seen)
     start, end = len(PREFIX), len(PREFIX) + sum(map(len, DOCUMENTS))
     heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
-    rows = read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
+    rows = read_one(runtime, PREFIX, tail(), encoded, heads, layout="joint")
     expected = reference[:, :, end:, start:end].reshape(len(heads), -1, end - start)
     np.testing.assert_allclose(rows, expected, atol=3e-6)
     # The comparison must be about something: attention that differs between heads and tokens.
@@ -117,14 +117,14 @@ def test_block_rows_equal_eager_attention(folder: Path, runtime: TorchRuntime) -
 def test_joint_rows_equal_a_plain_causal_prompt(folder: Path, runtime: TorchRuntime) -> None:
     document = np.concatenate(DOCUMENTS)
     heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, [document], Needs(heads), layout="block"))
+    encoded = list(runtime.encode(PREFIX, [document], Needs(heads), layout="joint"))
     position = len(PREFIX) + len(document)
     for variant in VARIANTS:
         ids = [*PREFIX, *document, *SHARED, *variant]
         causal = np.tril(np.ones((len(ids), len(ids)), dtype=bool))
         reference = eager(folder, ids, list(range(len(ids))), causal)
         one = Tail.of(SHARED, (variant,), np.eye(len(SHARED) + len(variant), dtype=np.float32), position, len(PREFIX))
-        rows = read_one(runtime, PREFIX, one, encoded, heads, layout="block")
+        rows = read_one(runtime, PREFIX, one, encoded, heads, layout="joint")
         expected = reference[:, :, position:, len(PREFIX) : position].reshape(rows.shape)
         np.testing.assert_allclose(rows, expected, atol=3e-6)
 
@@ -133,11 +133,11 @@ def test_late_rows_equal_q_times_k_of_separate_passes(folder: Path, runtime: Tor
     """The tail's queries come from a pass without documents; at the first layer both layouts are the same."""
     heads = runtime.shape.all_heads()
     first = [head for head in heads if head[0] == 0]
-    block = list(runtime.encode(PREFIX, DOCUMENTS, Needs(first), layout="block"))
+    block = list(runtime.encode(PREFIX, DOCUMENTS, Needs(first), layout="joint"))
     late = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="late"))
     np.testing.assert_allclose(
         read_one(runtime, PREFIX, tail(), late, first, layout="late"),
-        read_one(runtime, PREFIX, tail(), block, first, layout="block"),
+        read_one(runtime, PREFIX, tail(), block, first, layout="joint"),
         atol=1e-6,
     )
     # Deeper, the documents must not have touched the tail: one document's rows hold the same ratios with others.
@@ -166,11 +166,11 @@ def test_late_reads_a_tail_that_is_nothing_but_a_query(runtime: TorchRuntime) ->
 
 def test_only_some_heads_give_the_rows_that_they_give_among_all(runtime: TorchRuntime) -> None:
     heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
-    every = read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
+    every = read_one(runtime, PREFIX, tail(), encoded, heads, layout="joint")
     some = [(2, 3), (0, 1), (2, 0)]
-    few = list(runtime.encode(PREFIX, DOCUMENTS, Needs(some), layout="block"))
-    rows = read_one(runtime, PREFIX, tail(), few, some, layout="block")
+    few = list(runtime.encode(PREFIX, DOCUMENTS, Needs(some), layout="joint"))
+    rows = read_one(runtime, PREFIX, tail(), few, some, layout="joint")
     for at, head in enumerate(some):
         np.testing.assert_allclose(rows[at], every[heads.index(head)], atol=3e-6)
     assert few[0].nbytes < encoded[0].nbytes
@@ -184,26 +184,26 @@ def test_only_some_heads_give_the_rows_that_they_give_among_all(runtime: TorchRu
 
 def test_batch_equals_single_bit_for_bit(runtime: TorchRuntime) -> None:
     heads = runtime.shape.all_heads()
-    batch = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
-    single = [next(runtime.encode(PREFIX, [document], Needs(heads), layout="block")) for document in DOCUMENTS]
+    batch = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
+    single = [next(runtime.encode(PREFIX, [document], Needs(heads), layout="joint")) for document in DOCUMENTS]
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
 
 
 def test_packed_passages_see_only_themselves(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU passages are packed into one sequence; the same code gives the same states on a CPU."""
     heads = runtime.shape.all_heads()
-    single = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
+    single = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
     monkeypatch.setattr(runtime._sequences, "batches", lambda documents, cores: iter([list(documents)]))
-    packed_together = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
+    packed_together = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
     assert [state.tokens for state in packed_together] == [len(document) for document in DOCUMENTS]
     np.testing.assert_allclose(
-        read_one(runtime, PREFIX, tail(), packed_together, heads, layout="block"),
-        read_one(runtime, PREFIX, tail(), single, heads, layout="block"),
+        read_one(runtime, PREFIX, tail(), packed_together, heads, layout="joint"),
+        read_one(runtime, PREFIX, tail(), single, heads, layout="joint"),
         atol=3e-6,
     )
 
 
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_requests_read_together_see_only_their_own(runtime: TorchRuntime, layout: Layout) -> None:
     every = runtime.shape.all_heads()
     first, second, third = runtime.encode(PREFIX, DOCUMENTS, Needs(every), layout=layout)
@@ -224,8 +224,8 @@ def test_attention_in_one_operation_gives_the_same_rows(
 ) -> None:
     """As on a GPU, and on CPUs with AMX."""
     heads = [(1, 0), (3, 2), (3, 3)]
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
-    before = read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
+    before = read_one(runtime, PREFIX, tail(), encoded, heads, layout="joint")
     asked = []
 
     def fuses(q: torch.Tensor, options: LayerOptions) -> bool:
@@ -233,7 +233,7 @@ def test_attention_in_one_operation_gives_the_same_rows(
         return options.softcap is None
 
     monkeypatch.setattr(read_passes, "_fuses", fuses)
-    after = read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
+    after = read_one(runtime, PREFIX, tail(), encoded, heads, layout="joint")
     np.testing.assert_allclose(after, before, atol=3e-6)
     assert asked
 
@@ -245,16 +245,16 @@ def test_a_gpu_gives_the_cpu_s_rows(folder: Path, runtime: TorchRuntime) -> None
     heads = runtime.shape.all_heads()
     rows = []
     for each in (runtime, other):
-        encoded = list(each.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
-        rows.append(read_one(each, PREFIX, tail(), encoded, heads, layout="block"))
+        encoded = list(each.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
+        rows.append(read_one(each, PREFIX, tail(), encoded, heads, layout="joint"))
     np.testing.assert_allclose(rows[1], rows[0], atol=1e-3)
     # What comes from disk is kept on the device too, through pinned memory.
     loaded = [other.load_document(state.to_bytes()) for state in encoded]
     assert all(stored.data.device.type == "cuda" for state in loaded for stored in state.states.values())
-    np.testing.assert_array_equal(read_one(other, PREFIX, tail(), loaded, heads, layout="block"), rows[1])
+    np.testing.assert_array_equal(read_one(other, PREFIX, tail(), loaded, heads, layout="joint"), rows[1])
 
 
-@pytest.mark.parametrize("layout", ["block", "late"])
+@pytest.mark.parametrize("layout", ["joint", "late"])
 def test_encoded_documents_survive_bytes(runtime: TorchRuntime, layout: Layout) -> None:
     heads = [(1, 0), (3, 2)]
     encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout))
@@ -287,8 +287,8 @@ def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
     runtime._prefix_states(PREFIX)
     run.clear()
     heads = [(0, 1), (2, 3)]
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="block"))
-    read_one(runtime, PREFIX, tail(), encoded, heads, layout="block")
+    encoded = list(runtime.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="joint"))
+    read_one(runtime, PREFIX, tail(), encoded, heads, layout="joint")
     # At the deepest layer only keys (and the tail's queries) are computed: not even its MLP is run.
     assert run == [0, 1, 0, 1]
 
@@ -298,11 +298,11 @@ def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
 def test_stored_formats_cost_little(folder: Path, runtime: TorchRuntime, dtype: Any, most: float) -> None:
     small = TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype=dtype)
     heads = runtime.shape.all_heads()
-    exact = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
-    stored = list(small.encode(PREFIX, DOCUMENTS, Needs(heads), layout="block"))
+    exact = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
+    stored = list(small.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
     assert stored[0].nbytes < 0.6 * exact[0].nbytes
-    before = read_one(runtime, PREFIX, tail(), exact, heads, layout="block")
-    after = read_one(small, PREFIX, tail(), stored, heads, layout="block")
+    before = read_one(runtime, PREFIX, tail(), exact, heads, layout="joint")
+    after = read_one(small, PREFIX, tail(), stored, heads, layout="joint")
     assert 0 < np.abs(before - after).mean() < most
 
 
@@ -314,7 +314,7 @@ def test_sixteen_bits_of_the_weights_are_stored_without_loss(folder: Path, runti
     assert (exact.precision, stored.precision) == ("bfloat16-float32", "bfloat16-bfloat16")
     assert TorchRuntime.load(folder, device="cpu", dtype="float32").precision == "float32-float16"
     heads = runtime.shape.all_heads()
-    layouts: tuple[Layout, ...] = ("block", "late")
+    layouts: tuple[Layout, ...] = ("joint", "late")
     for layout in layouts:
         rows = [
             read_one(
@@ -338,9 +338,9 @@ def test_sixteen_bits_of_the_weights_are_stored_without_loss(folder: Path, runti
         )
         assert np.corrcoef(rows[0].ravel(), full.ravel())[0, 1] > 0.99
     copy = stored.load_document(
-        next(iter(stored.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="block"))).to_bytes()
+        next(iter(stored.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="joint"))).to_bytes()
     )
-    assert copy.nbytes == next(iter(stored.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="block"))).nbytes
+    assert copy.nbytes == next(iter(stored.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="joint"))).nbytes
 
 
 def test_unknown_layer_kinds_are_refused(tmp_path: Path) -> None:

@@ -35,13 +35,13 @@ def test_every_row_has_a_median_within_its_spread(quick: tuple[dict[str, Any], s
     for row in rows.values():
         assert 0 < row["least"] <= row["quarter"] <= row["seconds"] <= row["three_quarters"] <= row["most"]
     stages = ("warm", "tail", "tokenize", "fusion", "cold", "encode", "floor")
-    wanted = {f"{stage}_{layout}_4" for stage in stages for layout in ("block", "late")}
+    wanted = {f"{stage}_{layout}_4" for stage in stages for layout in ("solo", "late")}
     wanted |= {f"cross_encoder_{kind}_{size}" for kind in ("torch", "onnx", "onnx_int8") for size in (4, 8)}
     wanted |= {"warm_late_12", "router", "icr_4", "icr_8", "http_4", "http_overhead_4", "clients_1_4", "clients_8_4"}
     assert wanted <= rows.keys()
     # A part is timed within its whole; two wholes, each run once, may come out either way on a busy machine.
     for part, whole in (("tail", "warm"), ("fusion", "warm"), ("encode", "cold")):
-        assert rows[f"{part}_block_4"]["seconds"] < rows[f"{whole}_block_4"]["seconds"]
+        assert rows[f"{part}_solo_4"]["seconds"] < rows[f"{whole}_solo_4"]["seconds"]
 
 
 def test_every_ratio_is_that_of_its_rows(quick: tuple[dict[str, Any], str, str]) -> None:
@@ -62,22 +62,21 @@ def test_machine_memory_and_picture(quick: tuple[dict[str, Any], str, str]) -> N
     assert machine["command"].split()[0] == "rh-connector"
     assert machine["runtime"] == machine["plan"]["runtime"] == "torch"
     assert {"weights", "layers", "batches", "operations"} <= machine["plan"].keys()
-    assert 0 < report["cached_document"]["late"]["bytes"] < report["cached_document"]["block"]["bytes"]
+    assert 0 < report["cached_document"]["late"]["bytes"] < report["cached_document"]["solo"]["bytes"]
     assert report["memory_bytes"]["at_the_end"]["now"] > 10**8
     assert all(row["name"] in picture for row in report["rows"])
-    assert "warm_block_over_cross_encoder" in printed
+    assert "warm_solo_over_cross_encoder" in printed
 
 
 def test_growth_goes_by_window_tokens_and_clients(quick: tuple[dict[str, Any], str, str]) -> None:
     report, _, _ = quick
     values = {(row["layout"], row["by"], row["value"]) for row in report["growth"]}
-    # The layouts solo and block stop at the middle window.
-    for layout in ("solo", "block"):
-        assert {value for own, by, value in values if (own, by) == (layout, "window")} == {4, 8}
+    # The layout solo stops at the middle window.
+    assert {value for layout, by, value in values if (layout, by) == ("solo", "window")} == {4, 8}
     assert {value for layout, by, value in values if (layout, by) == ("late", "window")} == {4, 8, 12}
     for kind in ("clients", "clients_cold"):
         assert {(layout, value) for layout, by, value in values if by == kind} == {
-            (layout, value) for layout in ("solo", "block", "late") for value in (1, 2)
+            (layout, value) for layout in ("solo", "late") for value in (1, 2)
         }
     assert {value for layout, by, value in values if by == "tokens"} == {12, 24}
 

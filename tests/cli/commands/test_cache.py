@@ -145,9 +145,9 @@ def test_precompute_stops_when_its_own_documents_would_have_to_go(weights: Path,
 @pytest.mark.parametrize(
     ("setting", "source", "disk_mb", "message"),
     [
-        ("backbone.layout=block", "documents.jsonl", 0, "set cache.disk_mb"),
-        ("backbone.layout=joint", "documents.jsonl", 50, "block or late"),
-        ("backbone.layout=block", "-", 50, "give a file"),
+        ("backbone.layout=late", "documents.jsonl", 0, "set cache.disk_mb"),
+        ("backbone.layout=joint", "documents.jsonl", 50, "solo or late"),
+        ("backbone.layout=late", "-", 50, "give a file"),
     ],
 )
 def test_precompute_refuses_what_cannot_work(

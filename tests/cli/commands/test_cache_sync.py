@@ -325,7 +325,7 @@ def test_a_cache_that_is_too_small(on_opensearch: Index, settings: Settings, tmp
     ("options", "message"),
     [
         ({"cache.disk_mb": 0, "engine.kind": "opensearch"}, "set cache.disk_mb"),
-        ({"cache.disk_mb": 9, "engine.kind": "opensearch", "backbone.layout": "joint"}, "block or late"),
+        ({"cache.disk_mb": 9, "engine.kind": "opensearch", "backbone.layout": "joint"}, "solo or late"),
         ({"cache.disk_mb": 9, "engine.kind": "embedded"}, "--precompute"),
     ],
 )

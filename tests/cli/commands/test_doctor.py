@@ -291,9 +291,9 @@ def test_a_model_that_is_not_here(
 def test_heads_that_do_not_fit(tmp_path: Path, repository: Path, doctor: Callable[..., tuple[int, Rows]]) -> None:
     options = {"engine.url": str(tmp_path)}
     code, rows = doctor(
-        {**options, "router.bundle": str(repository / "connector/routing/shipped/gemma3-270m.block.onnx")}
+        {**options, "router.bundle": str(repository / "connector/routing/shipped/qwen2.5-coder-0.5b.solo.onnx")}
     )
-    assert code == 4 and "gemma3-270m" in rows["heads"]["seen"] and "router.bundle" in rows["heads"]["mend"]
+    assert code == 4 and "qwen2.5-coder-0.5b" in rows["heads"]["seen"] and "router.bundle" in rows["heads"]["mend"]
     code, rows = doctor({**options, "backbone.layout": "joint", "router.mode": "static"})
     assert code == 4 and "rh-connector train --static" in rows["heads"]["mend"]
     code, rows = doctor({**options, "backbone.layout": "late"})

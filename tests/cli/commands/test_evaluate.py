@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from connector.checkpoints.checkpoint import Checkpoint
@@ -22,17 +21,11 @@ from connector.evaluation.report import report_from_json
 from connector.evaluation.runs import read_run
 from connector.heads.head_sets import shipped_path
 from connector.reranking.reranker import Reranker
-from connector.routing.bundle import Bundle
-from connector.routing.metadata import EmbeddingRecipe, StaticSet
-from connector.routing.query_embedding import FEATURES
 from connector.routing.selection import Routes
-from connector.sections import ReadOut
 from connector.settings import load_settings
-from connector.training.router import Router
-from router_export import export
 from tests.embedding.tiny_model import save_embedder
 from tests.loaded_models import LoadedModels
-from tests.training.worlds import metadata
+from tests.routing.heads_router import heads_router
 
 DOCUMENTS = {
     "cats": "Adult cats sleep between twelve and sixteen hours a day, kittens even longer.",
@@ -47,21 +40,19 @@ QUERIES = {
     "q2": ("bake bread flour hours", "bread"),
     "q3": ("hours of trading a day", "stocks"),
 }
-POOL: tuple[tuple[int, int, ReadOut], ...] = ((15, 6, "query"), (18, 6, "share"), (2, 4, "icr"), (18, 7, "query"))
-STATES = 576
 # Heads are read in it.
-LAYOUT = ("--set", "backbone.layout=block")
+LAYOUT = ("--set", "backbone.layout=late")
 
 
 @pytest.fixture(scope="module")
-def reranker(block_reranker: Reranker) -> Reranker:
-    """Heads are read in the layout ``block``."""
-    return block_reranker
+def reranker(late_reranker: Reranker) -> Reranker:
+    """Heads are read in the layout ``late``."""
+    return late_reranker
 
 
 @pytest.fixture(scope="module")
-def models(block_reranker: Reranker) -> LoadedModels:
-    return LoadedModels(block_reranker)
+def models(late_reranker: Reranker) -> LoadedModels:
+    return LoadedModels(late_reranker)
 
 
 @pytest.fixture(scope="module")
@@ -90,32 +81,6 @@ def cache(smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def bundle(path: Path, fingerprint: str, template: str, layout: str = "block", **training: Any) -> Bundle:
-    """A router with weights drawn at random, for the real LLM."""
-    dimension = STATES + len(FEATURES)
-    told = metadata(
-        model="smollm2-135m",
-        fingerprint=fingerprint,
-        template=template,
-        layout=layout,
-        pool=POOL,
-        scales=(1.0, 2.0, 1.0, 0.5),
-        most_heads=3,
-        embedding=EmbeddingRecipe(form="query", layers=(9,), pooling="mean", features=True, dimension=dimension),
-        static=StaticSet(members=[0, 3], gates=[1.0, 0.5], first_stage=0.5),
-        deepest_layer=18,
-        training=training,
-    )
-    router = Router(dimension, 2, len(POOL), 3)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for value in router.parameters():
-            value.copy_(torch.randn(value.shape, generator=generator) * 0.2)
-        router.prior.fill_(0.7)
-        router.kappa.fill_(1.0)
-    return export(router, told, path).bundle
-
-
 def invoke(models: Models, cache: Path, *arguments: str | Path) -> Result:
     given = ["--json", "--set", f"cache.path={cache}", *LAYOUT, *map(str, arguments)]
     return CliRunner().invoke(cli, given, obj=Context(models=models), catch_exceptions=False)
@@ -142,9 +107,9 @@ CONTROLS = [(name, "pool") for name in ("random", "static", "routed", "permuted"
 def test_rows_runs_and_values_are_the_reranker_s(
     collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
 ) -> None:
-    router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
+    router = heads_router(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
     sources = [{"source": "tiny:train", "used": 3}]
-    known = bundle(
+    known = heads_router(
         tmp_path / "left.onnx", reranker.reader.fingerprint, reranker.reader.template_hash, sources=sources
     )
     arguments: Sequence[str | Path] = (
@@ -163,7 +128,7 @@ def test_rows_runs_and_values_are_the_reranker_s(
     ]
     assert (value["collection"], value["queries"], value["window"], value["recall"]) == ("tiny", 3, 6, 1.0)
     report = report_from_json(value, "report.json")
-    assert report.provenance.head_set == "smollm2-135m.block.json"
+    assert report.provenance.head_set == "smollm2-135m.late.json"
     assert report.provenance.router == f"r.onnx {router.digest[:12]}"
     assert report.provenance.left_out == f"left.onnx {known.digest[:12]}"
     assert str(tmp_path) not in (tmp_path / "report.json").read_text()
@@ -191,7 +156,9 @@ def test_joint_has_the_published_systems_in_both_orders(
     evaluate = ("evaluate", collection, "--layout", "joint", "--window", "4", "--timed", "0", "--limit", "2")
     plain = measured(models, cache, *evaluate)
     assert names(plain) == [("first-stage", None), *twice(("all", "icr"))]
-    own = bundle(tmp_path / "r.onnx", plain["provenance"]["fingerprint"], reranker.reader.template_hash, "joint")
+    own = heads_router(
+        tmp_path / "r.onnx", plain["provenance"]["fingerprint"], reranker.reader.template_hash, "joint"
+    )
     shuffled = measured(models, cache, *evaluate, "--bundle", own.path, "--shuffle")
     assert names(shuffled) == [("first-stage", None), *twice(("all", "icr"), *CONTROLS)]
     assert shuffled["provenance"]["shuffled"] is True and plain["provenance"]["shuffled"] is False
@@ -202,7 +169,7 @@ def test_joint_has_the_published_systems_in_both_orders(
 def test_a_cut_saves_what_needs_all_layers(
     collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
 ) -> None:
-    router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
+    router = heads_router(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
     evaluate = ("evaluate", collection, "--window", "3", "--timed", "0", "--bundle", router.path)
     value = measured(models, cache, *evaluate, "--layers", "19")
     assert ("all", "icr") not in names(value) and ("routed", "pool") in names(value)
@@ -216,7 +183,7 @@ def test_the_terminal_shows_a_verdict_and_its_rows_where_asked(
 ) -> None:
     reader = reranker.reader
     sources = [{"source": "tiny:test", "used": 3}]
-    router = bundle(tmp_path / "r.onnx", reader.fingerprint, reader.template_hash, sources=sources)
+    router = heads_router(tmp_path / "r.onnx", reader.fingerprint, reader.template_hash, sources=sources)
 
     def terminal(*more: str) -> Result:
         arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "19"]
@@ -235,7 +202,7 @@ def test_the_terminal_shows_a_verdict_and_its_rows_where_asked(
     # Each row with its settings, and hits with their first words.
     assert (
         f"<code>router.bundle={router.path}</code>, <code>rerank.window=3</code>" in page
-        and "backbone.layout=block" in page
+        and "backbone.layout=late" in page
     )
     assert "Adult cats sleep between" in page or "0 queries won" in page
     every = terminal("--all-rows")
@@ -247,8 +214,8 @@ def test_without_a_row_that_a_setting_gives_there_are_rows_alone(
     collection: Path, cache: Path, models: LoadedModels, reranker: Reranker, tmp_path: Path
 ) -> None:
     # The first layer has no head of the shipped sets.
-    arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "1", "--layout", "block"]
-    given = ["--set", f"cache.path={cache}", "--set", f"router.bundle={shipped_path('smollm2-135m', 'block')}"]
+    arguments = ["evaluate", str(collection), "--window", "3", "--timed", "0", "--layers", "1", "--layout", "late"]
+    given = ["--set", f"cache.path={cache}", "--set", f"router.bundle={shipped_path('smollm2-135m', 'late')}"]
     plain = CliRunner().invoke(cli, [*given, *arguments], obj=Context(models=models), catch_exceptions=False)
     assert plain.exit_code == 0 and "first-stage" in plain.stdout and "95 % interval" not in plain.stdout
     with pytest.raises(DataError, match="no row stands for a setting; leave out --layers"):
@@ -256,9 +223,9 @@ def test_without_a_row_that_a_setting_gives_there_are_rows_alone(
 
 
 def test_heads_of_another_layout_are_refused(collection: Path, cache: Path, models: LoadedModels) -> None:
-    shipped = shipped_path("smollm2-135m", "block")
+    shipped = shipped_path("smollm2-135m", "late")
     with pytest.raises(BackboneError, match="run: rh-connector train --static"):
-        invoke(models, cache, "--set", f"router.bundle={shipped}", "evaluate", collection, "--layout", "late")
+        invoke(models, cache, "--set", f"router.bundle={shipped}", "evaluate", collection, "--layout", "joint")
 
 
 def test_an_embedding_model_is_a_peer_and_part_of_a_first_stage(
@@ -297,7 +264,7 @@ def test_the_first_stage_is_what_the_engine_finds_by_words_and_vectors(
 def test_pairs_and_clicks_over_an_index_of_one_s_own(
     models: LoadedModels, cache: Path, tmp_path: Path, reranker: Reranker
 ) -> None:
-    router = bundle(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
+    router = heads_router(tmp_path / "r.onnx", reranker.reader.fingerprint, reranker.reader.template_hash)
     index = ("--set", f"engine.url={tmp_path / 'index'}", "--set", "engine.fields=body", "--bundle", router.path)
     settings = load_settings("/dev/null", {"engine.url": str(tmp_path / "index"), "engine.fields": "body"})
     with open_engine(settings) as engine:

@@ -46,7 +46,7 @@ def cache(smollm2: Checkpoint, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["block", "late", "joint"])
+@pytest.mark.parametrize("layout", ["late", "joint"])
 def test_heads_are_found_and_stored(collection: Path, cache: Path, tmp_path: Path, layout: str) -> None:
     out = tmp_path / "heads.json"
     common = ["--json", "--set", f"cache.path={cache}", "--set", f"backbone.layout={layout}"]

@@ -47,7 +47,7 @@ def cache(smollm2: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def run(cache: Path, *arguments: str, ok: bool = True, layout: str = "block") -> Any:
+def run(cache: Path, *arguments: str, ok: bool = True, layout: str = "late") -> Any:
     given = ["--json", "--set", f"cache.path={cache}", "--set", f"backbone.layout={layout}", *arguments]
     result = CliRunner().invoke(cli, given, catch_exceptions=not ok)
     if ok:
@@ -119,7 +119,7 @@ def test_an_exported_router_is_the_same_file(cache: Path, trained: Path, tmp_pat
     shown = run(cache, "export", "--inspect", str(out))
     assert shown["format"] == "rh-router-2" and shown["kappa"] == 0
     plain = CliRunner().invoke(cli, ["export", "--inspect", str(out)], catch_exceptions=False)
-    assert "smollm2-135m, layout block" in plain.output and "static" in plain.output
+    assert "smollm2-135m, layout late" in plain.output and "static" in plain.output
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_a_report_with_controls(cache: Path, collection: Path, trained: Path, tm
         file.name for file in (tmp_path / "runs").iterdir()
     }
     again = run(cache, *arguments[:6], "--bundle", str(trained), "--shuffle", "--timed", "0")
-    # In the layout block the order in which the LLM sees documents changes nothing.
+    # In the layout late the order in which the LLM sees documents changes nothing.
     shuffled = {(row["name"], row["readout"]): row["nDCG@10"] for row in again["rows"]}
     assert shuffled["routed", "pool"] == value["rows"][[*rows].index(("routed", "pool"))]["nDCG@10"]
     assert again["provenance"]["shuffled"] is True

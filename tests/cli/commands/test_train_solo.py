@@ -113,8 +113,8 @@ def test_fewer_windows_are_read_whole_where_asked(cache: Path, collection: Path,
     out = tmp_path / "few.onnx"
     run(cache, *source, "--whole-windows", "5", "--out", str(out), layout="solo")
     assert Bundle.load(out).metadata.gains["queries"] == 5
-    with pytest.raises(SettingsError, match="--whole-windows: the layout block reads all windows whole"):
-        run(cache, *source, "--whole-windows", "5", ok=False, layout="block")
+    with pytest.raises(SettingsError, match="--whole-windows: the layout late reads all windows whole"):
+        run(cache, *source, "--whole-windows", "5", ok=False, layout="late")
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_what_is_wrong_is_told(cache: Path, collection: Path, tmp_path: Path) ->
         (("train", source, "--pool", "6"), SettingsError, "--pool: the layout solo has no heads to pick"),
         (("train", source, "--mode", "paper"), SettingsError, "--mode paper: the layout solo"),
         (("train", source, "--quick", "--readouts", "icr"), SettingsError, "--readouts, --quick: the layout solo"),
-        (("train", source, "--static"), SettingsError, "give --layout block"),
+        (("train", source, "--static"), SettingsError, "give --layout late"),
         (("train", source, "--leave-out", "animals"), DataError, "0 windows"),
         (("train", source, "--queries-file", "q.jsonl"), SettingsError, "go together"),
         (("train", source, "--merge", str(tmp_path)), DataError, "holds no head scores"),

@@ -181,7 +181,7 @@ def test_what_a_larger_window_can_hold(window: int, share: float, told: str) -> 
 @pytest.mark.parametrize(
     ("layout", "window", "told"),
     [
-        ("block", 20, "Measure again with another --window: in the layout block a document's score depends on"),
+        ("late", 20, "Measure again with another --window: in the layout late a document's score depends on"),
         ("solo", 20, "No query has more than 3 hits here: too few for smaller windows."),
         ("solo", 3, "A window of 3 hits is too small to hold smaller ones. Measure again with a greater --window."),
     ],

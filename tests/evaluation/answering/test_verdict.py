@@ -85,10 +85,10 @@ def test_times_are_told() -> None:
 
 def test_a_row_that_is_better_still_is_named_with_its_settings() -> None:
     rows = {("static+first-stage", "query"): (18, 0), ROUTED: (6, 4), ("permuted+first-stage", "pool"): (20, 0)}
-    found = verdict(rows, settings=settings_of(backbone__layout="block"))
+    found = verdict(rows, settings=settings_of(backbone__layout="late"))
     assert found.answer == "no difference" and found.system.label() == "routed+first-stage (pool)"
     assert found.lines[2].startswith(
-        "Set: backbone.layout=block, router.mode=static. Its row static+first-stage (query)"
+        "Set: backbone.layout=late, router.mode=static. Its row static+first-stage (query)"
     )
     assert "check it on other queries" in found.lines[2]
     # A control is no setting, and two queries more are no proof.
@@ -139,7 +139,7 @@ BLOCK = [
 def test_the_row_of_the_settings(options: dict[str, object], named: str) -> None:
     rows = {(f"{name}{suffix}", readout): (1, 0) for name, readout in BLOCK for suffix in ("", "+first-stage")}
     report, _ = report_of(judged(2)[0], rows)
-    own = settings_of(backbone__layout="block", **options)
+    own = settings_of(backbone__layout="late", **options)
     found = as_set(report, own)
     assert found is not None and found.label() == named
     # What the row stands for is what is set.
@@ -153,7 +153,7 @@ def test_the_row_of_the_settings(options: dict[str, object], named: str) -> None
 
 def test_controls_and_peers_are_no_settings() -> None:
     report, _ = report_of(judged(2)[0], dict.fromkeys(BLOCK, (1, 0)))
-    settings = settings_of(backbone__layout="block", rerank__window=50)
+    settings = settings_of(backbone__layout="late", rerank__window=50)
     told = {system.label(): meaning(system, report, settings) for system in report.systems}
     none = {label for label, own in told.items() if own.settings is None}
     assert none == {
@@ -161,7 +161,7 @@ def test_controls_and_peers_are_no_settings() -> None:
     }
     assert all(own.what for own in told.values())
     assert to_set(told["all (icr)"], settings) == {
-        "backbone.layout": "block",
+        "backbone.layout": "late",
         "rerank.window": 50,
         "router.mode": "all",
         "rerank.readout": "icr",

@@ -62,6 +62,6 @@ def test_a_document_that_is_gone_meanwhile_is_not_written(
     assert " d2 " not in out.read_text() and " d7 " in out.read_text()
 
 
-def test_scores_of_one_list_only_are_refused(block_reranker: Reranker, cats: list[str], tmp_path: Path) -> None:
+def test_scores_of_one_list_only_are_refused(late_reranker: Reranker, cats: list[str], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="set backbone.layout to solo"):
-        list(ranked(block_reranker, documents(cats), tmp_path / "out.trec"))
+        list(ranked(late_reranker, documents(cats), tmp_path / "out.trec"))

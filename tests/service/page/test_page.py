@@ -108,10 +108,10 @@ def test_other_units(make_page: PageClient, reranker: Reranker) -> None:
 
 
 @pytest.mark.slow
-def test_many_heads_show_those_that_count_most(make_page: PageClient, block_reranker: Reranker) -> None:
-    client = make_page(block_reranker, backbone__layout="block")
+def test_many_heads_show_those_that_count_most(make_page: PageClient, late_reranker: Reranker) -> None:
+    client = make_page(late_reranker, backbone__layout="late")
     html = client.get("/ui", params=ASKED).text
-    route = block_reranker.routes.route(QUERY)
+    route = late_reranker.routes.route(QUERY)
     told = re.findall(r"<h4>Signals in the LLM's score</h4>(.*?)</table>", html, re.DOTALL)
     assert told and "the sum, in standard deviations" in html
     lines = min(len(route.signals), 13)

@@ -55,9 +55,9 @@ def test_the_version_stands_in_the_package_only(built: Path) -> None:
 
 
 def test_a_file_that_is_missing_is_told(release: Path) -> None:
-    rewritten(release, left_out="connector/heads/shipped/smollm2-135m.block.json")
+    rewritten(release, left_out="connector/heads/shipped/smollm2-135m.late.json")
     found = faults(release, ROOT)
-    assert len(found) == 1 and found[0].endswith("lacks connector/heads/shipped/smollm2-135m.block.json")
+    assert len(found) == 1 and found[0].endswith("lacks connector/heads/shipped/smollm2-135m.late.json")
 
 
 def test_a_file_that_does_not_belong_there_is_told(release: Path) -> None:

@@ -141,7 +141,7 @@ runtime = TorchRuntime.load(sys.argv[1], device="cpu")
 prefix = list(range(1, 20))
 texts = [np.arange(20, 20 + length, dtype=np.int32) for length in range(60, 260, 10)]
 tail = Tail.of([70, 71], [[80, 81, 82]], np.eye(5, dtype=np.float32), 400, len(prefix))
-for layout in ("solo", "block", "late"):
+for layout in ("solo", "joint", "late"):
     needs = Needs(((2, 1), (3, 0)))
     for some in (texts, texts[:1]):
         read = list(runtime.encode(prefix, some, needs, layout=layout))
