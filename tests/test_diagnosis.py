@@ -293,8 +293,8 @@ def test_a_second_model_is_looked_at_too(smollm2: Checkpoint) -> None:
     assert "second model" not in plain and plain["machine"].seen.count("smollm2-135m takes") == 1
     assert both["second model"].level == both["second heads"].level == "ok"
     assert re.search(r"; smollm2-135m takes (.+ GB), smollm2-135m \1, the program", both["machine"].seen)
-    without = found(model="gemma3-270m")["second model"]
-    assert without.level == "fail" and "cascade.model = gemma3-270m" in without.seen
-    assert "second heads" not in found(model="gemma3-270m")
+    without = found(model="owner/large")["second model"]
+    assert without.level == "fail" and "cascade.model = owner/large" in without.seen
+    assert "second heads" not in found(model="owner/large")
     missing = found(model="qwen2.5-coder-0.5b")["second model"]
     assert (missing.level, missing.seen) == ("fail", "qwen2.5-coder-0.5b is not here")

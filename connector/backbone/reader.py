@@ -448,10 +448,9 @@ class Reader:
 
     def _namespace(self, pool: Needs, before: Sequence[int]) -> str:
         # States of every layer serve all pools of the same depth; late ones hold exactly their pool's keys.
-        depth: object = pool.deepest_head
         if self.layout == "late":
-            depth = sorted(set(pool.heads))
-        elif self.layout == "solo":
+            depth: object = sorted(set(pool.heads))
+        else:
             # The other wording stands behind the passage, and is no part of the fingerprint.
             other = list(before) if tuple(before) == self._template.other_before_query else []
             depth = [pool.depth(self.runtime.shape.layers), *other]

@@ -194,7 +194,7 @@ class Runtime(Protocol):
         Args:
             prefix: ids at positions 0.. of every prompt.
             requests: one, or several that are read in one pass where that changes no bit.
-            layout: in which the documents were encoded; ``joint``: the tail attends to all of them.
+            layout: in which the documents were encoded; ``joint``: for exactly these needs, the whole prompt as one.
 
         Returns:
             What came of each request, passages in the order given.

@@ -71,17 +71,25 @@ class StaticHeads:
             )
         return self.sets[readout]
 
-    def check(self, fingerprint: str | None, shape_layers: int, shape_heads: int, source: str) -> None:
-        """Refuse heads that were found for something else; without a fingerprint, their scores are checked instead.
+    def check_layout(self, source: str) -> None:
+        """Refuse heads of a layout that is gone, which needs no LLM to be told.
 
         Raises:
-            BackboneError: the fingerprint differs, or a head does not exist.
+            BackboneError: they are of such a layout.
         """
         if self.layout not in LAYOUTS:
             raise BackboneError(
                 f"{source} was found for the layout {self.layout}, which is gone; run: rh-connector train --static "
                 "--layout late, or leave router.bundle out"
             )
+
+    def check(self, fingerprint: str | None, shape_layers: int, shape_heads: int, source: str) -> None:
+        """Refuse heads that were found for something else; without a fingerprint, their scores are checked instead.
+
+        Raises:
+            BackboneError: the fingerprint differs, or a head does not exist.
+        """
+        self.check_layout(source)
         if fingerprint is not None and self.fingerprint != fingerprint:
             raise BackboneError(
                 f"{source} was found for {self.model} {self.layout} ({self.fingerprint[:12]}), not for this "

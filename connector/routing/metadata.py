@@ -267,6 +267,21 @@ class RouterMetadata(_Frozen):
         except ValidationError as error:
             raise BackboneError(f"{source} is damaged: {_first_line(error)}") from None
 
+    def check_layout(self, source: str) -> None:
+        """Refuse a router of a layout that is gone, which needs no LLM to be told.
+
+        Args:
+            source: what errors call the router: its file's name.
+
+        Raises:
+            BackboneError: it is of such a layout.
+        """
+        if self.layout not in LAYOUTS:
+            raise BackboneError(
+                f"{source} was trained for the layout {self.layout}, which is gone; train one for solo or late "
+                "(rh-connector train), or leave router.bundle out for the shipped one"
+            )
+
     def check(self, fingerprint: str | None, template: str, layers: int, heads: int, source: str) -> None:
         """Refuse a router that was trained for something else.
 
@@ -281,11 +296,7 @@ class RouterMetadata(_Frozen):
             BackboneError: a hash differs, or the pool or the query embedding names what the backbone does not have.
         """
         mend = "train one for it (rh-connector train), or set router.bundle to one that fits"
-        if self.layout not in LAYOUTS:
-            raise BackboneError(
-                f"{source} was trained for the layout {self.layout}, which is gone; train one for solo or late "
-                "(rh-connector train), or leave router.bundle out for the shipped one"
-            )
+        self.check_layout(source)
         if self.template != template:
             raise BackboneError(
                 f"{source} was trained with another template ({self.template[:12]}) than this one "

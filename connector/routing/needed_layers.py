@@ -17,7 +17,7 @@ def layers_read(settings: Settings) -> int | None:
     """Layers that what is configured or shipped for the model, in any layout, reads; None: all.
 
     Raises:
-        BackboneError: a file that is configured is missing or damaged.
+        BackboneError: a file that is configured is missing, damaged, or of a layout that is gone.
     """
     if settings.router.mode == "all":
         return None
@@ -25,11 +25,14 @@ def layers_read(settings: Settings) -> int | None:
     for path in _files(settings):
         if path.suffix == ".onnx":
             metadata = Bundle.load(path).metadata
+            metadata.check_layout(str(path))
             # States that enter a layer come out of its graph.
             probed = {layer for probe in metadata.probes for layer in probe.layers}
             read |= {metadata.deepest_layer, *metadata.embedding.layers, *probed}
         else:
-            read |= {layer for heads in StaticHeads.load(path).sets.values() for layer, _ in heads.heads}
+            static = StaticHeads.load(path)
+            static.check_layout(str(path))
+            read |= {layer for heads in static.sets.values() for layer, _ in heads.heads}
     return max(read) + 1 if read else None
 
 

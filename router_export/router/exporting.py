@@ -49,6 +49,7 @@ def export_router(
     """See ``router_export.export``."""
     if path.suffix != ".onnx":
         raise BackboneError(f"{path}: the file of a router bundle ends in .onnx")
+    metadata.check_layout(path.name)
     from connector.training.router import CLIP
 
     router.check(metadata)

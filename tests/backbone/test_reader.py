@@ -23,6 +23,7 @@ from tests.backbone.batching.waiting import needs_of
 from tests.backbone.torch_runtime.packing import has_amx
 
 HEADS = ((2, 4), (7, 7), (8, 0))
+NEEDS = needs_of("solo", HEADS)
 QUERY = "how long do cats sleep"
 Open = Callable[..., Reader]
 
@@ -46,7 +47,7 @@ def opening(smollm2: Checkpoint, runtime: TorchRuntime) -> Open:
     tokenizer = Tokenizer.from_folder(smollm2.path)
     template = PromptTemplate.from_folder(smollm2.path, tokenizer)
 
-    def opened(layout: Layout = "late", megabytes: int = 200, **options: int) -> Reader:
+    def opened(layout: Layout = "solo", megabytes: int = 200, **options: int) -> Reader:
         cache = DocumentCache(megabytes * 1_000_000)
         return Reader(runtime, tokenizer, template, layout, smollm2.digest(), cache, **options)
 
@@ -113,8 +114,8 @@ def test_what_late_remembers_of_a_tail_changes_no_bit(
 
 
 def test_equal_documents_are_read_once_and_score_the_same(open_reader: Open, cats: list[str]) -> None:
-    twice = open_reader().read(QUERY, [*cats, cats[2]], Needs(HEADS))
-    once = open_reader().read(QUERY, cats, Needs(HEADS))
+    twice = open_reader().read(QUERY, [*cats, cats[2]], NEEDS)
+    once = open_reader().read(QUERY, cats, NEEDS)
     assert twice.documents[2] == twice.documents[5]
     np.testing.assert_array_equal(twice.rows, once.rows)
 
@@ -130,7 +131,7 @@ def test_joint_sees_the_order_and_equal_documents_apart(open_reader: Open, cats:
 def test_long_documents_become_passages_and_say_what_is_left_out(open_reader: Open) -> None:
     reader = open_reader(max_document_tokens=16, max_passages=3)
     text = " ".join(f"word{number}" for number in range(12))
-    reading = reader.read(QUERY, [text, "short", text * 40], Needs(HEADS))
+    reading = reader.read(QUERY, [text, "short", text * 40], NEEDS)
     tokens = [len(passage.ids) for passage in reading.texts[0]]
     assert 2 <= len(tokens) <= 3 and max(tokens) <= 16 and max(tokens) - min(tokens) <= 1
     assert [len(part) for part in reading.documents] == [len(tokens), 1, 3]
@@ -158,7 +159,7 @@ def test_hostile_documents_do_not_move_spans(open_reader: Open, cats: list[str])
         "😀 שלום",
         "x",
     ]
-    reading = open_reader().read(QUERY, [*cats, *hostile], Needs(HEADS))
+    reading = open_reader().read(QUERY, [*cats, *hostile], NEEDS)
     assert len(reading.documents) == len(cats) + len(hostile)
     assert all(len(part) == 1 for part in reading.documents)
     assert np.isfinite(reading.rows).all()
@@ -172,7 +173,7 @@ def test_int8_entries_are_half_as_large_and_close(smollm2: Checkpoint, open_read
         )
         for cache_dtype in ("float16", "int8")
     )
-    before, after = exact.read(QUERY, cats, Needs(HEADS)), small.read(QUERY, cats, Needs(HEADS))
+    before, after = exact.read(QUERY, cats, NEEDS), small.read(QUERY, cats, NEEDS)
     assert small.statistics().bytes < 0.65 * exact.statistics().bytes
     assert 0 < np.abs(before.rows - after.rows).max() < 0.02
 
@@ -188,16 +189,16 @@ def test_a_scope_that_ends_stops_and_keeps_what_is_done(open_reader: Open, cats:
 
     cache.put = cancel_at_the_second  # type: ignore[method-assign]
     with pytest.raises(Cancelled, match="cancelled"):
-        reader.read(QUERY, cats, Needs(HEADS), scope=scope)
+        reader.read(QUERY, cats, NEEDS, scope=scope)
     assert reader.statistics().entries == 2
-    assert reader.read(QUERY, cats, Needs(HEADS)).cached == 2
+    assert reader.read(QUERY, cats, NEEDS).cached == 2
 
 
-@pytest.mark.parametrize("layout", ["late", "joint"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_ended_before_it_began_is_not_read(open_reader: Open, layout: Layout, cats: list[str]) -> None:
     reader = open_reader(layout)
     with pytest.raises(Cancelled, match="deadline"):
-        reader.read(QUERY, cats, Needs(HEADS), scope=CancelScope.after(0))
+        reader.read(QUERY, cats, needs_of(layout, HEADS), scope=CancelScope.after(0))
     assert reader.statistics().entries == 0
 
 
@@ -218,9 +219,9 @@ def test_another_runtime_is_asked_for_everything(open_reader: Open, runtime: Tor
             return getattr(runtime, name)
 
     before = open_reader()
-    before.read(QUERY, cats, Needs(HEADS))
+    before.read(QUERY, cats, NEEDS)
     other = before.with_runtime(Watched())  # type: ignore[arg-type]
-    reading = other.read(QUERY, cats, Needs(HEADS))
+    reading = other.read(QUERY, cats, NEEDS)
     other.embed(QUERY, (2,))
     assert reading.encoded == len(cats) and {"encode", "read", "embed"} <= set(asked)
     assert other.fingerprint == before.fingerprint
@@ -234,10 +235,10 @@ def test_what_does_not_fit_is_an_error(open_reader: Open, cats: list[str]) -> No
     with pytest.raises(BackboneError, match="max_document_tokens"):
         open_reader(max_document_tokens=8000)
     with pytest.raises(BackboneError, match="joint prompt"):
-        open_reader("joint", max_document_tokens=4000).read(QUERY, ["cat " * 4000] * 3, Needs(HEADS))
+        open_reader("joint", max_document_tokens=4000).read(QUERY, ["cat " * 4000] * 3, NEEDS)
     with pytest.raises(BackboneError, match="no document"):
-        open_reader().read(QUERY, ["", ""], Needs(HEADS))
+        open_reader().read(QUERY, ["", ""], NEEDS)
 
 
 def test_a_long_query_is_cut_and_read(open_reader: Open, cats: list[str]) -> None:
-    assert np.isfinite(open_reader().read("cat " * 20_000, cats[:1], Needs(HEADS)).rows).all()
+    assert np.isfinite(open_reader().read("cat " * 20_000, cats[:1], NEEDS).rows).all()

@@ -84,9 +84,9 @@ def test_the_other_wording_is_another_reading(smollm2: Checkpoint, runtime: Torc
 def test_other_layouts_have_no_states(smollm2: Checkpoint, runtime: TorchRuntime) -> None:
     tokenizer = Tokenizer.from_folder(smollm2.path)
     template = PromptTemplate.from_folder(smollm2.path, tokenizer)
-    block = Reader(runtime, tokenizer, template, "late", smollm2.digest(), DocumentCache(0))
+    late = Reader(runtime, tokenizer, template, "late", smollm2.digest(), DocumentCache(0))
     with pytest.raises(BackboneError, match="backbone.layout = late gives no hidden states"):
-        block.read(QUERY, ["a cat"], NEEDS)
+        late.read(QUERY, ["a cat"], NEEDS)
 
 
 def test_rows_of_heads_are_the_passages_own(smollm2: Checkpoint, runtime: TorchRuntime, cats: list[str]) -> None:

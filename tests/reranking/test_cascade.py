@@ -373,7 +373,7 @@ def test_a_model_without_a_router_is_told_before_it_is_fetched(
         raise AssertionError("nothing is loaded")
 
     monkeypatch.setattr("connector.routing.opening.open_reader", fetched)
-    for key, model in (("cascade", "owner/large"), ("backbone", "gemma3-270m")):
+    for key, model in (("cascade", "owner/large"), ("backbone", "owner/small")):
         given = {"cascade.model": "smollm2-135m", f"{key}.model": model}
         with pytest.raises(BackboneError, match=rf"{key}\.model = {model}: a cascade needs a router"):
             Reranker.from_settings(load_settings("/dev/null", given, environment={}))

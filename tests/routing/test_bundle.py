@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from connector.checkpoints.catalogue import CATALOGUE
 from connector.errors import BackboneError
 from connector.heads.head_sets import shipped_path
 from connector.routing.bundle import Bundle, seal, shipped_bundle
@@ -161,6 +162,21 @@ def test_files_of_the_first_format_load() -> None:
     # It was trained for a layout that is gone: another backbone would be refused in the same words.
     with pytest.raises(BackboneError, match="was trained for the layout block, which is gone; train one for solo"):
         told.check(told.fingerprint, told.template, 30, 9, bundle.path.name)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_shipped_bundles_are_whole(name: str, repository: Path) -> None:
+    path = shipped_bundle(name, "solo")
+    assert path is not None
+    bundle = Bundle.load(path)
+    told = bundle.metadata
+    assert (told.model, told.layout) == (name, "solo") and bundle.size < 2_000_000
+    assert told.absolute is not None and told.probes and told.reference is not None
+    sources = {str(source["source"]).partition(":")[0] for source in told.training["sources"]}  # type: ignore[union-attr,index,call-overload]
+    # Of the collections that are measured on the results page, no query was seen.
+    assert len(sources) == 13
+    assert not sources & {path.stem for path in (repository / "docs/results").glob("*.json")}
+    assert " train " in str(told.training["command"])
 
 
 def test_nothing_is_shipped_for_other_models() -> None:

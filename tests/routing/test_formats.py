@@ -122,9 +122,9 @@ def test_weights_with_a_scrambled_layer_are_refused_each_time(scrambled: Path, t
         with pytest.raises(BackboneError, match=r"made for smollm2-135m.* [3-9]\d% of their spread") as refused:
             Reranker.from_settings(settings, reader=reader)
         assert "rh-connector train" in str(refused.value) and "\n" not in str(refused.value)
-    block = settings_of(scrambled, tmp_path, backbone__layout="late", router__bundle=str(HEADS))
+    heads = settings_of(scrambled, tmp_path, backbone__layout="late", router__bundle=str(HEADS))
     with pytest.raises(BackboneError, match=r"% of their spread"):
-        Reranker.from_settings(block)
+        Reranker.from_settings(heads)
 
 
 def test_without_stored_scores_another_format_is_refused_as_ever(rounded: Path, tmp_path: Path) -> None:

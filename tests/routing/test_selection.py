@@ -15,6 +15,7 @@ from connector.routing.selection import Routes
 from connector.sections import MODES, Settings
 from connector.settings import load_settings
 from tests.routing.heads_router import heads_router, router_for
+from tests.routing.test_bundle import changed
 
 QUERY = "how long do cats sleep"
 
@@ -59,6 +60,18 @@ def test_a_router_that_is_named_routes(routed: Reranker, made: Bundle, cats: lis
     assert "route" in result.timings_ms
     record = result.to_json()
     assert record["mode"] == "routed" and set(record["gates"][0]) == {"layer", "head", "readout", "gate"}
+
+
+def test_a_router_of_the_first_format_ranks(
+    settings: Settings, reranker: Reranker, cats: list[str], tmp_path: Path
+) -> None:
+    reader = reranker.reader
+    old = (Path(__file__).parent / "files" / "rh-router-1.onnx").read_bytes()
+    path = changed(old, tmp_path, layout="late", fingerprint=reader.fingerprint, template=reader.template_hash)
+    routes = Routes.from_settings(settings_with(settings, backbone__layout="late", router__bundle=str(path)), reader)
+    assert routes.bundle is not None and routes.bundle.metadata.format == "rh-router-1"
+    result = Reranker(reader, routes).rerank(QUERY, cats, first_stage=[5.0, 4.0, 3.0, 2.0, 1.0])
+    assert (result.mode, result.hits[0].index) == ("routed", 2) and len(result.gates) > 1
 
 
 def test_modes_of_one_request(routed: Reranker, cats: list[str]) -> None:

@@ -40,10 +40,8 @@ class OnnxPackedDocuments:
                 f"documents were encoded up to layer {max(self._kept)}, not {deepest}; clear the cache"
             )
         if late != (documents[0].values is None):
-            layout = "joint" if late else "late"
-            raise BackboneError(
-                f"documents encoded for the {layout} layout cannot be read as another; clear the cache"
-            )
+            asked = "late" if late else "joint"
+            raise BackboneError(f"documents encoded for another layout cannot be read as {asked}; clear the cache")
         self._start = start
         self.tokens = sum(document.tokens for document in documents)
         self.positions = np.concatenate([np.arange(start, start + document.tokens) for document in documents])

@@ -63,15 +63,6 @@ class StoredTensor:
         is_part = data.data_ptr() == tensor.data_ptr() and data.untyped_storage().nbytes() > data.nbytes
         return cls(data.clone(memory_format=torch.contiguous_format) if is_part else data.contiguous(), scale, mean)
 
-    def first(self, heads: int) -> StoredTensor:
-        """The first kv heads only."""
-        if heads == self.data.shape[0]:
-            return self
-        parts = (None if tensor is None else tensor[:heads] for tensor in (self.data, self.scale, self.mean))
-        data, scale, mean = parts
-        assert data is not None
-        return StoredTensor(data, scale, mean)
-
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in (self.data, self.scale, self.mean) if tensor is not None)
@@ -273,10 +264,10 @@ class PackedDocuments:
     def key_blocks(self, layer: int, *after: torch.Tensor) -> Iterator[torch.Tensor]:
         """Keys [kv heads, tokens, d] of some passages at a time, put together when they are asked for.
 
-        ``after`` stands behind the last ones. For late there are only the kept kv heads, ascending.
+        ``after`` stands behind the last ones. For late there are only the kept kv heads, ascending; for joint it is
+        the deepest layer alone that has nothing but keys.
         """
-        heads = after[0].shape[0]
-        parts = [document.states[layer].first(heads) for document in self.documents]
+        parts = [document.states[layer] for document in self.documents]
         start = tokens = 0
         for at, document in enumerate(self.documents):
             if tokens and tokens + document.tokens > _BLOCK_TOKENS:

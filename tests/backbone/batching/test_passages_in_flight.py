@@ -127,7 +127,7 @@ class Crowd:
 
     def __init__(self, runtime: Watched, pool: ThreadPoolExecutor) -> None:
         def encode(passages: Sequence[TokenIds], needs: Needs) -> Iterator[EncodedDocument]:
-            return runtime.encode(range(100, 110), passages, needs, layout="joint")
+            return runtime.encode(range(100, 110), passages, needs, layout="late")
 
         self.cache = DocumentCache(100_000_000)
         self.scheduler = Scheduler(self.cache, encode, no_windows)
@@ -166,9 +166,7 @@ def ids(number: int) -> TokenIds:
 
 
 def test_what_came_meanwhile_is_one_call_with_the_same_bits(runtime: Watched) -> None:
-    alone = [
-        next(runtime.encode(range(100, 110), [ids(number)], Needs(HEADS), layout="joint")) for number in range(6)
-    ]
+    alone = [next(runtime.encode(range(100, 110), [ids(number)], Needs(HEADS), layout="late")) for number in range(6)]
     runtime.calls.clear()
     with ThreadPoolExecutor(4) as pool:
         crowd = Crowd(runtime, pool)
@@ -268,7 +266,7 @@ def test_nothing_stays_behind(runtime: Watched) -> None:
         raise RuntimeError("broken")
 
     def short(passages: Sequence[TokenIds], needs: Needs) -> Iterator[EncodedDocument]:
-        return runtime.encode((5,), passages[:1], needs, layout="joint")
+        return runtime.encode((5,), passages[:1], needs, layout="late")
 
     for encode, message in ((broken, "broken"), (short, "fewer documents")):
         own = Scheduler(DocumentCache(1000), encode, no_windows)

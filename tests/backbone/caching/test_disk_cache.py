@@ -22,7 +22,8 @@ from connector.backbone.reader import Reader
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
-from connector.sections import Settings
+from connector.sections import Layout, Settings
+from tests.backbone.batching.waiting import needs_of
 from tests.backbone.caching.test_document_cache import Sized
 from tests.service.waiting import wait_until
 
@@ -258,21 +259,21 @@ def reader_of(settings: Settings, folder: Path, checkpoint: Checkpoint, layout: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("layout", "dtype"), [("late", "float16"), ("late", "int8"), ("late", "float32")])
+@pytest.mark.parametrize(("layout", "dtype"), [("solo", "float16"), ("solo", "int8"), ("late", "float32")])
 def test_states_from_disk_give_the_same_bits(
-    settings: Settings, smollm2: Checkpoint, tmp_path: Path, cats: list[str], layout: str, dtype: str
+    settings: Settings, smollm2: Checkpoint, tmp_path: Path, cats: list[str], layout: Layout, dtype: str
 ) -> None:
-    heads = ((3, 1), (12, 4))
+    needs = needs_of(layout, ((3, 1), (12, 4)))
     first = reader_of(settings, tmp_path, smollm2, layout, dtype)
-    expected = first.read("How long do cats sleep?", cats, Needs(heads))
+    expected = first.read("How long do cats sleep?", cats, needs)
     first.close()
     second = reader_of(settings, tmp_path, smollm2, layout, dtype)
-    found = second.read("How long do cats sleep?", cats, Needs(heads))
+    found = second.read("How long do cats sleep?", cats, needs)
     assert (found.cached, found.encoded) == (len(cats), 0)
     assert np.array_equal(found.rows, expected.rows)
     assert second.statistics().disk_hits == len(cats)
     # Another pool needs other states.
-    assert second.read("cats", cats[:1], Needs(((12, 8), (14, 0)))).encoded == 1
+    assert second.read("cats", cats[:1], needs_of(layout, ((12, 8), (14, 0)))).encoded == 1
     second.close()
 
 
@@ -280,12 +281,12 @@ def test_states_from_disk_give_the_same_bits(
 def test_precomputed_documents_are_not_encoded_again(
     settings: Settings, smollm2: Checkpoint, tmp_path: Path, cats: list[str]
 ) -> None:
-    pool = Needs(((3, 1), (12, 4)))
-    reader = reader_of(settings, tmp_path, smollm2, "late", "float16")
+    pool = needs_of("solo", ((3, 1), (12, 4)))
+    reader = reader_of(settings, tmp_path, smollm2, "solo", "float16")
     assert reader.precompute([*cats[:3], "", cats[0]], pool) == (0, 3)
     assert reader.precompute(cats, pool) == (3, 2)
     assert reader.precompute([""], pool) == (0, 0)
-    assert reader.read("cats", cats, Needs(pool.heads[:1]), pool=pool).encoded == 0
+    assert reader.read("cats", cats, needs_of("solo", pool.heads[:1]), pool=pool).encoded == 0
     reader.close()
 
 

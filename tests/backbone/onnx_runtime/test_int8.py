@@ -71,15 +71,16 @@ def test_states_are_near_float32_s(folders: dict[str, Path]) -> None:
     assert 0 < error[1:].max() < 0.1
 
 
-@pytest.mark.parametrize("layout", ["joint", "late"])
+@pytest.mark.parametrize("layout", ["solo", "late"])
 def test_batch_equals_single_bit_for_bit(folders: dict[str, Path], layout: Layout) -> None:
     runtime = loaded(folders["int8"])
     heads: Any = [(layer, head) for layer in range(LAYERS) for head in range(runtime.shape.heads)]
     batch = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout))
     single = [next(runtime.encode(PREFIX, [document], Needs(heads), layout=layout)) for document in DOCUMENTS]
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
-    rows = [read_one(runtime, PREFIX, tail(), states, heads, layout=layout) for states in (batch, single)]
-    np.testing.assert_array_equal(*rows)
+    if layout == "late":
+        rows = [read_one(runtime, PREFIX, tail(), states, heads, layout=layout) for states in (batch, single)]
+        np.testing.assert_array_equal(*rows)
 
 
 def test_documents_read_alone_are_alone(folders: dict[str, Path]) -> None:
@@ -93,7 +94,7 @@ def test_documents_read_alone_are_alone(folders: dict[str, Path]) -> None:
 
 def test_documents_of_the_other_precision_are_refused(folders: dict[str, Path]) -> None:
     whole, small = (loaded(folders[name]) for name in ("float32", "int8"))
-    document = next(whole.encode(PREFIX, DOCUMENTS[:1], Needs(((1, 0),)), layout="joint"))
+    document = next(whole.encode(PREFIX, DOCUMENTS[:1], Needs(((1, 0),)), layout="solo"))
     with pytest.raises(BackboneError):
         small.load_document(document.to_bytes())
     assert whole.precision != small.precision

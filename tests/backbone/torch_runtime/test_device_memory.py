@@ -25,7 +25,6 @@ from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
-from connector.sections import Layout
 from tests.backbone.reading import read_one
 from tests.backbone.tiny import save_tiny
 from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, PREFIX, tail
@@ -134,14 +133,13 @@ def test_then_it_is_an_error(runtime: TorchRuntime, shortage: Shortage) -> None:
     assert len(read(runtime, documents)) == 3
 
 
-@pytest.mark.parametrize("layout", ["joint", "late"])
-def test_other_layouts(runtime: TorchRuntime, shortage: Shortage, memory: DeviceMemory, layout: Layout) -> None:
+def test_the_layout_late(runtime: TorchRuntime, shortage: Shortage, memory: DeviceMemory) -> None:
     heads = ((1, 0), (2, 1))
-    documents = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout))
-    expected = read_one(runtime, PREFIX, tail(), documents, heads, layout=layout)
+    documents = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="late"))
+    expected = read_one(runtime, PREFIX, tail(), documents, heads, layout="late")
     assert memory.bytes
     shortage.fails = lambda tokens: memory.bytes > documents[0].nbytes * 3
-    np.testing.assert_array_equal(read_one(runtime, PREFIX, tail(), documents, heads, layout=layout), expected)
+    np.testing.assert_array_equal(read_one(runtime, PREFIX, tail(), documents, heads, layout="late"), expected)
     # What is read comes from the host again.
     assert memory.bytes == 0 or not shortage.fails(0)
 

@@ -54,7 +54,7 @@ def as_documented(
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
-@pytest.mark.parametrize("layout", ["joint", "solo"])
+@pytest.mark.parametrize("layout", ["late", "solo"])
 def test_passages_in_one_operation_are_the_same_as_one_by_one(
     kind: str, layout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +116,6 @@ def test_a_gpu_in_bfloat16_gives_nearly_the_cpu_s_rows(tmp_path: Path) -> None:
     for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16")):
         runtime = TorchRuntime.load(tmp_path, device=device, dtype=dtype)
         heads = runtime.shape.all_heads()
-        encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
-        rows.append(read_one(runtime, PREFIX, tail(), encoded, heads, layout="joint"))
+        encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="late"))
+        rows.append(read_one(runtime, PREFIX, tail(), encoded, heads, layout="late"))
     np.testing.assert_allclose(rows[1], rows[0], atol=2e-2)

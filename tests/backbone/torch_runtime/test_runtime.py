@@ -27,7 +27,9 @@ PREFIX = [1, 5, 9, 13, 17]
 DOCUMENTS = token_ids([20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30], [40, 41, 42], [50])
 SHARED = (60, 61, 62, 63)
 VARIANTS = ((70, 71, 72, 80, 81), (75, 80, 81))
+WHOLE = [np.concatenate(DOCUMENTS)]
 POSITION = len(PREFIX) + 12
+LAYOUTS: tuple[Layout, Layout] = ("joint", "late")
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
@@ -42,10 +44,10 @@ def runtime(folder: Path) -> TorchRuntime:
     return TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype="float32")
 
 
-def tail() -> Tail:
+def tail(position: int = POSITION) -> Tail:
     """Row groups: every row of a variant by itself, to compare each one."""
     total = len(SHARED) + sum(map(len, VARIANTS))
-    return Tail.of(SHARED, VARIANTS, np.eye(total, dtype=np.float32), POSITION, len(PREFIX))
+    return Tail.of(SHARED, VARIANTS, np.eye(total, dtype=np.float32), position, len(PREFIX))
 
 
 def eager(folder: Path, ids: list[int], positions: list[int], seen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
@@ -75,78 +77,50 @@ def eager(folder: Path, ids: list[int], positions: list[int], seen: npt.NDArray[
 
 
 def packed() -> tuple[list[int], list[int], npt.NDArray[np.bool_]]:
-    """The block layout as one sequence: prefix, documents, tail; who sees whom."""
-    ids, positions, owner = list(PREFIX), list(range(len(PREFIX))), ["prefix"] * len(PREFIX)
-    for number, document in enumerate(DOCUMENTS):
-        ids += document.tolist()
-        positions += range(len(PREFIX), len(PREFIX) + len(document))
-        owner += [f"document {number}"] * len(document)
-    ids += SHARED
-    positions += range(POSITION, POSITION + len(SHARED))
-    owner += ["shared"] * len(SHARED)
+    """The layout joint as one sequence: prefix, all documents, tail; who sees whom."""
+    before = [*PREFIX, *WHOLE[0], *SHARED]
+    ids, positions, owner = list(map(int, before)), list(range(len(before))), [-1] * len(before)
     for number, variant in enumerate(VARIANTS):
         ids += variant
-        start = POSITION + len(SHARED)
-        positions += range(start, start + len(variant))
-        owner += [f"variant {number}"] * len(variant)
-    seen = np.zeros((len(ids), len(ids)), dtype=bool)
-    for i, own in enumerate(owner):
-        for j, other in enumerate(owner[: i + 1]):
-            if own.startswith("document"):
-                seen[i, j] = other in (own, "prefix")
-            elif own.startswith("variant"):
-                seen[i, j] = other in (own, "shared", "prefix") or other.startswith("document")
-            else:
-                seen[i, j] = True
-    return ids, positions, seen
+        positions += range(len(before), len(before) + len(variant))
+        owner += [number] * len(variant)
+    seen = np.tril(np.ones((len(ids), len(ids)), dtype=bool))
+    owners = np.array(owner)
+    # Neither variant sees the other.
+    return ids, positions, seen & ((owners[:, None] == owners) | (owners == -1))
 
 
-def test_block_rows_equal_eager_attention(folder: Path, runtime: TorchRuntime) -> None:
+def test_joint_rows_equal_eager_attention(folder: Path, runtime: TorchRuntime) -> None:
     ids, positions, seen = packed()
     reference = eager(folder, ids, positions, seen)
-    start, end = len(PREFIX), len(PREFIX) + sum(map(len, DOCUMENTS))
+    start, end = len(PREFIX), len(PREFIX) + len(WHOLE[0])
     heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
-    rows = read_one(runtime, PREFIX, tail(), encoded, heads, layout="joint")
+    encoded = list(runtime.encode(PREFIX, WHOLE, Needs(heads), layout="joint"))
+    rows = read_one(runtime, PREFIX, tail(end), encoded, heads, layout="joint")
     expected = reference[:, :, end:, start:end].reshape(len(heads), -1, end - start)
     np.testing.assert_allclose(rows, expected, atol=3e-6)
     # The comparison must be about something: attention that differs between heads and tokens.
     assert expected.std(axis=0).max() > 0.01
 
 
-def test_joint_rows_equal_a_plain_causal_prompt(folder: Path, runtime: TorchRuntime) -> None:
-    document = np.concatenate(DOCUMENTS)
-    heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, [document], Needs(heads), layout="joint"))
-    position = len(PREFIX) + len(document)
-    for variant in VARIANTS:
-        ids = [*PREFIX, *document, *SHARED, *variant]
-        causal = np.tril(np.ones((len(ids), len(ids)), dtype=bool))
-        reference = eager(folder, ids, list(range(len(ids))), causal)
-        one = Tail.of(SHARED, (variant,), np.eye(len(SHARED) + len(variant), dtype=np.float32), position, len(PREFIX))
-        rows = read_one(runtime, PREFIX, one, encoded, heads, layout="joint")
-        expected = reference[:, :, position:, len(PREFIX) : position].reshape(rows.shape)
-        np.testing.assert_allclose(rows, expected, atol=3e-6)
-
-
 def test_late_rows_equal_q_times_k_of_separate_passes(folder: Path, runtime: TorchRuntime) -> None:
     """The tail's queries come from a pass without documents; at the first layer both layouts are the same."""
     heads = runtime.shape.all_heads()
     first = [head for head in heads if head[0] == 0]
-    block = list(runtime.encode(PREFIX, DOCUMENTS, Needs(first), layout="joint"))
-    late = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="late"))
+    joint, alone = (list(runtime.encode(PREFIX, WHOLE, Needs(first), layout=layout)) for layout in LAYOUTS)
     np.testing.assert_allclose(
-        read_one(runtime, PREFIX, tail(), late, first, layout="late"),
-        read_one(runtime, PREFIX, tail(), block, first, layout="joint"),
+        read_one(runtime, PREFIX, tail(), alone, first, layout="late"),
+        read_one(runtime, PREFIX, tail(), joint, first, layout="joint"),
         atol=1e-6,
     )
+    late = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="late"))
     # Deeper, the documents must not have touched the tail: one document's rows hold the same ratios with others.
     every = read_one(runtime, PREFIX, tail(), late, heads, layout="late")
-    alone = read_one(runtime, PREFIX, tail(), late[:1], heads, layout="late")
+    one = read_one(runtime, PREFIX, tail(), late[:1], heads, layout="late")
     tokens = len(DOCUMENTS[0])
     with np.errstate(invalid="ignore"):
         together = every[:, :, :tokens] / every[:, :, :tokens].sum(-1, keepdims=True)
-        single = alone / alone.sum(-1, keepdims=True)
+        single = one / one.sum(-1, keepdims=True)
     np.testing.assert_allclose(np.nan_to_num(together), np.nan_to_num(single), atol=1e-5)
 
 
@@ -166,10 +140,10 @@ def test_late_reads_a_tail_that_is_nothing_but_a_query(runtime: TorchRuntime) ->
 
 def test_only_some_heads_give_the_rows_that_they_give_among_all(runtime: TorchRuntime) -> None:
     heads = runtime.shape.all_heads()
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
+    encoded = list(runtime.encode(PREFIX, WHOLE, Needs(heads), layout="joint"))
     every = read_one(runtime, PREFIX, tail(), encoded, heads, layout="joint")
     some = [(2, 3), (0, 1), (2, 0)]
-    few = list(runtime.encode(PREFIX, DOCUMENTS, Needs(some), layout="joint"))
+    few = list(runtime.encode(PREFIX, WHOLE, Needs(some), layout="joint"))
     rows = read_one(runtime, PREFIX, tail(), few, some, layout="joint")
     for at, head in enumerate(some):
         np.testing.assert_allclose(rows[at], every[heads.index(head)], atol=3e-6)
@@ -182,31 +156,31 @@ def test_only_some_heads_give_the_rows_that_they_give_among_all(runtime: TorchRu
             assert torch.equal(stored.data, more.states[layer].data[: len(stored.data)])
 
 
-def test_batch_equals_single_bit_for_bit(runtime: TorchRuntime) -> None:
+@pytest.mark.parametrize("layout", ["solo", "late"])
+def test_batch_equals_single_bit_for_bit(runtime: TorchRuntime, layout: Layout) -> None:
     heads = runtime.shape.all_heads()
-    batch = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
-    single = [next(runtime.encode(PREFIX, [document], Needs(heads), layout="joint")) for document in DOCUMENTS]
+    batch = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout))
+    single = [next(runtime.encode(PREFIX, [document], Needs(heads), layout=layout)) for document in DOCUMENTS]
     assert [state.to_bytes() for state in batch] == [state.to_bytes() for state in single]
 
 
 def test_packed_passages_see_only_themselves(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU passages are packed into one sequence; the same code gives the same states on a CPU."""
     heads = runtime.shape.all_heads()
-    single = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
+    single = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="late"))
     monkeypatch.setattr(runtime._sequences, "batches", lambda documents, cores: iter([list(documents)]))
-    packed_together = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
+    packed_together = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="late"))
     assert [state.tokens for state in packed_together] == [len(document) for document in DOCUMENTS]
     np.testing.assert_allclose(
-        read_one(runtime, PREFIX, tail(), packed_together, heads, layout="joint"),
-        read_one(runtime, PREFIX, tail(), single, heads, layout="joint"),
+        read_one(runtime, PREFIX, tail(), packed_together, heads, layout="late"),
+        read_one(runtime, PREFIX, tail(), single, heads, layout="late"),
         atol=3e-6,
     )
 
 
-@pytest.mark.parametrize("layout", ["joint", "late"])
-def test_requests_read_together_see_only_their_own(runtime: TorchRuntime, layout: Layout) -> None:
+def test_requests_read_together_see_only_their_own(runtime: TorchRuntime) -> None:
     every = runtime.shape.all_heads()
-    first, second, third = runtime.encode(PREFIX, DOCUMENTS, Needs(every), layout=layout)
+    first, second, third = runtime.encode(PREFIX, DOCUMENTS, Needs(every), layout="late")
     shorter = Tail.of(SHARED[:2], VARIANTS[::-1], np.eye(10, dtype=np.float32), POSITION + 9, len(PREFIX))
     requests = [
         # One is done in the first layer, one has no use for the last.
@@ -214,8 +188,8 @@ def test_requests_read_together_see_only_their_own(runtime: TorchRuntime, layout
         ReadRequest(shorter, [second, first], Needs(every)),
         ReadRequest(tail(), [first, second, third], Needs(((2, 3), (0, 0)))),
     ]
-    for request, found in zip(requests, runtime.read(PREFIX, requests, layout=layout), strict=True):
-        (alone,) = runtime.read(PREFIX, [request], layout=layout)
+    for request, found in zip(requests, runtime.read(PREFIX, requests, layout="late"), strict=True):
+        (alone,) = runtime.read(PREFIX, [request], layout="late")
         np.testing.assert_allclose(found.rows, alone.rows, atol=3e-6)
 
 
@@ -224,7 +198,7 @@ def test_attention_in_one_operation_gives_the_same_rows(
 ) -> None:
     """As on a GPU, and on CPUs with AMX."""
     heads = [(1, 0), (3, 2), (3, 3)]
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
+    encoded = list(runtime.encode(PREFIX, WHOLE, Needs(heads), layout="joint"))
     before = read_one(runtime, PREFIX, tail(), encoded, heads, layout="joint")
     asked = []
 
@@ -243,25 +217,25 @@ def test_attention_in_one_operation_gives_the_same_rows(
 def test_a_gpu_gives_the_cpu_s_rows(folder: Path, runtime: TorchRuntime) -> None:
     other = TorchRuntime.load(folder, device="cuda", dtype="float32", cache_dtype="float32")
     heads = runtime.shape.all_heads()
-    rows = []
-    for each in (runtime, other):
-        encoded = list(each.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
-        rows.append(read_one(each, PREFIX, tail(), encoded, heads, layout="joint"))
-    np.testing.assert_allclose(rows[1], rows[0], atol=1e-3)
+    for layout, documents in zip(LAYOUTS, (WHOLE, DOCUMENTS), strict=True):
+        rows = []
+        for each in (runtime, other):
+            encoded = list(each.encode(PREFIX, documents, Needs(heads), layout=layout))
+            rows.append(read_one(each, PREFIX, tail(), encoded, heads, layout=layout))
+        np.testing.assert_allclose(rows[1], rows[0], atol=1e-3)
     # What comes from disk is kept on the device too, through pinned memory.
     loaded = [other.load_document(state.to_bytes()) for state in encoded]
     assert all(stored.data.device.type == "cuda" for state in loaded for stored in state.states.values())
-    np.testing.assert_array_equal(read_one(other, PREFIX, tail(), loaded, heads, layout="joint"), rows[1])
+    np.testing.assert_array_equal(read_one(other, PREFIX, tail(), loaded, heads, layout="late"), rows[1])
 
 
-@pytest.mark.parametrize("layout", ["joint", "late"])
+@pytest.mark.parametrize("layout", ["solo", "late"])
 def test_encoded_documents_survive_bytes(runtime: TorchRuntime, layout: Layout) -> None:
     heads = [(1, 0), (3, 2)]
     encoded = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout))
     loaded = [runtime.load_document(state.to_bytes()) for state in encoded]
     assert [state.nbytes for state in loaded] == [state.nbytes for state in encoded]
-    before = read_one(runtime, PREFIX, tail(), encoded, heads, layout=layout)
-    np.testing.assert_array_equal(read_one(runtime, PREFIX, tail(), loaded, heads, layout=layout), before)
+    assert [state.to_bytes() for state in loaded] == [state.to_bytes() for state in encoded]
     damaged = encoded[0].to_bytes()[:-5]
     with pytest.raises(BackboneError, match="damaged"):
         runtime.load_document(damaged)
@@ -287,7 +261,7 @@ def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
     runtime._prefix_states(PREFIX)
     run.clear()
     heads = [(0, 1), (2, 3)]
-    encoded = list(runtime.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="joint"))
+    encoded = list(runtime.encode(PREFIX, WHOLE, Needs(heads), layout="joint"))
     read_one(runtime, PREFIX, tail(), encoded, heads, layout="joint")
     # At the deepest layer only keys (and the tail's queries) are computed: not even its MLP is run.
     assert run == [0, 1, 0, 1]
@@ -298,8 +272,8 @@ def test_layers_above_the_deepest_head_are_not_run(folder: Path) -> None:
 def test_stored_formats_cost_little(folder: Path, runtime: TorchRuntime, dtype: Any, most: float) -> None:
     small = TorchRuntime.load(folder, device="cpu", dtype="float32", cache_dtype=dtype)
     heads = runtime.shape.all_heads()
-    exact = list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
-    stored = list(small.encode(PREFIX, DOCUMENTS, Needs(heads), layout="joint"))
+    exact = list(runtime.encode(PREFIX, WHOLE, Needs(heads), layout="joint"))
+    stored = list(small.encode(PREFIX, WHOLE, Needs(heads), layout="joint"))
     assert stored[0].nbytes < 0.6 * exact[0].nbytes
     before = read_one(runtime, PREFIX, tail(), exact, heads, layout="joint")
     after = read_one(small, PREFIX, tail(), stored, heads, layout="joint")
@@ -314,14 +288,13 @@ def test_sixteen_bits_of_the_weights_are_stored_without_loss(folder: Path, runti
     assert (exact.precision, stored.precision) == ("bfloat16-float32", "bfloat16-bfloat16")
     assert TorchRuntime.load(folder, device="cpu", dtype="float32").precision == "float32-float16"
     heads = runtime.shape.all_heads()
-    layouts: tuple[Layout, ...] = ("joint", "late")
-    for layout in layouts:
+    for layout, documents in zip(LAYOUTS, (WHOLE, DOCUMENTS), strict=True):
         rows = [
             read_one(
                 one,
                 PREFIX,
                 tail(),
-                list(one.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout)),
+                list(one.encode(PREFIX, documents, Needs(heads), layout=layout)),
                 heads,
                 layout=layout,
             )
@@ -332,15 +305,15 @@ def test_sixteen_bits_of_the_weights_are_stored_without_loss(folder: Path, runti
             runtime,
             PREFIX,
             tail(),
-            list(runtime.encode(PREFIX, DOCUMENTS, Needs(heads), layout=layout)),
+            list(runtime.encode(PREFIX, documents, Needs(heads), layout=layout)),
             heads,
             layout=layout,
         )
         assert np.corrcoef(rows[0].ravel(), full.ravel())[0, 1] > 0.99
     copy = stored.load_document(
-        next(iter(stored.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="joint"))).to_bytes()
+        next(iter(stored.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="solo"))).to_bytes()
     )
-    assert copy.nbytes == next(iter(stored.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="joint"))).nbytes
+    assert copy.nbytes == next(iter(stored.encode(PREFIX, DOCUMENTS[:1], Needs(heads), layout="solo"))).nbytes
 
 
 def test_unknown_layer_kinds_are_refused(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_no_row_no_verdict() -> None:
     assert verdict_of(replace(report, systems=report.systems[:1]), DEFAULTS) is None
 
 
-BLOCK = [
+OF_HEADS = [
     *(("all", "icr"), ("static", "icr"), ("static", "query")),
     *((name, "pool") for name in ("random", "static", "routed", "permuted", "left-out", "bge")),
 ]
@@ -137,7 +137,7 @@ BLOCK = [
     ],
 )
 def test_the_row_of_the_settings(options: dict[str, object], named: str) -> None:
-    rows = {(f"{name}{suffix}", readout): (1, 0) for name, readout in BLOCK for suffix in ("", "+first-stage")}
+    rows = {(f"{name}{suffix}", readout): (1, 0) for name, readout in OF_HEADS for suffix in ("", "+first-stage")}
     report, _ = report_of(judged(2)[0], rows)
     own = settings_of(backbone__layout="late", **options)
     found = as_set(report, own)
@@ -152,7 +152,7 @@ def test_the_row_of_the_settings(options: dict[str, object], named: str) -> None
 
 
 def test_controls_and_peers_are_no_settings() -> None:
-    report, _ = report_of(judged(2)[0], dict.fromkeys(BLOCK, (1, 0)))
+    report, _ = report_of(judged(2)[0], dict.fromkeys(OF_HEADS, (1, 0)))
     settings = settings_of(backbone__layout="late", rerank__window=50)
     told = {system.label(): meaning(system, report, settings) for system in report.systems}
     none = {label for label, own in told.items() if own.settings is None}

@@ -110,8 +110,8 @@ def test_other_units(make_page: PageClient, reranker: Reranker) -> None:
 @pytest.mark.slow
 def test_many_heads_show_those_that_count_most(make_page: PageClient, late_reranker: Reranker) -> None:
     client = make_page(late_reranker, backbone__layout="late")
-    html = client.get("/ui", params=ASKED).text
-    route = late_reranker.routes.route(QUERY)
+    html = client.get("/ui", params={**ASKED, "mode": "all"}).text
+    route = late_reranker.routes.route(QUERY, "all")
     told = re.findall(r"<h4>Signals in the LLM's score</h4>(.*?)</table>", html, re.DOTALL)
     assert told and "the sum, in standard deviations" in html
     lines = min(len(route.signals), 13)
