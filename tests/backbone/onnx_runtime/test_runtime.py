@@ -376,8 +376,8 @@ def test_rerank_search_and_serve_need_no_torch(
     assert ready.returncode == 0, ready.stdout + ready.stderr
 
 
-@pytest.mark.parametrize("layout", ["solo", "joint"])
-def test_evaluate_needs_no_torch(smollm2_export: Path, tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize(("layout", "row"), [("solo", "routed+first-stage"), ("late", "static+first-stage")])
+def test_evaluate_needs_no_torch(smollm2_export: Path, tmp_path: Path, layout: str, row: str) -> None:
     folder = write_collection(tmp_path / "animals")
     settings = ("--set", f"backbone.layout={layout}", "--set", "rerank.window=3")
     done = without_torch(smollm2_export, *settings, "evaluate", str(folder), "--timed", "0", "--all-rows")
@@ -385,7 +385,7 @@ def test_evaluate_needs_no_torch(smollm2_export: Path, tmp_path: Path, layout: s
     said = done.stderr
     assert "no rows likelihood and all: ONNX Runtime has the first" in said
     assert f"install it with: {this_installation().adding('torch')}" in said
-    assert "routed+first-stage" in done.stdout
+    assert row in done.stdout
     # Whoever asks for the verdict alone misses nothing.
     alone = without_torch(smollm2_export, *settings, "evaluate", str(folder), "--timed", "0")
     assert alone.returncode == 0 and "the first stage" in alone.stdout and "no rows" not in alone.stderr
