@@ -271,13 +271,6 @@ class BackboneSettings(_Section):
         False, description="Accept a licence that weights ask for (Gemma), without a question."
     )
 
-    @field_validator("layout", mode="before")
-    @classmethod
-    def _had_block(cls, value: Any) -> Any:
-        if value == "block":
-            raise ValueError("it is gone, solo gains five times as much; set backbone.layout to solo, or to late")
-        return value
-
 
 class CacheSettings(_Section):
     """Documents that were encoded before."""
@@ -303,13 +296,6 @@ class CacheSettings(_Section):
         description="Number format of cached keys and values; auto: that of the weights where it has 16 bits, "
         "else float16. int4: runtime torch only. See docs/document-cache.md.",
     )
-
-    @field_validator("dtype", mode="before")
-    @classmethod
-    def _had_int2(cls, value: Any) -> Any:
-        if value == "int2":
-            raise ValueError("2 bits lost too much and are no longer offered; set cache.dtype to int4")
-        return value
 
 
 class RouterSettings(_Section):

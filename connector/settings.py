@@ -30,6 +30,8 @@ _SERVICE_LINK = re.compile(r"RH_\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(
 # What a settings file of an earlier version may still say, and what to do about it.
 _REMOVED = {
     "cache.not_applicable_mb": "it was removed, what N/A gets is read with every query now; leave it out",
+    "cache.dtype = 'int2'": "2 bits lost too much and are no longer offered; set cache.dtype to int4",
+    "backbone.layout = 'block'": "it is gone, solo gains five times as much; set backbone.layout to solo, or to late",
 }
 
 
@@ -177,4 +179,5 @@ def _explain(error: ValidationError, known: set[str]) -> str:
         # Of a whole section, which may hold secrets: the message names the key.
         return message if message.startswith(f"{key}.") else f"{key}: {message}"
     shown = HIDDEN if key in secret_keys else redacted(repr(first["input"]))
-    return f"{key} = {shown}: {message}"
+    given = f"{key} = {shown}"
+    return f"{given}: {_REMOVED.get(given, message)}"

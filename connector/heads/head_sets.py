@@ -15,7 +15,7 @@ from connector.sections import LAYOUTS, READOUTS, ReadOut
 from connector.storage_faults import storage_mend
 from connector.whole_files import replacing
 
-__all__ = ["HeadSet", "StaticHeads", "shipped_path"]
+__all__ = ["HeadSet", "StaticHeads", "check_layout", "shipped_path"]
 
 _FORMAT = "rh-static-heads-1"
 
@@ -71,25 +71,13 @@ class StaticHeads:
             )
         return self.sets[readout]
 
-    def check_layout(self, source: str) -> None:
-        """Refuse heads of a layout that is gone, which needs no LLM to be told.
-
-        Raises:
-            BackboneError: they are of such a layout.
-        """
-        if self.layout not in LAYOUTS:
-            raise BackboneError(
-                f"{source} was found for the layout {self.layout}, which is gone; run: rh-connector train --static "
-                "--layout late, or leave router.bundle out"
-            )
-
     def check(self, fingerprint: str | None, shape_layers: int, shape_heads: int, source: str) -> None:
         """Refuse heads that were found for something else; without a fingerprint, their scores are checked instead.
 
         Raises:
             BackboneError: the fingerprint differs, or a head does not exist.
         """
-        self.check_layout(source)
+        check_layout(self.layout, source)
         if fingerprint is not None and self.fingerprint != fingerprint:
             raise BackboneError(
                 f"{source} was found for {self.model} {self.layout} ({self.fingerprint[:12]}), not for this "
@@ -174,6 +162,23 @@ def _head_set(entry: Mapping[str, Any]) -> HeadSet:
     if not 0 <= weight < float("inf"):
         raise ValueError("first_stage_weight must be 0 or more")
     return HeadSet(heads, weight, scales)
+
+
+def check_layout(layout: str, source: str) -> None:
+    """Refuse heads or a router of a layout that is gone; no LLM is needed to tell.
+
+    Args:
+        layout: for which they were made.
+        source: what errors call them: a file's name.
+
+    Raises:
+        BackboneError: there is no such layout.
+    """
+    if layout not in LAYOUTS:
+        raise BackboneError(
+            f"{source} was made for the layout {layout}, which is gone; make one for another (rh-connector train), "
+            "or leave router.bundle out for what is shipped"
+        )
 
 
 def shipped_path(model: str, layout: str) -> Path | None:

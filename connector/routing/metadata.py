@@ -13,10 +13,11 @@ from typing_extensions import TypedDict
 
 from connector.backbone.reader import EmbeddedForm
 from connector.errors import BackboneError
+from connector.heads.head_sets import check_layout
 from connector.heads.readouts import HeadSignal
 from connector.heads.reference import ReferenceScores
 from connector.routing.query_embedding import FEATURES, Pooling
-from connector.sections import LAYOUTS, Layout
+from connector.sections import Layout
 
 __all__ = [
     "FORMAT",
@@ -267,21 +268,6 @@ class RouterMetadata(_Frozen):
         except ValidationError as error:
             raise BackboneError(f"{source} is damaged: {_first_line(error)}") from None
 
-    def check_layout(self, source: str) -> None:
-        """Refuse a router of a layout that is gone, which needs no LLM to be told.
-
-        Args:
-            source: what errors call the router: its file's name.
-
-        Raises:
-            BackboneError: it is of such a layout.
-        """
-        if self.layout not in LAYOUTS:
-            raise BackboneError(
-                f"{source} was trained for the layout {self.layout}, which is gone; train one for solo or late "
-                "(rh-connector train), or leave router.bundle out for the shipped one"
-            )
-
     def check(self, fingerprint: str | None, template: str, layers: int, heads: int, source: str) -> None:
         """Refuse a router that was trained for something else.
 
@@ -296,7 +282,7 @@ class RouterMetadata(_Frozen):
             BackboneError: a hash differs, or the pool or the query embedding names what the backbone does not have.
         """
         mend = "train one for it (rh-connector train), or set router.bundle to one that fits"
-        self.check_layout(source)
+        check_layout(self.layout, source)
         if self.template != template:
             raise BackboneError(
                 f"{source} was trained with another template ({self.template[:12]}) than this one "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from connector.heads.head_sets import StaticHeads
+from connector.heads.head_sets import StaticHeads, check_layout
 from connector.routing.bundle import Bundle
 from connector.routing.shipped_files import shipped_heads, shipped_router
 from connector.sections import LAYOUTS, Settings
@@ -25,13 +25,13 @@ def layers_read(settings: Settings) -> int | None:
     for path in _files(settings):
         if path.suffix == ".onnx":
             metadata = Bundle.load(path).metadata
-            metadata.check_layout(str(path))
+            check_layout(metadata.layout, str(path))
             # States that enter a layer come out of its graph.
             probed = {layer for probe in metadata.probes for layer in probe.layers}
             read |= {metadata.deepest_layer, *metadata.embedding.layers, *probed}
         else:
             static = StaticHeads.load(path)
-            static.check_layout(str(path))
+            check_layout(static.layout, str(path))
             read |= {layer for heads in static.sets.values() for layer, _ in heads.heads}
     return max(read) + 1 if read else None
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from connector.errors import BackboneError
+from connector.heads.head_sets import check_layout
 from connector.routing.bundle import OUTPUTS, Bundle
 from connector.routing.metadata import RouterMetadata
 from connector.storage_faults import storage_mend
@@ -49,7 +50,7 @@ def export_router(
     """See ``router_export.export``."""
     if path.suffix != ".onnx":
         raise BackboneError(f"{path}: the file of a router bundle ends in .onnx")
-    metadata.check_layout(path.name)
+    check_layout(metadata.layout, path.name)
     from connector.training.router import CLIP
 
     router.check(metadata)

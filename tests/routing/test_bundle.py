@@ -160,7 +160,7 @@ def test_files_of_the_first_format_load() -> None:
     assert len(told.heads) == len(told.pool) == 32 and told.absolute is None
     assert bundle.gates(np.zeros((1, told.embedding.dimension), np.float32))[0].shape == (1, 32)
     # It was trained for a layout that is gone: another backbone would be refused in the same words.
-    with pytest.raises(BackboneError, match="was trained for the layout block, which is gone; train one for solo"):
+    with pytest.raises(BackboneError, match="was made for the layout block, which is gone; make one for another"):
         told.check(told.fingerprint, told.template, 30, 9, bundle.path.name)
 
 

@@ -227,7 +227,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "template", facts["template"]
     if facts["measured"]:
         memory, gain, seconds = _measured(facts["measured"])
-        yield "measured", f"gain {gain}, {seconds} s a window (layout {facts['measured']['layout'] or _NOT})"
+        yield "measured", f"gain {gain}, {seconds} s a window"
         yield "memory", memory
     if facts["parameters"]:
         yield "parameters", parameters_text(facts["parameters"])

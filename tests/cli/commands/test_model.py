@@ -69,7 +69,7 @@ def test_show(smollm2: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert smollm2.digest() in text
     assert "30 x 9 (3 key/value heads)" in text
-    assert "gain +0.066, 1.6 / 0.18 s a window (layout solo)" in text
+    assert "gain +0.066, 1.6 / 0.18 s a window" in text
     assert "probe; 16 of 30 layers are run (layout solo, router smollm2-135m.solo.onnx)" in text
 
 
