@@ -325,10 +325,12 @@ def test_smollm2_s_rows_and_embeddings_are_torch_s(
     assert isinstance(ours.runtime, OnnxRuntime) and list(ours.runtime._loaded) == [ours.runtime.threads]
     heads = [(layer, head) for layer in (3, 11, 18) for head in range(9)]
     query = "how long do cats sleep"
-    expected, found = (reader.read(query, cats, Needs(heads)).rows for reader in (theirs, ours))
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
-    backwards = ours.read(query, cats[::-1], Needs(heads)).rows
-    np.testing.assert_array_equal(backwards, found)
+    for order in (cats, cats[::-1]):
+        expected, found = (reader.read(query, order, Needs(heads)).rows for reader in (theirs, ours))
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    if layout == "late":
+        # Here a document's rows do not depend on its place. In joint each document sees those before it.
+        np.testing.assert_array_equal(ours.read(query, cats, Needs(heads)).rows, found)
     embeddings = [reader.embed(query, [0, 6, 18]) for reader in (theirs, ours)]
     np.testing.assert_allclose(embeddings[1], embeddings[0], rtol=1e-4, atol=1e-5 * np.abs(embeddings[0]).max())
 
