@@ -20,7 +20,7 @@ import numpy.typing as npt
 from connector.embedding.sessions import Device, open_session
 from connector.errors import DataError, MissingExtraError
 
-__all__ = ["KNOWN", "Embedder"]
+__all__ = ["KNOWN", "Embedder", "known_name"]
 
 Pooling = Literal["mean", "cls"]
 _BATCH = 32
@@ -50,6 +50,19 @@ KNOWN = {
     ),
 }
 """Names that are understood besides folders."""
+
+
+def known_name(model: str) -> str | None:
+    """The name in ``KNOWN`` that a setting stands for: such a name, or a folder that bears one, itself or its graph.
+
+    Nothing is fetched or loaded: whether the graph is the known one tells its digest, once it is.
+    """
+    # A settings file has no shell that does it.
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return next((name for name in KNOWN if name.lower() == model.lower()), None)
+    borne = [folder.absolute().name, *(path.stem for path in folder.glob("*.onnx"))]
+    return next((name for name in KNOWN if any(name.lower() in own.lower() for own in borne)), None)
 
 
 class Embedder:
@@ -90,9 +103,9 @@ class Embedder:
             from tokenizers import Tokenizer
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "onnxruntime", "cpu") from None
-        # A settings file has no shell that does it.
         folder = Path(model).expanduser()
-        recipe = next((own for name, own in KNOWN.items() if name.lower() == model.lower()), None)
+        known = known_name(model)
+        recipe = None if known is None else KNOWN[known]
         if not folder.is_dir():
             if recipe is None:
                 raise DataError(
@@ -102,9 +115,6 @@ class Embedder:
             folder = _from_hub(recipe.hub, model, offline)
         graph = _only(folder, ("onnx/model.onnx", "model.onnx"), "*.onnx", "ONNX model")
         tokenizer_file = _only(folder, ("tokenizer.json",), "*tokenizer.json", "tokenizer.json")
-        if recipe is None:
-            # A folder of a known model, under whatever name the folder has.
-            recipe = next((own for name, own in KNOWN.items() if name.lower() in graph.stem.lower()), None)
         try:
             tokenizer = Tokenizer.from_file(str(tokenizer_file))
             session = open_session(str(graph), onnxruntime.SessionOptions(), "cpu" if device == "cpu" else "auto")

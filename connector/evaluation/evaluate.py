@@ -441,6 +441,9 @@ def _provenance(
     def named(bundle: Bundle | None) -> str | None:
         return None if bundle is None else f"{bundle.path.name} {bundle.digest[:12]}"
 
+    def told(embedder: Embedder) -> str:
+        return f"{embedder.name} {embedder.digest[:12]}"
+
     first = f"{settings.engine.kind} BM25" if options.run is None else Path(options.run).name
     if options.run is None and collection.shown:
         first = "what was shown"
@@ -467,8 +470,14 @@ def _provenance(
         shuffled=options.shuffle,
         layers=parts.cut,
         precision=reader.runtime.precision,
-        embedder=", ".join(f"{own.name} {own.digest[:12]}" for own in embedders) or None,
+        embedder=", ".join(map(told, embedders)) or None,
         second_model=None if cascade is None else cascade.name,
         second_router=None if cascade is None else named(cascade.routes.bundle),
         second_hits=None if cascade is None else cascade.hits,
+        router_embedder=told(own) if (own := reader.embedder) and _weighs(parts.router) else None,
     )
+
+
+def _weighs(router: Bundle | None) -> bool:
+    """Whether an embedding model counts beside the LLM."""
+    return router is not None and bool(router.metadata.similarities)

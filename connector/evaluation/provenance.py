@@ -24,7 +24,7 @@ _FOLDER = "DATA"
 # Reports of older versions lack these.
 _NEWER = (
     *("router", "left_out", "shuffled", "layers", "precision", "embedder"),
-    *("second_model", "second_router", "second_hits"),
+    *("second_model", "second_router", "second_hits", "router_embedder"),
 )
 
 
@@ -55,10 +55,11 @@ class Provenance:
         shuffled: whether the LLM saw the windows in random order.
         layers: heads of the first so many layers were scored; None: of all.
         precision: number formats of the weights and of encoded documents; None in reports of older versions.
-        embedder: names and digests of embedding models beside the LLM, or None.
+        embedder: names and digests of the embedding models that have rows of their own, or None.
         second_model: name of the second LLM of a cascade, or None.
         second_router: file name and digest of its router, or None.
         second_hits: how many of a query's hits it read at most, or None.
+        router_embedder: name and digest of the embedding model that the router weighs beside the LLM, or None.
     """
 
     model: str
@@ -87,13 +88,17 @@ class Provenance:
     second_model: str | None = None
     second_router: str | None = None
     second_hits: int | None = None
+    router_embedder: str | None = None
 
     @property
     def readers(self) -> str:
-        """The LLM in words; of a cascade both."""
+        """The LLM in words, with the embedding model that the router weighs; of a cascade both LLMs."""
+        model = self.model
+        if self.router_embedder is not None:
+            model = f"{model} with {self.router_embedder.rpartition(' ')[0]}"
         if self.second_model is None:
-            return self.model
-        return f"{self.model} and, of its first {self.second_hits}, {self.second_model}"
+            return model
+        return f"{model} and, of its first {self.second_hits}, {self.second_model}"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values, by attribute name."""

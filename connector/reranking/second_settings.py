@@ -27,12 +27,23 @@ def second_settings(settings: Settings) -> Settings | None:
             f"cascade.model = {told.model} with backbone.layout = {settings.backbone.layout}: two LLMs share scores "
             "of the layout solo only; set backbone.layout to solo, or cascade.model to null"
         )
-    return settings.model_copy(
+    second = settings.model_copy(
         update={
             "backbone": settings.backbone.model_copy(update={"model": told.model}),
             "router": settings.router.model_copy(update={"bundle": told.bundle, "mode": "auto"}),
         }
     )
+    return second if told.bundle is not None else _with_what_counts(second)
+
+
+def _with_what_counts(settings: Settings) -> Settings:
+    """Without an embedding model that the shipped router does not weigh: it would be loaded for nothing."""
+    if settings.router.embedder is None:
+        return settings
+    from connector.routing.shipped_files import shipped_router
+
+    alone = settings.model_copy(update={"router": settings.router.model_copy(update={"embedder": None})})
+    return alone if shipped_router(settings) == shipped_router(alone) else settings
 
 
 def without_second(settings: Settings) -> Settings:

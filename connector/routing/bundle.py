@@ -162,9 +162,16 @@ class Bundle:
         )
 
 
-def shipped_bundle(model: str, layout: str) -> Path | None:
-    """The router that the package ships for a catalogue model and layout, or None."""
-    path = Path(str(resources.files("connector.routing"))) / "shipped" / f"{model}.{layout}.onnx"
+def shipped_bundle(model: str, layout: str, embedder: str | None = None) -> Path | None:
+    """The router that the package ships for a catalogue model and layout, or None.
+
+    Args:
+        model: its name in the catalogue.
+        layout: that it is for.
+        embedder: the embedding model that it weighs beside the LLM; None: it weighs none.
+    """
+    name = f"{model}.{layout}.onnx" if embedder is None else f"{model}.{embedder}.{layout}.onnx"
+    path = Path(str(resources.files("connector.routing"))) / "shipped" / name
     return path if path.is_file() else None
 
 

@@ -70,7 +70,15 @@ class Routes:
     @classmethod
     def from_settings(cls, settings: Settings, reader: Reader) -> Routes:
         """The routes that the settings name: see ``choose_routes``."""
-        return cls(reader, *choose_routes(settings, reader.identity, reader))
+        mode, fixed, bundle = choose_routes(settings, reader.identity, reader)
+        if reader.embedder is not None and (bundle is None or not bundle.metadata.similarities):
+            logger.warning(
+                "router.embedder is %s, which %s: it counts nothing; set router.bundle to a router that was trained "
+                "with it (rh-connector train), or router.embedder to null",
+                reader.embedder.name,
+                "no router is here for" if bundle is None else "the router does not weigh",
+            )
+        return cls(reader, mode, fixed, bundle)
 
     def check(self, mode: Mode | None) -> None:
         """Refuse a mode that cannot be taken.

@@ -14,7 +14,7 @@ from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.running import POOL
 from connector.evaluation.significance import compare
 from connector.sections import LAYOUTS
-from connector.studies.condensing import hybrid_first_stage, read_reports, second_stage
+from connector.studies.condensing import beside, hybrid_first_stage, read_reports, second_stage
 from connector.studies.markdown import markdown_table
 from connector.studies.relevance.windows import read_windows, windows_section
 
@@ -71,8 +71,8 @@ _PAIRS = (
     (CASCADE, "routed"),
 )
 _Key = tuple[str, str | None]
-# Model, layout, window, shuffled, hybrid first stage, what a second LLM reads.
-_Group = tuple[str, str, int, bool, str | None, str | None]
+# Model, layout, window, shuffled, hybrid first stage, what a second LLM reads, embedding model beside the LLM.
+_Group = tuple[str, str, int, bool, str | None, str | None, str | None]
 
 
 def results_page(
@@ -94,10 +94,11 @@ def results_page(
     parts.append(_READING.format(cascade=_CASCADE if any(map(second_stage, reports)) else ""))
     if windows:
         parts.append(windows_section(windows))
-    for (model, layout, window, shuffled, hybrid, second), group in _grouped(reports).items():
+    for (model, layout, window, shuffled, hybrid, second, embedder), group in _grouped(reports).items():
         order = (f" of {hybrid}" if hybrid else "") + (", shuffled" if shuffled else "")
         order += f", the {second}" if second else ""
-        parts.append(f"## {model}, layout {layout}, first {window} hits{order}\n")
+        named = model if embedder is None else f"{model} with {embedder}"
+        parts.append(f"## {named}, layout {layout}, first {window} hits{order}\n")
         if layout == "joint":
             parts.append(_JOINT)
         parts.extend(_overview(group))
@@ -130,7 +131,7 @@ def _grouped(reports: Sequence[Report]) -> dict[_Group, list[Report]]:
     groups: dict[_Group, list[Report]] = {}
     for report in sorted(reports, key=_place):
         made = report.provenance
-        apart = (hybrid_first_stage(report), second_stage(report))
+        apart = (hybrid_first_stage(report), second_stage(report), beside(report))
         key = (made.model, made.layout, report.window, made.shuffled, *apart)
         group = groups.setdefault(key, [])
         if any((other.collection, other.provenance.split) == (report.collection, made.split) for other in group):
@@ -142,13 +143,13 @@ def _grouped(reports: Sequence[Report]) -> dict[_Group, list[Report]]:
     return groups
 
 
-def _place(report: Report) -> tuple[bool, str, int, str, int, bool, str, str, str]:
+def _place(report: Report) -> tuple[bool, str, int, str, int, bool, str, str, str, str]:
     """The default model and layout first, the largest groups' windows before others."""
     made = report.provenance
     layouts = LAYOUTS
     layout = layouts.index(made.layout) if made.layout in layouts else len(layouts)
     model = (made.model != _FIRST, made.model, layout, made.layout)
-    apart = (hybrid_first_stage(report) or "", second_stage(report) or "")
+    apart = (hybrid_first_stage(report) or "", second_stage(report) or "", beside(report) or "")
     return (*model, report.window, made.shuffled, *apart, report.collection)
 
 
@@ -294,6 +295,7 @@ def _collection(report: Report) -> Iterator[str]:
         *([f"second LLM {made.second_model}, router {made.second_router}"] if made.second_model else []),
         *([f"of the first {made.layers} layers"] if made.layers else []),
         *([f"embedding models {made.embedder}"] if made.embedder else []),
+        *([f"beside the LLM {made.router_embedder}"] if made.router_embedder else []),
     ]
     versions = ", ".join(f"{package} {version}" for package, version in made.versions.items())
     run = [

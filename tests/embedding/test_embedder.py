@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from connector.embedding.embedder import Embedder
+from connector.embedding.embedder import Embedder, known_name
 from connector.errors import DataError
 from tests.embedding.tiny_model import save_embedder
 
@@ -52,6 +52,31 @@ def test_a_known_model_is_used_as_its_card_says(tmp_path: Path) -> None:
     (unknown,) = embedder.documents(["Represent"])
     np.testing.assert_allclose(embedder.query("cats"), unknown, atol=1e-6)
     np.testing.assert_allclose(embedder.documents(["cats sleep"]), embedder.documents(["cats"]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("folder", "graph"),
+    [
+        ("any", "bge-small-en-v1.5.onnx"),
+        ("BGE-small-en-v1.5", "model.onnx"),
+        ("bge-small-en-v1.5", "onnx/model.onnx"),
+    ],
+)
+def test_a_folder_bears_a_known_name_itself_or_in_its_graph(
+    folder: str, graph: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = save_embedder(tmp_path / folder, graph)
+    monkeypatch.chdir(own)
+    for named in (str(own), f"../{folder}", "."):
+        assert known_name(named) == "bge-small-en-v1.5"
+        embedder = Embedder.load(named)
+        np.testing.assert_allclose(embedder.documents(["cats sleep"]), embedder.documents(["cats"]), atol=1e-6)
+
+
+def test_other_names_are_not_known(folder: Path) -> None:
+    assert known_name("all-minilm-L6-v2") == "all-MiniLM-L6-v2"
+    for named in (str(folder), "bge-small-en-v1.5-other", "bge-small", "~/nothing"):
+        assert known_name(named) is None
 
 
 def test_a_long_text_is_cut(folder: Path) -> None:

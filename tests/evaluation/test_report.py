@@ -104,7 +104,7 @@ def test_reports_from_before_there_was_a_router_are_read() -> None:
     value = report_to_json(make_report())
     del value["recall"]
     second = ("second_model", "second_router", "second_hits")
-    for key in ("router", "left_out", "shuffled", "layers", "precision", *second):
+    for key in ("router", "left_out", "shuffled", "layers", "precision", *second, "router_embedder"):
         del value["provenance"][key]
     for row in value["rows"]:
         for key in ("route", "per_query"):
@@ -113,6 +113,13 @@ def test_reports_from_before_there_was_a_router_are_read() -> None:
     assert report.recall is None and report.provenance.router is None and not report.provenance.shuffled
     assert report.provenance.second_model is None and report.provenance.readers == "smollm2-135m"
     assert all(not system.per_query and not system.route and not system.against for system in report.systems)
+
+
+def test_readers_are_told_in_words() -> None:
+    told = make_report(router_embedder="bge-small-en-v1.5 828e1496d7fa").provenance
+    assert told.readers == "smollm2-135m with bge-small-en-v1.5"
+    cascade = replace(told, second_model="larger", second_hits=5)
+    assert cascade.readers == "smollm2-135m with bge-small-en-v1.5 and, of its first 5, larger"
 
 
 @pytest.mark.parametrize("missing", ["collection", "rows", "provenance"])

@@ -329,6 +329,15 @@ def test_settings_that_do_not_go_together() -> None:
     assert own is not None and own.router.bundle is None and own.router.mode == "auto"
     assert own.backbone.model == "qwen2.5-coder-0.5b"
     assert second_settings(load_settings("/dev/null", {}, environment={})) is None
+    # An embedding model counts with the routers that were trained with it.
+    for model, bundle, kept in (
+        ("smollm2-135m", None, True),
+        ("gemma3-270m", None, False),
+        ("gemma3-270m", "m", True),
+    ):
+        told = {"router.embedder": "bge-small-en-v1.5", "cascade.model": model, "cascade.bundle": bundle}
+        own = second_settings(given(**told))
+        assert own is not None and (own.router.embedder is not None) == kept
     assert second_settings(without_second(given())) is None and without_second(given()).backbone == given().backbone
 
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connector.checkpoints.catalogue import CATALOGUE
+from connector.embedding.embedder import KNOWN
 from connector.errors import BackboneError
 from connector.heads.head_sets import shipped_path
 from connector.routing.bundle import Bundle, seal, shipped_bundle
@@ -164,13 +165,21 @@ def test_files_of_the_first_format_load() -> None:
         told.check(told.fingerprint, told.template, 30, 9, bundle.path.name)
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_shipped_bundles_are_whole(name: str, repository: Path) -> None:
-    path = shipped_bundle(name, "solo")
-    assert path is not None
+SHIPPED = sorted((Path(__file__).parents[2] / "connector/routing/shipped").glob("*.onnx"))
+
+
+def test_every_model_of_the_catalogue_has_a_router() -> None:
+    assert {shipped_bundle(name, "solo") for name in CATALOGUE} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_bundles_are_whole(path: Path, repository: Path) -> None:
     bundle = Bundle.load(path)
     told = bundle.metadata
-    assert (told.model, told.layout) == (name, "solo") and bundle.size < 2_000_000
+    beside = [member.similarity for member in told.similarities]
+    assert len(beside) <= 1 and set(beside) <= set(KNOWN)
+    assert path == shipped_bundle(told.model, told.layout, *beside)
+    assert told.model in CATALOGUE and told.layout == "solo" and bundle.size < 2_000_000
     assert told.absolute is not None and told.probes and told.reference is not None
     sources = {str(source["source"]).partition(":")[0] for source in told.training["sources"]}  # type: ignore[union-attr,index,call-overload]
     # Of the collections that are measured on the results page, no query was seen.

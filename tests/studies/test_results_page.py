@@ -163,6 +163,26 @@ def test_probabilities_are_compared_with_what_came_true_over_all_hits(tmp_path: 
     assert "over all hits" not in results_page([reports[0], make_report("three", layout="solo")])
 
 
+def test_a_router_with_an_embedding_model_stands_apart(tmp_path: Path) -> None:
+    plain = routed_report("one", [0.1, 0.2, 0.3, 0.1])
+    both = [
+        replace(plain, provenance=replace(plain.provenance, router_embedder=told))
+        for told in ("a 0123", "bge-small-en-v1.5 828e1496d7fa")
+    ]
+    reports = condensed(tmp_path, plain, *both)
+    assert [report.provenance.router_embedder for report in reports] == [
+        None,
+        "a 0123",
+        "bge-small-en-v1.5 828e1496d7fa",
+    ]
+    page = results_page(reports)
+    headings = [line for line in page.splitlines() if line.startswith("## ")]
+    assert [heading.partition(", layout")[0] for heading in headings] == [
+        f"## {plain.provenance.model}{beside}" for beside in ("", " with a", " with bge-small-en-v1.5")
+    ]
+    assert "beside the LLM bge-small-en-v1.5 828e1496d7fa" in page
+
+
 def test_cascades_stand_apart_and_are_compared_with_their_router(tmp_path: Path) -> None:
     plain = routed_report("one", [0.1, 0.2, 0.3, 0.1])
     first = plain.systems[0]

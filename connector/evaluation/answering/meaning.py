@@ -15,7 +15,10 @@ from connector.sections import Settings
 __all__ = ["Meaning", "as_set", "assignment", "meaning", "to_set"]
 
 # What a row shares with all others, and whoever wants it must set too.
-_SHARED = ("engine.embedder", "backbone.model", "backbone.layout", "router.bundle", "rerank.window")
+_SHARED = (
+    *("engine.embedder", "backbone.model", "backbone.layout"),
+    *("router.bundle", "router.embedder", "rerank.window"),
+)
 _WHAT = {
     "all": "all heads, as in ICR",
     "static": "one fixed set of heads",

@@ -1,0 +1,111 @@
+"""Which of the shipped routers is taken, and what an embedding model beside the LLM changes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from connector.documents import UsedSignal
+from connector.embedding.embedder import Embedder
+from connector.embedding.similarity import Similarity
+from connector.errors import BackboneError
+from connector.explanation import explain
+from connector.reranking.reranker import Reranker
+from connector.routing.bundle import Bundle, shipped_bundle
+from connector.routing.shipped_files import shipped_router
+from connector.sections import Settings
+from connector.settings import load_settings
+from tests.embedding.tiny_model import save_embedder
+from tests.routing.test_bundle import changed
+
+QUERY = "hours cats sleep"
+KNOWN = "bge-small-en-v1.5"
+
+
+def settings_of(settings: Settings, **options: Any) -> Settings:
+    named = {key.replace("__", "."): value for key, value in options.items()}
+    kept = {"cache.path": settings.cache.path, "backbone.dtype": "float32", "backbone.runtime": "torch"}
+    return load_settings(os.devnull, {**kept, **named}, environment={})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An embedding model that bears a known name, and is not it."""
+    return save_embedder(tmp_path / KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        ({}, "smollm2-135m.solo.onnx"),
+        ({"router__embedder": "BGE-small-en-v1.5"}, f"smollm2-135m.{KNOWN}.solo.onnx"),
+        ({"router__embedder": "all-MiniLM-L6-v2"}, "smollm2-135m.solo.onnx"),
+        ({"router__embedder": "a/folder"}, "smollm2-135m.solo.onnx"),
+        ({"router__embedder": KNOWN, "backbone__model": "gemma3-270m"}, "gemma3-270m.solo.onnx"),
+        ({"router__embedder": KNOWN, "backbone__layout": "late"}, None),
+    ],
+)
+def test_which_is_taken(settings: Settings, options: dict[str, str], taken: str | None) -> None:
+    found = shipped_router(settings_of(settings, **options))
+    assert (found and found.name) == taken
+
+
+def test_a_folder_stands_for_the_name_that_it_bears(settings: Settings, folder: Path) -> None:
+    found = shipped_router(settings_of(settings, router__embedder=str(folder)))
+    assert found == shipped_bundle("smollm2-135m", "solo", KNOWN)
+
+
+def test_another_model_under_a_known_name_is_refused(settings: Settings, folder: Path) -> None:
+    told = rf"weighs similarities in the embedding model {KNOWN} \(828e1496d7fa\), and router.embedder is {KNOWN} \("
+    with pytest.raises(BackboneError, match=told):
+        Reranker.from_settings(settings_of(settings, router__embedder=str(folder)))
+
+
+def test_it_counts_beside_the_llm(settings: Settings, tmp_path: Path) -> None:
+    """With another embedding model in its place, the shipped router scores by both, as its metadata say."""
+    texts = ["cats sleep hours a day", "bread bake flour", "cats bake bread", "trading shares"]
+    shipped = shipped_bundle("smollm2-135m", "solo", KNOWN)
+    assert shipped is not None
+    folder = save_embedder(tmp_path / "tiny")
+    embedder = Embedder.load(str(folder))
+    pool = [member.model_dump() for member in Bundle.load(shipped).metadata.pool]
+    pool[1]["digest"] = embedder.digest
+    (tmp_path / "own").mkdir()
+    own = changed(shipped.read_bytes(), tmp_path / "own", pool=pool, reference=None)
+    reranker = Reranker.from_settings(settings_of(settings, router__embedder=str(folder), router__bundle=str(own)))
+    result = reranker.rerank(QUERY, texts)
+    explained = explain(result)
+    assert explained is not None
+    workings, near = explained.workings, Similarity(embedder).cosines(QUERY, texts)
+    at = [str(used.signal) for used in result.gates if isinstance(used, UsedSignal)].index(f"similarity/{KNOWN}")
+    gate, mean, scale = workings.gates[at], workings.means[at], workings.scales[at]
+    assert gate > 0 and np.ptp(near) > 0.1
+    for hit in explained.hits:
+        similarity, probe = hit.signals[at], hit.signals[1 - at]
+        assert similarity.value == pytest.approx(near[hit.index], abs=1e-6)
+        assert similarity.counted == pytest.approx(gate * (near[hit.index] - mean) / scale, abs=1e-6)
+        assert hit.head_score == pytest.approx(workings.bias + probe.counted + similarity.counted, abs=1e-6)
+        # One document alone gets the same score.
+        assert reranker.rerank(QUERY, [texts[hit.index]]).hits[0].head_score == hit.head_score
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"), [("auto", "which the router does not weigh"), ("all", "no router is here")]
+)
+def test_an_embedding_model_that_counts_nothing_is_told(
+    settings: Settings, mode: str, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = str(save_embedder(tmp_path / "tiny"))
+    layout = "solo" if mode == "auto" else "late"
+    with caplog.at_level(logging.WARNING):
+        Reranker.from_settings(
+            settings_of(settings, router__embedder=named, router__mode=mode, backbone__layout=layout)
+        )
+    (record,) = [record for record in caplog.records if "router.embedder" in record.message]
+    assert record.message.startswith("router.embedder is tiny, ") and told in record.message
+    assert "set router.bundle to a router that was trained with it" in record.message
