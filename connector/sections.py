@@ -316,8 +316,8 @@ class RouterSettings(_Section):
     embedder: str | None = Field(
         None,
         min_length=1,
-        description="Embedding model beside the LLM whose cosines the router weighs too: bge-small-en-v1.5, for "
-        "which routers are shipped, or another (a folder, or a known name) with a router that was trained with it. "
+        description="Embedding model beside the LLM whose cosines the router weighs too: bge-small-en-v1.5 (a router "
+        "for smollm2-135m is shipped), or another, a folder or a known name, with a router that was trained with it. "
         "See docs/training.md.",
     )
 

@@ -14,6 +14,8 @@ from connector.backbone.runtime import Runtime
 from connector.checkpoints.catalogue import CATALOGUE
 from connector.checkpoints.pulling import find_local, obtain
 from connector.checkpoints.shape import BackboneShape
+from connector.embedding.embedder import Embedder
+from connector.embedding.similarity import Similarity
 from connector.errors import BackboneError
 from connector.heads.head_sets import HeadSet
 from connector.installation import this_installation
@@ -49,6 +51,7 @@ class SharedBackbone:
         template: the prompt.
         path: folder of the checkpoint.
         digest: of the checkpoint.
+        embedder: the embedding model beside the LLM, where the settings name one.
     """
 
     settings: Settings
@@ -57,6 +60,7 @@ class SharedBackbone:
     template: PromptTemplate
     path: Path
     digest: str
+    embedder: Embedder | None = None
 
     @classmethod
     def open(cls, settings: Settings, progress: Callable[[str, float | None], None] | None = None) -> SharedBackbone:
@@ -78,7 +82,8 @@ class SharedBackbone:
         checkpoint = obtain(backbone.model, cache=cache.path, offline=True)
         tokenizer = Tokenizer.from_folder(checkpoint.path)
         template = PromptTemplate.from_folder(checkpoint.path, tokenizer)
-        return cls(settings, reader.runtime, tokenizer, template, checkpoint.path, checkpoint.digest())
+        digest = checkpoint.digest()
+        return cls(settings, reader.runtime, tokenizer, template, checkpoint.path, digest, reader.embedder)
 
     @property
     def device(self) -> str:
@@ -130,4 +135,6 @@ class SharedBackbone:
             DocumentCache(memory),
             max_document_tokens=backbone.max_document_tokens,
             max_passages=backbone.max_passages,
+            # Of each reranker its own, as documents are.
+            similarity=None if self.embedder is None else Similarity(self.embedder),
         )

@@ -30,6 +30,7 @@ def describe_machine(
         "model": settings.backbone.model,
         "layout": settings.backbone.layout,
         "router_mode": settings.router.mode,
+        "router_embedder": settings.router.embedder,
         "texts": texts.source,
         "tokens": texts.tokens,
         "repeats": repeats,

@@ -16,17 +16,28 @@ from connector.checkpoints.hub import is_hub_id
 from connector.checkpoints.pulling import find_damage, find_local, obtain
 from connector.checkpoints.shape import BackboneShape
 from connector.diagnosis.findings import Finding
-from connector.errors import BackboneError
+from connector.embedding.embedder import Embedder, known_name
+from connector.errors import BackboneError, DataError
 from connector.golden import GOLDEN_ANSWER, GOLDEN_DOCUMENTS, GOLDEN_QUERY
 from connector.heads.readouts import HeadSignal
 from connector.installation import this_installation
-from connector.routing.selection import choose_routes
+from connector.routing.selection import choose_routes, counts_nothing
 from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.reranking.reranker import Reranker
 
-__all__ = ["Load", "golden_query", "heads", "identity", "local_checkpoint", "model", "model_error", "ranking"]
+__all__ = [
+    "Load",
+    "embedding_model",
+    "golden_query",
+    "heads",
+    "identity",
+    "local_checkpoint",
+    "model",
+    "model_error",
+    "ranking",
+]
 
 Load: TypeAlias = Callable[[Settings], "Reranker"]
 """Makes the reranker that settings name."""
@@ -125,6 +136,35 @@ def heads(settings: Settings, identity: BackboneIdentity) -> Iterator[Finding]:
         yield Finding("heads", "warn", f"static heads fit {layout}; there is no router for it", mend)
     else:
         yield Finding("heads", "ok", f"static heads fit {layout}")
+
+
+def embedding_model(settings: Settings, identity: BackboneIdentity) -> Iterator[Finding]:
+    """Is the embedding model beside the LLM here, and does the router weigh it?
+
+    Raises:
+        BackboneError: the router weighs another one.
+    """
+    name, named = "embedding model", settings.router.embedder
+    if named is None:
+        return
+    try:
+        # Nothing is fetched here.
+        own = Embedder.load(named, offline=True, device=settings.backbone.device)
+    except DataError as error:
+        seen, _, mend = str(error).rpartition("; ")
+        if known_name(named) is not None and not Path(named).expanduser().is_dir():
+            offline = "--set backbone.offline=false " if settings.backbone.offline else ""
+            pull = f"rh-connector {offline}--set router.embedder={named} model pull {settings.backbone.model}"
+            seen, mend = f"{named} is not here", pull
+        yield Finding(name, "fail", seen, mend, error.exit_code)
+        return
+    _, _, bundle = choose_routes(settings, identity)
+    if told := counts_nothing(settings, bundle):
+        seen, _, mend = told.rpartition("; ")
+        yield Finding(name, "warn", seen, mend)
+    elif bundle is not None:
+        bundle.metadata.check_embedder(own.name, own.digest)
+        yield Finding(name, "ok", f"{own.name} ({own.digest[:12]}), which {bundle.path.name} weighs")
 
 
 def golden_query(settings: Settings, load: Load) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from connector.embedding.sessions import Device, open_session
 from connector.errors import DataError, MissingExtraError
 
-__all__ = ["KNOWN", "Embedder", "known_name"]
+__all__ = ["KNOWN", "Embedder", "fetch", "known_name"]
 
 Pooling = Literal["mean", "cls"]
 _BATCH = 32
@@ -34,35 +35,67 @@ class _Recipe:
 
     Attributes:
         hub: where it is found.
+        digest: sha256 of its graph there, hexadecimal.
         pooling: how the tokens' states become one vector.
         query: what stands before a query.
     """
 
     hub: str
+    digest: str
     pooling: Pooling
     query: str = ""
 
 
 KNOWN = {
-    "all-MiniLM-L6-v2": _Recipe("sentence-transformers/all-MiniLM-L6-v2", "mean"),
+    "all-MiniLM-L6-v2": _Recipe(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "6fd5d72fe4589f189f8ebc006442dbb529bb7ce38f8082112682524616046452",
+        "mean",
+    ),
     "bge-small-en-v1.5": _Recipe(
-        "BAAI/bge-small-en-v1.5", "cls", "Represent this sentence for searching relevant passages: "
+        "BAAI/bge-small-en-v1.5",
+        "828e1496d7fabb79cfa4dcd84fa38625c0d3d21da474a00f08db0f559940cf35",
+        "cls",
+        "Represent this sentence for searching relevant passages: ",
     ),
 }
 """Names that are understood besides folders."""
 
 
 def known_name(model: str) -> str | None:
-    """The name in ``KNOWN`` that a setting stands for: such a name, or a folder that bears one, itself or its graph.
+    """The name in ``KNOWN`` that a setting stands for: such a name, or a folder with the graph of such a model.
 
-    Nothing is fetched or loaded: whether the graph is the known one tells its digest, once it is.
+    Nothing is fetched or loaded.
     """
     # A settings file has no shell that does it.
     folder = Path(model).expanduser()
     if not folder.is_dir():
         return next((name for name in KNOWN if name.lower() == model.lower()), None)
-    borne = [folder.absolute().name, *(path.stem for path in folder.glob("*.onnx"))]
-    return next((name for name in KNOWN if any(name.lower() in own.lower() for own in borne)), None)
+    try:
+        digest = _digest(_graph(folder))
+    except (DataError, OSError):
+        # Loading it tells.
+        return None
+    return next((name for name, own in KNOWN.items() if own.digest == digest), None)
+
+
+def fetch(model: str, *, offline: bool = False) -> Path:
+    """The folder of an embedding model, fetched from the hub if it is a known name.
+
+    Raises:
+        DataError: there is no such model, or it cannot be fetched.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    known = known_name(model)
+    if known is None:
+        raise DataError(
+            f"no embedding model {model}; give a folder with an ONNX model and its tokenizer.json, or one of "
+            f"{', '.join(KNOWN)}"
+        )
+    return _from_hub(KNOWN[known].hub, model, offline)
 
 
 class Embedder:
@@ -103,18 +136,12 @@ class Embedder:
             from tokenizers import Tokenizer
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "onnxruntime", "cpu") from None
-        folder = Path(model).expanduser()
-        known = known_name(model)
-        recipe = None if known is None else KNOWN[known]
-        if not folder.is_dir():
-            if recipe is None:
-                raise DataError(
-                    f"no embedding model {model}; give a folder with an ONNX model and its tokenizer.json, or one of "
-                    f"{', '.join(KNOWN)}"
-                )
-            folder = _from_hub(recipe.hub, model, offline)
-        graph = _only(folder, ("onnx/model.onnx", "model.onnx"), "*.onnx", "ONNX model")
+        folder = fetch(model, offline=offline)
+        graph = _graph(folder)
         tokenizer_file = _only(folder, ("tokenizer.json",), "*tokenizer.json", "tokenizer.json")
+        # Or a folder whose graph bears the name, as another export of a known model does.
+        named = known_name(model) or next((name for name in KNOWN if name.lower() in graph.stem.lower()), None)
+        recipe = None if named is None else KNOWN[named]
         try:
             tokenizer = Tokenizer.from_file(str(tokenizer_file))
             session = open_session(str(graph), onnxruntime.SessionOptions(), "cpu" if device == "cpu" else "auto")
@@ -124,8 +151,7 @@ class Embedder:
         tokenizer.enable_truncation(_longest(folder))
         tokenizer.enable_padding()
         pooling = _pooling(folder) or (recipe.pooling if recipe else "mean")
-        digest = hashlib.sha256(graph.read_bytes()).hexdigest()
-        return cls(Path(model).name, digest, session, tokenizer, pooling, recipe.query if recipe else "")
+        return cls(Path(model).name, _digest(graph), session, tokenizer, pooling, recipe.query if recipe else "")
 
     def documents(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """float32 [texts, dimension], of length 1: their scalar products are cosines."""
@@ -158,6 +184,22 @@ class Embedder:
             pooled = (states * mask[:, :, None]).sum(axis=1) / np.maximum(mask.sum(axis=1, keepdims=True), 1)
         length = np.linalg.norm(pooled, axis=1, keepdims=True)
         return np.asarray(pooled / np.maximum(length, 1e-12), dtype=np.float32)
+
+
+def _graph(folder: Path) -> Path:
+    return _only(folder, ("onnx/model.onnx", "model.onnx"), "*.onnx", "ONNX model")
+
+
+def _digest(graph: Path) -> str:
+    stat = graph.stat()
+    return _digest_of(graph, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _digest_of(graph: Path, size: int, changed: int) -> str:
+    """Read once a process, as long as the file stays the same."""
+    with graph.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _only(folder: Path, usual: Sequence[str], pattern: str, what: str) -> Path:

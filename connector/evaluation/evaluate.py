@@ -50,7 +50,7 @@ from connector.reranking.second_settings import second_settings
 from connector.routing.bundle import Bundle
 from connector.routing.opening import open_reader
 from connector.routing.query_embedding import QueryEmbedding
-from connector.routing.selection import check_embedder, likelihood_route, load_bundle, static_heads
+from connector.routing.selection import check_embedder, counts_nothing, likelihood_route, load_bundle, static_heads
 from connector.sections import CLUSTER_KINDS, Settings
 from connector.statistics.head_tables import HeadTable, SearchedQuery, gather, statistics_folder
 from connector.statistics.signal_tables import gather_signals
@@ -260,6 +260,8 @@ class _Parts:
         for bundle in (router, without):
             if bundle is not None:
                 check_embedder(bundle, reader)
+        if told := counts_nothing(settings, router):
+            notes.append(told)
         if without is not None and trained_on(without.metadata, collection.name):
             notes.append(
                 f"{without.path.name} was trained on {collection.name}: its row left-out is none; train it with "
@@ -441,9 +443,6 @@ def _provenance(
     def named(bundle: Bundle | None) -> str | None:
         return None if bundle is None else f"{bundle.path.name} {bundle.digest[:12]}"
 
-    def told(embedder: Embedder) -> str:
-        return f"{embedder.name} {embedder.digest[:12]}"
-
     first = f"{settings.engine.kind} BM25" if options.run is None else Path(options.run).name
     if options.run is None and collection.shown:
         first = "what was shown"
@@ -470,14 +469,15 @@ def _provenance(
         shuffled=options.shuffle,
         layers=parts.cut,
         precision=reader.runtime.precision,
-        embedder=", ".join(map(told, embedders)) or None,
+        embedder=", ".join(f"{own.name} {own.digest[:12]}" for own in embedders) or None,
         second_model=None if cascade is None else cascade.name,
         second_router=None if cascade is None else named(cascade.routes.bundle),
         second_hits=None if cascade is None else cascade.hits,
-        router_embedder=told(own) if (own := reader.embedder) and _weighs(parts.router) else None,
+        router_embedder=_weighed(parts.router),
     )
 
 
-def _weighs(router: Bundle | None) -> bool:
-    """Whether an embedding model counts beside the LLM."""
-    return router is not None and bool(router.metadata.similarities)
+def _weighed(router: Bundle | None) -> str | None:
+    """Names and digests of the embedding models that count beside the LLM."""
+    members = () if router is None else router.metadata.similarities
+    return ", ".join(f"{member.similarity} {member.digest[:12]}" for member in members) or None

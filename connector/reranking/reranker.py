@@ -35,7 +35,7 @@ from connector.reranking.cascade import Cascade, check_absolute
 from connector.reranking.inputs import Input, first_stage_of, unchanged
 from connector.reranking.second_settings import check_routers
 from connector.reranking.window_scores import Scored, Window, ranked_hits, scored, scored_again
-from connector.routing.selection import Routes
+from connector.routing.selection import Routes, counts_nothing
 from connector.sections import Mode, ReadOut, Settings
 
 __all__ = ["Reranker"]
@@ -105,9 +105,12 @@ class Reranker:
         # First: what does not go together is found out before a model is loaded.
         check_routers(settings)
         reader = open_reader(settings, progress) if reader is None else reader
+        routes = Routes.from_settings(settings, reader)
+        if told := counts_nothing(settings, routes.bundle):
+            logger.warning(told)
         return cls(
             reader,
-            Routes.from_settings(settings, reader),
+            routes,
             fusion=fusion_of(settings),
             fields=tuple(settings.engine.field_weights()),
             deadline_ms=settings.rerank.deadline_ms,

@@ -325,7 +325,8 @@ class RouterMetadata(_Frozen):
                 there = "there is none" if digest is None else f"router.embedder is {name} ({digest[:12]})"
                 raise BackboneError(
                     f"the router weighs similarities in the embedding model {member.similarity} "
-                    f"({member.digest[:12]}), and {there}; set router.embedder to it, or router.bundle to another"
+                    f"({member.digest[:12]}), and {there}; set router.embedder to the one with that graph, or "
+                    "router.bundle to another router"
                 )
 
 

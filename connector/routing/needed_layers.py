@@ -55,7 +55,8 @@ def needs_likelihood(settings: Settings) -> bool:
 def _files(settings: Settings) -> Iterator[Path]:
     if settings.router.bundle is not None:
         yield settings.router.bundle
-    for find in (shipped_heads, shipped_router):
-        for layout in LAYOUTS:
-            if (path := find(settings, layout)) is not None:
-                yield path
+    # The same graphs serve with an embedding model beside the LLM and without.
+    alone = settings.model_copy(update={"router": settings.router.model_copy(update={"embedder": None})})
+    for layout in LAYOUTS:
+        shipped = (shipped_heads(settings, layout), shipped_router(settings, layout), shipped_router(alone, layout))
+        yield from {path: None for path in shipped if path is not None}

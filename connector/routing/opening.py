@@ -18,6 +18,7 @@ from connector.backbone.runtime import torch_is_installed
 from connector.checkpoints.licences import AcceptLicense
 from connector.checkpoints.package_files import Progress
 from connector.checkpoints.pulling import check_named, obtain
+from connector.embedding.embedder import fetch
 from connector.errors import BackboneError, MissingExtraError
 from connector.routing.needed_layers import layers_read, needs_likelihood
 from connector.sections import Settings
@@ -70,7 +71,7 @@ class Pulled(NamedTuple):
 
 
 def pull_model(settings: Settings, progress: Progress, accept_license: AcceptLicense | None = None) -> Pulled:
-    """Fetch the model that the settings name, check it, and make what this machine runs of it.
+    """Fetch the models that the settings name, check the LLM, and make what this machine runs of it.
 
     Args:
         settings: model, cache folder, runtime.
@@ -79,8 +80,12 @@ def pull_model(settings: Settings, progress: Progress, accept_license: AcceptLic
 
     Raises:
         BackboneError, MissingExtraError: see ``obtain`` and ``prepare_export``.
+        DataError: the embedding model beside the LLM cannot be fetched.
     """
     backbone = settings.backbone
+    if settings.router.embedder is not None:
+        progress(f"fetching {settings.router.embedder}", None)
+        fetch(settings.router.embedder, offline=backbone.offline)
     try:
         exports = takes_onnx(settings)
     except MissingExtraError:

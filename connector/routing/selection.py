@@ -27,6 +27,7 @@ __all__ = [
     "Routes",
     "check_embedder",
     "choose_routes",
+    "counts_nothing",
     "fixed_route",
     "likelihood_route",
     "load_bundle",
@@ -70,15 +71,7 @@ class Routes:
     @classmethod
     def from_settings(cls, settings: Settings, reader: Reader) -> Routes:
         """The routes that the settings name: see ``choose_routes``."""
-        mode, fixed, bundle = choose_routes(settings, reader.identity, reader)
-        if reader.embedder is not None and (bundle is None or not bundle.metadata.similarities):
-            logger.warning(
-                "router.embedder is %s, which %s: it counts nothing; set router.bundle to a router that was trained "
-                "with it (rh-connector train), or router.embedder to null",
-                reader.embedder.name,
-                "no router is here for" if bundle is None else "the router does not weigh",
-            )
-        return cls(reader, mode, fixed, bundle)
+        return cls(reader, *choose_routes(settings, reader.identity, reader))
 
     def check(self, mode: Mode | None) -> None:
         """Refuse a mode that cannot be taken.
@@ -200,6 +193,28 @@ def fixed_route(heads: HeadSet, readout: ReadOut) -> Route:
     """A head set as a route: every head counts the same."""
     signals = tuple(HeadSignal(layer, head, readout) for layer, head in heads.heads)
     return Route(signals, (1.0,) * len(signals), heads.weight, heads.scales)
+
+
+def counts_nothing(settings: Settings, bundle: Bundle | None) -> str | None:
+    """Of an embedding model beside the LLM that no router weighs: what to set; None: it counts, or there is none.
+
+    Args:
+        settings: see ``load_settings``.
+        bundle: the router.
+    """
+    embedder, layout = settings.router.embedder, settings.backbone.layout
+    if embedder is None or bundle is not None and bundle.metadata.similarities:
+        return None
+    if layout != "solo":
+        return (
+            f"router.embedder is {embedder}, which counts nothing in the layout {layout}; set backbone.layout to "
+            "solo, or router.embedder to null"
+        )
+    router = "no router is here for" if bundle is None else f"the router {bundle.path.name} does not weigh"
+    return (
+        f"router.embedder is {embedder}, which {router}: it counts nothing; set router.bundle to a router that was "
+        "trained with it (rh-connector train), or router.embedder to null"
+    )
 
 
 def check_embedder(bundle: Bundle, reader: Reader) -> None:

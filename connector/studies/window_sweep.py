@@ -237,6 +237,7 @@ def main(
             "split": split,
             "limit": limit,
             "picked_from": picked_from,
+            "router_embedder": settings.router.embedder,
             "seed": seed,
             "layout": settings.backbone.layout,
             "model": settings.backbone.model,

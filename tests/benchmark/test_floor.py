@@ -17,6 +17,8 @@ from connector.errors import BackboneError
 from connector.heads.needs import Needs
 from connector.reranking.reranker import Reranker
 from connector.sections import LAYOUTS, Settings
+from tests.embedding.tiny_model import save_embedder
+from tests.routing.embedder_router import embedder_router
 
 
 def test_operations_of_a_small_layer() -> None:
@@ -72,6 +74,17 @@ def test_layouts_without_heads_are_read_with_stand_ins(
     assert [layout for layout in LAYOUTS if backbone.stands_in(layout)] == ["late"]
     found = backbone.reranker("late").rerank("red", ["a red fox", "a blue sea"])
     assert found.reranked and found.deepest_layer == 20
+
+
+@pytest.mark.slow
+def test_an_embedding_model_beside_the_llm_is_timed_too(
+    settings: Settings, smollm2: Checkpoint, tmp_path: Path
+) -> None:
+    tiny = save_embedder(tmp_path / "tiny")
+    router = {"embedder": str(tiny), "bundle": embedder_router(tmp_path / "own", tiny)}
+    backbone = SharedBackbone.open(settings.model_copy(update={"router": settings.router.model_copy(update=router)}))
+    assert "embed" in backbone.reranker("solo").rerank("cats", ["cats sleep", "bread"]).timings_ms
+    assert "embed" not in backbone.reranker("late").rerank("cats", ["cats sleep", "bread"]).timings_ms
 
 
 def test_the_real_model_and_its_products(reranker: Reranker, smollm2: Checkpoint) -> None:

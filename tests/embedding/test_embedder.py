@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from connector.embedding.embedder import Embedder, known_name
+from connector.embedding.embedder import KNOWN, Embedder, known_name
 from connector.errors import DataError
 from tests.embedding.tiny_model import save_embedder
 
@@ -54,29 +55,30 @@ def test_a_known_model_is_used_as_its_card_says(tmp_path: Path) -> None:
     np.testing.assert_allclose(embedder.documents(["cats sleep"]), embedder.documents(["cats"]), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("folder", "graph"),
-    [
-        ("any", "bge-small-en-v1.5.onnx"),
-        ("BGE-small-en-v1.5", "model.onnx"),
-        ("bge-small-en-v1.5", "onnx/model.onnx"),
-    ],
-)
-def test_a_folder_bears_a_known_name_itself_or_in_its_graph(
-    folder: str, graph: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = save_embedder(tmp_path / folder, graph)
-    monkeypatch.chdir(own)
-    for named in (str(own), f"../{folder}", "."):
-        assert known_name(named) == "bge-small-en-v1.5"
+def test_a_folder_is_known_by_its_graph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "bge-small-en-v1.5"
+    assert known_name(str(folder)) is None
+    digest = Embedder.load(str(folder)).digest
+    monkeypatch.setitem(KNOWN, name, replace(KNOWN[name], digest=digest))
+    monkeypatch.chdir(folder)
+    for named in (str(folder), f"../{folder.name}", "."):
+        assert known_name(named) == name
+        # The first token, as its card says.
         embedder = Embedder.load(named)
         np.testing.assert_allclose(embedder.documents(["cats sleep"]), embedder.documents(["cats"]), atol=1e-6)
+    # A file that has changed is read again.
+    graph = folder / "model.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    assert known_name(str(folder)) is None
 
 
-def test_other_names_are_not_known(folder: Path) -> None:
+def test_names_are_known_whole(folder: Path, tmp_path: Path) -> None:
     assert known_name("all-minilm-L6-v2") == "all-MiniLM-L6-v2"
-    for named in (str(folder), "bge-small-en-v1.5-other", "bge-small", "~/nothing"):
-        assert known_name(named) is None
+    save_embedder(tmp_path / "bge-small-en-v1.5")
+    (tmp_path / "empty").mkdir()
+    folders = (folder, tmp_path / "bge-small-en-v1.5", tmp_path / "empty")
+    others = [*map(str, folders), "bge-small-en-v1.5-other", "bge", "~/nothing"]
+    assert [known_name(other) for other in others] == [None] * len(others)
 
 
 def test_a_long_text_is_cut(folder: Path) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from connector.backbone.reader import Reader
-from connector.errors import BackboneError, MissingExtraError
+from connector.errors import BackboneError, DataError, MissingExtraError
 from connector.routing import opening
 from connector.routing.opening import pull_model, takes_onnx
 from connector.sections import Settings
 from connector.settings import load_settings
 from tests.backbone.tiny_exports import TinyExports
 from tests.checkpoints.tiny_gguf import write_llama
+from tests.embedding.tiny_model import save_embedder
 
 
 class Machine:
@@ -126,6 +127,24 @@ def test_pull_makes_what_is_run(torch: bool, machine: Machine, tmp_path: Path) -
     machine.has(torch=False)
     alone = settings.model_copy(update={"backbone": settings.backbone.model_copy(update={"layout": "solo"})})
     assert pull_model(alone, lambda label, fraction: None).digest == pulled.digest
+
+
+def test_pull_fetches_the_embedding_model_too(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_llama(tmp_path / "tiny.gguf")
+    machine.has(torch=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = str(tmp_path / "tiny.gguf")
+    given = {"cache__path": str(tmp_path), "backbone__model": model, "backbone__offline": "true"}
+    said: list[str] = []
+    with pytest.raises(DataError, match=r"cannot fetch bge-small-en-v1\.5 .* from the hub"):
+        pull_model(
+            settings_of(**given, router__embedder="bge-small-en-v1.5"), lambda label, fraction: said.append(label)
+        )
+    assert said == ["fetching bge-small-en-v1.5"]
+    here = save_embedder(tmp_path / "here")
+    assert pull_model(settings_of(**given, router__embedder=str(here)), lambda label, fraction: None).name == "tiny"
 
 
 def test_the_processor_s_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

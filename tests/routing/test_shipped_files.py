@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,21 @@ import numpy as np
 import pytest
 
 from connector.documents import UsedSignal
+from connector.embedding.embedder import KNOWN as RECIPES
 from connector.embedding.embedder import Embedder
 from connector.embedding.similarity import Similarity
 from connector.errors import BackboneError
 from connector.explanation import explain
 from connector.reranking.reranker import Reranker
-from connector.routing.bundle import Bundle, shipped_bundle
+from connector.routing.bundle import shipped_bundle
 from connector.routing.shipped_files import shipped_router
 from connector.sections import Settings
 from connector.settings import load_settings
 from tests.embedding.tiny_model import save_embedder
-from tests.routing.test_bundle import changed
+from tests.routing.embedder_router import KNOWN, embedder_router
 
 QUERY = "hours cats sleep"
-KNOWN = "bge-small-en-v1.5"
+TEXTS = ["cats sleep hours a day", "bread bake flour", "cats bake bread", "trading shares"]
 
 
 def settings_of(settings: Settings, **options: Any) -> Settings:
@@ -55,33 +57,35 @@ def test_which_is_taken(settings: Settings, options: dict[str, str], taken: str 
     assert (found and found.name) == taken
 
 
-def test_a_folder_stands_for_the_name_that_it_bears(settings: Settings, folder: Path) -> None:
-    found = shipped_router(settings_of(settings, router__embedder=str(folder)))
-    assert found == shipped_bundle("smollm2-135m", "solo", KNOWN)
+def test_a_folder_is_known_by_its_graph(settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = settings_of(settings, router__embedder=str(folder))
+    assert shipped_router(named) == shipped_bundle("smollm2-135m", "solo")
+    own = replace(RECIPES[KNOWN], digest=Embedder.load(str(folder)).digest)
+    monkeypatch.setitem(RECIPES, KNOWN, own)
+    assert shipped_router(named) == shipped_bundle("smollm2-135m", "solo", KNOWN)
 
 
-def test_another_model_under_a_known_name_is_refused(settings: Settings, folder: Path) -> None:
+def test_a_router_that_weighs_another_one_is_refused(settings: Settings, folder: Path) -> None:
     told = rf"weighs similarities in the embedding model {KNOWN} \(828e1496d7fa\), and router.embedder is {KNOWN} \("
-    with pytest.raises(BackboneError, match=told):
-        Reranker.from_settings(settings_of(settings, router__embedder=str(folder)))
+    shipped = str(shipped_bundle("smollm2-135m", "solo", KNOWN))
+    with pytest.raises(BackboneError, match=rf"{told}.*\); set router.embedder to the one with that graph"):
+        Reranker.from_settings(settings_of(settings, router__embedder=str(folder), router__bundle=shipped))
 
 
-def test_it_counts_beside_the_llm(settings: Settings, tmp_path: Path) -> None:
+def test_it_counts_beside_the_llm(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """With another embedding model in its place, the shipped router scores by both, as its metadata say."""
-    texts = ["cats sleep hours a day", "bread bake flour", "cats bake bread", "trading shares"]
-    shipped = shipped_bundle("smollm2-135m", "solo", KNOWN)
-    assert shipped is not None
     folder = save_embedder(tmp_path / "tiny")
     embedder = Embedder.load(str(folder))
-    pool = [member.model_dump() for member in Bundle.load(shipped).metadata.pool]
-    pool[1]["digest"] = embedder.digest
-    (tmp_path / "own").mkdir()
-    own = changed(shipped.read_bytes(), tmp_path / "own", pool=pool, reference=None)
-    reranker = Reranker.from_settings(settings_of(settings, router__embedder=str(folder), router__bundle=str(own)))
-    result = reranker.rerank(QUERY, texts)
+    own = embedder_router(tmp_path / "own", folder)
+    with caplog.at_level(logging.WARNING):
+        reranker = Reranker.from_settings(
+            settings_of(settings, router__embedder=str(folder), router__bundle=str(own))
+        )
+    assert not caplog.records
+    result = reranker.rerank(QUERY, TEXTS)
     explained = explain(result)
     assert explained is not None
-    workings, near = explained.workings, Similarity(embedder).cosines(QUERY, texts)
+    workings, near = explained.workings, Similarity(embedder).cosines(QUERY, TEXTS)
     at = [str(used.signal) for used in result.gates if isinstance(used, UsedSignal)].index(f"similarity/{KNOWN}")
     gate, mean, scale = workings.gates[at], workings.means[at], workings.scales[at]
     assert gate > 0 and np.ptp(near) > 0.1
@@ -91,21 +95,21 @@ def test_it_counts_beside_the_llm(settings: Settings, tmp_path: Path) -> None:
         assert similarity.counted == pytest.approx(gate * (near[hit.index] - mean) / scale, abs=1e-6)
         assert hit.head_score == pytest.approx(workings.bias + probe.counted + similarity.counted, abs=1e-6)
         # One document alone gets the same score.
-        assert reranker.rerank(QUERY, [texts[hit.index]]).hits[0].head_score == hit.head_score
+        assert reranker.rerank(QUERY, [TEXTS[hit.index]]).hits[0].head_score == hit.head_score
 
 
 @pytest.mark.parametrize(
-    ("mode", "told"), [("auto", "which the router does not weigh"), ("all", "no router is here")]
+    ("layout", "told"),
+    [
+        ("solo", "which the router smollm2-135m.solo.onnx does not weigh: it counts nothing; set router.bundle to"),
+        ("late", "which counts nothing in the layout late; set backbone.layout to solo, or router.embedder to null"),
+    ],
 )
 def test_an_embedding_model_that_counts_nothing_is_told(
-    settings: Settings, mode: str, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    settings: Settings, layout: str, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     named = str(save_embedder(tmp_path / "tiny"))
-    layout = "solo" if mode == "auto" else "late"
     with caplog.at_level(logging.WARNING):
-        Reranker.from_settings(
-            settings_of(settings, router__embedder=named, router__mode=mode, backbone__layout=layout)
-        )
-    (record,) = [record for record in caplog.records if "router.embedder" in record.message]
-    assert record.message.startswith("router.embedder is tiny, ") and told in record.message
-    assert "set router.bundle to a router that was trained with it" in record.message
+        Reranker.from_settings(settings_of(settings, router__embedder=named, backbone__layout=layout))
+    (record,) = caplog.records
+    assert record.message.startswith(f"router.embedder is {named}, ") and told in record.message

@@ -248,6 +248,7 @@ def _tag(settings: Settings) -> str:
         Path(settings.backbone.model).name,
         settings.backbone.layout,
         router.mode if router.bundle is None else f"{router.mode}-{router.bundle.stem}",
+        *([] if router.embedder is None else [f"with-{Path(router.embedder).name}"]),
         rerank.readout,
         str(rerank.fusion),
         f"w{rerank.window}",

@@ -185,7 +185,7 @@ def _train(context: Context, settings: Settings, chosen: _Chosen, workers: Worke
             }
         )
         return
-    _print(result.trained, target, result.bundle.size, seconds)
+    _print(result.trained, target, result.bundle.size, seconds, settings.router.embedder)
 
 
 def _gather(
@@ -240,7 +240,7 @@ def _static(context: Context, settings: Settings, chosen: _Chosen, workers: Work
     click.echo(f"Written to {out}. Use it with: --set router.bundle={out}")
 
 
-def _print(trained: Trained, target: Path, size: int, seconds: float) -> None:
+def _print(trained: Trained, target: Path, size: int, seconds: float, embedder: str | None) -> None:
     if trained.gain is not None:
         click.echo(trained.gain.told())
     if trained.metadata.probes:
@@ -248,9 +248,10 @@ def _print(trained: Trained, target: Path, size: int, seconds: float) -> None:
         for name in ("first stage", "probe", "probe and first stage"):
             table.add_row(name, f"{trained.metadata.gains[name]:.4f}")
         Console().print(table)
+        beside = "" if embedder is None or not trained.metadata.similarities else f" --set router.embedder={embedder}"
         click.echo(
             f"Written to {target} ({size / 1000:.0f} kB) in {seconds:.0f} s. Use it with: --set backbone.layout=solo "
-            f"--set router.bundle={target}"
+            f"--set router.bundle={target}{beside}"
         )
         return
     table = Table("held-out train queries, fused", "first stage", "static", "routed", "permuted", box=None)

@@ -15,10 +15,7 @@ from connector.sections import Settings
 __all__ = ["Meaning", "as_set", "assignment", "meaning", "to_set"]
 
 # What a row shares with all others, and whoever wants it must set too.
-_SHARED = (
-    *("engine.embedder", "backbone.model", "backbone.layout"),
-    *("router.bundle", "router.embedder", "rerank.window"),
-)
+_SHARED = ("engine.embedder", "backbone.model", "backbone.layout", "router.bundle", "rerank.window")
 _WHAT = {
     "all": "all heads, as in ICR",
     "static": "one fixed set of heads",
@@ -62,6 +59,8 @@ def meaning(system: System, report: Report, settings: Settings) -> Meaning:
     if own is None:
         return Meaning(what, None)
     shared = {key: _value(settings, key) for key in _SHARED}
+    if report.provenance.router_embedder is not None:
+        shared["router.embedder"] = settings.router.embedder
     if settings.cascade.model is not None and name != CASCADE:
         own = {**own, "cascade.model": None}
     return Meaning(what, {**shared, **own, "rerank.fusion": _fusion(settings) if fused else "none"})

@@ -24,7 +24,7 @@ __all__ = ["joined", "main", "read_windows", "windows_chart", "windows_section"]
 
 Study = Mapping[str, Any]
 _DEFAULT = 20
-_ALIKE = ("model", "layout", "precision", "split", "limit", "seed", "picked_from")
+_ALIKE = ("model", "layout", "precision", "split", "limit", "seed", "picked_from", "router_embedder")
 """What reports of one study have in common."""
 _ABOUT = (*_ALIKE, "threads", "cpu", "date", "versions")
 _MEASURED = ("fused", "alone", "milliseconds")

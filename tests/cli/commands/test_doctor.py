@@ -27,6 +27,7 @@ from tests.embedding.tiny_model import save_embedder
 from tests.engines.cluster.other_services import ANSWERS, other_service
 from tests.loaded_models import LoadedModels
 from tests.nodes.process import Node
+from tests.routing.embedder_router import embedder_router
 from tests.service.live import serving
 from tests.service.standin import StandIn
 
@@ -298,6 +299,30 @@ def test_heads_that_do_not_fit(tmp_path: Path, repository: Path, doctor: Callabl
     assert code == 4 and "rh-connector train --static" in rows["heads"]["mend"]
     code, rows = doctor({**options, "backbone.layout": "late"})
     assert code == 0 and rows["heads"]["level"] == "warn" and "no router" in rows["heads"]["seen"]
+
+
+def test_an_embedding_model_beside_the_llm(
+    tmp_path: Path, doctor: Callable[..., tuple[int, Rows]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    options = {"engine.url": str(tmp_path)}
+    code, rows = doctor({**options, "router.embedder": "bge-small-en-v1.5"})
+    assert code == 5 and rows["embedding model"]["seen"] == "bge-small-en-v1.5 is not here"
+    assert "--set router.embedder=bge-small-en-v1.5 model pull smollm2-135m" in rows["embedding model"]["mend"]
+    code, rows = doctor({**options, "router.embedder": "nowhere"})
+    assert code == 5 and rows["embedding model"]["seen"] == "no embedding model nowhere"
+    tiny = save_embedder(tmp_path / "tiny")
+    code, rows = doctor({**options, "router.embedder": str(tiny)})
+    assert code == 0 and rows["embedding model"]["level"] == "warn"
+    assert "smollm2-135m.solo.onnx does not weigh" in rows["embedding model"]["seen"]
+    weighs = {"router.embedder": str(tiny), "router.bundle": str(embedder_router(tmp_path / "own", tiny))}
+    code, rows = doctor({**options, **weighs})
+    found = rows["embedding model"]
+    assert (code, found["level"]) == (0, "ok") and "which r.onnx weighs" in found["seen"]
+    other = save_embedder(tmp_path / "other")
+    (other / "model.onnx").write_bytes((other / "model.onnx").read_bytes().replace(b"embedder", b"embeddes"))
+    code, rows = doctor({**options, **weighs, "router.embedder": str(other)})
+    assert code == 4 and "and router.embedder is other" in rows["embedding model"]["seen"]
 
 
 def test_load(tmp_path: Path, models: LoadedModels, doctor: Callable[..., tuple[int, Rows]]) -> None:

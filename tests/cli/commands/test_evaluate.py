@@ -15,6 +15,7 @@ from connector.cli import cli
 from connector.cli.context import Context
 from connector.cli.models import Models
 from connector.documents import Document, Hit
+from connector.embedding.embedder import Embedder
 from connector.engines.open_engine import open_engine
 from connector.errors import BackboneError, DataError, SettingsError
 from connector.evaluation.report import report_from_json
@@ -25,6 +26,7 @@ from connector.routing.selection import Routes
 from connector.settings import load_settings
 from tests.embedding.tiny_model import save_embedder
 from tests.loaded_models import LoadedModels
+from tests.routing.embedder_router import embedder_router
 from tests.routing.heads_router import heads_router
 
 DOCUMENTS = {
@@ -147,6 +149,25 @@ def test_rows_runs_and_values_are_the_reranker_s(
             found = read_run(collection / "first.trec")[query]
             hits = [Hit(e.id, e.score, {"title": "", "text": DOCUMENTS[e.id]}) for e in found]
             assert [entry.id for entry in run[query]] == [hit.id for hit in own.rerank(text, hits).hits]
+
+
+@pytest.mark.slow
+def test_an_embedding_model_beside_the_llm_is_told(collection: Path, cache: Path, tmp_path: Path) -> None:
+    tiny = save_embedder(tmp_path / "tiny")
+    own = embedder_router(tmp_path / "own", tiny)
+    arguments = ("evaluate", collection, "--run", "first.trec", "--window", "6", "--layers", "16", "--timed", "0")
+
+    def told(*more: str | Path) -> tuple[Any, str]:
+        given = ["--json", "--set", f"cache.path={cache}", "--set", f"router.embedder={tiny}", *arguments, *more]
+        result = CliRunner().invoke(cli, list(map(str, given)), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)["provenance"]["router_embedder"], " ".join(result.stderr.split())
+
+    embedder, progress = told("--bundle", own)
+    assert embedder == f"bge-small-en-v1.5 {Embedder.load(str(tiny)).digest[:12]}"
+    assert "counts nothing" not in progress
+    embedder, progress = told()
+    assert embedder is None and f"router.embedder is {tiny}, which the router smollm2-135m.solo.onnx" in progress
 
 
 @pytest.mark.slow

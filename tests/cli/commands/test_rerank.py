@@ -66,6 +66,8 @@ def test_a_tag_tells_what_was_read() -> None:
     assert usual.endswith("-w20")
     short = _tag(load_settings("/dev/null", {"backbone.max_passages": 1, "backbone.dtype": "float32"}, {}))
     assert short == f"{usual}-dtype-float32-max_passages-1"
+    beside = _tag(load_settings("/dev/null", {"router.embedder": "models/bge-small-en-v1.5"}, {}))
+    assert beside == usual.replace("-auto-", "-auto-with-bge-small-en-v1.5-", 1)
 
 
 def test_keys_without_effect_are_named(

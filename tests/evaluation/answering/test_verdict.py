@@ -169,13 +169,15 @@ def test_controls_and_peers_are_no_settings() -> None:
     }
 
 
-def test_an_embedding_model_beside_the_llm_is_set_too() -> None:
+def test_an_embedding_model_that_counts_is_set_too() -> None:
     report, _ = report_of(judged(2)[0], {ROUTED: (1, 0)})
     settings = settings_of(router__embedder="bge-small-en-v1.5", router__bundle="own.onnx")
-    system = as_set(report, settings)
-    assert system is not None
-    told = assigned(to_set(meaning(system, report, settings), settings))
-    assert "router.embedder=bge-small-en-v1.5" in told and "router.bundle=own.onnx" in told
+    counted = replace(report, provenance=replace(report.provenance, router_embedder="bge-small-en-v1.5 828e1496d7fa"))
+    for own, named in ((report, False), (counted, True)):
+        system = as_set(own, settings)
+        assert system is not None
+        told = assigned(to_set(meaning(system, own, settings), settings))
+        assert "router.bundle=own.onnx" in told and ("router.embedder=bge-small-en-v1.5" in told) == named
 
 
 def test_without_a_router_the_likelihood_is_what_is_set() -> None:
