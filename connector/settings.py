@@ -144,8 +144,8 @@ def _set(values: dict[str, Any], key: str, value: Any, known: set[str], source: 
     inner = values.setdefault(section, {})
     if not isinstance(inner, dict):
         raise SettingsError(f"'{section}' must hold keys such as {key}, not {json_kind(inner)}")
-    # The environment has no null: an empty value stands for it.
-    inner[name] = None if value == "" and _may_be_null(key) else value
+    # The environment has no null: an empty value stands for it, or YAML's word, which messages ask for.
+    inner[name] = None if value in ("", "null") and _may_be_null(key) else value
 
 
 def _may_be_null(key: str) -> bool:

@@ -74,6 +74,14 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_null_is_a_word_in_options_and_variables_too() -> None:
+    given = {"router.embedder": "null", "cascade.model": ""}
+    found = load_settings("/dev/null", given, environment={"RH_ROUTER__BUNDLE": "null", "RH_BACKBONE__MODEL": "null"})
+    assert (found.router.embedder, found.cascade.model, found.router.bundle) == (None, None, None)
+    # A setting that is never null takes the word as it stands.
+    assert found.backbone.model == "null"
+
+
 def test_lists_come_as_comma_separated_text(tmp_path: Path) -> None:
     environment = {"RH_ENGINE__FIELDS": "title^2, text", "RH_SERVE__API_KEYS": "a,b", "RH_ENGINE__URL": ""}
     found = load("", tmp_path, environment=environment)

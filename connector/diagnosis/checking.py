@@ -147,10 +147,8 @@ def _first(settings: Settings, llm: _Llm, beside: int, load: Load | None) -> Ite
 
 def _ranking(settings: Settings, identity: Callable[[], BackboneIdentity], load: Load | None) -> Iterator[Finding]:
     fits = yield from _watched("heads", lambda: model.heads(settings, identity()))
-    if settings.router.embedder is not None:
-        here = yield from _watched("embedding model", lambda: model.embedding_model(settings, identity()))
-        fits = fits and here
-    if load is not None and fits:
+    here = fits and (yield from _watched("embedding model", lambda: model.embedding_model(settings, identity())))
+    if load is not None and here:
         yield from run("golden query", partial(model.golden_query, settings, load))
 
 

@@ -145,7 +145,10 @@ def embedding_model(settings: Settings, identity: BackboneIdentity) -> Iterator[
         BackboneError: the router weighs another one.
     """
     name, named = "embedding model", settings.router.embedder
+    _, _, bundle = choose_routes(settings, identity)
     if named is None:
+        if bundle is not None:
+            bundle.metadata.check_embedder(None, None)
         return
     try:
         # Nothing is fetched here.
@@ -158,7 +161,6 @@ def embedding_model(settings: Settings, identity: BackboneIdentity) -> Iterator[
             seen, mend = f"{named} is not here", pull
         yield Finding(name, "fail", seen, mend, error.exit_code)
         return
-    _, _, bundle = choose_routes(settings, identity)
     if told := counts_nothing(settings, bundle):
         seen, _, mend = told.rpartition("; ")
         yield Finding(name, "warn", seen, mend)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from connector.embedding.sessions import Device, open_session
 from connector.errors import DataError, MissingExtraError
 
-__all__ = ["KNOWN", "Embedder", "fetch", "known_name"]
+__all__ = ["KNOWN", "Embedder", "fetch", "known_name", "told_apart"]
 
 Pooling = Literal["mean", "cls"]
 _BATCH = 32
@@ -70,13 +70,26 @@ def known_name(model: str) -> str | None:
     # A settings file has no shell that does it.
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        return next((name for name in KNOWN if name.lower() == model.lower()), None)
+        asked = model.lower()
+        return next((name for name, own in KNOWN.items() if asked in (name.lower(), own.hub.lower())), None)
     try:
         digest = _digest(_graph(folder))
     except (DataError, OSError):
         # Loading it tells.
         return None
     return next((name for name, own in KNOWN.items() if own.digest == digest), None)
+
+
+def told_apart(model: str) -> str:
+    """A name that two different models do not share: the known one, or a folder's with its graph's SHA-256."""
+    known, folder = known_name(model), Path(model).expanduser()
+    if known is not None or not folder.is_dir():
+        return known or Path(model).name
+    try:
+        return f"{folder.absolute().name}-{_digest(_graph(folder))[:8]}"
+    except (DataError, OSError):
+        # Loading it tells.
+        return folder.absolute().name
 
 
 def fetch(model: str, *, offline: bool = False) -> Path:
@@ -151,7 +164,16 @@ class Embedder:
         tokenizer.enable_truncation(_longest(folder))
         tokenizer.enable_padding()
         pooling = _pooling(folder) or (recipe.pooling if recipe else "mean")
-        return cls(Path(model).name, _digest(graph), session, tokenizer, pooling, recipe.query if recipe else "")
+        own = cls(Path(model).name, _digest(graph), session, tokenizer, pooling, recipe.query if recipe else "")
+        try:
+            # The last token of the tokenizer, which a smaller model lacks.
+            own._states(np.array([[tokenizer.get_vocab_size() - 1]], dtype=np.int64), np.ones((1, 1), dtype=np.int64))
+        except Exception:  # ONNX Runtime's exceptions have no base of their own
+            raise DataError(
+                f"the embedding model {folder} does not take the tokens of {tokenizer_file.name}; give the folder "
+                "the tokenizer that belongs to its ONNX model"
+            ) from None
+        return own
 
     def documents(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """float32 [texts, dimension], of length 1: their scalar products are cosines."""
@@ -171,12 +193,7 @@ class Embedder:
     def _vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         encoded = self._tokenizer.encode_batch(list(texts))
         mask = np.array([each.attention_mask for each in encoded], dtype=np.int64)
-        given = {
-            "input_ids": np.array([each.ids for each in encoded], dtype=np.int64),
-            "attention_mask": mask,
-            "token_type_ids": np.zeros_like(mask),
-        }
-        states = self._session.run(None, {name: given[name] for name in self._inputs})[0]
+        states = self._states(np.array([each.ids for each in encoded], dtype=np.int64), mask)
         if self._pooling == "cls":
             pooled = states[:, 0]
         else:
@@ -184,6 +201,12 @@ class Embedder:
             pooled = (states * mask[:, :, None]).sum(axis=1) / np.maximum(mask.sum(axis=1, keepdims=True), 1)
         length = np.linalg.norm(pooled, axis=1, keepdims=True)
         return np.asarray(pooled / np.maximum(length, 1e-12), dtype=np.float32)
+
+    def _states(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """float32 [texts, tokens, dimension]."""
+        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+        states: npt.NDArray[np.float32] = self._session.run(None, {name: given[name] for name in self._inputs})[0]
+        return states
 
 
 def _graph(folder: Path) -> Path:

@@ -84,7 +84,7 @@ def pull_model(settings: Settings, progress: Progress, accept_license: AcceptLic
     """
     backbone = settings.backbone
     if settings.router.embedder is not None:
-        progress(f"fetching {settings.router.embedder}", None)
+        progress(f"looking for {settings.router.embedder}", None)
         fetch(settings.router.embedder, offline=backbone.offline)
     try:
         exports = takes_onnx(settings)

@@ -73,7 +73,9 @@ def test_a_folder_is_known_by_its_graph(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_names_are_known_whole(folder: Path, tmp_path: Path) -> None:
-    assert known_name("all-minilm-L6-v2") == "all-MiniLM-L6-v2"
+    assert (
+        known_name("all-minilm-L6-v2") == known_name("sentence-transformers/all-MiniLM-L6-v2") == "all-MiniLM-L6-v2"
+    )
     save_embedder(tmp_path / "bge-small-en-v1.5")
     (tmp_path / "empty").mkdir()
     folders = (folder, tmp_path / "bge-small-en-v1.5", tmp_path / "empty")
@@ -101,6 +103,14 @@ def test_a_long_text_is_cut(folder: Path) -> None:
 def test_a_folder_that_cannot_be_used(folder: Path, spoil, told: str) -> None:  # type: ignore[no-untyped-def]
     spoil(folder)
     with pytest.raises(DataError, match=told):
+        Embedder.load(str(folder))
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["more"] = len(tokenizer["model"]["vocab"])
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(DataError, match=r"does not take the tokens of tokenizer.json; give the folder the tokenizer"):
         Embedder.load(str(folder))
 
 

@@ -142,7 +142,7 @@ def test_pull_fetches_the_embedding_model_too(
         pull_model(
             settings_of(**given, router__embedder="bge-small-en-v1.5"), lambda label, fraction: said.append(label)
         )
-    assert said == ["fetching bge-small-en-v1.5"]
+    assert said == ["looking for bge-small-en-v1.5"]
     here = save_embedder(tmp_path / "here")
     assert pull_model(settings_of(**given, router__embedder=str(here)), lambda label, fraction: None).name == "tiny"
 

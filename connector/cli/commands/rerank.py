@@ -240,6 +240,8 @@ def _fields(settings: Settings, collection: Path | None, ids: Set[str], opened: 
 
 def _tag(settings: Settings) -> str:
     """Names what the order depends on, so that a run made with other settings is not continued by mistake."""
+    from connector.embedding.embedder import told_apart
+
     rerank, router = settings.rerank, settings.router
     read = ("dtype", "max_document_tokens", "max_passages")
     own = settings.backbone.model_dump(include=set(read), exclude_defaults=True)
@@ -248,7 +250,7 @@ def _tag(settings: Settings) -> str:
         Path(settings.backbone.model).name,
         settings.backbone.layout,
         router.mode if router.bundle is None else f"{router.mode}-{router.bundle.stem}",
-        *([] if router.embedder is None else [f"with-{Path(router.embedder).name}"]),
+        *([] if router.embedder is None else [f"with-{told_apart(router.embedder)}"]),
         rerank.readout,
         str(rerank.fusion),
         f"w{rerank.window}",

@@ -319,6 +319,8 @@ def test_an_embedding_model_beside_the_llm(
     code, rows = doctor({**options, **weighs})
     found = rows["embedding model"]
     assert (code, found["level"]) == (0, "ok") and "which r.onnx weighs" in found["seen"]
+    code, rows = doctor({**options, "router.bundle": weighs["router.bundle"]})
+    assert code == 4 and "and there is none" in rows["embedding model"]["seen"]
     other = save_embedder(tmp_path / "other")
     (other / "model.onnx").write_bytes((other / "model.onnx").read_bytes().replace(b"embedder", b"embeddes"))
     code, rows = doctor({**options, **weighs, "router.embedder": str(other)})

@@ -15,9 +15,11 @@ from connector.cli import main
 from connector.cli.commands.rerank import _tag
 from connector.cli.context import Context
 from connector.cli.models import Models
+from connector.embedding.embedder import Embedder
 from connector.evaluation.runs import read_run
 from connector.reranking.reranker import Reranker
 from connector.settings import load_settings
+from tests.embedding.tiny_model import save_embedder
 from tests.evaluation.folders import DOCUMENTS, write_collection, write_jsonl
 from tests.loaded_models import LoadedModels
 from tests.reranking.test_cascade import failing
@@ -61,13 +63,18 @@ def test_a_line_is_answered_as_the_design_says(
     assert all("head_score" in hit and "truncated" in hit for hit in answer["hits"])
 
 
-def test_a_tag_tells_what_was_read() -> None:
+def test_a_tag_tells_what_was_read(tmp_path: Path) -> None:
     usual = _tag(load_settings("/dev/null", {}, {}))
     assert usual.endswith("-w20")
     short = _tag(load_settings("/dev/null", {"backbone.max_passages": 1, "backbone.dtype": "float32"}, {}))
     assert short == f"{usual}-dtype-float32-max_passages-1"
-    beside = _tag(load_settings("/dev/null", {"router.embedder": "models/bge-small-en-v1.5"}, {}))
+    beside = _tag(load_settings("/dev/null", {"router.embedder": "bge-small-en-v1.5"}, {}))
     assert beside == usual.replace("-auto-", "-auto-with-bge-small-en-v1.5-", 1)
+    # Another model under the same name is another one.
+    folder = save_embedder(tmp_path / "bge-small-en-v1.5")
+    digest = Embedder.load(str(folder)).digest[:8]
+    other = _tag(load_settings("/dev/null", {"router.embedder": str(folder)}, {}))
+    assert other == beside.replace("en-v1.5", f"en-v1.5-{digest}")
 
 
 def test_keys_without_effect_are_named(
