@@ -72,24 +72,15 @@ def known_name(model: str) -> str | None:
     if not folder.is_dir():
         asked = model.lower()
         return next((name for name, own in KNOWN.items() if asked in (name.lower(), own.hub.lower())), None)
-    try:
-        digest = _digest(_graph(folder))
-    except (DataError, OSError):
-        # Loading it tells.
-        return None
+    digest = _digest_in(folder)
     return next((name for name, own in KNOWN.items() if own.digest == digest), None)
 
 
 def told_apart(model: str) -> str:
     """A name that two different models do not share: the known one, or a folder's with its graph's SHA-256."""
-    known, folder = known_name(model), Path(model).expanduser()
-    if known is not None or not folder.is_dir():
-        return known or Path(model).name
-    try:
-        return f"{folder.absolute().name}-{_digest(_graph(folder))[:8]}"
-    except (DataError, OSError):
-        # Loading it tells.
-        return folder.absolute().name
+    folder = Path(model).expanduser()
+    digest = _digest_in(folder) if folder.is_dir() else None
+    return known_name(model) or "-".join([folder.absolute().name, *([digest[:8]] if digest else [])])
 
 
 def fetch(model: str, *, offline: bool = False) -> Path:
@@ -168,10 +159,11 @@ class Embedder:
         try:
             # The last token of the tokenizer, which a smaller model lacks.
             own._states(np.array([[tokenizer.get_vocab_size() - 1]], dtype=np.int64), np.ones((1, 1), dtype=np.int64))
-        except Exception:  # ONNX Runtime's exceptions have no base of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+            told = textwrap.shorten(str(error), 200, placeholder=" …")
             raise DataError(
-                f"the embedding model {folder} does not take the tokens of {tokenizer_file.name}; give the folder "
-                "the tokenizer that belongs to its ONNX model"
+                f"the embedding model {folder} does not take the tokens of {tokenizer_file.name}: {told}; give the "
+                "folder the tokenizer that belongs to its ONNX model"
             ) from None
         return own
 
@@ -211,6 +203,14 @@ class Embedder:
 
 def _graph(folder: Path) -> Path:
     return _only(folder, ("onnx/model.onnx", "model.onnx"), "*.onnx", "ONNX model")
+
+
+def _digest_in(folder: Path) -> str | None:
+    """sha256 of a folder's graph; None where there is none to read, which loading it tells."""
+    try:
+        return _digest(_graph(folder))
+    except (DataError, OSError):
+        return None
 
 
 def _digest(graph: Path) -> str:

@@ -91,14 +91,18 @@ class Provenance:
     router_embedder: str | None = None
 
     @property
+    def first_reader(self) -> str:
+        """The LLM in words, with the embedding model that the router weighs."""
+        if self.router_embedder is None:
+            return self.model
+        return f"{self.model} with {self.router_embedder.rpartition(' ')[0]}"
+
+    @property
     def readers(self) -> str:
-        """The LLM in words, with the embedding model that the router weighs; of a cascade both LLMs."""
-        model = self.model
-        if self.router_embedder is not None:
-            model = f"{model} with {self.router_embedder.rpartition(' ')[0]}"
+        """``first_reader``; of a cascade both LLMs."""
         if self.second_model is None:
-            return model
-        return f"{model} and, of its first {self.second_hits}, {self.second_model}"
+            return self.first_reader
+        return f"{self.first_reader} and, of its first {self.second_hits}, {self.second_model}"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values, by attribute name."""

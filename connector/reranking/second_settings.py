@@ -33,17 +33,13 @@ def second_settings(settings: Settings) -> Settings | None:
             "router": settings.router.model_copy(update={"bundle": told.bundle, "mode": "auto"}),
         }
     )
-    return second if told.bundle is not None else _with_what_counts(second)
-
-
-def _with_what_counts(settings: Settings) -> Settings:
-    """Without an embedding model that the shipped router does not weigh: it would be loaded for nothing."""
-    if settings.router.embedder is None:
-        return settings
+    if told.bundle is not None or settings.router.embedder is None:
+        return second
     from connector.routing.shipped_files import shipped_router
 
-    alone = settings.model_copy(update={"router": settings.router.model_copy(update={"embedder": None})})
-    return alone if shipped_router(settings) == shipped_router(alone) else settings
+    # An embedding model that the shipped router does not weigh would be loaded for nothing.
+    alone = second.model_copy(update={"router": second.router.model_copy(update={"embedder": None})})
+    return alone if shipped_router(second) == shipped_router(alone) else second
 
 
 def without_second(settings: Settings) -> Settings:

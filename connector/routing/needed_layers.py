@@ -7,7 +7,7 @@ from pathlib import Path
 
 from connector.heads.head_sets import StaticHeads, check_layout
 from connector.routing.bundle import Bundle
-from connector.routing.shipped_files import shipped_heads, shipped_router
+from connector.routing.shipped_files import shipped_heads, shipped_router, shipped_routers
 from connector.sections import LAYOUTS, Settings
 
 __all__ = ["layers_read", "needs_likelihood"]
@@ -55,8 +55,8 @@ def needs_likelihood(settings: Settings) -> bool:
 def _files(settings: Settings) -> Iterator[Path]:
     if settings.router.bundle is not None:
         yield settings.router.bundle
-    # The same graphs serve with an embedding model beside the LLM and without.
-    alone = settings.model_copy(update={"router": settings.router.model_copy(update={"embedder": None})})
     for layout in LAYOUTS:
-        shipped = (shipped_heads(settings, layout), shipped_router(settings, layout), shipped_router(alone, layout))
-        yield from {path: None for path in shipped if path is not None}
+        if (heads := shipped_heads(settings, layout)) is not None:
+            yield heads
+        # The same graphs serve with an embedding model beside the LLM and without.
+        yield from shipped_routers(settings, layout)

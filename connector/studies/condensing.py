@@ -17,16 +17,7 @@ from connector.evaluation.cascaded import CASCADE
 from connector.evaluation.report import FIRST_STAGE, Report, report_from_json, report_to_json
 from connector.evaluation.running import POOL
 
-__all__ = [
-    "POOLED",
-    "beside",
-    "condense",
-    "hybrid_first_stage",
-    "main",
-    "read_report",
-    "read_reports",
-    "second_stage",
-]
+__all__ = ["POOLED", "condense", "hybrid_first_stage", "main", "read_report", "read_reports", "second_stage"]
 
 POOLED = ("routed", "static", "permuted", "left-out", CASCADE)
 """Rows of a router, fused and not, that are compared with each other and with the first stage over all queries."""
@@ -77,12 +68,6 @@ def second_stage(report: Report) -> str | None:
     """What a second LLM read of the windows of a report; None: there was none."""
     made = report.provenance
     return None if made.second_model is None else f"first {made.second_hits} by {made.second_model}"
-
-
-def beside(report: Report) -> str | None:
-    """The embedding model that the router of a report weighs beside the LLM; None: there is none."""
-    told = report.provenance.router_embedder
-    return None if told is None else told.rpartition(" ")[0]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -136,7 +121,7 @@ def _subject(report: Report) -> tuple[str, ...]:
     """Two reports of a collection with the same are of the same thing."""
     made = report.provenance
     order = (f"{report.window:05d}", str(made.shuffled), hybrid_first_stage(report) or "")
-    return made.model, made.layout, *order, second_stage(report) or "", beside(report) or "", made.split
+    return made.model, made.layout, *order, second_stage(report) or "", made.first_reader, made.split
 
 
 def _text(collection: str, reports: Iterable[Report]) -> str:

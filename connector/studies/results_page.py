@@ -14,7 +14,7 @@ from connector.evaluation.report import FIRST_STAGE, Report, System
 from connector.evaluation.running import POOL
 from connector.evaluation.significance import compare
 from connector.sections import LAYOUTS
-from connector.studies.condensing import beside, hybrid_first_stage, read_reports, second_stage
+from connector.studies.condensing import hybrid_first_stage, read_reports, second_stage
 from connector.studies.markdown import markdown_table
 from connector.studies.relevance.windows import read_windows, windows_section
 
@@ -71,8 +71,8 @@ _PAIRS = (
     (CASCADE, "routed"),
 )
 _Key = tuple[str, str | None]
-# Model, layout, window, shuffled, hybrid first stage, what a second LLM reads, embedding model beside the LLM.
-_Group = tuple[str, str, int, bool, str | None, str | None, str | None]
+# Model and what the router weighs beside it, layout, window, shuffled, hybrid first stage, what a second LLM reads.
+_Group = tuple[str, str, int, bool, str | None, str | None]
 
 
 def results_page(
@@ -94,11 +94,10 @@ def results_page(
     parts.append(_READING.format(cascade=_CASCADE if any(map(second_stage, reports)) else ""))
     if windows:
         parts.append(windows_section(windows))
-    for (model, layout, window, shuffled, hybrid, second, embedder), group in _grouped(reports).items():
+    for (model, layout, window, shuffled, hybrid, second), group in _grouped(reports).items():
         order = (f" of {hybrid}" if hybrid else "") + (", shuffled" if shuffled else "")
         order += f", the {second}" if second else ""
-        named = model if embedder is None else f"{model} with {embedder}"
-        parts.append(f"## {named}, layout {layout}, first {window} hits{order}\n")
+        parts.append(f"## {model}, layout {layout}, first {window} hits{order}\n")
         if layout == "joint":
             parts.append(_JOINT)
         parts.extend(_overview(group))
@@ -131,8 +130,8 @@ def _grouped(reports: Sequence[Report]) -> dict[_Group, list[Report]]:
     groups: dict[_Group, list[Report]] = {}
     for report in sorted(reports, key=_place):
         made = report.provenance
-        apart = (hybrid_first_stage(report), second_stage(report), beside(report))
-        key = (made.model, made.layout, report.window, made.shuffled, *apart)
+        apart = (hybrid_first_stage(report), second_stage(report))
+        key = (made.first_reader, made.layout, report.window, made.shuffled, *apart)
         group = groups.setdefault(key, [])
         if any((other.collection, other.provenance.split) == (report.collection, made.split) for other in group):
             raise DataError(
@@ -149,7 +148,7 @@ def _place(report: Report) -> tuple[bool, str, int, str, int, bool, str, str, st
     layouts = LAYOUTS
     layout = layouts.index(made.layout) if made.layout in layouts else len(layouts)
     model = (made.model != _FIRST, made.model, layout, made.layout)
-    apart = (hybrid_first_stage(report) or "", second_stage(report) or "", beside(report) or "")
+    apart = (hybrid_first_stage(report) or "", second_stage(report) or "", made.first_reader)
     return (*model, report.window, made.shuffled, *apart, report.collection)
 
 
