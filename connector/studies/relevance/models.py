@@ -21,6 +21,7 @@ from connector.checkpoints.pulling import obtain
 from connector.checkpoints.shape import BackboneShape, decoder_config
 from connector.cli.own_process import keep_big_buffers
 from connector.embedding.embedder import Embedder
+from connector.embedding.similarity import Similarity
 from connector.evaluation.provenance import processor_name, today
 from connector.evaluation.text_lines import write_text
 from connector.routing.opening import open_reader
@@ -40,6 +41,7 @@ _PANELS = (
 )
 
 _MARKERS = "osD^vP*X<>p"
+_SUMMED = ("seconds", "cached_seconds", "bytes", "gflop")
 
 
 def gflop(weights: float, attended: float, tokens: int = TOKENS, window: int = WINDOW) -> float:
@@ -73,23 +75,25 @@ def priced(
 ) -> dict[str, Any]:
     """The point with its price on this machine: ``seconds``, ``cached_seconds``, ``gflop``, ``bytes``.
 
-    A cascade costs what its models cost, the second one for as many documents as it reads.
+    What several models rank costs what each of them costs; the second one of a cascade reads so many documents.
 
     Args:
-        point: with ``model``, for a cascade also ``second`` and ``hits``; or with ``embedder`` and the ``weights``
-            and ``attended`` of ``gflop``.
+        point: with ``model``, for a cascade also ``second`` and ``hits``; with ``embedder``, beside a model or alone,
+            also the ``weights`` and ``attended`` of ``gflop``.
         rounds: see ``alternate``; the median counts.
         assignments: KEY=VALUE of more settings.
         folder_of: name of an embedding model -> its folder; the others come from the hub.
     """
-    if point.get("embedder"):
-        return _priced_embedder(point, rounds, (folder_of or {}).get(point["embedder"], point["embedder"]))
-    price = _priced_model(point["model"], WINDOW, rounds, assignments)
+    prices = []
+    if "model" in point:
+        prices.append(_priced_model(point["model"], WINDOW, rounds, assignments))
     if point.get("second"):
-        second = _priced_model(point["second"], point["hits"], rounds, assignments)
-        summed = ("seconds", "cached_seconds", "bytes", "gflop")
-        price |= {key: round(price[key] + second[key], 3) for key in summed}
-    return {**point, **price}
+        prices.append(_priced_model(point["second"], point["hits"], rounds, assignments))
+    if point.get("embedder"):
+        folder = (folder_of or {}).get(point["embedder"], point["embedder"])
+        prices.append(_priced_embedder(point, rounds, folder))
+    summed = {key: round(sum(price[key] for price in prices), 4) for key in _SUMMED}
+    return {**point, **prices[0], **summed}
 
 
 def _priced_model(model: str, window: int, rounds: int, assignments: Sequence[str]) -> dict[str, Any]:
@@ -112,23 +116,33 @@ def _priced_model(model: str, window: int, rounds: int, assignments: Sequence[st
 
 
 def _priced_embedder(point: dict[str, Any], rounds: int, model: str) -> dict[str, Any]:
-    """Its documents' vectors are kept by who searches with them: a cached window costs the query's."""
+    """Alone, its documents' vectors are kept by who searches with them: a cached window costs the query's.
+
+    Beside an LLM, documents are embedded one by one and remembered, as a reader does it.
+    """
     embedder = Embedder.load(model)
+    remembered = Similarity(embedder)
     default = load_settings("/dev/null", {}, {})
     tokenizer = Tokenizer.from_folder(obtain(default.backbone.model, cache=default.cache.path).path)
     texts: Texts = read_texts(None, tokenizer, WINDOW, TOKENS)
 
     def asked(turn: int) -> None:
-        embedder.query(texts.query(turn))
+        if "model" in point:
+            remembered.cosines(texts.query(turn), texts.documents[:WINDOW])
+        else:
+            embedder.query(texts.query(turn))
 
     def embedded(turn: int) -> None:
-        embedder.documents(texts.documents[:WINDOW])
-        asked(turn)
+        if "model" in point:
+            Similarity(embedder).cosines(texts.query(turn), texts.documents[:WINDOW])
+        else:
+            embedder.documents(texts.documents[:WINDOW])
+            embedder.query(texts.query(turn))
 
+    asked(0)
     rows = {row.name: row.seconds for row in alternate([Way("new", embedded), Way("cached", asked)], rounds)}
     size = int(embedder.query("size").nbytes)
     return {
-        **point,
         "seconds": round(rows["new"], 3),
         "cached_seconds": round(rows["cached"], 4),
         "bytes": size,

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from connector.checkpoints.pulling import Checkpoint
 from connector.sections import Settings
 from connector.studies.relevance.models import gflop, main, models_chart, models_table, priced, weights_met
+from tests.embedding.tiny_model import save_embedder
 
 SMALL = {
     "name": "small",
@@ -59,6 +60,20 @@ def test_a_cascade_costs_what_its_models_cost(settings: Settings) -> None:
     assert found["bytes"] == pytest.approx(alone["bytes"] * 2, rel=0.2)
     assert found["seconds"] > found["cached_seconds"] > 0
     assert "both" in models_chart({"points": [found | {"error": 0.01, "queries": 1}]})
+
+
+def test_an_embedding_model_beside_the_llm_costs_what_it_costs(settings: Settings, tmp_path: Path) -> None:
+    given = [f"cache.path={settings.cache.path}", "backbone.dtype=float32"]
+    folders = {"tiny": str(save_embedder(tmp_path / "tiny"))}
+    embedder = {"name": "tiny", "embedder": "tiny", "weights": 1e6, "attended": 10, "gain": 0.0}
+    alone = priced({"name": "small", "model": "smollm2-135m", "gain": 0.0}, 1, given)
+    beside, apart = (priced(each, 1, given, folders) for each in ({**embedder, "model": "smollm2-135m"}, embedder))
+    assert {key: beside[key] for key in ("name", "gain", "layers")} == {"name": "tiny", "gain": 0.0, "layers": 16}
+    # Vectors of eight float32.
+    assert apart["bytes"] == 32 and "layers" not in apart
+    assert beside["gflop"] == alone["gflop"] + apart["gflop"] > alone["gflop"]
+    assert beside["bytes"] - apart["bytes"] == pytest.approx(alone["bytes"], rel=0.2)
+    assert beside["seconds"] > beside["cached_seconds"] > 0
 
 
 def test_a_point_that_is_not_there_is_named(tmp_path: Path) -> None:
