@@ -274,4 +274,7 @@ def _from_hub(hub: str, name: str, offline: bool) -> Path:
         return Path(snapshot_download(hub, allow_patterns=list(_WANTED), local_files_only=offline))
     except Exception as error:  # the hub's client raises of many kinds
         told = textwrap.shorten(str(error), 200, placeholder=" …")
-        raise DataError(f"cannot fetch {name} ({hub}) from the hub: {told}; give a folder that holds it") from None
+        raise DataError(
+            f"cannot fetch {name} ({hub}) from the hub: {told}; give a folder that holds it, or, where there is a "
+            f"network, run rh-connector --set router.embedder={name} model pull MODEL (your backbone.model)"
+        ) from None

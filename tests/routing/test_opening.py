@@ -138,7 +138,8 @@ def test_pull_fetches_the_embedding_model_too(
     model = str(tmp_path / "tiny.gguf")
     given = {"cache__path": str(tmp_path), "backbone__model": model, "backbone__offline": "true"}
     said: list[str] = []
-    with pytest.raises(DataError, match=r"cannot fetch bge-small-en-v1\.5 .* from the hub"):
+    told = r"cannot fetch bge-small-en-v1\.5 .* run rh-connector --set router\.embedder=bge-small-en-v1\.5 model pull"
+    with pytest.raises(DataError, match=told):
         pull_model(
             settings_of(**given, router__embedder="bge-small-en-v1.5"), lambda label, fraction: said.append(label)
         )
