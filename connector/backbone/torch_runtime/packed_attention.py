@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 __all__ = ["Packing", "varlen_attention"]
@@ -36,50 +38,58 @@ def varlen_attention(device: torch.device, dtype: torch.dtype, head_dim: int) ->
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Where sequences, each with the same prefix before its keys, lie behind each other.
+    """Where sequences lie behind each other: their queries, and their keys among keys that several may share.
 
     Attributes:
-        index: int64 [keys]: the places of all keys, prefix first, among those of the prefix and of all sequences.
+        index: int64 [keys]: the places of each sequence's keys, one sequence behind the other.
         queries, keys: int32 [sequences + 1]: where each begins.
-        longest: tokens of the longest sequence.
-        prefix: tokens of the prefix.
+        most_queries, most_keys: of one sequence.
     """
 
     index: Tensor
     queries: Tensor
     keys: Tensor
-    longest: int
-    prefix: int
+    most_queries: int
+    most_keys: int
 
     @classmethod
     def of(cls, lengths: Sequence[int], prefix: int, device: torch.device) -> Packing:
-        """That of sequences of these lengths."""
-        own = torch.tensor(lengths)
-        ends = own.cumsum(0)
+        """That of sequences of these lengths, whose keys lie behind a prefix that each has before its own."""
+        ends = np.cumsum(lengths, dtype=np.int64)
+        before = np.arange(prefix)
         places = [
-            torch.cat((torch.arange(prefix), torch.arange(prefix + end - length, prefix + end)))
-            for end, length in zip(ends.tolist(), lengths, strict=True)
+            np.concatenate((before, np.arange(prefix + end - length, prefix + end)))
+            for end, length in zip(ends, lengths, strict=True)
         ]
+        return cls.of_places(places, lengths, device)
 
-        def begins(each: Tensor) -> Tensor:
-            return torch.nn.functional.pad(each.cumsum(0), (1, 0)).to(device, torch.int32)
+    @classmethod
+    def of_places(
+        cls, places: Sequence[npt.NDArray[np.int64]], queries: Sequence[int], device: torch.device
+    ) -> Packing:
+        """That of sequences with so many queries each, whose keys lie in these places."""
+        keys = [len(own) for own in places]
 
-        return cls(torch.cat(places).to(device), begins(own), begins(own + prefix), max(lengths), prefix)
+        def begins(lengths: Sequence[int]) -> Tensor:
+            return torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(device)
+
+        index = torch.from_numpy(np.concatenate(places)).to(device)
+        return cls(index, begins(queries), begins(keys), max(queries), max(keys))
 
     def attend(
         self, varlen: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, scaling: float, sliding_window: int | None
     ) -> Tensor:
-        """Causal attention within each sequence: [heads, tokens, d].
+        """Attention within each sequence, whose last query is at its last key: [heads, queries, d].
 
         Args:
             varlen: see ``varlen_attention``.
-            q: [heads, tokens, d], of all sequences.
-            k, v: [kv heads, prefix and tokens, d].
+            q: [heads, queries, d], of all sequences.
+            k, v: [kv heads, tokens, d], from which each sequence has its keys.
             scaling: of the logits.
             sliding_window: tokens that one sees, with itself; None: all before it.
         """
         keys, values = (each.transpose(0, 1).index_select(0, self.index) for each in (k, v))
-        # The last query of a sequence is at its last key. Of a window, the one that looks is no part.
+        # Of a window, the one that looks is no part.
         before = -1 if sliding_window is None else sliding_window - 1
         found = varlen(
             q.transpose(0, 1).contiguous(),
@@ -87,8 +97,8 @@ class Packing:
             values,
             self.queries,
             self.keys,
-            self.longest,
-            self.longest + self.prefix,
+            self.most_queries,
+            self.most_keys,
             scale=scaling,
             window_size=(before, 0),
             enable_gqa=q.shape[0] != k.shape[0],

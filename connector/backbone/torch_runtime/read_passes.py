@@ -301,20 +301,34 @@ class SideBySidePass(TokenPass):
             self._tails.append((tail, slice(end, end + len(tail.ids))))
             end += len(tail.ids)
 
+    def enter(self, layer: int, hidden: Tensor) -> None:
+        self._going(lambda tail, own: tail.enter(layer, hidden[own]))
+
+    def leave(self, hidden: Tensor) -> None:
+        self._going(lambda tail, own: tail.leave(hidden[own]))
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         # A tail that has all it needs goes along as zeros until the others have too.
         out = torch.zeros_like(q)
+
+        def attend(tail: TokenPass, own: slice) -> None:
+            out[:, own] = tail.attend(layer, q[:, own], k[:, own], v[:, own], options)
+
+        self._going(attend)
+        return out
+
+    def _going(self, step: Callable[[TokenPass, slice], None]) -> None:
+        """One step of each tail that has not all it needs."""
         going = []
         for tail, own in self._tails:
             try:
-                out[:, own] = tail.attend(layer, q[:, own], k[:, own], v[:, own], options)
+                step(tail, own)
             except LayersDone:
                 continue
             going.append((tail, own))
         self._tails = going
         if not going:
             raise LayersDone
-        return out
 
 
 def _of_heads(keys: Tensor, places: Sequence[int]) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby, islice
 from math import ceil
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -16,7 +17,7 @@ import torch
 from connector.backbone.caching.counted_cache import CountedCache, Lookups
 from connector.backbone.prompt.tail import Tail, TokenIds
 from connector.backbone.runtime import DeviceStatistics, EncodedDocument, Needs, Observations, ReadRequest
-from connector.backbone.torch_runtime.attention import EncodePass, StatesPass
+from connector.backbone.torch_runtime.attention import EncodePass, StatesPass, TokenPass
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing, on_cores
 from connector.backbone.torch_runtime.cpu.operations import multiplies_bfloat16
@@ -46,6 +47,8 @@ _TOKENS_GPU = 16_384
 _REQUESTS_TOGETHER = 8
 # States of tails without their queries, for as many places of a tail as there is room for.
 _FIXED_BYTES = 64_000_000
+# A request's number, and one of its passages.
+_OfRequest = tuple[int, TorchEncodedDocument]
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 
@@ -246,33 +249,54 @@ class TorchRuntime:
         """
         states = self._sharing.run(lambda: self._prefix_states(prefix)).both
         width, most = self._sharing.width(), self._sequences.plan.most
-        work = []
+        work: list[list[_OfRequest]] = []
         for number, request in enumerate(requests):
             documents = [document for document in request.documents if isinstance(document, TorchEncodedDocument)]
             # As many parts as there are cores, or a multiple of that: none is done long before the others.
             rounds = ceil(len(documents) / (max(most // len(request.tail.ids), 1) * width))
             share = ceil(len(documents) / (rounds * width)) if most else 1
-            work += [(number, documents[at : at + share]) for at in range(0, len(documents), share)]
+            for at in range(0, len(documents), share):
+                work.append([(number, document) for document in documents[at : at + share]])
+        if self._memory is not None:
+            work = self._merged(work, requests)
 
-        def read(own: tuple[int, Sequence[TorchEncodedDocument]]) -> list[Observations]:
-            number, documents = own
+        def read(own: Sequence[_OfRequest]) -> list[tuple[int, Observations]]:
             # A single share, too: sums on one core and on all may differ, where no plan says otherwise.
             with on_cores(1):
-                return self._in_parts(documents, partial(self._some_alone, states, requests[number]))
+                return list(chain.from_iterable(self._in_parts(own, partial(self._some_alone, states, requests))))
 
         found: list[list[Observations]] = [[] for _ in requests]
-        for (number, _), parts in zip(work, self._sharing.map(read, work), strict=True):
-            found[number] += parts
+        for number, observed in chain.from_iterable(self._sharing.map(read, work)):
+            found[number].append(observed)
         return [_joined(parts) for parts in found]
 
+    def _merged(self, work: Sequence[list[_OfRequest]], requests: Sequence[ReadRequest]) -> list[list[_OfRequest]]:
+        """Parts of several requests in one pass: a GPU is not full with one's rows."""
+        merged: list[list[_OfRequest]] = []
+        before = 0
+        for part in work:
+            rows = sum(len(requests[number].tail.ids) for number, _ in part)
+            if merged and self._sequences.plan.together([before, rows]):
+                merged[-1] += part
+                before += rows
+            else:
+                merged.append(part)
+                before = rows
+        return merged
+
     def _some_alone(
-        self, prefix: Mapping[int, torch.Tensor], request: ReadRequest, documents: Sequence[TorchEncodedDocument]
-    ) -> Observations:
-        needs = request.needs
-        depth = needs.depth(self._shape.layers)
-        read = SoloPass(prefix, self._there(documents), request.tail, needs, self._likelihood, depth)
-        self._sequences.run(read)
-        return _observed(read, needs)
+        self, prefix: Mapping[int, torch.Tensor], requests: Sequence[ReadRequest], own: Sequence[_OfRequest]
+    ) -> list[tuple[int, Observations]]:
+        there = iter(self._there([document for _, document in own]))
+        passes: list[tuple[int, SoloPass]] = []
+        for number, some in groupby(own, key=itemgetter(0)):
+            request = requests[number]
+            documents = list(islice(there, len(list(some))))
+            depth = request.needs.depth(self._shape.layers)
+            read = SoloPass(prefix, documents, request.tail, request.needs, self._likelihood, depth)
+            passes.append((number, read))
+        self._run([read for _, read in passes])
+        return [(number, _observed(read, requests[number].needs)) for number, read in passes]
 
     def _rows(self, prefix: Sequence[int], requests: Sequence[ReadRequest], layout: Layout) -> list[Observations]:
         parts = self._in_parts(requests, lambda some: self._some_rows(prefix, some, layout))
@@ -308,7 +332,7 @@ class TorchRuntime:
         fixed = self._fixed_states(prefix, tail, request.needs.deepest_head)
         return LatePass(states, packed, tail, fixed, request.needs.heads)
 
-    def _run(self, going: Sequence[ReadPass | LatePass]) -> None:
+    def _run(self, going: Sequence[TokenPass]) -> None:
         self._sequences.run(going[0] if len(going) == 1 else SideBySidePass(going))
 
     def _fixed_states(self, prefix: Sequence[int], tail: Tail, deepest: int) -> FixedStates:
@@ -372,11 +396,11 @@ class TorchRuntime:
 
 def _observed(read: SoloPass, needs: Needs) -> Observations:
     """What a pass found."""
-    nothing = np.zeros((0, len(needs.groups), 0), dtype=np.float32)
+    told = read.log_probabilities.cpu().numpy()
     return Observations(
-        torch.cat(read.rows, dim=2).cpu().numpy() if read.rows else nothing,
-        read.states.cpu().numpy() if needs.layers else nothing,
-        read.log_probabilities.cpu().numpy(),
+        torch.cat(read.rows, dim=2).cpu().numpy() if read.rows else np.zeros((0, len(needs.groups), 0), np.float32),
+        read.states.cpu().numpy() if needs.layers else np.zeros((0, len(told), 0), np.float32),
+        told,
     )
 
 

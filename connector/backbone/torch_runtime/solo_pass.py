@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from connector.backbone.prompt.tail import Tail
@@ -19,6 +20,7 @@ from connector.backbone.torch_runtime.attention import (
 )
 from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 from connector.backbone.torch_runtime.likelihood import Likelihood
+from connector.backbone.torch_runtime.packed_attention import Packing, varlen_attention
 
 __all__ = ["SoloPass"]
 
@@ -78,7 +80,9 @@ class SoloPass(TokenPass):
             _Alike(tuple(np.flatnonzero(keys == size).tolist()), int(size)) for size in sorted(set(keys.tolist()))
         ]
         # On a GPU a copy costs as much as a product: all of a layer's are made in two.
-        self._places = self._gathered() if device.type != "cpu" else {}
+        self._gathers = device.type != "cpu"
+        self._places: dict[int, Tensor] = {}
+        self._packing: Packing | None = None
         self._biases: dict[tuple[int, int | None], Tensor] = {}
         self._groups = torch.from_numpy(tail.rows).to(device)
         self._heads: dict[int, list[tuple[int, int]]] = {}
@@ -121,17 +125,30 @@ class SoloPass(TokenPass):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: LayerOptions) -> Tensor:
         count, rows = len(self._documents), len(self._tail.ids)
+        of_tails = torch.cat((k, v))
+        unseen = layer not in self._heads and options.softcap is None
+        if unseen and (varlen := varlen_attention(q.device, q.dtype, q.shape[2])) is not None:
+            return self._packed(varlen, layer, q, of_tails, options)
         # [documents, heads, tail, d]
         asking = q.view(q.shape[0], count, rows, -1).transpose(0, 1)
-        of_tails = torch.cat((k, v))
         own = of_tails.view(2 * k.shape[0], count, rows, -1).transpose(0, 1)
-        everything = self._everything(layer, of_tails) if self._places else None
+        everything = self._everything(layer, of_tails) if self._gathers else None
         out = q.new_empty(count, rows, q.shape[0], v.shape[2])
         for alike in self._alike:
             places = list(alike.places)
             both = self._together(layer, alike, own) if everything is None else self._picked(everything, alike)
             out[places] = self._attended(layer, alike, asking[places], both, options).transpose(1, 2)
         return out.view(count * rows, q.shape[0], -1).transpose(0, 1)
+
+    def _packed(
+        self, varlen: Callable[..., Any], layer: int, q: Tensor, of_tails: Tensor, options: LayerOptions
+    ) -> Tensor:
+        """All documents in one operation, none filled up: [heads, rows, d]."""
+        if self._packing is None:
+            queries = [len(self._tail.ids)] * len(self._documents)
+            self._packing = Packing.of_places(self._key_places(), queries, q.device)
+        keys, values = self._everything(layer, of_tails).chunk(2)
+        return self._packing.attend(varlen, q, keys, values, options.scaling, options.sliding_window)
 
     def _together(self, layer: int, alike: _Alike, own: Tensor) -> Tensor:
         """Keys and behind them values of some documents: [documents, 2 kv heads, keys, d]."""
@@ -151,32 +168,43 @@ class SoloPass(TokenPass):
         documents = [document.states[layer].widen(prefix.dtype) for document in self._documents]
         return torch.cat((prefix, *documents, of_tails, torch.zeros_like(prefix[:, :1])), dim=1)
 
-    def _gathered(self) -> dict[int, Tensor]:
-        """Where keys of documents that attend in one product lie in ``_everything``: keys -> [documents, keys]."""
+    def _key_places(self) -> list[npt.NDArray[np.int64]]:
+        """Where each document's keys lie in ``_everything``: those of prefix, document and tail."""
         lengths = np.array([document.tokens for document in self._documents])
-        rows, ends = len(self._tail.ids), self._before + lengths.cumsum()
-        tails = ends[-1] + rows * np.arange(len(lengths))
-        found = {}
-        for alike in self._alike:
-            # What fills up is the zero at the end.
-            places = np.full((len(alike.places), alike.keys), tails[-1] + rows)
-            for at, number in enumerate(alike.places):
-                length, end = lengths[number], ends[number]
-                own = (np.arange(self._before), np.arange(end - length, end), tails[number] + np.arange(rows))
-                places[at, : self._before + length + rows] = np.concatenate(own)
-            found[alike.keys] = torch.from_numpy(places).to(self._starts.device)
-        return found
+        ends = self._before + lengths.cumsum()
+        tails = ends[-1] + len(self._tail.ids) * np.arange(len(lengths))
+        before, own = np.arange(self._before), np.arange(len(self._tail.ids))
+        return [
+            np.concatenate((before, np.arange(end - length, end), tail + own))
+            for length, end, tail in zip(lengths, ends, tails, strict=True)
+        ]
 
     def _picked(self, everything: Tensor, alike: _Alike) -> Tensor:
         """As ``_together``, of ``_everything``."""
+        if not self._places:
+            self._places = self._gathered(everything.shape[1] - 1)
         heads = torch.arange(len(everything), device=everything.device)
         return everything[heads[:, None], self._places[alike.keys][:, None]]
+
+    def _gathered(self, zero: int) -> dict[int, Tensor]:
+        """Where keys of documents that attend in one product lie in ``_everything``: keys -> [documents, keys].
+
+        Args:
+            zero: the place of the zero at the end, which fills up.
+        """
+        of_each, found = self._key_places(), {}
+        for alike in self._alike:
+            places = np.full((len(alike.places), alike.keys), zero)
+            for at, number in enumerate(alike.places):
+                places[at, : len(of_each[number])] = of_each[number]
+            found[alike.keys] = torch.from_numpy(places).to(self._starts.device)
+        return found
 
     def _attended(self, layer: int, alike: _Alike, q: Tensor, both: Tensor, options: LayerOptions) -> Tensor:
         """[documents, heads, tail, d] from q of the same shape."""
         count, heads, rows, _ = q.shape
         keys, values = both.chunk(2, dim=1)
-        if self._places and layer not in self._heads and options.softcap is None:
+        if self._gathers and layer not in self._heads and options.softcap is None:
             return self._fused(alike, q, keys, values, options)
         logits = attention_logits(q.reshape(count * heads, rows, -1), keys.flatten(0, 1), options).float()
         logits = logits.view(count, heads, rows, alike.keys).add_(self._bias(alike, options.sliding_window)[:, None])

@@ -101,6 +101,44 @@ def test_less_is_read_at_once(runtime: TorchRuntime, shortage: Shortage, memory:
     assert memory.bytes
 
 
+def several(documents: list[TorchEncodedDocument]) -> list[ReadRequest]:
+    """Requests of other queries, other documents and other needs."""
+    deep = Needs(groups=(), layers=(1, 4), likelihood=True)
+    asked = [(QUERY, documents, NEEDS), (QUERY[:2], documents[1:], Needs(groups=(), layers=(2,)))]
+    asked += [(QUERY[1:], documents[:1], deep), (QUERY, documents[::-1], Needs(((0, 1), (1, 3)), ("query",)))]
+    return [ReadRequest(solo_tail(LAST, query, len(PREFIX), needs.groups), own, needs) for query, own, needs in asked]
+
+
+@pytest.mark.parametrize("room", [16_384, 30, 12, 1])
+def test_requests_are_read_in_one_pass(runtime: TorchRuntime, shortage: Shortage, room: int) -> None:
+    requests = several(encoded(runtime))
+    expected = [runtime.read(PREFIX, [request], layout="solo")[0] for request in requests]
+    runtime._sequences.plan = BatchPlan(1, 1, room)
+    shortage.tokens.clear()
+    found = runtime.read(PREFIX, requests, layout="solo")
+    for own, alone in zip(found, expected, strict=True):
+        for array, before in zip(own.arrays, alone.arrays, strict=True):
+            np.testing.assert_allclose(array, before, atol=3e-5)
+    rows = [len(request.tail.ids) * len(request.documents) for request in requests]
+    assert rows == [15, 6, 4, 15] and sum(shortage.tokens) == sum(rows)
+    # Of five, three, four and five rows each. With room for none, each is read by itself.
+    together = {16_384: [40], 30: [25, 15], 12: [10, 11, 4, 10, 5], 1: [5, 5, 5, 3, 3, 4, 5, 5, 5]}
+    assert shortage.tokens == together[room]
+
+
+def test_less_of_several_requests_is_read_at_once(runtime: TorchRuntime, shortage: Shortage) -> None:
+    requests = several(encoded(runtime))
+    expected = runtime.read(PREFIX, requests, layout="solo")
+    shortage.tokens.clear()
+    shortage.fails = lambda tokens: tokens > 30
+    found = runtime.read(PREFIX, requests, layout="solo")
+    # Four of the nine documents, three of five rows and one of three; then the others.
+    assert shortage.tokens == [40, 18, 22]
+    for own, before in zip(found, expected, strict=True):
+        for array, other in zip(own.arrays, before.arrays, strict=True):
+            np.testing.assert_allclose(array, other, atol=3e-5)
+
+
 def test_less_is_encoded_at_once(runtime: TorchRuntime, shortage: Shortage) -> None:
     expected = read(runtime, encoded(runtime))
     shortage.tokens.clear()

@@ -84,7 +84,7 @@ def test_where_the_keys_of_each_sequence_lie() -> None:
     packing = Packing.of([2, 1, 3], 2, torch.device("cpu"))
     assert packing.index.tolist() == [0, 1, 2, 3, 0, 1, 4, 0, 1, 5, 6, 7]
     assert packing.queries.tolist() == [0, 2, 3, 6] and packing.keys.tolist() == [0, 4, 7, 12]
-    assert (packing.longest, packing.prefix) == (3, 2)
+    assert (packing.most_queries, packing.most_keys) == (3, 5)
 
 
 def test_a_cpu_and_float32_have_no_such_attention() -> None:

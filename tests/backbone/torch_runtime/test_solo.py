@@ -15,11 +15,15 @@ from transformers import AutoModelForCausalLM
 from connector.backbone.prompt.tail import solo_tail
 from connector.backbone.runtime import Observations, ReadRequest
 from connector.backbone.torch_runtime import runtime as module
+from connector.backbone.torch_runtime import solo_pass
+from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.backbone.torch_runtime.solo_pass import SoloPass
 from connector.heads.needs import Needs
 from tests.backbone.reading import token_ids
+from tests.backbone.tiny import save_tiny
+from tests.backbone.torch_runtime.test_packed_attention import as_documented
 from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, PREFIX, folder, runtime
 
 __all__ = ["folder", "runtime"]
@@ -135,6 +139,9 @@ def test_shares_are_even(
 def test_what_a_gpu_picks_at_once_is_what_is_copied_one_by_one(
     runtime: TorchRuntime, numbers: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # All in one pass.
+    monkeypatch.setattr(runtime, "_sharing", CoreSharing(1))
+    monkeypatch.setattr(runtime._sequences, "plan", BatchPlan(1, 1, 16_384))
     before = read(runtime, numbers, every(runtime))
     picked = []
 
@@ -143,7 +150,7 @@ def test_what_a_gpu_picks_at_once_is_what_is_copied_one_by_one(
 
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            self._places = self._gathered()
+            self._gathers = True
 
         def _picked(self, *arguments: Any) -> torch.Tensor:
             picked.append(1)
@@ -158,6 +165,51 @@ def test_what_a_gpu_picks_at_once_is_what_is_copied_one_by_one(
     np.testing.assert_allclose(found.rows, before.rows[1:2], atol=3e-6)
     np.testing.assert_allclose(found.states, before.states, atol=3e-5)
     np.testing.assert_allclose(found.log_probabilities, before.log_probabilities, atol=3e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("numbers", [[0, 1, 2], [2, 0], [1]])
+def test_documents_in_one_operation_are_the_same_as_filled_up(
+    kind: str, numbers: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's kernel needs a GPU; its documented meaning does not. Layers of gemma3 have sliding windows."""
+    save_tiny(kind, tmp_path)
+    runtime = TorchRuntime.load(tmp_path, device="cpu", dtype="float32", cache_dtype="float32")
+    # As a GPU, which reads all documents in one pass.
+    monkeypatch.setattr(runtime, "_sharing", CoreSharing(1))
+    monkeypatch.setattr(runtime._sequences, "plan", BatchPlan(1, 1, 16_384))
+    # One layer's weights are looked at; there, attention is not one operation.
+    needs = replace(every(runtime), heads=((1, 0),))
+    before = read(runtime, numbers, needs)
+    calls = []
+
+    def packed(*arguments: Any, **options: Any) -> torch.Tensor:
+        calls.append(options["window_size"])
+        return as_documented(*arguments, **options)
+
+    monkeypatch.setattr(solo_pass, "varlen_attention", lambda device, dtype, head_dim: packed)
+    found = read(runtime, numbers, needs)
+    assert len(calls) == runtime.shape.layers - 1
+    assert kind == "llama" or any(window >= 0 for window, _ in calls)
+    np.testing.assert_allclose(found.rows, before.rows, atol=3e-6)
+    np.testing.assert_allclose(found.states, before.states, atol=3e-5)
+    np.testing.assert_allclose(found.log_probabilities, before.log_probabilities, atol=3e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none")
+def test_a_gpu_s_numbers_are_nearly_the_cpu_s(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    on_cpu, on_gpu = (
+        TorchRuntime.load(tmp_path, device=device, dtype=dtype)
+        for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16"))
+    )
+    for heads in ((), ((1, 0),)):
+        needs = replace(every(on_cpu), heads=heads)
+        for found, expected in zip(
+            read(on_gpu, [0, 1, 2], needs).arrays, read(on_cpu, [0, 1, 2], needs).arrays, strict=True
+        ):
+            np.testing.assert_allclose(found, expected, atol=5e-2, rtol=5e-2)
 
 
 def test_less_is_run_for_less(runtime: TorchRuntime) -> None:
