@@ -18,6 +18,8 @@ Tensor = torch.Tensor
 # Of compute capability 8.0 on (Ampere), https://docs.pytorch.org/docs/stable/nn.attention.varlen.html
 _CAPABILITY = (8, 0)
 _LARGEST_HEAD = 256
+# Flash attention refuses other heads; torch's functions that fill them up are not this one.
+_HEAD_STEP = 8
 
 
 @cache
@@ -32,7 +34,11 @@ def varlen_attention(device: torch.device, dtype: torch.dtype, head_dim: int) ->
         return None
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
-    fits = head_dim <= _LARGEST_HEAD and torch.cuda.get_device_capability(device) >= _CAPABILITY
+    fits = (
+        head_dim <= _LARGEST_HEAD
+        and not head_dim % _HEAD_STEP
+        and torch.cuda.get_device_capability(device) >= _CAPABILITY
+    )
     return varlen_attn if fits else None
 
 

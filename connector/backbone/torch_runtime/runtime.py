@@ -271,7 +271,7 @@ class TorchRuntime:
         return [_joined(parts) for parts in found]
 
     def _merged(self, work: Sequence[list[_OfRequest]], requests: Sequence[ReadRequest]) -> list[list[_OfRequest]]:
-        """Parts of several requests in one pass: a GPU is not full with one's rows."""
+        """Parts of several requests in one pass, as deep as the deepest: a GPU is not full with one's rows."""
         merged: list[list[_OfRequest]] = []
         before = 0
         for part in work:
@@ -280,7 +280,7 @@ class TorchRuntime:
                 merged[-1] += part
                 before += rows
             else:
-                merged.append(part)
+                merged.append([*part])
                 before = rows
         return merged
 

@@ -17,16 +17,20 @@ import torch
 
 from connector.backbone.prompt.tail import solo_tail
 from connector.backbone.runtime import ReadRequest
+from connector.backbone.torch_runtime import runtime as module
+from connector.backbone.torch_runtime import solo_pass
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.decoder import load_decoder
 from connector.backbone.torch_runtime.device_memory import DeviceMemory
 from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 from connector.backbone.torch_runtime.runtime import TorchRuntime
+from connector.backbone.torch_runtime.solo_pass import SoloPass
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
 from tests.backbone.reading import read_one
 from tests.backbone.tiny import save_tiny
+from tests.backbone.torch_runtime.test_packed_attention import as_documented
 from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, PREFIX, tail
 from tests.backbone.torch_runtime.test_solo import LAST, QUERY
 
@@ -109,10 +113,25 @@ def several(documents: list[TorchEncodedDocument]) -> list[ReadRequest]:
     return [ReadRequest(solo_tail(LAST, query, len(PREFIX), needs.groups), own, needs) for query, own, needs in asked]
 
 
+class Gathering(SoloPass):
+    """As where each copy costs as much as a product."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._gathers = True
+
+
+@pytest.mark.parametrize("attention", ["copied", "gathered", "packed"])
 @pytest.mark.parametrize("room", [16_384, 30, 12, 1])
-def test_requests_are_read_in_one_pass(runtime: TorchRuntime, shortage: Shortage, room: int) -> None:
+def test_requests_are_read_in_one_pass(
+    runtime: TorchRuntime, shortage: Shortage, room: int, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = several(encoded(runtime))
     expected = [runtime.read(PREFIX, [request], layout="solo")[0] for request in requests]
+    if attention == "gathered":
+        monkeypatch.setattr(module, "SoloPass", Gathering)
+    elif attention == "packed":
+        monkeypatch.setattr(solo_pass, "varlen_attention", lambda device, dtype, head_dim: as_documented)
     runtime._sequences.plan = BatchPlan(1, 1, room)
     shortage.tokens.clear()
     found = runtime.read(PREFIX, requests, layout="solo")
@@ -124,6 +143,19 @@ def test_requests_are_read_in_one_pass(runtime: TorchRuntime, shortage: Shortage
     # Of five, three, four and five rows each. With room for none, each is read by itself.
     together = {16_384: [40], 30: [25, 15], 12: [10, 11, 4, 10, 5], 1: [5, 5, 5, 3, 3, 4, 5, 5, 5]}
     assert shortage.tokens == together[room]
+
+
+def test_no_layer_is_run_that_nobody_needs(runtime: TorchRuntime, shortage: Shortage) -> None:
+    documents = encoded(runtime)
+    ran: list[int] = []
+    for number, layer in enumerate(runtime._sequences._model.layers):
+        layer.register_forward_hook(lambda *_, number=number: ran.append(number))
+    requests = [
+        ReadRequest(solo_tail(LAST, query, len(PREFIX), ()), some, Needs(groups=(), layers=(layer,)))
+        for query, some, layer in ((QUERY, documents, 1), (QUERY[:2], documents[1:], 2))
+    ]
+    runtime.read(PREFIX, requests, layout="solo")
+    assert ran == [0, 1]
 
 
 def test_less_of_several_requests_is_read_at_once(runtime: TorchRuntime, shortage: Shortage) -> None:

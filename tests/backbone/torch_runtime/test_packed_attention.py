@@ -87,9 +87,36 @@ def test_where_the_keys_of_each_sequence_lie() -> None:
     assert (packing.most_queries, packing.most_keys) == (3, 5)
 
 
+def test_keys_in_any_place_that_several_share() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(4, 3, 8), torch.randn(2, 6, 8), torch.randn(2, 6, 8)
+    places = [np.array([5, 0, 2]), np.array([0, 4, 3, 1])]
+    packing = Packing.of_places(places, [1, 2], torch.device("cpu"))
+    found = packing.attend(as_documented, q, k, v, 0.5, None)
+    for own, keys, rows in ((slice(0, 1), places[0], 1), (slice(1, 3), places[1], 2)):
+        some = torch.from_numpy(keys)
+        mask = torch.ones(rows, len(keys), dtype=torch.bool).tril(len(keys) - rows)
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            q[None, :, own], k[None, :, some], v[None, :, some], attn_mask=mask, scale=0.5, enable_gqa=True
+        )
+        torch.testing.assert_close(found[:, own], expected[0])
+
+
 def test_a_cpu_and_float32_have_no_such_attention() -> None:
     assert varlen_attention(torch.device("cpu"), torch.bfloat16, 64) is None
     assert varlen_attention(torch.device("cuda"), torch.float32, 64) is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "head_dim", "fits"),
+    [((8, 0), 64, True), ((9, 0), 256, True), ((7, 5), 64, False), ((9, 0), 264, False), ((9, 0), 100, False)],
+)
+def test_which_cards_and_heads_have_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], head_dim: int, fits: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    found = varlen_attention.__wrapped__(torch.device("cuda"), torch.bfloat16, head_dim)
+    assert (found is not None) == fits
 
 
 @pytest.mark.gpu

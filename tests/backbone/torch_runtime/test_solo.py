@@ -18,6 +18,7 @@ from connector.backbone.torch_runtime import runtime as module
 from connector.backbone.torch_runtime import solo_pass
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
+from connector.backbone.torch_runtime.packed_attention import varlen_attention
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.backbone.torch_runtime.solo_pass import SoloPass
 from connector.heads.needs import Needs
@@ -196,20 +197,37 @@ def test_documents_in_one_operation_are_the_same_as_filled_up(
     np.testing.assert_allclose(found.log_probabilities, before.log_probabilities, atol=3e-5)
 
 
+def test_a_soft_cap_is_no_part_of_the_one_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny("gemma2", tmp_path)
+    runtime = TorchRuntime.load(tmp_path, device="cpu", dtype="float32", cache_dtype="float32")
+    monkeypatch.setattr(solo_pass, "varlen_attention", lambda device, dtype, head_dim: pytest.fail)
+    assert np.isfinite(read(runtime, [0, 1, 2], every(runtime)).states).all()
+    assert np.isfinite(read(runtime, [0, 1, 2], Needs(groups=(), layers=(1,))).states).all()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none")
-def test_a_gpu_s_numbers_are_nearly_the_cpu_s(tmp_path: Path) -> None:
+def test_a_gpu_s_numbers_are_nearly_the_cpu_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 moves a layer's states by .04 of their norm at most, another document's are .55 away."""
     save_tiny("llama", tmp_path)
-    on_cpu, on_gpu = (
-        TorchRuntime.load(tmp_path, device=device, dtype=dtype)
-        for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16"))
-    )
+    on_cpu = TorchRuntime.load(tmp_path, device="cpu", dtype="float32")
+    on_gpu = TorchRuntime.load(tmp_path, device="cuda", dtype="bfloat16")
+    calls = []
+
+    def seen(device: torch.device, dtype: torch.dtype, head_dim: int) -> Any:
+        calls.append(varlen_attention(device, dtype, head_dim))
+        return calls[-1]
+
+    monkeypatch.setattr(solo_pass, "varlen_attention", seen)
     for heads in ((), ((1, 0),)):
         needs = replace(every(on_cpu), heads=heads)
-        for found, expected in zip(
-            read(on_gpu, [0, 1, 2], needs).arrays, read(on_cpu, [0, 1, 2], needs).arrays, strict=True
-        ):
-            np.testing.assert_allclose(found, expected, atol=5e-2, rtol=5e-2)
+        found, expected = (read(runtime, [0, 1, 2], needs) for runtime in (on_gpu, on_cpu))
+        for own, other in zip(found.states, expected.states, strict=True):
+            assert np.linalg.norm(own - other) < 0.1 * np.linalg.norm(other)
+        apart = np.linalg.norm(found.log_probabilities - expected.log_probabilities)
+        assert apart < 0.05 * np.linalg.norm(expected.log_probabilities)
+        np.testing.assert_allclose(found.rows, expected.rows, atol=2e-2)
+    assert any(call is not None for call in calls)
 
 
 def test_less_is_run_for_less(runtime: TorchRuntime) -> None:
