@@ -316,9 +316,9 @@ class RouterSettings(_Section):
     embedder: str | None = Field(
         None,
         min_length=1,
-        description="Embedding model beside the LLM whose cosines the router weighs too: bge-small-en-v1.5 (a router "
-        "for smollm2-135m is shipped), or another, a folder or a known name, with a router that was trained with it. "
-        "See docs/training.md.",
+        description="Embedding model beside the LLM whose cosines the router weighs too: bge-small-en-v1.5, for "
+        "which routers of smollm2-135m and the qwen2.5-coder models are shipped. Or another, a folder or a known "
+        "name, with a router that was trained with it. See docs/training.md.",
     )
 
 
