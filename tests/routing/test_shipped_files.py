@@ -49,9 +49,9 @@ def folder(tmp_path: Path) -> Path:
         ({"router__embedder": "all-MiniLM-L6-v2"}, "smollm2-135m.solo.onnx"),
         ({"router__embedder": "a/folder"}, "smollm2-135m.solo.onnx"),
         ({"router__embedder": KNOWN, "backbone__model": "gemma3-270m"}, "gemma3-270m.solo.onnx"),
-        (
-            {"router__embedder": KNOWN, "backbone__model": "qwen2.5-coder-0.5b"},
-            f"qwen2.5-coder-0.5b.{KNOWN}.solo.onnx",
+        *(
+            ({"router__embedder": KNOWN, "backbone__model": model}, f"{model}.{KNOWN}.solo.onnx")
+            for model in ("qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b")
         ),
         ({"router__embedder": KNOWN, "backbone__layout": "late"}, None),
     ],
