@@ -163,10 +163,10 @@ class SoloPass(TokenPass):
         return both
 
     def _everything(self, layer: int, of_tails: Tensor) -> Tensor:
-        """Keys and behind them values of prefix, all documents and all tails, and a zero: [2 kv heads, tokens, d]."""
+        """Keys and behind them values of prefix, all documents and all tails: [2 kv heads, tokens, d]."""
         prefix = self._prefix[layer]
         documents = [document.states[layer].widen(prefix.dtype) for document in self._documents]
-        return torch.cat((prefix, *documents, of_tails, torch.zeros_like(prefix[:, :1])), dim=1)
+        return torch.cat((prefix, *documents, of_tails), dim=1)
 
     def _key_places(self) -> list[npt.NDArray[np.int64]]:
         """Where each document's keys lie in ``_everything``: those of prefix, document and tail."""
@@ -182,19 +182,16 @@ class SoloPass(TokenPass):
     def _picked(self, everything: Tensor, alike: _Alike) -> Tensor:
         """As ``_together``, of ``_everything``."""
         if not self._places:
-            self._places = self._gathered(everything.shape[1] - 1)
+            self._places = self._gathered()
         heads = torch.arange(len(everything), device=everything.device)
         return everything[heads[:, None], self._places[alike.keys][:, None]]
 
-    def _gathered(self, zero: int) -> dict[int, Tensor]:
-        """Where keys of documents that attend in one product lie in ``_everything``: keys -> [documents, keys].
-
-        Args:
-            zero: the place of the zero at the end, which fills up.
-        """
+    def _gathered(self) -> dict[int, Tensor]:
+        """Where keys of documents that attend in one product lie in ``_everything``: keys -> [documents, keys]."""
         of_each, found = self._key_places(), {}
         for alike in self._alike:
-            places = np.full((len(alike.places), alike.keys), zero)
+            # What fills up is hidden by the bias, whatever it is.
+            places = np.zeros((len(alike.places), alike.keys), dtype=np.int64)
             for at, number in enumerate(alike.places):
                 places[at, : len(of_each[number])] = of_each[number]
             found[alike.keys] = torch.from_numpy(places).to(self._starts.device)

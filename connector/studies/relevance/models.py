@@ -121,26 +121,30 @@ def _priced_embedder(point: dict[str, Any], rounds: int, model: str) -> dict[str
     Beside an LLM, documents are embedded one by one and remembered, as a reader does it.
     """
     embedder = Embedder.load(model)
-    remembered = Similarity(embedder)
     default = load_settings("/dev/null", {}, {})
     tokenizer = Tokenizer.from_folder(obtain(default.backbone.model, cache=default.cache.path).path)
     texts: Texts = read_texts(None, tokenizer, WINDOW, TOKENS)
-
-    def asked(turn: int) -> None:
-        if "model" in point:
-            remembered.cosines(texts.query(turn), texts.documents[:WINDOW])
-        else:
-            embedder.query(texts.query(turn))
+    documents, remembered = texts.documents[:WINDOW], Similarity(embedder)
 
     def embedded(turn: int) -> None:
-        if "model" in point:
-            Similarity(embedder).cosines(texts.query(turn), texts.documents[:WINDOW])
-        else:
-            embedder.documents(texts.documents[:WINDOW])
-            embedder.query(texts.query(turn))
+        embedder.documents(documents)
+        asked(turn)
 
-    asked(0)
-    rows = {row.name: row.seconds for row in alternate([Way("new", embedded), Way("cached", asked)], rounds)}
+    def asked(turn: int) -> None:
+        embedder.query(texts.query(turn))
+
+    def weighed(similarity: Similarity, turn: int) -> None:
+        similarity.cosines(texts.query(turn), documents)
+
+    if "model" in point:
+        weighed(remembered, 0)
+        ways = [
+            Way("new", lambda turn: weighed(Similarity(embedder), turn)),
+            Way("cached", lambda turn: weighed(remembered, turn)),
+        ]
+    else:
+        ways = [Way("new", embedded), Way("cached", asked)]
+    rows = {row.name: row.seconds for row in alternate(ways, rounds)}
     size = int(embedder.query("size").nbytes)
     return {
         "seconds": round(rows["new"], 3),

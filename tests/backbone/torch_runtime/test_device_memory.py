@@ -17,22 +17,18 @@ import torch
 
 from connector.backbone.prompt.tail import solo_tail
 from connector.backbone.runtime import ReadRequest
-from connector.backbone.torch_runtime import runtime as module
-from connector.backbone.torch_runtime import solo_pass
 from connector.backbone.torch_runtime.cpu.batch_plan import BatchPlan
 from connector.backbone.torch_runtime.cpu.cores import CoreSharing
 from connector.backbone.torch_runtime.decoder import load_decoder
 from connector.backbone.torch_runtime.device_memory import DeviceMemory
 from connector.backbone.torch_runtime.encoded import TorchEncodedDocument
 from connector.backbone.torch_runtime.runtime import TorchRuntime
-from connector.backbone.torch_runtime.solo_pass import SoloPass
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
 from tests.backbone.reading import read_one
 from tests.backbone.tiny import save_tiny
-from tests.backbone.torch_runtime.test_packed_attention import as_documented
 from tests.backbone.torch_runtime.test_runtime import DOCUMENTS, PREFIX, tail
-from tests.backbone.torch_runtime.test_solo import LAST, QUERY
+from tests.backbone.torch_runtime.test_solo import LAST, QUERY, gathers, packs
 
 NEEDS = Needs(((1, 0),), ("query",), (0, 2), likelihood=True)
 PLENTY = 1 << 30
@@ -113,14 +109,6 @@ def several(documents: list[TorchEncodedDocument]) -> list[ReadRequest]:
     return [ReadRequest(solo_tail(LAST, query, len(PREFIX), needs.groups), own, needs) for query, own, needs in asked]
 
 
-class Gathering(SoloPass):
-    """As where each copy costs as much as a product."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._gathers = True
-
-
 @pytest.mark.parametrize("attention", ["copied", "gathered", "packed"])
 @pytest.mark.parametrize("room", [16_384, 30, 12, 1])
 def test_requests_are_read_in_one_pass(
@@ -128,10 +116,9 @@ def test_requests_are_read_in_one_pass(
 ) -> None:
     requests = several(encoded(runtime))
     expected = [runtime.read(PREFIX, [request], layout="solo")[0] for request in requests]
-    if attention == "gathered":
-        monkeypatch.setattr(module, "SoloPass", Gathering)
-    elif attention == "packed":
-        monkeypatch.setattr(solo_pass, "varlen_attention", lambda device, dtype, head_dim: as_documented)
+    used: list[Any] = [True]
+    if attention != "copied":
+        used = gathers(monkeypatch) if attention == "gathered" else packs(monkeypatch)
     runtime._sequences.plan = BatchPlan(1, 1, room)
     shortage.tokens.clear()
     found = runtime.read(PREFIX, requests, layout="solo")
@@ -142,10 +129,10 @@ def test_requests_are_read_in_one_pass(
     assert rows == [15, 6, 4, 15] and sum(shortage.tokens) == sum(rows)
     # Of five, three, four and five rows each. With room for none, each is read by itself.
     together = {16_384: [40], 30: [25, 15], 12: [10, 11, 4, 10, 5], 1: [5, 5, 5, 3, 3, 4, 5, 5, 5]}
-    assert shortage.tokens == together[room]
+    assert shortage.tokens == together[room] and used
 
 
-def test_no_layer_is_run_that_nobody_needs(runtime: TorchRuntime, shortage: Shortage) -> None:
+def test_no_layer_is_run_that_nobody_needs(runtime: TorchRuntime) -> None:
     documents = encoded(runtime)
     ran: list[int] = []
     for number, layer in enumerate(runtime._sequences._model.layers):

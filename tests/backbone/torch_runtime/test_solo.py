@@ -136,19 +136,11 @@ def test_shares_are_even(
     assert observed.states.shape[1] == count
 
 
-@pytest.mark.parametrize("numbers", [[0, 1, 2], [2, 0], [1]])
-def test_what_a_gpu_picks_at_once_is_what_is_copied_one_by_one(
-    runtime: TorchRuntime, numbers: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # All in one pass.
-    monkeypatch.setattr(runtime, "_sharing", CoreSharing(1))
-    monkeypatch.setattr(runtime._sequences, "plan", BatchPlan(1, 1, 16_384))
-    before = read(runtime, numbers, every(runtime))
-    picked = []
+def gathers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Passes gather keys as where each copy costs as much as a product; the list grows with each gathering."""
+    picked: list[int] = []
 
-    class AsOnGpu(SoloPass):
-        """As where each copy costs as much as a product."""
-
+    class Gathering(SoloPass):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             self._gathers = True
@@ -157,7 +149,31 @@ def test_what_a_gpu_picks_at_once_is_what_is_copied_one_by_one(
             picked.append(1)
             return super()._picked(*arguments)
 
-    monkeypatch.setattr(module, "SoloPass", AsOnGpu)
+    monkeypatch.setattr(module, "SoloPass", Gathering)
+    return picked
+
+
+def packs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Passes attend as where PyTorch has its packed attention; the list grows by the window of each."""
+    windows: list[tuple[int, int]] = []
+
+    def packed(*arguments: Any, **options: Any) -> torch.Tensor:
+        windows.append(options["window_size"])
+        return as_documented(*arguments, **options)
+
+    monkeypatch.setattr(solo_pass, "varlen_attention", lambda device, dtype, head_dim: packed)
+    return windows
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2], [2, 0], [1]])
+def test_what_a_gpu_picks_at_once_is_what_is_copied_one_by_one(
+    runtime: TorchRuntime, numbers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All in one pass.
+    monkeypatch.setattr(runtime, "_sharing", CoreSharing(1))
+    monkeypatch.setattr(runtime._sequences, "plan", BatchPlan(1, 1, 16_384))
+    before = read(runtime, numbers, every(runtime))
+    picked = gathers(monkeypatch)
     for found, expected in zip(read(runtime, numbers, every(runtime)).arrays, before.arrays, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert picked
@@ -182,16 +198,10 @@ def test_documents_in_one_operation_are_the_same_as_filled_up(
     # One layer's weights are looked at; there, attention is not one operation.
     needs = replace(every(runtime), heads=((1, 0),))
     before = read(runtime, numbers, needs)
-    calls = []
-
-    def packed(*arguments: Any, **options: Any) -> torch.Tensor:
-        calls.append(options["window_size"])
-        return as_documented(*arguments, **options)
-
-    monkeypatch.setattr(solo_pass, "varlen_attention", lambda device, dtype, head_dim: packed)
+    windows = packs(monkeypatch)
     found = read(runtime, numbers, needs)
-    assert len(calls) == runtime.shape.layers - 1
-    assert kind == "llama" or any(window >= 0 for window, _ in calls)
+    assert len(windows) == runtime.shape.layers - 1
+    assert kind == "llama" or any(before >= 0 for before, _ in windows)
     np.testing.assert_allclose(found.rows, before.rows, atol=3e-6)
     np.testing.assert_allclose(found.states, before.states, atol=3e-5)
     np.testing.assert_allclose(found.log_probabilities, before.log_probabilities, atol=3e-5)
