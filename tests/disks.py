@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,17 @@ def mounted(folder: Path, *options: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", folder], check=True)
+        _unmount(folder)
+
+
+def _unmount(folder: Path) -> None:
+    """Also where tantivy's thread that watches an index looks at it a last time: it ends within half a second."""
+    for _ in range(100):
+        done = subprocess.run(["umount", folder], capture_output=True, text=True)
+        if "busy" not in done.stderr:
+            break
+        time.sleep(0.1)
+    assert not done.returncode, done.stderr
 
 
 @contextmanager
