@@ -16,12 +16,12 @@ from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.backbone.runtime import Runtime
+from connector.backbone.similarity import Similarity, also_vectors
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.checkpoints.licences import accepting
 from connector.checkpoints.package_files import Progress
 from connector.checkpoints.pulling import obtain
 from connector.embedding.embedder import Embedder
-from connector.embedding.similarity import Similarity
 from connector.errors import BackboneError, MissingExtraError, SettingsError
 from connector.sections import Settings
 
@@ -53,29 +53,28 @@ def open_reader(settings: Settings, progress: Progress | None = None) -> Reader:
     logger.info("%s", "; ".join(f"{subject}: {said}" for subject, said in runtime.plan.items()))
     tokenizer = Tokenizer.from_folder(folder)
     backbone = settings.backbone
+    embedder = _embedder(settings)
+    load = runtime.load_document if embedder is None else also_vectors(runtime.load_document)
+    disk, shared = DiskCache.from_settings(settings.cache, load), SharedCache.from_settings(settings.cache, load)
     return Reader(
         runtime,
         tokenizer,
         PromptTemplate.from_folder(folder, tokenizer),
         backbone.layout,
         digest,
-        DocumentCache(
-            settings.cache.memory_mb * 1_000_000,
-            DiskCache.from_settings(settings.cache, runtime.load_document),
-            SharedCache.from_settings(settings.cache, runtime.load_document),
-        ),
+        DocumentCache(settings.cache.memory_mb * 1_000_000, disk, shared),
         readings=ReadingCache(settings.cache.scores_mb * 1_000_000),
         max_document_tokens=backbone.max_document_tokens,
         max_passages=backbone.max_passages,
-        similarity=_similarity(settings),
+        similarity=None if embedder is None else Similarity(embedder, disk, shared),
     )
 
 
-def _similarity(settings: Settings) -> Similarity | None:
+def _embedder(settings: Settings) -> Embedder | None:
     named = settings.router.embedder
     if named is None:
         return None
-    return Similarity(Embedder.load(named, offline=settings.backbone.offline, device=settings.backbone.device))
+    return Embedder.load(named, offline=settings.backbone.offline, device=settings.backbone.device)
 
 
 def reader_from(source: Reader | Callable[[Settings], Reader], settings: Settings) -> Reader:

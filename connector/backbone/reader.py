@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from itertools import chain
@@ -19,19 +18,20 @@ from connector.backbone.caching.counted_cache import CountedStatistics, Lookups
 from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache
 from connector.backbone.layout_needs import check_needs
+from connector.backbone.passage_states import PassageStates
 from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.backbone.prompt.joint import joint_prompt
 from connector.backbone.prompt.passages import Passage, Passages
-from connector.backbone.prompt.tail import Tail, TokenIds, make_tail, solo_tail
+from connector.backbone.prompt.tail import Tail, make_tail, solo_tail
 from connector.backbone.prompt.template import NOT_APPLICABLE, PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reading import Reading, Rows
 from connector.backbone.runtime import DeviceStatistics, EncodedDocument, Needs, Observations, ReadRequest, Runtime
+from connector.backbone.similarity import Similarity
 from connector.backbone.step_times import Clock
 from connector.cancelling import CancelScope
 from connector.documents import has_text
 from connector.embedding.embedder import Embedder
-from connector.embedding.similarity import Similarity
 from connector.errors import BackboneError
 from connector.sections import Layout
 
@@ -41,7 +41,6 @@ EmbeddedForm = Literal["query", "prompt"]
 
 # Of the instruction and the query together, and of the instruction alone.
 _MAX_QUERY_TOKENS, _MAX_INSTRUCTION_TOKENS = 512, 256
-_PROBE_TOKENS = 256
 # Texts and their token ids that are remembered, beside the document cache: about 17,000 passages of 180 tokens.
 _REMEMBERED_BYTES = 64_000_000
 
@@ -80,9 +79,10 @@ class Reader:
         self._runtime, self._layout, self._digest = runtime, layout, digest
         self._tokenizer, self._template, self._cache = tokenizer, template, cache
         self._identity = BackboneIdentity.of(digest, template, layout, runtime.shape)
+        self._states = PassageStates(runtime, template, layout, self._identity.fingerprint, cache)
         self._scheduler = Scheduler(
             cache,
-            self._encode,
+            self._states.encode,
             self._read_together,
             threads=runtime.threads,
             requests_together=runtime.requests_together,
@@ -153,10 +153,12 @@ class Reader:
         return self._budget, self._max_passages
 
     def clear_cache(self) -> None:
-        """Forget every text and encoded passage in memory, and what was read; what is on disk stays."""
+        """Forget every text, encoded passage and vector in memory, and what was read; what is on disk stays."""
         self._passages.clear()
         self._cache.clear()
         self._readings.clear()
+        if self._similarity is not None:
+            self._similarity.clear()
 
     def close(self) -> None:
         """Write what the cache's disk does not have yet, and let go of it; the reader works on without."""
@@ -178,7 +180,9 @@ class Reader:
     def lookups(self) -> Mapping[str, Lookups]:
         """Look-ups of every cache that is in use, by its name; see docs/http-api.md."""
         scores = {"scores": self._readings.lookups()} if self._readings else {}
-        return {**self._cache.lookups(), **scores, "texts": self._passages.lookups(), **self.runtime.lookups()}
+        vectors = {} if self._similarity is None else {"vectors": self._similarity.lookups()}
+        texts = {"texts": self._passages.lookups()}
+        return {**self._cache.lookups(), **scores, **vectors, **texts, **self.runtime.lookups()}
 
     def device_statistics(self) -> DeviceStatistics | None:
         """The accelerator's memory, and what of the document cache it copies from; None: the LLM runs without one."""
@@ -295,10 +299,7 @@ class Reader:
         Raises:
             BackboneError: the reader has no embedding model.
         """
-        if self._similarity is None:
-            raise BackboneError("this needs an embedding model beside the LLM; set router.embedder")
-        split = zip(texts, self._passages.of(texts), strict=True)
-        return self._similarity.of_parts(query, [own.parts(text) for text, own in split])
+        return self._beside().of_parts(query, self._parts(texts))
 
     def missing(self, texts: Sequence[str], pool: Needs, most_tokens: int | None = None) -> list[tuple[int, int]]:
         """Of each text the tokens that would have to be encoded, for no cache has them, and its passages.
@@ -308,8 +309,7 @@ class Reader:
         """
         texts = texts if most_tokens is None else self._passages.beginnings(texts, most_tokens)
         split = [own.passages for own in self._passages.of(texts)]
-        keyed = [list(zip(passages, self._keys(passages, pool), strict=True)) for passages in split]
-        return [(sum(one.tokens for one, key in own if not self._cache.knows(key)), len(own)) for own in keyed]
+        return [(self._states.missing_tokens(own, pool), len(own)) for own in split]
 
     def precompute(self, texts: Sequence[str], pool: Needs) -> tuple[int, int]:
         """Encode documents before anyone asks for them; returns when the cache has them, on disk where it has one.
@@ -319,28 +319,33 @@ class Reader:
             pool: what documents are encoded for.
 
         Returns:
-            Distinct passages that were there already, and those that were encoded now.
+            What was there already, and what was made now: distinct passages, and vectors where the pool wants them.
 
         Raises:
             BackboneError: the layout is ``joint``, whose documents cannot be kept; or the LLM failed.
         """
         order, _ = self._laid_out([text.passages for text in self._passages.of(texts)])
-        missing = [
-            passage for passage, key in zip(order, self._keys(order, pool), strict=True) if not self._cache.has(key)
-        ]
-        for key, state in self._encoded(missing, pool):
-            self._cache.put(key, state)
+        present, made = self._states.keep(order, pool)
+        if pool.similarity:
+            near = self._beside().keep(list(chain.from_iterable(self._parts(texts))))
+            present, made = present + near[0], made + near[1]
         self._cache.flush()
-        return len(order) - len(missing), len(missing)
+        return present, made
 
     def encoded(self, texts: Sequence[str], pool: Needs) -> Iterator[tuple[bytes, EncodedDocument]]:
-        """The distinct passages of documents with their keys, encoded as ``precompute`` does; nothing is kept."""
+        """What ``precompute`` would keep of documents, if nothing was there, with the keys; nothing is kept."""
         order, _ = self._laid_out([text.passages for text in self._passages.of(texts)])
-        return self._encoded(order, pool)
+        yield from self._states.encoded(order, pool)
+        if pool.similarity:
+            yield from self._beside().encoded(list(chain.from_iterable(self._parts(texts))))
 
     def keys(self, texts: Sequence[str], pool: Needs) -> list[list[bytes]]:
-        """The document cache's keys of each text's passages, as ``precompute`` keeps them."""
-        return [self._keys(text.passages, pool) for text in self._passages.of(texts)]
+        """The document cache's keys of all that ``precompute`` keeps of each text."""
+        states = [self._states.keys(text.passages, pool) for text in self._passages.of(texts)]
+        if not pool.similarity:
+            return states
+        vectors = [self._beside().keys(parts) for parts in self._parts(texts)]
+        return [own + near for own, near in zip(states, vectors, strict=True)]
 
     def seconds_to_encode(self, texts: Sequence[str], layers: int | None = None) -> float:
         """About how long these texts will take on this machine, equal ones once: two short passes are timed.
@@ -351,16 +356,7 @@ class Reader:
         """
         distinct = list(dict.fromkeys(texts))
         tokens = sum(passage.tokens for text in self._passages.of(distinct) for passage in text.passages)
-        depth = min(layers or self.runtime.shape.layers, self.runtime.shape.layers) - 1
-        # One for each core: that is how many are encoded.
-        probes = [np.full(_PROBE_TOKENS, self._template.prefix[0], dtype=np.int32)] * self.runtime.threads
-        taken = []
-        for _ in range(2):
-            started = time.perf_counter()
-            for _ in self.runtime.encode(self._template.prefix, probes, Needs(((depth, 0),)), layout=self.layout):
-                pass
-            taken.append(time.perf_counter() - started)
-        return tokens * min(taken) / (_PROBE_TOKENS * len(probes))
+        return self._states.seconds_to_encode(tokens, layers)
 
     def embed(self, query: str, layers: Sequence[int], form: EmbeddedForm = "query") -> Rows:
         """Hidden states of the query alone, without any document.
@@ -379,6 +375,15 @@ class Reader:
             before = self._template.prefix + self._template.before_query
         own = ids if len(ids) else self._not_applicable
         return self.runtime.embed(np.concatenate((np.array(before, dtype=np.int32), own)), layers, len(before))
+
+    def _beside(self) -> Similarity:
+        if self._similarity is None:
+            raise BackboneError("this needs an embedding model beside the LLM; set router.embedder")
+        return self._similarity
+
+    def _parts(self, texts: Sequence[str]) -> list[list[str]]:
+        """Of each text its passages, as they stand in it."""
+        return [own.parts(text) for text, own in zip(texts, self._passages.of(texts), strict=True)]
 
     def _laid_out(self, documents: Sequence[Sequence[Passage]]) -> tuple[list[Passage], tuple[tuple[int, ...], ...]]:
         """The passages as they are laid side by side, and where those of each document stand among them.
@@ -409,58 +414,29 @@ class Reader:
         clock: Clock,
         scope: CancelScope,
     ) -> tuple[Observations, int, int]:
-        keys, behind = self._keys(order, pool, before), self._behind(before)
-        states, encoded = self._scheduler.encode(keys, lambda at: _joined(order[at].ids, behind), pool, scope)
+        keys, behind = self._states.keys(order, pool, before), len(self._states.behind(before))
+        states, encoded = self._scheduler.encode(
+            keys, lambda at: self._states.with_behind(order[at], before), pool, scope
+        )
         clock.lap("encode")
         # The tail stands right behind the longest passage, as if that one were alone with it. On train queries this
         # did as well as a fixed place behind the token budget, and far better than a place inside of the passages.
         position = len(self._template.prefix) + max(passage.tokens for passage in order)
         found = self._scheduler.read(ReadRequest(tail(position), states, needs), scope)
         clock.lap("read")
-        if len(behind) and needs.heads:
+        if behind and needs.heads:
             # Attention to the passages themselves, not to what was encoded behind each.
-            ends = np.cumsum([passage.tokens + len(behind) for passage in order]) - len(behind)
+            ends = np.cumsum([passage.tokens + behind for passage in order]) - behind
             columns = [np.arange(end - own.tokens, end) for end, own in zip(ends, order, strict=True)]
             found = replace(found, rows=np.ascontiguousarray(found.rows[:, :, np.concatenate(columns)]))
         return found, len(order) - encoded, encoded
 
-    def _behind(self, before: Sequence[int]) -> TokenIds:
-        """What is encoded behind every passage: of the part before the query all but its last id, which is read."""
-        return np.array(before[:-1] if self.layout == "solo" else (), dtype=np.int32)
-
-    def _encoded(self, passages: Sequence[Passage], pool: Needs) -> Iterator[tuple[bytes, EncodedDocument]]:
-        if self.layout == "joint":
-            raise BackboneError("backbone.layout = joint reads all documents in one prompt; set it to solo or late")
-        behind = self._behind(self._template.before_query)
-        states = self._encode([_joined(passage.ids, behind) for passage in passages], pool)
-        return zip(self._keys(passages, pool), states, strict=True)
-
-    def _encode(self, passages: Sequence[TokenIds], pool: Needs) -> Iterator[EncodedDocument]:
-        return self.runtime.encode(self._template.prefix, passages, pool, layout=self.layout)
-
     def _read_together(self, requests: Sequence[ReadRequest]) -> Sequence[Observations]:
         return self.runtime.read(self._template.prefix, requests, layout=self.layout)
 
-    def _keys(self, passages: Sequence[Passage], pool: Needs, before: Sequence[int] = ()) -> list[bytes]:
-        """The cache's keys of passages that are encoded for a pool."""
-        namespace = self._namespace(pool, before)
-        return [passage.key(namespace) for passage in passages]
-
-    def _namespace(self, pool: Needs, before: Sequence[int]) -> str:
-        # States of every layer serve all pools of the same depth; late ones hold exactly their pool's keys.
-        if self.layout == "late":
-            depth: object = sorted(set(pool.heads))
-        else:
-            # The other wording stands behind the passage, and is no part of the fingerprint.
-            other = list(before) if tuple(before) == self._template.other_before_query else []
-            depth = [pool.depth(self.runtime.shape.layers), *other]
-        # Runtimes round differently, and do not read each other's states.
-        runtime = f"{type(self.runtime).__name__} {self.runtime.precision}"
-        return f"{self.fingerprint} {runtime} {json.dumps(depth)}"
-
     def _reading_key(self, asked: bytes, order: Sequence[Passage], pool: Needs) -> bytes:
         digest = hashlib.blake2b(asked, digest_size=16)
-        for key in self._keys(order, pool):
+        for key in self._states.keys(order, pool):
             digest.update(key)
         return digest.digest()
 
@@ -488,7 +464,3 @@ class Reader:
         (found,) = self._read_together([ReadRequest(tail, encoded, needs)])
         clock.lap("read")
         return Observations(np.ascontiguousarray(found.rows[:, :, columns])), 0, len(order)
-
-
-def _joined(ids: TokenIds, behind: TokenIds) -> TokenIds:
-    return np.concatenate((ids, behind)) if len(behind) else ids

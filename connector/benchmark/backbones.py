@@ -11,11 +11,11 @@ from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
 from connector.backbone.runtime import Runtime
+from connector.backbone.similarity import Similarity
 from connector.checkpoints.catalogue import CATALOGUE
 from connector.checkpoints.pulling import find_local, obtain
 from connector.checkpoints.shape import BackboneShape
 from connector.embedding.embedder import Embedder
-from connector.embedding.similarity import Similarity
 from connector.errors import BackboneError
 from connector.heads.head_sets import HeadSet
 from connector.installation import this_installation

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from connector.offline.workers import Workers
     from connector.reranking.reranker import Reranker
 
-__all__ = ["Precomputed", "check_keeps", "check_precompute", "precompute"]
+__all__ = ["Precomputed", "check_keeps", "check_precompute", "precompute", "what_is_kept"]
 
 # Documents that become durable together: what an interruption costs at most.
 _BATCH = 8
@@ -28,8 +28,8 @@ class Precomputed:
 
     Attributes:
         documents: documents that were looked at.
-        present: passages that were there before.
-        encoded: passages that were encoded now.
+        present: passages that were there before, and vectors of an embedding model where one counts.
+        encoded: the same, made now.
         file_bytes: bytes that the cache takes on disk now, with all else that it holds.
         seconds: what it took, without loading the model.
     """
@@ -66,6 +66,11 @@ def check_keeps(settings: Settings, command: str) -> None:
         raise SettingsError(f"{command} keeps documents on disk; set cache.disk_mb, as in --set cache.disk_mb=20000")
     if settings.backbone.layout == "joint":
         raise SettingsError(f"{command}: backbone.layout = joint keeps no documents; set it to solo or late")
+
+
+def what_is_kept(settings: Settings) -> str:
+    """What ``Precomputed`` counts, for messages."""
+    return "passages and vectors" if settings.router.embedder else "passages"
 
 
 def precompute(

@@ -43,8 +43,8 @@ class Synced:
         added: of these, documents that were not known.
         changed: known documents whose text changed.
         deleted: known documents that were gone.
-        encoded: passages that were encoded.
-        dropped: passages that left the cache.
+        encoded: passages that were encoded, and vectors of an embedding model where one counts.
+        dropped: passages and vectors that left the cache.
         file_bytes: bytes that the cache takes on disk now, with all else that it holds.
         seconds: what it took, without loading the model.
     """
@@ -129,9 +129,9 @@ def sync(
 def _encoding(reranker: Reranker, settings: Settings) -> str:
     """What the passages of a document depend on besides the document."""
     reader = reranker.reader
-    # The key of any text tells model, layout and pool.
-    ((key,),) = reader.keys(["document"], reranker.routes.pool())
-    told = [key.hex(), reader.budget, list(settings.engine.field_weights())]
+    # The keys of any text tell model, layout and pool, and an embedding model where one counts.
+    (keys,) = reader.keys(["document"], reranker.routes.pool())
+    told = [*(key.hex() for key in keys), reader.budget, list(settings.engine.field_weights())]
     return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
 

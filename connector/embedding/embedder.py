@@ -11,7 +11,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,6 +166,12 @@ class Embedder:
                 "folder the tokenizer that belongs to its ONNX model"
             ) from None
         return own
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that a document's vector depends on: graph, tokenizer with its limits, pooling. Hexadecimal."""
+        told = f"{self.digest} {self._pooling} {self._tokenizer.to_str()}"
+        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
     def documents(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """float32 [texts, dimension], of length 1: their scalar products are cosines."""

@@ -21,7 +21,7 @@ __all__ = ["Kept", "keeping"]
 
 @dataclass(frozen=True, slots=True)
 class _Encode:
-    """Passages of texts: key, number of tokens, states."""
+    """All that is kept of texts: key, number of the LLM's tokens, bytes."""
 
     pool: Needs
 
@@ -31,8 +31,8 @@ class _Encode:
 
 
 class Kept(NamedTuple):
-    """What became of a batch: its texts, and of their distinct passages those that were there, those that were
-    encoded now, and how many others left the disk for them.
+    """What became of a batch: its texts, of their distinct passages and vectors those that were there and those that
+    were made now, and how many others left the disk for them.
     """
 
     texts: int

@@ -11,10 +11,10 @@ from connector.backbone.caching.document_cache import DocumentCache
 from connector.backbone.prompt.template import PromptTemplate
 from connector.backbone.prompt.tokenizer import Tokenizer
 from connector.backbone.reader import Reader
+from connector.backbone.similarity import Similarity
 from connector.backbone.torch_runtime.runtime import TorchRuntime
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.embedding.embedder import Embedder
-from connector.embedding.similarity import Similarity
 from connector.errors import BackboneError
 from connector.heads.needs import Needs
 from connector.heads.row_groups import QUERY_GROUPS

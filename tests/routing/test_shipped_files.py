@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from connector.backbone.similarity import Similarity
 from connector.documents import UsedSignal
 from connector.embedding.embedder import KNOWN as RECIPES
 from connector.embedding.embedder import Embedder
-from connector.embedding.similarity import Similarity
 from connector.errors import BackboneError
 from connector.explanation import explain
 from connector.reranking.reranker import Reranker
@@ -100,6 +100,33 @@ def test_it_counts_beside_the_llm(settings: Settings, tmp_path: Path, caplog: py
         assert hit.head_score == pytest.approx(workings.bias + probe.counted + similarity.counted, abs=1e-6)
         # One document alone gets the same score.
         assert reranker.rerank(QUERY, [TEXTS[hit.index]]).hits[0].head_score == hit.head_score
+
+
+def test_precomputed_documents_need_neither_model_again(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_embedder(tmp_path / "tiny")
+    own = embedder_router(tmp_path / "own", folder)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "models").symlink_to(settings.cache.path / "models")
+    kept = {"cache__path": tmp_path / "cache", "cache__disk_mb": 200}
+    named = settings_of(settings, router__embedder=str(folder), router__bundle=str(own), **kept)
+    first = Reranker.from_settings(named)
+    reader, pool = first.reader, first.routes.pool()
+    # Of each text the states of its passage, and its vector.
+    assert [len(keys) for keys in reader.keys([*TEXTS, ""], pool)] == [2, 2, 2, 2, 0]
+    assert reader.precompute(TEXTS[:2], pool) == (0, 4) and reader.precompute([*TEXTS, ""], pool) == (4, 4)
+    keys = {key for own in reader.keys(TEXTS, pool) for key in own}
+    assert {key for key, _ in reader.encoded(TEXTS, pool)} == keys
+    expected = first.rerank(QUERY, TEXTS)
+    reader.close()
+
+    second = Reranker.from_settings(named)
+    monkeypatch.setattr(Embedder, "documents", lambda self, texts: pytest.fail("a document was embedded again"))
+    found = second.rerank(QUERY, TEXTS)
+    assert [hit.head_score for hit in found.hits] == [hit.head_score for hit in expected.hits]
+    assert second.reader.statistics().misses == 0 and second.reader.lookups()["vectors"] == (0, 4)
+    second.reader.close()
 
 
 @pytest.mark.parametrize(

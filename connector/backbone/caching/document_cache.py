@@ -161,6 +161,7 @@ class DocumentCache:
         with self._lock:
             entries = self._entries
             assert isinstance(entries, _Counting)
+            from_disk = self._hits - self._memory_hits - self._shared_hits
             memory = CacheStatistics(
                 self._hits,
                 self._misses,
@@ -174,7 +175,7 @@ class DocumentCache:
             return memory
         return replace(
             memory,
-            disk_hits=disk.hits,
+            disk_hits=from_disk,
             disk_evictions=disk.evictions,
             disk_entries=disk.entries,
             disk_bytes=disk.bytes,

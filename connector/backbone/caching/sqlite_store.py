@@ -59,15 +59,17 @@ class StoreStatus:
     """What a store holds.
 
     Attributes:
-        entries: passages.
+        passages: encoded passages.
+        vectors: vectors of an embedding model beside the LLM.
         tokens: tokens of the passages.
-        bytes: bytes of the passages' states.
+        bytes: bytes of states and vectors.
         file_bytes: bytes of the file and its log.
         free_bytes: of these, bytes that new passages will take first.
-        oldest, newest: seconds since 1970 when the least and the most recently used passage was used; None: empty.
+        oldest, newest: seconds since 1970 when the least and the most recently used one was used; None: empty.
     """
 
-    entries: int
+    passages: int
+    vectors: int
     tokens: int
     bytes: int
     file_bytes: int
@@ -260,15 +262,17 @@ class PassageStore:
             BackboneError: the store cannot be read.
         """
         with telling(self.path), self._reading:
-            entries, tokens, size, oldest, newest = self._reader.execute(
-                "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(bytes), 0), min(used), max(used)"
+            entries, passages, tokens, size, oldest, newest = self._reader.execute(
+                # A vector is of no tokens of the LLM.
+                "SELECT count(*), coalesce(sum(tokens > 0), 0), coalesce(sum(tokens), 0), coalesce(sum(bytes), 0),"
+                " min(used), max(used)"
                 " FROM passages"
             ).fetchone()
             free = number(self._reader, "PRAGMA freelist_count") * _PAGE
             files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
             held = sum(file.stat().st_size for file in files if file.is_file())
         times = [None if used is None else used / 1e9 for used in (oldest, newest)]
-        return StoreStatus(entries, tokens, size, held, free, times[0], times[1])
+        return StoreStatus(passages, entries - passages, tokens, size, held, free, times[0], times[1])
 
     def close(self) -> None:
         """Let go of the file; may be called again."""

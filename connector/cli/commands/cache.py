@@ -74,9 +74,14 @@ def prune(context: Context, to_mb: int | None, everything: bool) -> None:
         remove_store(store_path(settings.cache.path))
         facts = _facts(settings, None)
     if context.as_json:
-        context.print_json({"removed": removed, "passages": facts["passages"], "file_bytes": facts["file_bytes"]})
+        context.print_json(
+            {"removed": removed, **{name: facts[name] for name in ("passages", "vectors", "file_bytes")}}
+        )
     else:
-        click.echo(f"removed {removed:,} passages; {facts['passages']:,} are left ({decimal(facts['file_bytes'])})")
+        left = facts["passages"] + facts["vectors"]
+        click.echo(
+            f"removed {removed:,} {_named(facts['vectors'])}; {left:,} are left ({decimal(facts['file_bytes'])})"
+        )
 
 
 @command.command("verify")
@@ -85,16 +90,17 @@ def verify(context: Context) -> None:
     """Read every document, and drop those that are damaged: they are encoded again when they are needed."""
     settings = context.settings()
     started = time.perf_counter()
-    checked = damaged = 0
+    checked = damaged = vectors = 0
     with _existing(settings) as store:
         if store is not None:
             console = Console(stderr=True)
+            vectors = store.status().vectors
             checked, damaged = store.verify(lambda keys: progress(console, "checking", keys, len(keys)))
     seconds = round(time.perf_counter() - started, 3)
     if context.as_json:
         context.print_json({"checked": checked, "damaged": damaged, "seconds": seconds})
     else:
-        click.echo(f"checked {checked:,} passages, {damaged:,} damaged and dropped ({seconds:.1f} s)")
+        click.echo(f"checked {checked:,} {_named(vectors)}, {damaged:,} damaged and dropped ({seconds:.1f} s)")
 
 
 @command.command("export")
@@ -131,6 +137,7 @@ def follow(context: Context, index: str | None, by: str, every: float | None) ->
 
     When it was interrupted, the same command continues.
     """
+    from connector.cli.precompute import what_is_kept
     from connector.cli.sync import Synced, check_sync, sync
     from connector.engines.index_names import naming_indexes
     from connector.engines.open_engine import open_engine
@@ -146,8 +153,9 @@ def follow(context: Context, index: str | None, by: str, every: float | None) ->
         else:
             click.echo(
                 f"{done.documents:,} documents of {settings.engine.index} in the cache: {done.added:,} new, "
-                f"{done.changed:,} changed, {done.deleted:,} deleted; encoded {done.encoded:,} passages, dropped "
-                f"{done.dropped:,} ({done.seconds:.1f} s); the cache takes {decimal(done.file_bytes)}"
+                f"{done.changed:,} changed, {done.deleted:,} deleted; encoded {done.encoded:,} "
+                f"{what_is_kept(settings)}, dropped {done.dropped:,} ({done.seconds:.1f} s); "
+                f"the cache takes {decimal(done.file_bytes)}"
             )
 
     with naming_indexes(settings), open_engine(settings) as engine:
@@ -188,17 +196,15 @@ def _existing(settings: Settings) -> Iterator[PassageStore | None]:
 def _facts(settings: Settings, store: PassageStore | None) -> dict[str, Any]:
     from connector.backbone.caching.sqlite_store import StoreStatus, store_path
 
-    held = StoreStatus(0, 0, 0, 0, 0, None, None) if store is None else store.status()
-    # With what the file needs beside the states, without its log.
-    each = None if store is None or not held.entries else store.used_bytes() / held.entries
-    record = asdict(held)
+    held = StoreStatus(0, 0, 0, 0, 0, 0, None, None) if store is None else store.status()
+    # With its vector and what the file needs beside the states, without its log.
+    each = None if store is None or not held.passages else store.used_bytes() / held.passages
     return {
         "path": str(store_path(settings.cache.path)),
         "limit_bytes": settings.cache.disk_mb * _MILLION,
-        "passages": record.pop("entries"),
-        **record,
+        **asdict(held),
         "bytes_per_passage": None if each is None else round(each),
-        "tokens_per_passage": None if each is None else round(held.tokens / held.entries, 1),
+        "tokens_per_passage": None if each is None else round(held.tokens / held.passages, 1),
         "million_passages_bytes": None if each is None else round(each * _MILLION),
     }
 
@@ -208,11 +214,17 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "file", facts["path"]
     yield "at most", decimal(limit) if limit else "off: cache.disk_mb = 0"
     yield "passages", f"{facts['passages']:,} ({facts['tokens']:,} tokens)"
+    if facts["vectors"]:
+        yield "vectors", f"{facts['vectors']:,} of an embedding model"
     yield "on disk", f"{decimal(facts['file_bytes'])}, of these {decimal(facts['free_bytes'])} free"
     if facts["passages"]:
         yield "a passage", f"{decimal(facts['bytes_per_passage'])} ({facts['tokens_per_passage']} tokens)"
         yield "a million", f"{decimal(facts['million_passages_bytes'])}, at one passage a document"
         yield "used", f"{_moment(facts['oldest'])} to {_moment(facts['newest'])}"
+
+
+def _named(vectors: int) -> str:
+    return "passages and vectors" if vectors else "passages"
 
 
 def _moment(seconds: float) -> str:

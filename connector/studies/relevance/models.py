@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from connector.backbone.prompt.tokenizer import Tokenizer
+from connector.backbone.similarity import Similarity
 from connector.benchmark.measuring import Way, alternate
 from connector.benchmark.texts import Texts, read_texts
 from connector.charts import BETTER, INK, SAME, panels_of, svg
@@ -21,7 +22,6 @@ from connector.checkpoints.pulling import obtain
 from connector.checkpoints.shape import BackboneShape, decoder_config
 from connector.cli.own_process import keep_big_buffers
 from connector.embedding.embedder import Embedder
-from connector.embedding.similarity import Similarity
 from connector.evaluation.provenance import processor_name, today
 from connector.evaluation.text_lines import write_text
 from connector.routing.opening import open_reader

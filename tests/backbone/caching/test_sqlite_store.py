@@ -53,12 +53,13 @@ def test_what_was_put_is_there_after_a_restart(path: Path) -> None:
     with closing(PassageStore(path, 10 * MB)) as store:
         assert store.get(key(1)) is None and not store.has(key(1))
         store.put(key(1), data(1), 7)
+        # Without a token: no passage.
         store.put(key(2), b"", 0)
         assert store.get(key(1)) == data(1) and store.has(key(1))
     with closing(PassageStore(path, 10 * MB)) as store:
         assert store.get(key(1)) == data(1) and store.get(key(2)) == b""
         status = store.status()
-        assert (status.entries, status.tokens, status.bytes) == (2, 7, 300_000)
+        assert (status.passages, status.vectors, status.tokens, status.bytes) == (1, 1, 7, 300_000)
         assert status.oldest is not None and status.newest is not None
         assert int(began) <= status.oldest <= status.newest <= time.time()
         store.drop(key(1))

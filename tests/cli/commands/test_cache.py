@@ -8,10 +8,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from connector.backbone.caching.sqlite_store import PassageStore, store_path
+from connector.backbone.similarity import KeptVector
 from connector.checkpoints.checkpoint import Checkpoint
 from connector.cli import cli
 from connector.errors import BackboneError, SettingsError
@@ -19,6 +21,8 @@ from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
 from tests.backbone.caching.test_sqlite_store import damage, data, key
+from tests.embedding.tiny_model import save_embedder
+from tests.routing.embedder_router import embedder_router
 
 MB = 1_000_000
 
@@ -63,6 +67,22 @@ def test_status(filled: Path) -> None:
     lines = run(filled, "cache", "status").stdout.splitlines()
     assert lines[0].endswith("passages.sqlite3")
     assert any(line.startswith("a million") and " GB, at one passage a document" in line for line in lines)
+
+
+def test_vectors_are_told_apart(filled: Path) -> None:
+    before = answer(filled, "cache", "status")
+    assert before["vectors"] == 0
+    with closing(PassageStore(store_path(filled), 50 * MB)) as store:
+        for number in range(4):
+            store.put(key(100 + number), KeptVector(np.ones(384, dtype=np.float32)).to_bytes(), 0)
+    found = answer(filled, "cache", "status")
+    assert (found["passages"], found["vectors"], found["tokens_per_passage"]) == (10, 4, 100)
+    # They are part of what a document takes.
+    assert before["bytes_per_passage"] <= found["bytes_per_passage"] < 1.1 * before["bytes_per_passage"]
+    assert "vectors       4 of an embedding model" in run(filled, "cache", "status").stdout.splitlines()
+    assert run(filled, "cache", "verify").stdout.startswith("checked 14 passages and vectors, 0 damaged")
+    assert run(filled, "cache", "prune").stdout.startswith("removed 0 passages and vectors; 14 are left")
+    assert answer(filled, "cache", "prune", "--all")["vectors"] == 0
 
 
 def test_prune(filled: Path) -> None:
@@ -132,6 +152,23 @@ def test_precompute_fills_the_cache_and_goes_on_where_it_was(weights: Path, tmp_
     result = reranker.rerank("How long do cats sleep?", [{"id": at, "text": text} for at, text in enumerate(cats)])
     assert (result.encoded, result.cached) == (0, 5)
     reranker.reader.close()
+
+
+@pytest.mark.slow
+def test_precompute_with_an_embedding_model_beside_the_llm(weights: Path, tmp_path: Path, cats: list[str]) -> None:
+    folder = save_embedder(tmp_path / "tiny")
+    settings = (
+        "router.mode=routed",
+        f"router.embedder={folder}",
+        f"router.bundle={embedder_router(tmp_path, folder)}",
+    )
+    named = [part for setting in settings for part in ("--set", setting)]
+    file = write(tmp_path / "cats.jsonl", cats)
+    told = [run(weights, *named, "index", file, "--precompute").stdout for _ in range(2)]
+    assert "encoded 10 passages and vectors, 0 were there" in told[0]
+    assert "encoded 0 passages and vectors, 10 were there" in told[1]
+    status = answer(weights, "cache", "status")
+    assert (status["passages"], status["vectors"]) == (5, 5)
 
 
 @pytest.mark.slow

@@ -29,7 +29,9 @@ from connector.errors import BackboneError, MissingIndexError, SettingsError
 from connector.reranking.reranker import Reranker
 from connector.sections import Settings
 from connector.settings import load_settings
+from tests.embedding.tiny_model import save_embedder
 from tests.nodes.process import Node
+from tests.routing.embedder_router import embedder_router
 
 MB = 1_000_000
 PROGRAM = [sys.executable, "-c", "from connector.cli import main; main()"]
@@ -159,6 +161,27 @@ def test_the_cache_follows(index: Index, reranker: Reranker) -> None:
     index.put(a=old)
     assert index.sync() == (5, 0, 1, 0, 1, 1)
     assert index.held(old, new) == [True, False]
+
+
+@pytest.mark.slow
+def test_vectors_of_an_embedding_model_follow_too(on_opensearch: Index, tmp_path: Path) -> None:
+    index, folder = on_opensearch, save_embedder(tmp_path / "tiny")
+    bundle = embedder_router(tmp_path / "own", folder)
+    beside = {"router.mode": "routed", "router.embedder": str(folder), "router.bundle": str(bundle)}
+    index.settings = load_settings(os.devnull, {**index.options, **beside}, {})
+    index.reranker = Reranker.from_settings(index.settings)
+    reader, pool = index.reranker.reader, index.reranker.routes.pool()
+    old, new, kept = (f"Text {number} of {index.name}: cats sleep." for number in range(3))
+    index.put(a=old, b=kept)
+    assert index.sync() == (2, 2, 0, 0, 4, 0) and index.held(old, kept) == [True, True]
+    assert [len(keys) for keys in reader.keys([old, kept], pool)] == [2, 2]
+    index.put(a=new)
+    index.delete("b")
+    # Of each document states and vector.
+    assert index.sync() == (1, 0, 1, 1, 2, 4) and index.held(old, new, kept) == [False, True, False]
+    reader.clear_cache()
+    assert index.reranker.rerank(QUERY, [new]).encoded == 0 and reader.lookups()["vectors"] == (0, 1)
+    reader.close()
 
 
 @pytest.mark.slow
