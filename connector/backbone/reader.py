@@ -333,14 +333,17 @@ class Reader:
         return present, made
 
     def encoded(self, texts: Sequence[str], pool: Needs) -> Iterator[tuple[bytes, EncodedDocument]]:
-        """What ``precompute`` would keep of documents, if nothing was there, with the keys; nothing is kept."""
+        """The distinct passages of documents with their keys, encoded as ``precompute`` does; nothing is kept."""
         order, _ = self._laid_out([text.passages for text in self._passages.of(texts)])
-        yield from self._states.encoded(order, pool)
-        if pool.similarity:
-            yield from self._beside().encoded(list(chain.from_iterable(self._parts(texts))))
+        return self._states.encoded(order, pool)
+
+    def embedded(self, texts: Sequence[str]) -> Iterator[tuple[bytes, EncodedDocument]]:
+        """The distinct passages' vectors with their keys; nothing is kept. None, where there are no texts."""
+        parts = list(chain.from_iterable(self._parts(texts)))
+        return self._beside().encoded(parts) if parts else iter(())
 
     def keys(self, texts: Sequence[str], pool: Needs) -> list[list[bytes]]:
-        """The document cache's keys of all that ``precompute`` keeps of each text."""
+        """The document cache's keys of all that ``precompute`` keeps of each text: passages, then their vectors."""
         states = [self._states.keys(text.passages, pool) for text in self._passages.of(texts)]
         if not pool.similarity:
             return states

@@ -13,6 +13,7 @@ from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.engines.sources import Source
+    from connector.heads.needs import Needs
     from connector.offline.workers import Workers
     from connector.reranking.reranker import Reranker
 
@@ -28,8 +29,9 @@ class Precomputed:
 
     Attributes:
         documents: documents that were looked at.
-        present: passages that were there before, and vectors of an embedding model where one counts.
-        encoded: the same, made now.
+        present: what was there before.
+        encoded: what was made now.
+        counted: what these two count: passages, with vectors where the router weighs an embedding model.
         file_bytes: bytes that the cache takes on disk now, with all else that it holds.
         seconds: what it took, without loading the model.
     """
@@ -37,6 +39,7 @@ class Precomputed:
     documents: int
     present: int
     encoded: int
+    counted: str
     file_bytes: int
     seconds: float
 
@@ -68,9 +71,9 @@ def check_keeps(settings: Settings, command: str) -> None:
         raise SettingsError(f"{command}: backbone.layout = joint keeps no documents; set it to solo or late")
 
 
-def what_is_kept(settings: Settings) -> str:
-    """What ``Precomputed`` counts, for messages."""
-    return "passages and vectors" if settings.router.embedder else "passages"
+def what_is_kept(pool: Needs) -> str:
+    """What of documents goes into the cache, in words."""
+    return "passages and vectors" if pool.similarity else "passages"
 
 
 def precompute(
@@ -107,7 +110,8 @@ def precompute(
     before = reader.statistics()
     evicted = 0
     started = time.perf_counter()
-    done = Precomputed(0, 0, 0, before.disk_bytes, 0.0)
+    counted = what_is_kept(pool)
+    done = Precomputed(0, 0, 0, counted, before.disk_bytes, 0.0)
     try:
         for kept in keeping(workers, reader, settings.cache, pool, batches()):
             now = reader.statistics()
@@ -115,6 +119,7 @@ def precompute(
                 done.documents + kept.texts,
                 done.present + kept.present,
                 done.encoded + kept.encoded,
+                counted,
                 now.disk_bytes,
                 time.perf_counter() - started,
             )

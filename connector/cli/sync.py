@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from connector.cli.precompute import check_keeps
+from connector.cli.precompute import check_keeps, what_is_kept
 from connector.documents import document_text, has_text
 from connector.errors import BackboneError, SettingsError
 from connector.sections import CLUSTER_KINDS, Settings
@@ -43,8 +43,9 @@ class Synced:
         added: of these, documents that were not known.
         changed: known documents whose text changed.
         deleted: known documents that were gone.
-        encoded: passages that were encoded, and vectors of an embedding model where one counts.
-        dropped: passages and vectors that left the cache.
+        encoded: what was made.
+        dropped: what left the cache.
+        counted: what these two count: passages, with vectors where the router weighs an embedding model.
         file_bytes: bytes that the cache takes on disk now, with all else that it holds.
         seconds: what it took, without loading the model.
     """
@@ -55,6 +56,7 @@ class Synced:
     deleted: int
     encoded: int
     dropped: int
+    counted: str
     file_bytes: int
     seconds: float
 
@@ -121,6 +123,7 @@ def sync(
         following.deleted,
         following.encoded,
         following.dropped,
+        what_is_kept(reranker.routes.pool()),
         statistics.disk_bytes,
         time.perf_counter() - started,
     )

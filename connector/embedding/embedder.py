@@ -11,7 +11,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,6 +105,9 @@ def fetch(model: str, *, offline: bool = False) -> Path:
 class Embedder:
     """An embedding model. Thread-safe.
 
+    Attributes:
+        fingerprint: of all that a document's vector depends on: graph, tokenizer, pooling, device. Hexadecimal.
+
     Args:
         name: of the model.
         digest: sha256 of its graph, hexadecimal.
@@ -112,12 +115,23 @@ class Embedder:
         tokenizer: of the same model.
         pooling: how the tokens' states become one vector.
         query: what stands before a query.
+        tokenizer_digest: of the tokenizer's file, with the most tokens of a text.
     """
 
     def __init__(
-        self, name: str, digest: str, session: Any, tokenizer: Any, pooling: Pooling = "mean", query: str = ""
+        self,
+        name: str,
+        digest: str,
+        session: Any,
+        tokenizer: Any,
+        pooling: Pooling = "mean",
+        query: str = "",
+        tokenizer_digest: str = "",
     ) -> None:
         self.name, self.digest = name, digest
+        # On a GPU a vector differs in its last digits.
+        depends = f"{digest} {tokenizer_digest} {pooling} {session.get_providers()[0]}"
+        self.fingerprint = hashlib.sha256(depends.encode()).hexdigest()
         self._session, self._tokenizer, self._pooling, self._query = session, tokenizer, pooling, query
         self._inputs = [each.name for each in session.get_inputs()]
 
@@ -152,10 +166,19 @@ class Embedder:
         except Exception as error:  # neither library's exceptions have a base of their own
             told = textwrap.shorten(str(error), 200, placeholder=" …")
             raise DataError(f"cannot load the embedding model {folder}: {told}; name another folder") from None
-        tokenizer.enable_truncation(_longest(folder))
+        longest = _longest(folder)
+        tokenizer.enable_truncation(longest)
         tokenizer.enable_padding()
         pooling = _pooling(folder) or (recipe.pooling if recipe else "mean")
-        own = cls(Path(model).name, _digest(graph), session, tokenizer, pooling, recipe.query if recipe else "")
+        own = cls(
+            Path(model).name,
+            _digest(graph),
+            session,
+            tokenizer,
+            pooling,
+            recipe.query if recipe else "",
+            f"{_digest(tokenizer_file)} {longest}",
+        )
         try:
             # The last token of the tokenizer, which a smaller model lacks.
             own._states(np.array([[tokenizer.get_vocab_size() - 1]], dtype=np.int64), np.ones((1, 1), dtype=np.int64))
@@ -166,12 +189,6 @@ class Embedder:
                 "folder the tokenizer that belongs to its ONNX model"
             ) from None
         return own
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of all that a document's vector depends on: graph, tokenizer with its limits, pooling. Hexadecimal."""
-        told = f"{self.digest} {self._pooling} {self._tokenizer.to_str()}"
-        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
     def documents(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """float32 [texts, dimension], of length 1: their scalar products are cosines."""

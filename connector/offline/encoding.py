@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from connector.backbone.caching.sqlite_store import PassageStore, store_path
@@ -19,15 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["Kept", "keeping"]
 
 
+class _Lacking(NamedTuple):
+    """Texts of which states are not kept yet, and those of which vectors are not."""
+
+    states: list[str]
+    vectors: list[str]
+
+
 @dataclass(frozen=True, slots=True)
 class _Encode:
-    """All that is kept of texts: key, number of the LLM's tokens, bytes."""
+    """What is lacking: key, number of the LLM's tokens, bytes."""
 
     pool: Needs
 
-    def __call__(self, llm: LoadedLlm, texts: list[str]) -> list[tuple[bytes, int, bytes]]:
-        every = llm.reader.encoded(texts, self.pool)
-        return [(key, state.tokens, state.to_bytes()) for key, state in every]
+    def __call__(self, llm: LoadedLlm, lacking: _Lacking) -> list[tuple[bytes, int, bytes]]:
+        reader = llm.reader
+        made = chain(reader.encoded(lacking.states, self.pool), reader.embedded(lacking.vectors))
+        return [(key, entry.tokens, entry.to_bytes()) for key, entry in made]
 
 
 class Kept(NamedTuple):
@@ -66,19 +75,22 @@ def keeping(
             yield Kept(len(batch), present, encoded, reader.statistics().disk_evictions - before)
         return
     with closing(PassageStore(store_path(cache.path), cache.disk_mb * 1_000_000)) as store:
-        # Of each batch that is under way: its texts, its passages, and which texts a worker has.
-        asked: deque[tuple[int, set[bytes], list[str]]] = deque()
+        # Of each batch that is under way: its texts, what is kept of them, and whether a worker has some of it.
+        asked: deque[tuple[int, set[bytes], bool]] = deque()
 
-        def unknown() -> Iterator[list[str]]:
+        def unknown() -> Iterator[_Lacking]:
             for batch in batches:
-                keys = reader.keys(batch, pool)
-                texts = [
-                    text for text, own in zip(batch, keys, strict=True) if not all(store.has(key) for key in own)
-                ]
-                asked.append((len(batch), {key for own in keys for key in own}, texts))
+                keys, states = reader.keys(batch, pool), reader.keys(batch, replace(pool, similarity=False))
+                lacking = _Lacking([], [])
+                for text, every, own in zip(batch, keys, states, strict=True):
+                    if not all(store.has(key) for key in own):
+                        lacking.states.append(text)
+                    if not all(store.has(key) for key in every[len(own) :]):
+                        lacking.vectors.append(text)
+                asked.append((len(batch), {key for own in keys for key in own}, any(lacking)))
                 # What is all there goes to no worker, and keeps its place among the others.
-                if texts:
-                    yield texts
+                if any(lacking):
+                    yield lacking
 
         made = workers.map(_Encode(pool), unknown(), reader)
         while True:

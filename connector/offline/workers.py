@@ -61,9 +61,10 @@ def worker_settings(settings: Settings) -> tuple[Settings, Mapping[Path, bytes]]
 
 
 def told_of(reader: Reader) -> str:
-    """What two LLMs have in common that give the same numbers."""
-    runtime = reader.runtime
-    return f"{reader.fingerprint[:16]} {type(runtime).__name__} {runtime.precision}"
+    """What two LLMs have in common that give the same numbers, with the embedding models beside them."""
+    runtime, embedder = reader.runtime, reader.embedder
+    beside = "" if embedder is None else f" {embedder.fingerprint[:16]}"
+    return f"{reader.fingerprint[:16]} {type(runtime).__name__} {runtime.precision}{beside}"
 
 
 class LoadedLlm:

@@ -186,14 +186,18 @@ def _cache_metrics(found: CacheStatistics) -> Iterator[Metric]:
         return
     yield CounterMetricFamily("rh_disk_cache_hits", "Passages that were read from disk.", found.disk_hits)
     yield CounterMetricFamily(
-        "rh_disk_cache_evictions", "Passages removed from disk to make room.", found.disk_evictions
+        "rh_disk_cache_evictions", "Passages and vectors removed from disk to make room.", found.disk_evictions
     )
     yield CounterMetricFamily(
-        "rh_disk_cache_damaged", "Passages on disk that could not be read, and were dropped.", found.disk_damaged
+        "rh_disk_cache_damaged",
+        "Passages and vectors dropped from disk, for they could not be read.",
+        found.disk_damaged,
     )
-    yield CounterMetricFamily("rh_disk_cache_unwritten", "Passages that the disk did not take.", found.disk_unwritten)
-    yield GaugeMetricFamily("rh_disk_cache_entries", "Encoded passages on disk.", found.disk_entries)
-    yield GaugeMetricFamily("rh_disk_cache_bytes", "Bytes of encoded passages on disk.", found.disk_bytes)
+    yield CounterMetricFamily(
+        "rh_disk_cache_unwritten", "Passages and vectors not written to disk.", found.disk_unwritten
+    )
+    yield GaugeMetricFamily("rh_disk_cache_entries", "Encoded passages on disk, and vectors.", found.disk_entries)
+    yield GaugeMetricFamily("rh_disk_cache_bytes", "Bytes of encoded passages and vectors on disk.", found.disk_bytes)
     yield GaugeMetricFamily("rh_disk_cache_limit_bytes", "Most bytes on disk.", found.disk_limit)
 
 

@@ -29,12 +29,12 @@ class CacheStatistics:
         bytes: bytes held in memory now.
         limit: most bytes that are held in memory.
         disk_hits: passages of ``hits`` that came from disk.
-        disk_evictions: passages that this process removed from disk to make room.
-        disk_entries: passages on disk now.
+        disk_evictions: passages and vectors that this process removed from disk to make room.
+        disk_entries: passages and vectors on disk now.
         disk_bytes: bytes on disk now.
         disk_limit: most bytes on disk; 0: there is no disk level.
-        disk_damaged: passages on disk that could not be read, and were dropped.
-        disk_unwritten: passages that the disk did not take.
+        disk_damaged: passages and vectors on disk that could not be read, and were dropped.
+        disk_unwritten: passages and vectors that the disk did not take.
     """
 
     hits: int

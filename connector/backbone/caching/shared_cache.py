@@ -66,7 +66,8 @@ def shared_entries(path: Path) -> int:
     try:
         path.stat()
         with closing(_opened(path)) as db:
-            return number(db, "SELECT count(*) FROM passages")
+            # Without vectors, which are of no tokens of the LLM.
+            return number(db, "SELECT count(*) FROM passages WHERE tokens > 0")
     except OSError as error:
         raise BackboneError(f"{path} cannot be read: {error.strerror or error}; {_MEND}") from None
     except sqlite3.Error as error:

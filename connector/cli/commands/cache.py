@@ -60,10 +60,11 @@ def prune(context: Context, to_mb: int | None, everything: bool) -> None:
     if not everything and to_mb is None and not settings.cache.disk_mb:
         raise SettingsError("cache.disk_mb = 0 says not how much to keep; give --to-mb or --all")
     keep = 0 if everything else (settings.cache.disk_mb if to_mb is None else to_mb) * _MILLION
-    removed = 0
+    removed = vectors = 0
     try:
         with _existing(settings) as store:
             if store is not None:
+                vectors = store.status().vectors
                 if everything:
                     forget_followed(store.path)
                 removed = store.shrink(keep)
@@ -79,9 +80,7 @@ def prune(context: Context, to_mb: int | None, everything: bool) -> None:
         )
     else:
         left = facts["passages"] + facts["vectors"]
-        click.echo(
-            f"removed {removed:,} {_named(facts['vectors'])}; {left:,} are left ({decimal(facts['file_bytes'])})"
-        )
+        click.echo(f"removed {removed:,} {_named(vectors)}; {left:,} are left ({decimal(facts['file_bytes'])})")
 
 
 @command.command("verify")
@@ -137,7 +136,6 @@ def follow(context: Context, index: str | None, by: str, every: float | None) ->
 
     When it was interrupted, the same command continues.
     """
-    from connector.cli.precompute import what_is_kept
     from connector.cli.sync import Synced, check_sync, sync
     from connector.engines.index_names import naming_indexes
     from connector.engines.open_engine import open_engine
@@ -154,7 +152,7 @@ def follow(context: Context, index: str | None, by: str, every: float | None) ->
             click.echo(
                 f"{done.documents:,} documents of {settings.engine.index} in the cache: {done.added:,} new, "
                 f"{done.changed:,} changed, {done.deleted:,} deleted; encoded {done.encoded:,} "
-                f"{what_is_kept(settings)}, dropped {done.dropped:,} ({done.seconds:.1f} s); "
+                f"{done.counted}, dropped {done.dropped:,} ({done.seconds:.1f} s); "
                 f"the cache takes {decimal(done.file_bytes)}"
             )
 

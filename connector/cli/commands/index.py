@@ -15,7 +15,7 @@ from connector.cli.context import Context, pass_context
 from connector.cli.elsewhere import ray_options, workers_of
 from connector.cli.hit_table import printable
 from connector.cli.models import Models
-from connector.cli.precompute import Precomputed, check_precompute, precompute, what_is_kept
+from connector.cli.precompute import Precomputed, check_precompute, precompute
 from connector.errors import DataError, SettingsError
 from connector.reranking.second_settings import without_second
 from connector.sections import Settings
@@ -206,7 +206,7 @@ def _finish(
             )
         if encoded is not None:
             click.echo(
-                f"encoded {encoded.encoded:,} {what_is_kept(settings)}, {encoded.present:,} were there "
+                f"encoded {encoded.encoded:,} {encoded.counted}, {encoded.present:,} were there "
                 f"({encoded.seconds:.1f} s); "
                 f"the cache takes {decimal(encoded.file_bytes)}"
             )
