@@ -117,7 +117,7 @@ def test_precomputed_documents_need_neither_model_again(
     assert [len(keys) for keys in reader.keys([*TEXTS, ""], pool)] == [2, 2, 2, 2, 0]
     assert reader.precompute(TEXTS[:2], pool) == (0, 4) and reader.precompute([*TEXTS, ""], pool) == (4, 4)
     keys = {key for own in reader.keys(TEXTS, pool) for key in own}
-    assert {key for key, _ in reader.encoded(TEXTS, pool)} == keys
+    assert {key for key, _ in (*reader.encoded(TEXTS, pool), *reader.embedded(TEXTS))} == keys
     expected = first.rerank(QUERY, TEXTS)
     reader.close()
 

@@ -100,7 +100,7 @@ def test_what_came_meanwhile_is_one_pass_with_the_same_bits(
     for one, other in zip(alone, together, strict=True):
         assert one.rows.tobytes() == other.rows.tobytes()
     assert waiting.waiting == 4
-    behind = len(own._behind(own._template.before_query))
+    behind = len(own._states.behind(own._template.before_query))
     assert (behind > 0) == (layout == "solo")
     assert waiting.waiting_tokens == sum(int((reading.lengths + behind).sum()) for reading in alone)
     after = own.scheduler_statistics()
