@@ -16,7 +16,7 @@ from connector.backbone.runtime import EncodedDocument, Needs, Runtime
 from connector.errors import BackboneError
 from connector.sections import Layout
 
-__all__ = ["PassageStates"]
+__all__ = ["PassageStates", "joined"]
 
 _PROBE_TOKENS = 256
 
@@ -50,7 +50,8 @@ class PassageStates:
         """
         if self._layout == "joint":
             raise BackboneError("backbone.layout = joint reads all documents in one prompt; set it to solo or late")
-        ids = [self.with_behind(passage, self._template.before_query) for passage in passages]
+        behind = self.behind(self._template.before_query)
+        ids = [joined(passage.ids, behind) for passage in passages]
         return zip(self.keys(passages, pool), self.encode(ids, pool), strict=True)
 
     def keep(self, passages: Sequence[Passage], pool: Needs) -> tuple[int, int]:
@@ -66,11 +67,8 @@ class PassageStates:
         Raises:
             BackboneError: as ``encoded``.
         """
-        keyed = zip(passages, self.keys(passages, pool), strict=True)
-        missing = [passage for passage, key in keyed if not self._cache.has(key)]
-        for key, state in self.encoded(missing, pool):
-            self._cache.put(key, state)
-        return len(passages) - len(missing), len(missing)
+        keys = self.keys(passages, pool)
+        return self._cache.keep(keys, lambda missing: self.encoded([passages[at] for at in missing], pool))
 
     def missing_tokens(self, passages: Sequence[Passage], pool: Needs) -> int:
         """Tokens of the passages that neither memory nor disk has."""
@@ -80,11 +78,6 @@ class PassageStates:
     def behind(self, before: Sequence[int]) -> TokenIds:
         """What is encoded behind every passage: of the part before the query all but its last id, which is read."""
         return np.array(before[:-1] if self._layout == "solo" else (), dtype=np.int32)
-
-    def with_behind(self, passage: Passage, before: Sequence[int]) -> TokenIds:
-        """int32 [tokens]: a passage's ids and what is encoded behind it."""
-        behind = self.behind(before)
-        return np.concatenate((passage.ids, behind)) if len(behind) else passage.ids
 
     def keys(self, passages: Sequence[Passage], pool: Needs, before: Sequence[int] = ()) -> list[bytes]:
         """The document cache's keys of passages that are encoded for a pool."""
@@ -120,3 +113,8 @@ class PassageStates:
         # Runtimes round differently, and do not read each other's states.
         runtime = f"{type(self._runtime).__name__} {self._runtime.precision}"
         return f"{self._fingerprint} {runtime} {json.dumps(depth)}"
+
+
+def joined(ids: TokenIds, behind: TokenIds) -> TokenIds:
+    """int32 [tokens]: a passage's ids and what is encoded behind it."""
+    return np.concatenate((ids, behind)) if len(behind) else ids

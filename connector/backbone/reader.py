@@ -18,7 +18,7 @@ from connector.backbone.caching.counted_cache import CountedStatistics, Lookups
 from connector.backbone.caching.document_cache import CacheStatistics, DocumentCache
 from connector.backbone.caching.reading_cache import ReadingCache
 from connector.backbone.layout_needs import check_needs
-from connector.backbone.passage_states import PassageStates
+from connector.backbone.passage_states import PassageStates, joined
 from connector.backbone.prompt.fingerprint import BackboneIdentity
 from connector.backbone.prompt.joint import joint_prompt
 from connector.backbone.prompt.passages import Passage, Passages
@@ -417,19 +417,17 @@ class Reader:
         clock: Clock,
         scope: CancelScope,
     ) -> tuple[Observations, int, int]:
-        keys, behind = self._states.keys(order, pool, before), len(self._states.behind(before))
-        states, encoded = self._scheduler.encode(
-            keys, lambda at: self._states.with_behind(order[at], before), pool, scope
-        )
+        keys, behind = self._states.keys(order, pool, before), self._states.behind(before)
+        states, encoded = self._scheduler.encode(keys, lambda at: joined(order[at].ids, behind), pool, scope)
         clock.lap("encode")
         # The tail stands right behind the longest passage, as if that one were alone with it. On train queries this
         # did as well as a fixed place behind the token budget, and far better than a place inside of the passages.
         position = len(self._template.prefix) + max(passage.tokens for passage in order)
         found = self._scheduler.read(ReadRequest(tail(position), states, needs), scope)
         clock.lap("read")
-        if behind and needs.heads:
+        if len(behind) and needs.heads:
             # Attention to the passages themselves, not to what was encoded behind each.
-            ends = np.cumsum([passage.tokens + behind for passage in order]) - behind
+            ends = np.cumsum([passage.tokens + len(behind) for passage in order]) - len(behind)
             columns = [np.arange(end - own.tokens, end) for end, own in zip(ends, order, strict=True)]
             found = replace(found, rows=np.ascontiguousarray(found.rows[:, :, np.concatenate(columns)]))
         return found, len(order) - encoded, encoded

@@ -121,11 +121,8 @@ class Similarity:
 
     def keep(self, texts: Sequence[str]) -> tuple[int, int]:
         """Embed what the cache does not keep for good: distinct texts that were there, and those embedded now."""
-        keys = self._keyed(texts)
-        missing = {text: key for text, key in keys.items() if not self._cache.has(key)}
-        for key, _, made in self._made(missing):
-            self._cache.put(key, made)
-        return len(keys) - len(missing), len(missing)
+        distinct = list(dict.fromkeys(texts))
+        return self._cache.keep(self.keys(distinct), lambda missing: self.encoded([distinct[at] for at in missing]))
 
     def lookups(self) -> Lookups:
         """How many vectors were in memory, and how many were not."""

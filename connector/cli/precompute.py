@@ -13,7 +13,6 @@ from connector.sections import Settings
 
 if TYPE_CHECKING:
     from connector.engines.sources import Source
-    from connector.heads.needs import Needs
     from connector.offline.workers import Workers
     from connector.reranking.reranker import Reranker
 
@@ -71,9 +70,9 @@ def check_keeps(settings: Settings, command: str) -> None:
         raise SettingsError(f"{command}: backbone.layout = joint keeps no documents; set it to solo or late")
 
 
-def what_is_kept(pool: Needs) -> str:
-    """What of documents goes into the cache, in words."""
-    return "passages and vectors" if pool.similarity else "passages"
+def what_is_kept(with_vectors: bool) -> str:
+    """What of documents goes into the cache, or lies there, in words."""
+    return "passages and vectors" if with_vectors else "passages"
 
 
 def precompute(
@@ -110,7 +109,7 @@ def precompute(
     before = reader.statistics()
     evicted = 0
     started = time.perf_counter()
-    counted = what_is_kept(pool)
+    counted = what_is_kept(pool.similarity)
     done = Precomputed(0, 0, 0, counted, before.disk_bytes, 0.0)
     try:
         for kept in keeping(workers, reader, settings.cache, pool, batches()):

@@ -123,7 +123,7 @@ def sync(
         following.deleted,
         following.encoded,
         following.dropped,
-        what_is_kept(reranker.routes.pool()),
+        what_is_kept(reranker.routes.pool().similarity),
         statistics.disk_bytes,
         time.perf_counter() - started,
     )

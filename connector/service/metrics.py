@@ -184,7 +184,7 @@ def _cache_metrics(found: CacheStatistics) -> Iterator[Metric]:
     yield CounterMetricFamily("rh_cache_evictions", "Passages that left memory to make room.", found.evictions)
     if not found.disk_limit:
         return
-    yield CounterMetricFamily("rh_disk_cache_hits", "Passages that were read from disk.", found.disk_hits)
+    yield CounterMetricFamily("rh_disk_cache_hits", "Passages and vectors that were read from disk.", found.disk_hits)
     yield CounterMetricFamily(
         "rh_disk_cache_evictions", "Passages and vectors removed from disk to make room.", found.disk_evictions
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -28,7 +28,7 @@ class CacheStatistics:
         tokens: tokens of these passages.
         bytes: bytes held in memory now.
         limit: most bytes that are held in memory.
-        disk_hits: passages of ``hits`` that came from disk.
+        disk_hits: passages and vectors that came from disk.
         disk_evictions: passages and vectors that this process removed from disk to make room.
         disk_entries: passages and vectors on disk now.
         disk_bytes: bytes on disk now.
@@ -120,6 +120,23 @@ class DocumentCache:
         with self._lock:
             return key in self._entries
 
+    def keep(
+        self, keys: Sequence[bytes], make: Callable[[list[int]], Iterable[tuple[bytes, EncodedDocument]]]
+    ) -> tuple[int, int]:
+        """Make and put what is not kept for good; see ``has``.
+
+        Args:
+            keys: each once.
+            make: gives keys and states for the places of those that are missing.
+
+        Returns:
+            How many were there, and how many were made.
+        """
+        missing = [at for at, key in enumerate(keys) if not self.has(key)]
+        for key, document in make(missing):
+            self.put(key, document)
+        return len(keys) - len(missing), len(missing)
+
     def put(self, key: bytes, document: EncodedDocument) -> None:
         """Keep a passage's states; what is larger than the whole memory or disk is not kept there."""
         self._keep(key, document)
@@ -161,7 +178,6 @@ class DocumentCache:
         with self._lock:
             entries = self._entries
             assert isinstance(entries, _Counting)
-            from_disk = self._hits - self._memory_hits - self._shared_hits
             memory = CacheStatistics(
                 self._hits,
                 self._misses,
@@ -175,7 +191,7 @@ class DocumentCache:
             return memory
         return replace(
             memory,
-            disk_hits=from_disk,
+            disk_hits=disk.hits,
             disk_evictions=disk.evictions,
             disk_entries=disk.entries,
             disk_bytes=disk.bytes,

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from connector.cli.context import Context, pass_context
+from connector.cli.precompute import what_is_kept
 from connector.cli.progress import progress
 from connector.credentials import redacted
 from connector.errors import BackboneError, EngineError, SettingsError
@@ -80,7 +81,9 @@ def prune(context: Context, to_mb: int | None, everything: bool) -> None:
         )
     else:
         left = facts["passages"] + facts["vectors"]
-        click.echo(f"removed {removed:,} {_named(vectors)}; {left:,} are left ({decimal(facts['file_bytes'])})")
+        click.echo(
+            f"removed {removed:,} {what_is_kept(vectors > 0)}; {left:,} are left ({decimal(facts['file_bytes'])})"
+        )
 
 
 @command.command("verify")
@@ -99,7 +102,9 @@ def verify(context: Context) -> None:
     if context.as_json:
         context.print_json({"checked": checked, "damaged": damaged, "seconds": seconds})
     else:
-        click.echo(f"checked {checked:,} {_named(vectors)}, {damaged:,} damaged and dropped ({seconds:.1f} s)")
+        click.echo(
+            f"checked {checked:,} {what_is_kept(vectors > 0)}, {damaged:,} damaged and dropped ({seconds:.1f} s)"
+        )
 
 
 @command.command("export")
@@ -219,10 +224,6 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "a passage", f"{decimal(facts['bytes_per_passage'])} ({facts['tokens_per_passage']} tokens)"
         yield "a million", f"{decimal(facts['million_passages_bytes'])}, at one passage a document"
         yield "used", f"{_moment(facts['oldest'])} to {_moment(facts['newest'])}"
-
-
-def _named(vectors: int) -> str:
-    return "passages and vectors" if vectors else "passages"
 
 
 def _moment(seconds: float) -> str:
