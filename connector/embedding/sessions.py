@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
-__all__ = ["CPU", "CUDA", "SHARED", "Device", "open_session"]
+__all__ = ["CPU", "CUDA", "SHARED", "Device", "open_session", "trying_cuda"]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 SHARED = {"arena_extend_strategy": "kSameAsRequested"}
 """CUDA's options where others use the card too: what is needed is taken, and not the next power of two."""
 Device = Literal["auto", "cpu", "cuda"]
 """``auto``: CUDA where this ONNX Runtime has it and it starts."""
+
+
+@contextmanager
+def trying_cuda(device: str) -> Iterator[None]:
+    """While sessions are opened: CUDA that was not asked for may fail to start without a word.
+
+    ONNX Runtime's default logger prints that, whatever a session's options say.
+    """
+    import onnxruntime
+
+    if device == "auto":
+        onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        if device == "auto":
+            # Warnings, as it is at the start; it cannot be asked for.
+            onnxruntime.set_default_logger_severity(2)
 
 
 def open_session(model: bytes | str, options: Any, device: Device) -> Any:
@@ -34,7 +54,8 @@ def open_session(model: bytes | str, options: Any, device: Device) -> Any:
     options.log_severity_level = 4
     if device != "cpu" and CUDA in onnxruntime.get_available_providers():
         try:
-            return onnxruntime.InferenceSession(model, options, providers=[(CUDA, SHARED), CPU])
+            with trying_cuda(device):
+                return onnxruntime.InferenceSession(model, options, providers=[(CUDA, SHARED), CPU])
         except Exception:
             # A card that is full, or of a kind that is too old. A model that is at fault fails below too.
             if device == "cuda":

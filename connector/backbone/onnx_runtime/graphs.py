@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from connector.backbone.onnx_runtime.folder import ROWS, ExportedBackbone, graph_name
 from connector.backbone.prompt.tail import TokenIds
+from connector.embedding.sessions import CPU, CUDA, SHARED, trying_cuda
 from connector.errors import BackboneError, MissingExtraError
 from connector.installation import this_installation
 
 __all__ = ["Array", "LayerStates", "OnnxGraphs", "Seen", "thread_count"]
 
 Array = npt.NDArray[np.float32]
-_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,13 @@ class OnnxGraphs:
             import onnxruntime
         except ImportError:
             raise MissingExtraError("onnxruntime", "cpu") from None
-        has_cuda = _CUDA in onnxruntime.get_available_providers()
+        has_cuda = CUDA in onnxruntime.get_available_providers()
         if device == "cuda" and not has_cuda:
             raise BackboneError(
                 "backbone.device = cuda: this ONNX Runtime has no CUDA; set it to cpu or auto, or run: "
                 f"{this_installation().exchanging_onnx_runtime()}"
             )
-        # Others use the card too: what is needed is taken, and not the next power of two.
-        shared = (_CUDA, {"arena_extend_strategy": "kSameAsRequested"})
-        providers = [_CPU] if device == "cpu" or not has_cuda else [shared, _CPU]
+        providers = [CPU] if device == "cpu" or not has_cuda else [(CUDA, SHARED), CPU]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
@@ -88,10 +86,11 @@ class OnnxGraphs:
         # Threads that wait for the next layer in a spin would take the cores from the one that runs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            sessions = [
-                onnxruntime.InferenceSession(folder / name, options, providers=providers)
-                for name in (*map(graph_name, range(exported.layers)), ROWS)
-            ]
+            with trying_cuda(device):
+                sessions = [
+                    onnxruntime.InferenceSession(folder / name, options, providers=providers)
+                    for name in (*map(graph_name, range(exported.layers)), ROWS)
+                ]
         except Exception as error:  # ONNX Runtime's own exceptions have no common base
             raise BackboneError(
                 f"the exported backbone in {folder} cannot be loaded: {' '.join(str(error).split())}; "
@@ -103,7 +102,7 @@ class OnnxGraphs:
         # CUDA may be there without a device: ONNX Runtime then takes the CPU.
         self.provider: str = self._rows.get_providers()[0]
         self.optimization: str = options.graph_optimization_level.name.removeprefix("ORT_").lower()
-        self.device = "cuda" if self.provider == _CUDA else "cpu"
+        self.device = "cuda" if self.provider == CUDA else "cpu"
         if device == "cuda" and self.device == "cpu":
             raise BackboneError(
                 "backbone.device = cuda: ONNX Runtime could not start CUDA; look at its messages, or set it to cpu"

@@ -222,7 +222,7 @@ def test_settings_that_it_cannot_do_are_refused(short: Both) -> None:
 
 
 @pytest.mark.parametrize("layout", ["joint", "late"])
-def test_rows_on_cuda_are_torch_s(short: Both, layout: Layout) -> None:
+def test_rows_on_cuda_are_torch_s(short: Both, layout: Layout, capfd: pytest.CaptureFixture[str]) -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(BackboneError, match=r"backbone\.device = cuda: this ONNX Runtime has no CUDA"):
             OnnxRuntime.load(short.exported, device="cuda")
@@ -232,7 +232,10 @@ def test_rows_on_cuda_are_torch_s(short: Both, layout: Layout) -> None:
         # onnxruntime-gpu without a card: asked for CUDA it says so, else it takes the CPU.
         with pytest.raises(BackboneError, match=r"backbone\.device = cuda: ONNX Runtime could not start CUDA"):
             OnnxRuntime.load(short.exported, device="cuda")
+        capfd.readouterr()
         assert OnnxRuntime.load(short.exported).device == "cpu"
+        # Nobody asked for CUDA, and nobody is told that it did not start.
+        assert capfd.readouterr() == ("", "")
         return
     cuda = OnnxRuntime.load(short.exported, device="cuda", cache_dtype="float32")
     heads = [(layer, head) for layer in range(3) for head in range(short.torch.shape.heads)]
